@@ -1,0 +1,36 @@
+"""SHA-256 of files and folders: how the walk knows that nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_folder(folder: Path) -> str:
+    """SHA-256 over the sorted relative paths and contents of all files below `folder`, hex."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{of_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def of_rows(rows: Iterable[tuple[Any, ...]]) -> str:
+    """SHA-256 over rows, which the caller has sorted, hex."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(("\0".join(map(str, row)) + "\n").encode())
+    return digest.hexdigest()
+
+
+def of_data(data: Any) -> str:
+    """SHA-256 of plain data (dicts, lists, strings, numbers), whatever the order of keys, hex."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

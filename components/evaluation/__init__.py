@@ -1,0 +1,1 @@
+"""What a model is worth, and whether it may ship."""

@@ -1,0 +1,1 @@
+"""From a SavedModel to a version that answers."""

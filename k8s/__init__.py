@@ -1,0 +1,1 @@
+"""Manifests for serving and pipelines on Kubernetes, and what applies them."""

@@ -1,0 +1,1 @@
+"""In which order things happen: on a laptop, on Kubeflow, from the command line."""
