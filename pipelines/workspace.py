@@ -1,0 +1,130 @@
+"""A workspace: the folder in which runs leave everything, and which one run uses at a time.
+
+<root>/
+  pergola.json         that this is a workspace, and of which layout
+  lock                 held by the run that is going on
+  steps/<step>/<key>/  what a step made; <key>.json beside it says that it is whole
+  runs/<id>/           run.json, settings.toml, report.html
+  models/<name>/<N>/   what is published, watched by servers
+  mlflow.db, mlartifacts/
+  serve.json           where `pergola serve` listens, while it does
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components import records
+from components.errors import InputError, StepError
+
+LAYOUT = 1
+
+
+class Workspace:
+    """Paths below `root`, and the lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.steps = self.root / "steps"
+        self.runs = self.root / "runs"
+        self.models = self.root / "models"
+        self.scratch = self.root / "scratch"
+        self.tracking_uri = f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def create(self) -> None:
+        """Make the folders. Raises InputError when the place cannot be used."""
+        marker = self.root / "pergola.json"
+        with explain_disk(self.root):
+            if self.root.exists() and not self.root.is_dir():
+                raise InputError(f"Workspace {self.root} is a file. Name a folder with --workspace.")
+            if self.root.is_dir() and not marker.exists() and any(self.root.iterdir()):
+                raise InputError(
+                    f"{self.root} is not empty and no workspace of pergola. Name another with --workspace."
+                )
+            for folder in (self.steps, self.runs, self.models, self.scratch):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not marker.exists():
+                records.write_atomic(marker, json.dumps({"layout": LAYOUT}) + "\n")
+        layout = json.loads(marker.read_text()).get("layout")
+        if layout != LAYOUT:
+            raise InputError(f"Workspace {self.root} has layout {layout}, this pergola wants {LAYOUT}.")
+
+    def require(self) -> None:
+        """Raises InputError when there is no workspace here yet."""
+        if not (self.root / "pergola.json").is_file():
+            raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run PHOTOS`.")
+
+    @contextmanager
+    def lock(self, who: str) -> Iterator[None]:
+        """Hold the workspace. Raises InputError at once when another process holds it.
+
+        The kernel lets go of the lock when its holder dies, however it dies.
+        """
+        with explain_disk(self.root):
+            file = open(self.root / "lock", "a+")  # noqa: SIM115
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another run"
+                raise InputError(
+                    f"Workspace {self.root} is in use by {holder}. Wait for it, or use another --workspace."
+                ) from None
+            file.truncate(0)
+            file.write(f"{who} (process {os.getpid()})")
+            file.flush()
+            yield
+
+    def run_record(self, run: str) -> dict[str, Any]:
+        """What is written of a run; empty when there is none."""
+        return read_json(self.runs / run / "run.json")
+
+    def run_ids(self) -> list[str]:
+        """Ids of the runs, oldest first."""
+        return sorted(p.name for p in self.runs.glob("*") if (p / "run.json").is_file())
+
+    def server(self) -> dict[str, Any]:
+        """Where `pergola serve` listens ("grpc", "rest", "pid"); empty when it does not run."""
+        record = read_json(self.root / "serve.json")
+        return record if record and _is_alive(record.get("pid", 0)) else {}
+
+
+@contextmanager
+def explain_disk(place: Path) -> Iterator[None]:
+    """Turn the file system's refusals into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            path = error.filename or place
+            raise InputError(
+                f"Cannot write {path}: it is read-only for this user. Use --workspace DIR."
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StepError(f"The disk that holds {place} is full. Free some space and run again.") from error
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty when the file is missing or broken."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (OSError, TypeError):
+        return False
+    return pid > 0
