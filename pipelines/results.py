@@ -1,0 +1,75 @@
+"""What a run and a check answer: for `--json`, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components import artifacts, records
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of `pergola run`. A rejected model is an outcome, not an error."""
+
+    run: str
+    decision: str  # "accepted" or "rejected"
+    reasons: tuple[str, ...]
+    version: int | None  # published; None when rejected
+    model: str
+    metrics: Mapping[str, float | None]  # on the test part, unless the name says otherwise
+    counts: Mapping[str, Any]  # images, quarantined by reason, train, validation, test
+    seconds: Mapping[str, float]  # a step, in this run
+    reused: tuple[str, ...]
+    model_path: str  # of the SavedModel that was judged
+    report: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return records.to_dict(self)
+
+    def words(self) -> str:
+        """A short summary."""
+        scores = self.metrics
+        lines = [
+            "",
+            f"{self.decision.upper()}: {self.model}"
+            + (f" version {self.version} is the champion." if self.version else " is not shipped."),
+            *(f"  because: {reason}" for reason in self.reasons),
+            f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
+            f"train accuracy {_percent(scores['train_accuracy'])}, {self.counts['test']} test pictures",
+            f"  report  {self.report}",
+        ]
+        if self.reused:
+            everything = len(self.reused) == len(self.seconds)
+            lines.insert(1, "Nothing changed: everything was reused." if everything else f"Reused: {', '.join(self.reused)}.")
+        if self.version:
+            lines += [f"  model   {self.model_path}", "  next    pergola serve"]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ValidateResult:
+    """The outcome of `pergola validate`."""
+
+    ok: bool
+    findings: tuple[artifacts.Finding, ...]
+    counts: Mapping[str, Any]
+    page: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return records.to_dict(self)
+
+    def words(self) -> str:
+        """A line a finding, the worst first."""
+        order = {artifacts.CRITICAL: 0, artifacts.WARNING: 1, artifacts.INFO: 2}
+        findings = sorted(self.findings, key=lambda finding: order.get(finding.severity, 3))
+        lines = [f"{f.severity:<9}{f.check:<18}{f.message}" for f in findings]
+        verdict = "The data can be used." if self.ok else "The data cannot be used as they are."
+        return "\n".join([*lines, verdict, f"Page: {self.page}"])
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
