@@ -219,6 +219,8 @@ class ClassScore:
     recall: float
     f1: float
     support: int  # pictures of this class
+    precision_interval: tuple[float, float] | None = None  # 95%, Wilson; None without pictures
+    recall_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,10 @@ class Evaluation(Record):
     train_accuracy: float | None  # on the training part, or a seeded sample of it
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]  # [true][predicted]
+    num_train: int = 0  # pictures behind train_accuracy
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # figure -> 95% interval
+    calibration_error: float | None = None  # expected calibration error, 0 to 1
+    baselines: Mapping[str, float] = field(default_factory=dict)  # name -> accuracy on the same pictures
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,7 @@ class Rule:
     limit: float | None
     passed: bool
     message: str  # one sentence with value and limit
+    interval: tuple[float, float] | None = None  # 95%, of the value
 
 
 @dataclass(frozen=True)

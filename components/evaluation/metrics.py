@@ -1,0 +1,147 @@
+"""Figures of a classifier: pure NumPy, no file and no framework.
+
+Everywhere `probabilities` is float (N, C), rows sum to 1; `labels` and `predicted` are int (N,) with
+values 0 to C - 1; N is at least 1. Names and edge cases are scikit-learn's, unless a line says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Precision, recall and F1, each float64 (C,), and support, int64 (C,). Undefined is 0."""
+
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: Ints
+    predicted: Ints  # pictures said to be of this class
+
+
+def accuracy(predicted: Ints, labels: Ints) -> float:
+    """Share of pictures whose class was found, in [0, 1]."""
+    return float(np.mean(predicted == labels))
+
+
+def top_k_accuracy(probabilities: Floats, labels: Ints, k: int) -> float:
+    """Share of pictures whose class is among the k likeliest, in [0, 1].
+
+    Equal probabilities are ranked by index, lowest first, as argmax does.
+    """
+    if k >= probabilities.shape[1]:
+        return 1.0
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    before = np.arange(probabilities.shape[1])[None, :] < labels[:, None]
+    rank = ((probabilities > own) | ((probabilities == own) & before)).sum(axis=1)
+    return float(np.mean(rank < k))
+
+
+def confusion_matrix(predicted: Ints, labels: Ints, num_classes: int) -> Ints:
+    """Counts, int64 (C, C), indexed [true class, predicted class]."""
+    cells = labels.astype(np.int64) * num_classes + predicted.astype(np.int64)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_scores(confusion: Ints) -> ClassScores:
+    """How each class did, from a confusion matrix."""
+    hits = np.diag(confusion).astype(np.float64)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = _ratio(hits, predicted), _ratio(hits, support)
+    return ClassScores(precision, recall, _ratio(2 * hits, support + predicted), support, predicted)
+
+
+def macro_f1(confusion: Ints) -> float:
+    """Mean of F1 over the classes that occur, as truth or as answer, in [0, 1]."""
+    scores = class_scores(confusion)
+    occurs = (scores.support + scores.predicted) > 0
+    return float(scores.f1[occurs].mean())
+
+
+def log_loss(probabilities: Floats, labels: Ints) -> float:
+    """Mean of -ln(probability of the true class), at least 0.
+
+    Rows are scaled to sum to 1 and clipped at float32's resolution, so that one sure error costs
+    about 16 and not infinity.
+    """
+    own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    smallest = float(np.finfo(np.float32).eps)
+    return float(-np.log(np.clip(own.astype(np.float64), smallest, 1 - smallest)).mean())
+
+
+def expected_calibration_error(probabilities: Floats, labels: Ints, num_bins: int = 15) -> float:
+    """How far confidence is from accuracy, in [0, 1]: the mean gap over bins of equal width.
+
+    Source: Naeini, Cooper, Hauskrecht 2015; Guo et al. 2017, section 2.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+    """Interval of a share, within [0, 1]; (0, 1) when there were no trials.
+
+    Source: Wilson 1927; Brown, Cai, DasGupta 2001 recommend it for small samples.
+    """
+    if trials <= 0:
+        return (0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, scale = successes / trials, 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    low = 0.0 if successes <= 0 else max(0.0, centre - half)
+    high = 1.0 if successes >= trials else min(1.0, centre + half)
+    return (low, high)
+
+
+def difference_interval(
+    first: float, num_first: int, second: float, num_second: int, confidence: float = 0.95
+) -> Interval:
+    """Interval of the difference of two shares of different pictures, `first - second`, in [-1, 1].
+
+    Source: Newcombe 1998, method 10 (score intervals combined). Needs at least one picture each.
+    """
+    low_1, high_1 = wilson_interval(first * num_first, num_first, confidence)
+    low_2, high_2 = wilson_interval(second * num_second, num_second, confidence)
+    gap = first - second
+    return (
+        gap - math.hypot(first - low_1, high_2 - second),
+        gap + math.hypot(high_1 - first, second - low_2),
+    )
+
+
+def bootstrap_macro_f1(
+    predicted: Ints, labels: Ints, num_classes: int, *, seed: int, num_samples: int = 1000
+) -> Interval:
+    """95% interval of the macro F1, by drawing pictures with replacement (percentile bootstrap).
+
+    Pictures of one cell of the confusion matrix are interchangeable, so cells are drawn, not pictures.
+    """
+    cells = confusion_matrix(predicted, labels, num_classes).ravel()
+    used = np.flatnonzero(cells)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(labels), cells[used] / len(labels), size=num_samples)
+    table = np.zeros((num_classes, num_classes), np.int64)
+    values = np.empty(num_samples)
+    for index, draw in enumerate(draws):
+        table.flat[used] = draw
+        values[index] = macro_f1(table)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return (float(low), float(high))
+
+
+def _ratio(top: Floats, bottom: Ints | Floats) -> Floats:
+    return np.divide(top, bottom, out=np.zeros_like(top, dtype=np.float64), where=bottom > 0)

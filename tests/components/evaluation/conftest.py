@@ -1,0 +1,99 @@
+"""Small real shards, without TensorFlow: grey PNGs whose brightness gives the class away."""
+
+import hashlib
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from components.artifacts import Part, Shards, Split
+
+LABELS = ("dark", "grey", "light")
+LEVELS = (40, 120, 210)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Folders as the steps before evaluate leave them."""
+
+    shards: Path
+    split: Path
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def field(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def example(image: bytes, label: int, id: str) -> bytes:
+    """A tf.train.Example in the wire format."""
+    values = {
+        "image": field(1, field(1, image)),
+        "label": field(3, field(1, varint(label))),
+        "id": field(1, field(1, id.encode())),
+    }
+    return field(1, b"".join(field(1, field(1, k.encode()) + field(2, v)) for k, v in values.items()))
+
+
+def tfrecord(records: list[bytes]) -> bytes:
+    return b"".join(struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in records)
+
+
+def png(level: int, rng: np.random.Generator) -> bytes:
+    pixels = np.clip(rng.normal(level, 12, (8, 8)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_walk(folder: Path, counts: dict[str, int]) -> Walk:
+    """Shards and split of `counts[part]` pictures a class."""
+    rng = np.random.default_rng(0)
+    rows, parts = [], {}
+    shards, split = folder / "shards", folder / "split"
+    shards.mkdir(parents=True)
+    for part, count in counts.items():
+        found = [(png(LEVELS[label], rng), label) for _ in range(count) for label in range(3)]
+        records = []
+        for number, (image, label) in enumerate(found):
+            id = hashlib.sha256(image).hexdigest()
+            rows.append((id, f"{LABELS[label]}/{part}-{number}.png", LABELS[label], part, id))
+            records.append(example(image, label, id))
+        names = tuple(f"{part}-0000{i}-of-00002.tfrecord" for i in range(2))
+        for i, name in enumerate(names):
+            (shards / name).write_bytes(tfrecord(records[i::2]))
+        parts[part] = Part(names, len(found), dict.fromkeys(LABELS, count))
+    Shards(LABELS, parts, 1, 8, 8, 8, 8, "0" * 64).save(shards)
+    split.mkdir()
+    pd.DataFrame(rows, columns=["id", "path", "label", "part", "group"]).to_parquet(split / "split.parquet")
+    Split({part: 3 * n for part, n in counts.items()}, {}, "0" * 64).save(split)
+    return Walk(shards, split)
+
+
+def by_brightness(levels: tuple[int, ...] = LEVELS):
+    """A model: the nearer the mean to a class's level, the likelier the class."""
+
+    def predict(images: list[bytes]) -> np.ndarray:
+        means = np.array([np.asarray(Image.open(io.BytesIO(image))).mean() for image in images])
+        logits = -np.abs(means[:, None] - np.array(levels)[None, :]) / 20
+        scores = np.exp(logits)
+        return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    return predict
+
+
+@pytest.fixture(scope="session")
+def walk(tmp_path_factory) -> Walk:
+    return make_walk(tmp_path_factory.mktemp("walk"), {"train": 12, "validation": 2, "test": 10})

@@ -1,0 +1,186 @@
+import base64
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as reference
+
+from components.artifacts import Evaluation, GoldenRequests, Split
+from components.errors import InputError, StepError
+from components.evaluation.compare import compare_evaluations
+from components.evaluation.evaluate import EvaluateSettings, evaluate
+from components.evaluation.pictures import pictures
+from tests.components.evaluation.conftest import LABELS, by_brightness, example, tfrecord
+
+SETTINGS = EvaluateSettings(batch_size=7)
+
+
+def test_evaluate_scores_the_test_part_as_sklearn_does(walk, tmp_path):
+    got = evaluate(by_brightness((40, 200, 210)), walk.shards, walk.split, tmp_path, SETTINGS)
+    rows = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert len(rows) == got.num_images == 30
+    assert got.accuracy == reference.accuracy_score(rows["label"], rows["predicted"])
+    assert 0 < got.accuracy < 1
+    wanted = reference.confusion_matrix(rows["label"], rows["predicted"], labels=LABELS)
+    np.testing.assert_array_equal(got.confusion, wanted)
+    assert got == Evaluation.load(tmp_path)
+
+
+def test_evaluate_pairs_pictures_with_their_paths(walk, tmp_path):
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
+    rows = pd.read_parquet(tmp_path / "predictions.parquet")
+    split = Split.table(walk.split).set_index("id")
+    assert list(rows["id"]) == sorted(rows["id"])
+    assert list(rows["path"]) == list(split.loc[rows["id"], "path"])
+    assert list(rows["label"]) == list(split.loc[rows["id"], "label"])
+    assert np.allclose(np.stack(rows["probabilities"]).max(axis=1), rows["probability"])
+
+
+def test_evaluate_gives_every_figure_an_interval(walk, tmp_path):
+    got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
+    figures = {"accuracy": got.accuracy, "macro_f1": got.macro_f1, "top_3": got.top_k["3"]}
+    figures["train_accuracy"] = got.train_accuracy
+    assert got.intervals.keys() == figures.keys()
+    for name, value in figures.items():
+        low, high = got.intervals[name]
+        assert low <= value <= high
+    assert got.intervals["accuracy"][0] < 1
+    assert got.baselines["majority"] == pytest.approx(1 / 3)
+
+
+def test_evaluate_twice_writes_equal_files(walk, tmp_path):
+    for name in ("a", "b"):
+        evaluate(by_brightness(), walk.shards, walk.split, tmp_path / name, SETTINGS)
+    for file in ("evaluation.json", "predictions.parquet", "golden.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_evaluate_does_not_depend_on_the_batch_size(walk, tmp_path):
+    one = evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "a", EvaluateSettings(batch_size=1))
+    many = evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "b", EvaluateSettings())
+    assert one.confusion == many.confusion
+
+
+def test_evaluate_scores_a_seeded_sample_of_the_training_part(walk, tmp_path):
+    few = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, EvaluateSettings(train_sample=5))
+    assert few.num_train == 5
+    every = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, EvaluateSettings(train_sample=0))
+    assert every.num_train == 36
+
+
+def test_golden_requests_hold_a_picture_of_each_class_and_its_answer(walk, tmp_path):
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
+    golden = GoldenRequests.load(tmp_path)
+    assert len(golden.requests) == 8
+    assert {request.label for request in golden.requests} == set(LABELS)
+    images = [base64.b64decode(request.image) for request in golden.requests]
+    answers = by_brightness()(images)
+    np.testing.assert_allclose(answers, [request.probabilities for request in golden.requests])
+    assert set(images) <= {picture.image for picture in pictures(walk.shards, "test")}
+
+
+def test_golden_requests_are_as_many_as_there_are_pictures(walk, tmp_path):
+    settings = EvaluateSettings(golden=100)
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, settings)
+    assert len(GoldenRequests.load(tmp_path).requests) == 30
+
+
+def test_champion_with_fewer_classes_is_judged_on_the_same_pictures(walk, tmp_path):
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "new", SETTINGS)
+    champion = evaluate(
+        by_brightness((210, 40)),
+        walk.shards,
+        walk.split,
+        tmp_path / "old",
+        SETTINGS,
+        model_labels=("light", "dark"),
+        with_train=False,
+    )
+    assert champion.train_accuracy is None
+    assert champion.labels == LABELS
+    recall = {score.label: score.recall for score in champion.per_class}
+    assert recall == {"dark": 1.0, "grey": 0.0, "light": 1.0}
+    pair = compare_evaluations(tmp_path / "new", tmp_path / "old")
+    assert (pair.num_images, pair.only_candidate, pair.only_champion) == (30, 10, 0)
+
+
+def test_champion_with_a_class_that_is_gone_gets_no_credit_for_it(walk, tmp_path):
+    champion = evaluate(
+        by_brightness((40, 120, 170, 230)),
+        walk.shards,
+        walk.split,
+        tmp_path,
+        SETTINGS,
+        model_labels=("dark", "grey", "silver", "light"),
+        with_train=False,
+    )
+    assert champion.labels == (*LABELS, "silver")
+    assert sum(map(sum, champion.confusion)) == 30
+    assert champion.per_class[3].support == 0
+
+
+def test_evaluate_refuses_a_model_with_another_number_of_classes(walk, tmp_path):
+    with pytest.raises(StepError, match=r"shape \(7, 2\), wanted \(7, 3\)"):
+        evaluate(by_brightness((40, 210)), walk.shards, walk.split, tmp_path, SETTINGS)
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_evaluate_refuses_answers_that_are_no_probabilities(walk, tmp_path):
+    def broken(images):
+        return np.full((len(images), 3), np.nan, np.float32)
+
+    with pytest.raises(StepError, match="no probabilities"):
+        evaluate(broken, walk.shards, walk.split, tmp_path, SETTINGS)
+
+
+def test_compare_evaluations_refuses_other_pictures(walk, tmp_path):
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "a", SETTINGS)
+    (tmp_path / "b").mkdir()
+    rows = pd.read_parquet(tmp_path / "a" / "predictions.parquet")
+    rows.iloc[1:].to_parquet(tmp_path / "b" / "predictions.parquet")
+    with pytest.raises(InputError, match="not about the same pictures"):
+        compare_evaluations(tmp_path / "a", tmp_path / "b")
+
+
+def test_pictures_reads_what_tensorflow_writes(walk, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    names = []
+    for name in ("test-00000-of-00002.tfrecord", "test-00001-of-00002.tfrecord"):
+        names.append(name)
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
+            for number in range(3):
+                feature = {
+                    "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"%064x" % number])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[number * 100])),
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(range(200)) * 9])),
+                }
+                writer.write(
+                    tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+                )
+    (tmp_path / "shards.json").write_bytes((walk.shards / "shards.json").read_bytes())
+    found = list(pictures(tmp_path, "test"))
+    assert [p.label for p in found] == [0, 100, 200] * 2
+    assert found[0].image == bytes(range(200)) * 9 and found[1].id == "0" * 63 + "1"
+
+
+@pytest.mark.parametrize("spoil", ["cut", "empty record", "noise"])
+def test_pictures_says_which_shard_is_broken(walk, tmp_path, spoil):
+    for path in walk.shards.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    victim = tmp_path / "test-00001-of-00002.tfrecord"
+    whole = victim.read_bytes()
+    spoilt = {"cut": whole[:-9], "empty record": tfrecord([b""]), "noise": tfrecord([b"\xff" * 40])}
+    victim.write_bytes(spoilt[spoil])
+    with pytest.raises(InputError, match=r"test-00001-of-00002\.tfrecord cannot be read"):
+        list(pictures(tmp_path, "test"))
+
+
+def test_pictures_refuses_a_part_that_is_not_there(walk):
+    with pytest.raises(InputError, match=r"no part 'live', only test, train, validation"):
+        list(pictures(walk.shards, "live"))
+
+
+def test_pictures_gives_only_what_is_asked_for(walk):
+    one = next(pictures(walk.shards, "test"))
+    assert [p.id for p in pictures(walk.shards, "test", {one.id})] == [one.id]
+    assert example(one.image, one.label, one.id)

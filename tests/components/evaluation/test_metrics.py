@@ -1,0 +1,130 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as reference
+
+from components.evaluation import metrics
+
+
+@pytest.fixture(scope="module", params=[(2, 7), (5, 200), (9, 61)], ids=str)
+def answers(request):
+    """probabilities, labels, predicted of a model that is right more often than not."""
+    classes, n = request.param
+    rng = np.random.default_rng(n)
+    labels = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32), labels, probabilities.argmax(axis=1)
+
+
+def test_accuracy_is_sklearns(answers):
+    _, labels, predicted = answers
+    assert metrics.accuracy(predicted, labels) == reference.accuracy_score(labels, predicted)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 50])
+def test_top_k_is_sklearns(answers, k):
+    probabilities, labels, _ = answers
+    classes = probabilities.shape[1]
+    if classes == 2 or k >= classes:
+        wanted = 1.0 if k >= classes else metrics.accuracy(probabilities.argmax(axis=1), labels)
+    else:
+        wanted = reference.top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(classes))
+    assert metrics.top_k_accuracy(probabilities, labels, k) == pytest.approx(wanted)
+
+
+def test_top_1_agrees_with_argmax_on_ties():
+    probabilities = np.full((3, 4), 0.25)
+    labels = np.array([0, 1, 3])
+    assert metrics.top_k_accuracy(probabilities, labels, 1) == pytest.approx(1 / 3)
+    assert metrics.top_k_accuracy(probabilities, labels, 2) == pytest.approx(2 / 3)
+
+
+def test_confusion_matrix_is_sklearns(answers):
+    probabilities, labels, predicted = answers
+    classes = probabilities.shape[1]
+    wanted = reference.confusion_matrix(labels, predicted, labels=np.arange(classes))
+    np.testing.assert_array_equal(metrics.confusion_matrix(predicted, labels, classes), wanted)
+
+
+def test_class_scores_and_macro_f1_are_sklearns(answers):
+    probabilities, labels, predicted = answers
+    classes = np.arange(probabilities.shape[1])
+    confusion = metrics.confusion_matrix(predicted, labels, len(classes))
+    ours = metrics.class_scores(confusion)
+    wanted = reference.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    for got, want in zip((ours.precision, ours.recall, ours.f1, ours.support), wanted, strict=True):
+        np.testing.assert_allclose(got, want)
+    assert metrics.macro_f1(confusion) == pytest.approx(
+        reference.f1_score(labels, predicted, average="macro", zero_division=0)
+    )
+
+
+def test_class_scores_of_a_class_that_never_occurs_are_zero():
+    scores = metrics.class_scores(np.array([[3, 0, 0], [1, 2, 0], [0, 0, 0]]))
+    assert (scores.precision[2], scores.recall[2], scores.f1[2], scores.support[2]) == (0, 0, 0, 0)
+
+
+def test_log_loss_is_sklearns(answers):
+    probabilities, labels, _ = answers
+    wanted = reference.log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1]))
+    assert metrics.log_loss(probabilities, labels) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_log_loss_of_a_sure_error_is_finite():
+    loss = metrics.log_loss(np.array([[1.0, 0.0]], np.float32), np.array([1]))
+    assert loss == pytest.approx(-math.log(np.finfo(np.float32).eps))
+
+
+def test_calibration_error_of_a_known_case():
+    # Four answers of confidence 0.9, three right: |0.75 - 0.9|; two of 0.6, one right: |0.5 - 0.6|.
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
+    labels = np.array([0, 0, 0, 1, 1, 0])
+    wanted = (4 * 0.15 + 2 * 0.1) / 6
+    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (3, 7), (350, 360), (1, 1)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_wilson_interval_is_scipys(successes, trials, confidence):
+    wanted = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    assert metrics.wilson_interval(successes, trials, confidence) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_wilson_interval_without_trials_says_nothing():
+    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.data())
+def test_wilson_interval_holds_the_share(trials, data):
+    successes = data.draw(st.integers(0, trials))
+    low, high = metrics.wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+
+
+def test_difference_interval_is_newcombes_published_example():
+    # Newcombe 1998, table II, method 10: 56/70 against 48/80 gives 0.0524 to 0.3339.
+    low, high = metrics.difference_interval(56 / 70, 70, 48 / 80, 80)
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
+def test_bootstrap_macro_f1_covers_what_scipys_bootstrap_covers(answers):
+    probabilities, labels, predicted = answers
+    classes = probabilities.shape[1]
+    if len(labels) < 50:
+        pytest.skip("the percentile bootstrap of seven pictures is only noise")
+
+    def f1(truth, answer):
+        return reference.f1_score(truth.astype(int), answer.astype(int), average="macro", zero_division=0)
+
+    wanted = stats.bootstrap(
+        (labels, predicted), f1, paired=True, vectorized=False, n_resamples=400, method="percentile", rng=0
+    ).confidence_interval
+    got = metrics.bootstrap_macro_f1(predicted, labels, classes, seed=1)
+    assert got == pytest.approx((wanted.low, wanted.high), abs=0.03)
+    assert got == metrics.bootstrap_macro_f1(predicted, labels, classes, seed=1)
