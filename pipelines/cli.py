@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.workspace import Workspace
 
 DEFAULT_WORKSPACE = Path("pergola-work")
+PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def pergola() -> None:
 def command(function: Callable[..., Any]) -> click.Command:
     """A command with the common options; what the function returns is printed as JSON if asked."""
 
-    @click.option("--workspace", type=click.Path(path_type=Path), default=DEFAULT_WORKSPACE, show_default=True,
+    @click.option("--workspace", type=PATH, default=DEFAULT_WORKSPACE, show_default=True,
                   envvar="PERGOLA_WORKSPACE", help="Where runs, models and the registry are kept.")  # fmt: skip
-    @click.option("--config", type=click.Path(path_type=Path), help="Settings, TOML; see `pergola config`.")
+    @click.option("--config", type=PATH, help="Settings, TOML; see `pergola config`.")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
                   help="Change one setting; may be repeated.")  # fmt: skip
     @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, words on stderr.")
@@ -86,7 +87,7 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 
 @command
-@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("photos", type=PATH)
 @click.option("--force", metavar="STEP", help="Redo from this step on, even if nothing changed.")
 def run(options: Options, photos: Path, force: str | None) -> dict[str, Any]:
     """Turn PHOTOS into a served classifier: the main job.
@@ -103,12 +104,12 @@ def run(options: Options, photos: Path, force: str | None) -> dict[str, Any]:
     settings, workspace = options.settings(), options.open_workspace()
     result = local.run(photos, settings, workspace, force=force, show=_show(options))
     if not options.json:
-        click.echo(local.summary(result))
+        click.echo(result.words())
     return result.to_json()
 
 
 @command
-@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("photos", type=PATH)
 def validate(options: Options, photos: Path) -> dict[str, Any]:
     """Scan and check PHOTOS, and do nothing else.
 
@@ -120,29 +121,28 @@ def validate(options: Options, photos: Path) -> dict[str, Any]:
     settings, workspace = options.settings(), options.open_workspace()
     result = local.validate(photos, settings, workspace, show=_show(options))
     if not options.json:
-        click.echo(local.validation_summary(result))
+        click.echo(result.words())
     return result.to_json()
 
 
 @command
 @click.option("--model", help="Only this model; otherwise all of the workspace.")
-@click.option("--port", type=int, default=8500, show_default=True, help="gRPC.")
-@click.option("--rest-port", type=int, default=8501, show_default=True, help="REST.")
-@click.option("--host", default="localhost", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=int, default=8500, show_default=True, help="gRPC; 0 takes a free one.")
+@click.option("--rest-port", type=int, default=8501, show_default=True, help="REST; 0 takes a free one.")
 @click.option("--real", is_flag=True, help="Run the stock tensorflow_model_server, if it is on the PATH.")
-def serve(options: Options, model: str | None, port: int, rest_port: int, host: str, real: bool) -> dict[str, Any]:
+def serve(options: Options, model: str | None, port: int, rest_port: int, real: bool) -> dict[str, Any]:
     """Serve the workspace's models by TF-Serving's protocol, until stopped.
 
     New versions are picked up while it runs. Ctrl-C or SIGTERM finishes what is in flight.
     """
     from pipelines import serve as front
 
-    workspace = options.open_workspace()
-    return front.serve(workspace, front.Listen(host, port, rest_port), model=model, real=real, say=_say)
+    listen = front.Listen(port, rest_port)
+    return front.serve(options.open_workspace(), listen, model=model, real=real, say=_say)
 
 
 @command
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=PATH)
 @click.option("--model", help="Model to ask; needed when the workspace has several.")
 @click.option("--server", help="gRPC address, such as localhost:8500; default: the workspace's server.")
 @click.option("--version", "version", type=int, help="Ask this version; default: the latest.")

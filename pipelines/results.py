@@ -43,7 +43,12 @@ class RunResult:
         ]
         if self.reused:
             everything = len(self.reused) == len(self.seconds)
-            lines.insert(1, "Nothing changed: everything was reused." if everything else f"Reused: {', '.join(self.reused)}.")
+            lines.insert(
+                1,
+                "Nothing changed: everything was reused."
+                if everything
+                else f"Reused: {', '.join(self.reused)}.",
+            )
         if self.version:
             lines += [f"  model   {self.model_path}", "  next    pergola serve"]
         return "\n".join(lines)

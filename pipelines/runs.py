@@ -42,7 +42,11 @@ class Run:
 
     def add(self, output: Output) -> None:
         """Note a step."""
-        self.record["steps"][output.step] = {"key": output.key, "sha256": output.sha256, "reused": output.reused}
+        self.record["steps"][output.step] = {
+            "key": output.key,
+            "sha256": output.sha256,
+            "reused": output.reused,
+        }
         self.save()
 
     def end(self, state: str, **facts: Any) -> None:
@@ -52,7 +56,9 @@ class Run:
 
     def save(self) -> None:
         """Write run.json."""
-        records.write_atomic(self.folder / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+        records.write_atomic(
+            self.folder / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+        )
 
 
 def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:

@@ -25,7 +25,9 @@ class Show:
         how = "reused" if reused else f"{seconds:.1f} s"
         self.say(f"{name:<{WIDTH}}{words}  [{how}]")
 
-    def progress(self, *, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0) -> Bar:
+    def progress(
+        self, *, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0
+    ) -> Bar:
         """A bar, which goes away when it is full."""
         if not self.is_terminal:
             return silent()

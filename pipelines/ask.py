@@ -1,0 +1,88 @@
+"""`pergola predict`: pictures to a running server, answers to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import InputError, StepError
+from serving.contract import GRPC_PORT
+
+if TYPE_CHECKING:
+    from pipelines.workspace import Workspace
+
+
+def predict(
+    workspace: Workspace,
+    pictures: Sequence[Path],
+    *,
+    model: str | None = None,
+    server: str | None = None,
+    version: int | None = None,
+    top: int = 3,
+    timeout_s: float = 10.0,
+) -> list[dict[str, Any]]:
+    """A dict a picture: path, label, probability, top (a list of [label, probability]) and version.
+
+    Raises InputError for a picture that is missing or cannot be decoded, and for a model or version
+    that the server does not have; StepError when no server answers in time.
+    """
+    from serving.client import Client, ClientError, InvalidInput, NotFound, Unavailable
+
+    for picture in pictures:
+        if not picture.is_file():
+            raise InputError(f"There is no picture at {picture}. Check the path.")
+    model = model or only_model(workspace)
+    address = server or workspace.server().get("grpc") or f"localhost:{GRPC_PORT}"
+    try:
+        with Client(address, model=model, version=version, timeout_s=timeout_s) as client:
+            answer = client.classify_images(pictures)
+            best = answer.top(top)
+    except Unavailable as error:
+        hint = f"Start one with `pergola serve --workspace {workspace.root}`, or name it with --server."
+        raise StepError(f"No server answers at {address}. {hint}") from error
+    except (InvalidInput, NotFound) as error:
+        raise InputError(str(error)) from error
+    except ClientError as error:
+        raise StepError(str(error)) from error
+    rows = zip(pictures, answer.labels, answer.probability, best, strict=True)
+    return [
+        {
+            "path": str(path),
+            "label": label,
+            "probability": float(probability),
+            "top": [[name, p] for name, p in ranked],
+            "version": answer.version,
+        }
+        for path, label, probability, ranked in rows
+    ]
+
+
+def table(answers: Sequence[dict[str, Any]]) -> str:
+    """A line a picture."""
+    width = max(len(answer["path"]) for answer in answers)
+    lines = []
+    for answer in answers:
+        others = ", ".join(f"{label} {p:.1%}" for label, p in answer["top"][1:])
+        lines.append(
+            f"{answer['path']:<{width}}  {answer['label']} {answer['probability']:.1%}"
+            f"  (version {answer['version']}{f'; {others}' if others else ''})"
+        )
+    return "\n".join(lines)
+
+
+def only_model(workspace: Workspace) -> str:
+    """The name of the workspace's one model. Raises InputError when there is none or more than one."""
+    workspace.require()
+    names = model_names(workspace)
+    if not names:
+        raise InputError(f"No model is published in {workspace.root}. Make one with `pergola run PHOTOS`.")
+    if len(names) > 1:
+        raise InputError(f"{workspace.root} has the models {', '.join(names)}. Choose one with --model.")
+    return names[0]
+
+
+def model_names(workspace: Workspace) -> list[str]:
+    """Names of the published models."""
+    return sorted(p.name for p in workspace.models.glob("*") if p.is_dir() and not p.name.startswith("."))

@@ -1,0 +1,76 @@
+"""The whole way on scikit-learn's handwritten digits: `scripts/demo`.
+
+Everything is done by the same commands that a person would type; each is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipelines.demo_data import SPOILT, write_digits
+from pipelines.workspace import Workspace
+
+FOLDER = Path("pergola-demo")
+WAIT_S = 90.0
+
+
+def main() -> int:
+    """Run the demo in ./pergola-demo; returns the exit status."""
+    begin = time.monotonic()
+    digits, work = FOLDER / "digits", FOLDER / "work"
+    count = write_digits(digits)
+    _say(f"{count:,} handwritten digits in {digits}, and {len(SPOILT)} files spoilt on purpose:")
+    for name, fault in SPOILT.items():
+        _say(f"  {name}: {fault}")
+    status = _pergola("run", str(digits), "--workspace", str(work))
+    if status:
+        return status
+    return _ask(Workspace(work), digits, begin)
+
+
+def _ask(workspace: Workspace, digits: Path, begin: float) -> int:
+    """Serve what was published and predict three digits over gRPC."""
+    arguments = ["serve", "--workspace", _shown(workspace.root), "--port", "0", "--rest-port", "0"]
+    _say(f"\n$ pergola {shlex.join(arguments)} &")
+    server = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments])
+    try:
+        _wait_for(workspace, server)
+        pictures = [str(sorted((digits / label).glob("0*.png"))[7]) for label in ("2", "7", "9")]
+        status = _pergola("predict", *pictures, "--workspace", _shown(workspace.root))
+    finally:
+        server.terminate()
+        server.wait()
+    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Now your own: pergola run PHOTOS, pergola serve.")
+    return status
+
+
+def _wait_for(workspace: Workspace, server: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + WAIT_S
+    while time.monotonic() < ends and server.poll() is None:
+        if workspace.server():
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"The server did not come up within {WAIT_S:.0f} s; see its words above.")
+
+
+def _pergola(*arguments: str) -> int:
+    _say(f"\n$ pergola {shlex.join(arguments)}")
+    return subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments]).returncode
+
+
+def _shown(path: Path) -> str:
+    """The path as a person would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
