@@ -10,7 +10,8 @@ import numpy as np
 
 from serving import contract
 from serving.client_errors import InvalidInput, NotFound
-from serving.ndarrays import to_array, type_name
+from serving.datatypes import type_name
+from serving.ndarrays import to_array
 from serving.protos import manage_pb2, predict_pb2
 
 AVAILABLE = "AVAILABLE"

@@ -17,68 +17,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from serving.client_errors import InvalidInput
+from serving.datatypes import BY_NAME, BY_NUMBER, Kind, numpy_types, type_name
 from serving.protos import tensor_pb2
 
 MAX_BYTES = 2**32  # of one decoded tensor; a few bytes can declare any size
 
 _DT = tensor_pb2.DataType
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How one DataType travels: its NumPy type, the field of its values, and how a value is held there."""
-
-    name: str
-    number: int
-    field: str
-    numpy: Any  # what np.dtype takes; None when it comes from ml_dtypes
-    stored: Any = None  # bit pattern in `field`, when the values are not the numbers themselves
-
-
-def _quantized(name: str, base: type) -> np.dtype[Any]:
-    return np.dtype([(name, base)])
-
-
-_KINDS = [
-    _Kind("float32", _DT.DT_FLOAT, "float_val", np.float32),
-    _Kind("float64", _DT.DT_DOUBLE, "double_val", np.float64),
-    _Kind("int32", _DT.DT_INT32, "int_val", np.int32),
-    _Kind("uint8", _DT.DT_UINT8, "int_val", np.uint8),
-    _Kind("int16", _DT.DT_INT16, "int_val", np.int16),
-    _Kind("int8", _DT.DT_INT8, "int_val", np.int8),
-    _Kind("complex64", _DT.DT_COMPLEX64, "scomplex_val", np.complex64),
-    _Kind("int64", _DT.DT_INT64, "int64_val", np.int64),
-    _Kind("bool", _DT.DT_BOOL, "bool_val", np.bool_),
-    _Kind("uint16", _DT.DT_UINT16, "int_val", np.uint16),
-    _Kind("complex128", _DT.DT_COMPLEX128, "dcomplex_val", np.complex128),
-    _Kind("float16", _DT.DT_HALF, "half_val", np.float16, np.uint16),
-    _Kind("uint32", _DT.DT_UINT32, "uint32_val", np.uint32),
-    _Kind("uint64", _DT.DT_UINT64, "uint64_val", np.uint64),
-    _Kind("qint8", _DT.DT_QINT8, "int_val", _quantized("qint8", np.int8), np.int8),
-    _Kind("quint8", _DT.DT_QUINT8, "int_val", _quantized("quint8", np.uint8), np.uint8),
-    _Kind("qint16", _DT.DT_QINT16, "int_val", _quantized("qint16", np.int16), np.int16),
-    _Kind("quint16", _DT.DT_QUINT16, "int_val", _quantized("quint16", np.uint16), np.uint16),
-    _Kind("qint32", _DT.DT_QINT32, "int_val", _quantized("qint32", np.int32), np.int32),
-    _Kind("bfloat16", _DT.DT_BFLOAT16, "half_val", None, np.uint16),
-    _Kind("float8_e5m2", _DT.DT_FLOAT8_E5M2, "float8_val", None, np.uint8),
-    _Kind("float8_e4m3fn", _DT.DT_FLOAT8_E4M3FN, "float8_val", None, np.uint8),
-    _Kind("float8_e4m3fnuz", _DT.DT_FLOAT8_E4M3FNUZ, "float8_val", None, np.uint8),
-    _Kind("float8_e4m3b11fnuz", _DT.DT_FLOAT8_E4M3B11FNUZ, "float8_val", None, np.uint8),
-    _Kind("float8_e5m2fnuz", _DT.DT_FLOAT8_E5M2FNUZ, "float8_val", None, np.uint8),
-    _Kind("float4_e2m1fn", _DT.DT_FLOAT4_E2M1FN, "float8_val", None, np.uint8),
-    _Kind("int4", _DT.DT_INT4, "int_val", None, np.int8),
-    _Kind("uint4", _DT.DT_UINT4, "int_val", None, np.uint8),
-    _Kind("int2", _DT.DT_INT2, "int_val", None, np.int8),
-    _Kind("uint2", _DT.DT_UINT2, "int_val", None, np.uint8),
-]
-_BY_NUMBER = {kind.number: kind for kind in _KINDS}
-_BY_NAME = {kind.name: kind for kind in _KINDS}
 
 
 def to_tensor(values: Any, dtype: str | None = None) -> tensor_pb2.TensorProto:
@@ -113,10 +62,10 @@ def to_array(tensor: tensor_pb2.TensorProto) -> np.ndarray[Any, Any]:
     count = math.prod(shape)
     if tensor.dtype == _DT.DT_STRING:
         return _strings(tensor, count).reshape(shape)
-    kind = _BY_NUMBER.get(tensor.dtype)
+    kind = BY_NUMBER.get(tensor.dtype)
     if kind is None:
         raise InvalidInput(f"Cannot make an array of a tensor of type {type_name(tensor.dtype)}.")
-    numpy_type, stored = _types(kind)
+    numpy_type, stored = numpy_types(kind)
     if count * stored.itemsize > MAX_BYTES:
         raise InvalidInput(f"A tensor declares shape {list(shape)} of {kind.name}: over the limit of 4 GiB.")
     if tensor.tensor_content:
@@ -124,15 +73,6 @@ def to_array(tensor: tensor_pb2.TensorProto) -> np.ndarray[Any, Any]:
     else:
         flat = _listed(getattr(tensor, kind.field), stored, count, kind)
     return _widened(flat, numpy_type, kind).reshape(shape)
-
-
-def type_name(number: int) -> str:
-    """ "float32" for 1, "string" for 7, …; the DataType's own name where NumPy has none."""
-    if number == _DT.DT_STRING:
-        return "string"
-    if number in _BY_NUMBER:
-        return _BY_NUMBER[number].name
-    return str(_DT.Name(number)) if number in _DT.values() else f"number {number}"
 
 
 def describe(tensor: tensor_pb2.TensorProto) -> str:
@@ -197,17 +137,17 @@ def _name_of(dtype: np.dtype[Any]) -> str:
     return dtype.newbyteorder("=").name
 
 
-def _typed(array: np.ndarray[Any, Any], name: str) -> tuple[np.ndarray[Any, Any], _Kind]:
-    kind = _BY_NAME.get(name)
+def _typed(array: np.ndarray[Any, Any], name: str) -> tuple[np.ndarray[Any, Any], Kind]:
+    kind = BY_NAME.get(name)
     if kind is None:
         raise InvalidInput(
-            f"Cannot send an array of {array.dtype}. Convert it to one of string, {', '.join(_BY_NAME)}."
+            f"Cannot send an array of {array.dtype}. Convert it to one of string, {', '.join(BY_NAME)}."
         )
     if name == _name_of(array.dtype):
         return array, kind
     if kind.name == "bfloat16":
         return _bfloat16_bits(array), kind
-    return array.astype(_types(kind)[0]), kind
+    return array.astype(numpy_types(kind)[0]), kind
 
 
 def _bfloat16_bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -218,24 +158,7 @@ def _bfloat16_bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(np.isnan(floats), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
-def _types(kind: _Kind) -> tuple[np.dtype[Any] | None, np.dtype[Any]]:
-    """The type of the array (None: bfloat16 without ml_dtypes) and of what is stored, both of one size."""
-    if kind.numpy is not None:
-        numpy_type = np.dtype(kind.numpy)
-        return numpy_type, np.dtype(kind.stored or kind.numpy).newbyteorder("<")
-    stored = np.dtype(kind.stored).newbyteorder("<")
-    try:
-        import ml_dtypes
-    except ImportError:
-        if kind.name == "bfloat16":
-            return None, stored
-        raise InvalidInput(
-            f"Tensors of {kind.name} need the package ml_dtypes: pip install ml_dtypes."
-        ) from None
-    return np.dtype(getattr(ml_dtypes, kind.name)), stored
-
-
-def _content(raw: bytes, stored: np.dtype[Any], count: int, kind: _Kind) -> np.ndarray[Any, Any]:
+def _content(raw: bytes, stored: np.dtype[Any], count: int, kind: Kind) -> np.ndarray[Any, Any]:
     if len(raw) != count * stored.itemsize:
         raise InvalidInput(
             f"A tensor of {count} {kind.name} has {len(raw)} bytes of content, "
@@ -244,7 +167,7 @@ def _content(raw: bytes, stored: np.dtype[Any], count: int, kind: _Kind) -> np.n
     return np.frombuffer(raw, dtype=stored).copy()
 
 
-def _listed(values: Any, stored: np.dtype[Any], count: int, kind: _Kind) -> np.ndarray[Any, Any]:
+def _listed(values: Any, stored: np.dtype[Any], count: int, kind: Kind) -> np.ndarray[Any, Any]:
     if kind.field == "float8_val":
         given = np.frombuffer(values, dtype=stored)
     elif kind.field in ("scomplex_val", "dcomplex_val"):
@@ -271,7 +194,7 @@ def _filled(
 
 
 def _widened(
-    flat: np.ndarray[Any, Any], numpy_type: np.dtype[Any] | None, kind: _Kind
+    flat: np.ndarray[Any, Any], numpy_type: np.dtype[Any] | None, kind: Kind
 ) -> np.ndarray[Any, Any]:
     if numpy_type is None:
         return (flat.astype(np.uint32) << 16).view(np.float32)
