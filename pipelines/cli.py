@@ -70,7 +70,7 @@ def command(function: Callable[..., Any]) -> click.Command:
     """A command with the common options; what the function returns is printed as JSON if asked."""
 
     @click.option("--workspace", type=PATH, default=DEFAULT_WORKSPACE, show_default=True,
-                  envvar="PERGOLA_WORKSPACE", help="Where runs, models and the registry are kept.")  # fmt: skip
+                  envvar="PERGOLA_WORKSPACE", help="Folder of runs, models and registry.")  # fmt: skip
     @click.option("--config", type=PATH, help="Settings, TOML; see `pergola config`.")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
                   help="Change one setting; may be repeated.")  # fmt: skip

@@ -80,8 +80,8 @@ def to_toml(settings: Settings) -> str:
         part = getattr(settings, section.name)
         lines += [f"# {_first_line(type(part))}", f"[{section.name}]"]
         for key in dataclasses.fields(part):
-            value = _toml_value(getattr(part, key.name))
-            lines += [f"# {_comment(key)}", f"{key.name} = {value}"]
+            value = toml_value(getattr(part, key.name))
+            lines += [f"# {comment(key)}", f"{key.name} = {value}"]
         lines.append("")
     return "\n".join(lines)
 
@@ -119,7 +119,8 @@ def _settings(tables: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str
     return Settings(**parts)
 
 
-def _comment(key: dataclasses.Field[Any]) -> str:
+def comment(key: dataclasses.Field[Any]) -> str:
+    """What a setting means, and which values it takes."""
     help = key.metadata.get("help", "")
     choices = key.metadata.get("choices") or ()
     low, high = key.metadata.get("low"), key.metadata.get("high")
@@ -132,11 +133,12 @@ def _comment(key: dataclasses.Field[Any]) -> str:
     )
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(k)} = {toml_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)

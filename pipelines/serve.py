@@ -176,7 +176,7 @@ def _free_port(port: int, flag: str) -> int:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
             raise InputError(
-                f"Port {port} cannot be used ({error.strerror}). Stop what uses it, or choose another: {flag} N."
+                f"Port {port} cannot be used: {error.strerror}. Stop what uses it, or choose with {flag} N."
             ) from None
         except OverflowError:
             raise InputError(f"{flag} {port} is no port: wanted 0 to 65535.") from None
