@@ -1,0 +1,374 @@
+"""The registry: runs, their figures, model versions and which of them is the champion. EDGE: MLflow.
+
+MLflow's version number is *the one number*: the folder's, the reply's and the log's. Everything here
+can be done twice: a run is found again by its tag, a version by its run and the SHA-256 of its model.
+
+MLflow takes about three seconds to load. `champion_of` answers the commonest question without it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import InputError, StepError
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CHAMPION = "champion"
+EXPERIMENT = "pergola"
+
+RUN_KEY = "pergola.run"
+SHA256 = "pergola.sha256"
+EXPORT_KEY = "pergola.export_key"
+PREVIOUS = "pergola.previous_champion"
+STATUS = "pergola.status"
+DECISION = "pergola.decision"
+
+REGISTERED, PUBLISHED, WITHDRAWN = "registered", "published", "withdrawn"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version as the registry knows it."""
+
+    model: str
+    version: int
+    run: str  # MLflow's id of the run
+    sha256: str  # of the SavedModel
+    export_key: str  # what the pipeline calls the export it came from; empty when not told
+    status: str  # "registered", "published", "withdrawn"
+    previous: int | None  # the champion before this one, once it was champion
+    champion: bool
+
+
+def champion_of(tracking_uri: str, model: str) -> Version | None:
+    """The champion of a model; None when there is none yet.
+
+    Reads MLflow's SQLite tables as they are (a few milliseconds); asks MLflow itself for every
+    other kind of store, and when the tables are not as expected.
+    """
+    path = _sqlite_path(tracking_uri)
+    if path is None:
+        return Registry(tracking_uri).champion(model)
+    if not path.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            return _champion_from(database, model)
+    except sqlite3.Error:
+        return Registry(tracking_uri).champion(model)
+
+
+class Registry:
+    """Runs and versions in the MLflow store at `tracking_uri`, which is made when missing.
+
+    tracking_uri: "sqlite:////path/mlflow.db", or the http(s) address of an MLflow server.  artifacts of
+    a SQLite store lie in "mlartifacts" beside it.  Raises StepError when the store cannot be used.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
+        self._client, self._experiment = _open(tracking_uri, experiment)
+
+    def run(self, key: str, name: str = "") -> str:
+        """MLflow's id of the run that is tagged with `key`; made when there is none.
+
+        A run that was killed is found again and goes on.
+        """
+        with _said():
+            found = self._client.search_runs(
+                [self._experiment], f"tags.`{RUN_KEY}` = '{_quoted(key)}'", max_results=1
+            )
+            if found:
+                return str(found[0].info.run_id)
+            return str(
+                self._client.create_run(
+                    self._experiment, tags={RUN_KEY: key}, run_name=name or key
+                ).info.run_id
+            )
+
+    def log(
+        self,
+        run: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+        tags: Mapping[str, str] | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        """Note what a run was given and what it gave. Said twice, it is there once.
+
+        params: "section.key" -> value; long texts are cut at MLflow's 6,000 characters.
+        metrics: final figures; None is left out.  files: reports and records, copied beside the run.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        with _said():
+            known = self._client.get_run(run).data
+            new_params = [
+                Param(key, str(value)[:6000])
+                for key, value in (params or {}).items()
+                if key not in known.params
+            ]
+            now = int(time.time() * 1000)
+            new_metrics = [
+                Metric(key, float(value), now, 0)
+                for key, value in (metrics or {}).items()
+                if value is not None and known.metrics.get(key) != float(value)
+            ]
+            new_tags = [RunTag(key, str(value)) for key, value in (tags or {}).items()]
+            self._batches(run, new_metrics, new_params, new_tags)
+            for file in files:
+                self._client.log_artifact(run, str(file))
+
+    def log_epochs(self, run: str, history: Sequence[Mapping[str, float]], first: int = 1) -> None:
+        """Note the figures of each epoch. Steps that were noted before stay as they are.
+
+        first: the step of the first entry.
+        """
+        from mlflow.entities import Metric
+
+        with _said():
+            noted = {key: self._steps(run, key) for key in {key for figures in history for key in figures}}
+            now = int(time.time() * 1000)
+            metrics = [
+                Metric(key, float(value), now, step)
+                for step, figures in enumerate(history, start=first)
+                for key, value in figures.items()
+                if step not in noted[key]
+            ]
+            self._batches(run, metrics)
+
+    def finish(self, run: str, *, failed: bool = False) -> None:
+        """Say that a run has come to its end."""
+        with _said():
+            self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    def register(
+        self, model: str, run: str, saved_model: Path, *, sha256: str, export_key: str = ""
+    ) -> Version:
+        """The version of `model` that holds this SavedModel of this run; made when there is none.
+
+        The folder is stored as the run's artifact "model", so that TF-Serving can load what is registered.
+        """
+        with _said():
+            if (known := self._find(model, run, sha256)) is not None:
+                return known
+            self._create_model(model)
+            self._client.log_artifacts(run, str(saved_model), "model")
+            source = f"{self._client.get_run(run).info.artifact_uri}/model"
+            tags = {SHA256: sha256, EXPORT_KEY: export_key, STATUS: REGISTERED}
+            made = self._client.create_model_version(model, source, run, tags=tags)
+            return _version(made, champion=False)
+
+    def versions(self, model: str) -> tuple[Version, ...]:
+        """All versions of a model, newest first; none when there is no such model."""
+        with _said():
+            champion = self._alias(model)
+            found = self._search(f"name = '{_quoted(model)}'")
+            versions = (_version(item, champion=int(item.version) == champion) for item in found)
+            return tuple(sorted(versions, key=lambda item: -item.version))
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the registered models, sorted."""
+        with _said():
+            return tuple(sorted(model.name for model in self._client.search_registered_models()))
+
+    def champion(self, model: str) -> Version | None:
+        """The champion; None when there is none yet."""
+        return next((version for version in self.versions(model) if version.champion), None)
+
+    def promote(self, model: str, version: int) -> int | None:
+        """Make a version the champion; gives the champion before. The alias moves last, in one step.
+
+        Said twice, the champion before stays the one of the first time.
+        """
+        with _said():
+            before = self._alias(model)
+            if before == version:
+                return _previous(self._client.get_model_version(model, str(version)).tags)
+            if before is not None:
+                self._tag(model, version, PREVIOUS, str(before))
+            self._tag(model, version, STATUS, PUBLISHED)
+            self._client.set_registered_model_alias(model, CHAMPION, str(version))
+            return before
+
+    def withdraw(self, model: str, version: int) -> int | None:
+        """Say that a version is no longer served; gives the champion now.
+
+        A champion that is withdrawn hands the alias back to the one before it, when there was one.
+        """
+        with _said():
+            self._tag(model, version, STATUS, WITHDRAWN)
+            champion = self._alias(model)
+            if champion != version:
+                return champion
+            before = _previous(self._client.get_model_version(model, str(version)).tags)
+            if before is None:
+                self._client.delete_registered_model_alias(model, CHAMPION)
+            else:
+                self._client.set_registered_model_alias(model, CHAMPION, str(before))
+            return before
+
+    def _alias(self, model: str) -> int | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return int(self._client.get_model_version_by_alias(model, CHAMPION).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _find(self, model: str, run: str, sha256: str) -> Version | None:
+        for found in self._search(f"name = '{_quoted(model)}' and run_id = '{_quoted(run)}'"):
+            if found.tags.get(SHA256) == sha256:
+                return _version(found, champion=int(found.version) == self._alias(model))
+        return None
+
+    def _search(self, query: str) -> Iterator[ModelVersion]:
+        token = None
+        while True:
+            page = self._client.search_model_versions(query, max_results=200, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _create_model(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _steps(self, run: str, key: str) -> set[int]:
+        return {metric.step for metric in self._client.get_metric_history(run, key)}
+
+    def _tag(self, model: str, version: int, key: str, value: str) -> None:
+        self._client.set_model_version_tag(model, str(version), key, value)
+
+    def _batches(
+        self, run: str, metrics: Sequence[Any] = (), params: Sequence[Any] = (), tags: Sequence[Any] = ()
+    ) -> None:
+        """MLflow takes at most 1,000 figures, 100 parameters and 100 tags at once."""
+        for start in range(0, max(len(metrics), 10 * len(params), 10 * len(tags)), 1000):
+            few = slice(start // 10, start // 10 + 100)
+            self._client.log_batch(run, metrics[start : start + 1000], params[few], tags[few])
+
+
+def _open(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    path = _sqlite_path(tracking_uri)
+    with warnings.catch_warnings(), _one_at_a_time(path):
+        warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow, about SQLAlchemy, while it starts
+        return _connect(tracking_uri, experiment, path)
+
+
+def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[MlflowClient, str]:
+    from mlflow.tracking import MlflowClient
+
+    with _said():
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            return client, str(found.experiment_id)
+        location = None if path is None else str(path.parent / "mlartifacts")
+        return client, str(client.create_experiment(experiment, artifact_location=location))
+
+
+@contextmanager
+def _one_at_a_time(path: Path | None) -> Iterator[None]:
+    """MLflow breaks when two processes make one database at once."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Turn what MLflow and its database raise into one sentence."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # what MLflow keeps its tables with
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        text = str(error).strip().splitlines()
+        first = next((line for line in text if line.strip()), type(error).__name__)
+        raise StepError(f"The registry (MLflow) did not do its work: {first[:300]}") from error
+
+
+def _sqlite_path(tracking_uri: str) -> Path | None:
+    """Where a SQLite store lies; None for another kind of store."""
+    if tracking_uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
+        return None
+    if not tracking_uri.startswith("sqlite:///"):
+        raise InputError(
+            f"Tracking address '{tracking_uri}' is not known. "
+            "Wanted sqlite:////absolute/path/mlflow.db or http://host:port."
+        )
+    return Path(tracking_uri.removeprefix("sqlite:///")).absolute()
+
+
+def _champion_from(database: sqlite3.Connection, model: str) -> Version | None:
+    row = database.execute(
+        "SELECT v.version, v.run_id FROM registered_model_aliases a "
+        "JOIN model_versions v ON v.name = a.name AND v.version = a.version "
+        "WHERE a.name = ? AND a.alias = ?",
+        (model, CHAMPION),
+    ).fetchone()
+    if row is None:
+        return None
+    tags = dict(
+        database.execute(
+            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", (model, row[0])
+        ).fetchall()
+    )
+    return _of_tags(model, int(row[0]), str(row[1]), tags, champion=True)
+
+
+def _version(found: ModelVersion, *, champion: bool) -> Version:
+    return _of_tags(found.name, int(found.version), str(found.run_id), found.tags, champion=champion)
+
+
+def _of_tags(model: str, version: int, run: str, tags: Mapping[str, str], *, champion: bool) -> Version:
+    return Version(
+        model=model,
+        version=version,
+        run=run,
+        sha256=tags.get(SHA256, ""),
+        export_key=tags.get(EXPORT_KEY, ""),
+        status=tags.get(STATUS, ""),
+        previous=_previous(tags),
+        champion=champion,
+    )
+
+
+def _previous(tags: Mapping[str, str]) -> int | None:
+    text = tags.get(PREVIOUS, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _quoted(text: str) -> str:
+    if "'" in text or "`" in text:
+        raise InputError(f"'{text}' holds a quotation mark, which the registry cannot look up.")
+    return text

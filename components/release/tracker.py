@@ -1,0 +1,65 @@
+"""Figures of each epoch to the registry while training goes on, without ever holding it up.
+
+Loading MLflow takes seconds and a disk can be slow or full; training must not notice. A thread of its
+own takes the figures from a queue; what goes wrong there is kept and told at the end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Self
+
+_STOP = None
+
+
+class Tracker:
+    """`epoch(step, figures)` notes figures of one epoch; use it in a `with` block.
+
+    tracking_uri, key: of the registry, and of the run in it (see Registry.run).  problem: what went wrong,
+    empty when nothing did.
+    """
+
+    def __init__(self, tracking_uri: str, key: str, name: str = "", *, close_timeout_s: float = 20.0) -> None:
+        self._target = (tracking_uri, key, name)
+        self._close_timeout_s = close_timeout_s
+        self._waiting: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.problem = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def epoch(self, step: int, figures: Mapping[str, float]) -> None:
+        """Note the figures of epoch `step`, 1-based. Returns at once and never raises."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+            self._thread.start()
+        self._waiting.put((step, dict(figures)))
+
+    def close(self) -> None:
+        """Wait until all is noted, at most `close_timeout_s`."""
+        if self._thread is None:
+            return
+        self._waiting.put(_STOP)
+        self._thread.join(self._close_timeout_s)
+        if self._thread.is_alive():
+            self.problem = f"The registry did not take the epochs within {self._close_timeout_s:g} s."
+        self._thread = None
+
+    def _work(self) -> None:
+        try:
+            from components.release.registry import Registry
+
+            uri, key, name = self._target
+            registry = Registry(uri)
+            run = registry.run(key, name)
+            while (item := self._waiting.get()) is not _STOP:
+                step, figures = item
+                registry.log_epochs(run, [figures], first=step)
+        except Exception as error:
+            self.problem = str(error) or type(error).__name__
