@@ -56,7 +56,7 @@ def prepare(image: bytes | str | Path | np.ndarray, *, max_pixels: int = MAX_PIX
     with opened(data, name, max_pixels=max_pixels) as picture:
         if orientation(picture, data) == 1 and _decodes_alike(picture, data):
             return data
-        with _decoding(name):
+        with decoding(name):
             return _rewrite(picture, orientation(picture, data))
 
 
@@ -68,7 +68,7 @@ def opened(data: bytes, name: str = "image", *, max_pixels: int = MAX_PIXELS) ->
     """
     if not data:
         raise ValueError(f"{name} is empty: wanted a picture file.")
-    with _decoding(name):
+    with decoding(name):
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     with picture:
         if picture.width * picture.height > max_pixels:
@@ -187,7 +187,7 @@ def _late_exif(picture: Image.Image, data: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Iterator[Any]:
+def decoding(name: str) -> Iterator[Any]:
     """Whatever a decoder raises as a ValueError with one sentence."""
     try:
         yield
