@@ -105,9 +105,12 @@ def parse(text: str) -> Cron:
         )
     if len(fields) == 5:
         fields = ["0", *fields]
-    values = [_values(part, field, text) for part, field in zip(fields, _FIELDS, strict=True)]
+    seconds, minutes, hours, days, months, weekdays = (
+        _values(part, field, text) for part, field in zip(fields, _FIELDS, strict=True)
+    )
     any_day, any_weekday = (any(p[0] in "*?" for p in fields[i].split(",")) for i in (3, 5))
-    cron = Cron(" ".join(fields), *values, any_day=any_day, any_weekday=any_weekday)  # type: ignore[arg-type]
+    whole = " ".join(fields)
+    cron = Cron(whole, seconds, minutes, hours, days, months, weekdays, any_day, any_weekday)
     if not any(True for _ in cron.after(datetime(2024, 1, 1, tzinfo=UTC), ZoneInfo("UTC"))):
         raise InputError(
             f"Cron '{text}' never fires: no month of '{fields[4]}' has a day '{fields[3]}'. "
