@@ -1,0 +1,211 @@
+"""A SavedModel as a callable. TensorFlow is imported here, when a model is loaded, and not before.
+
+The model runs in a version 1 session, one a version: that is what the C++ server does, so TF1 and TF2
+models, feeds by tensor name and error texts are the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from serving import rank_guard
+from serving.errors import Code, LoadFailed, RuntimeFailure
+from serving.tensors import Array, TensorError, to_array
+
+DEFAULT_SIGNATURE = "serving_default"
+PREDICT = "tensorflow/serving/predict"
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One entry of a SavedModel: which tensors go in and come out, by alias.
+
+    inputs and outputs map an alias to a tensor name such as "serving_default_x:0"; dtypes and shapes
+    map an input's alias to its DataType number and to its dimensions, -1 where any size will do, None
+    for any rank; defaults hold values for inputs that a request may leave out.
+    """
+
+    name: str
+    method_name: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    dtypes: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    defaults: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Model(Protocol):
+    """What the server needs of a loaded model."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What it can do, by name."""
+        ...
+
+    @property
+    def signature_defs(self) -> Mapping[str, Any]:
+        """SignatureDef messages by name, for GetModelMetadata."""
+        ...
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int = 0) -> list[Array]:
+        """Values of the tensors `fetches` when the tensors named in `feeds` have these values."""
+        ...
+
+    def close(self) -> None:
+        """Free what the model holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """How TensorFlow runs a model. Zero lets TensorFlow choose."""
+
+    tags: tuple[str, ...] = ("serve",)
+    session_parallelism: int = 0
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+    gpu_memory_fraction: float = 0.0
+    session_config: bytes = b""  # a serialised ConfigProto that goes first
+
+
+class SessionModel:
+    """A SavedModel in a session of its own. Made by `load`."""
+
+    def __init__(self, session: Any, signature_defs: Mapping[str, Any]) -> None:
+        self._session = session
+        self._graph = session.graph
+        self._tensors: dict[str, Any] = {}
+        self._options: dict[int, Any] = {0: None}
+        self.signature_defs: Mapping[str, Any] = signature_defs
+        self.signatures: Mapping[str, Signature] = {
+            name: _signature(name, proto) for name, proto in signature_defs.items()
+        }
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int = 0) -> list[Array]:
+        """Values of the tensors `fetches`, arrays in their order.
+
+        Raises RuntimeFailure with TensorFlow's own code and text.
+        """
+        import tensorflow as tf
+
+        try:
+            inputs = {self._tensor(name): array for name, array in feeds.items()}
+            outputs = [self._tensor(name) for name in fetches]
+            return self._session._call_tf_sessionrun(self._run_options(timeout_ms), inputs, outputs, [], None)
+        except tf.errors.OpError as error:
+            raise RuntimeFailure(Code(error.error_code), rank_guard.plain_text(error.message)) from None
+        except (TypeError, ValueError) as error:
+            # The binding refuses arrays that no tensor can be made of, such as an object in a string array.
+            raise RuntimeFailure(Code.INVALID_ARGUMENT, str(error)) from None
+
+    def close(self) -> None:
+        """Free variables, tables and graph."""
+        self._session.close()
+        self._tensors.clear()
+        del self._session, self._graph
+        gc.collect()  # sessions and graphs point at each other
+
+    def _tensor(self, name: str) -> Any:
+        handle = self._tensors.get(name)
+        if handle is None:
+            handle = self._find(name)
+            self._tensors[name] = handle
+        return handle
+
+    def _find(self, name: str) -> Any:
+        try:
+            return self._graph.get_tensor_by_name(name if ":" in name else f"{name}:0")._as_tf_output()
+        except (KeyError, ValueError):
+            raise RuntimeFailure(
+                Code.NOT_FOUND,
+                f"FeedInputs: unable to find feed output {name}",
+            ) from None
+
+    def _run_options(self, timeout_ms: int) -> Any:
+        if timeout_ms not in self._options:
+            import tensorflow as tf
+            from tensorflow.python.client import pywrap_tf_session
+
+            options = tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms)
+            self._options[timeout_ms] = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
+        return self._options[timeout_ms]
+
+
+def load(folder: Path, settings: RuntimeSettings) -> SessionModel:
+    """The SavedModel in `folder`, its variables restored and its tables initialised.
+
+    Raises LoadFailed when there is none, and RuntimeFailure with TensorFlow's words when it is damaged.
+    """
+    import tensorflow as tf
+    from tensorflow.python.saved_model import loader_impl
+
+    if not (folder / "saved_model.pb").is_file() and not (folder / "saved_model.pbtxt").is_file():
+        raise LoadFailed(
+            message=f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}"
+        )
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph, config=_config(settings))
+    try:
+        with _ONE_AT_A_TIME, graph.as_default():
+            loader = loader_impl.SavedModelLoader(str(folder))
+            rank_guard.guard(loader.get_meta_graph_def_from_tags(list(settings.tags)))
+            meta_graph = loader.load(session, list(settings.tags))
+    except tf.errors.OpError as error:
+        session.close()
+        raise RuntimeFailure(Code(error.error_code), error.message) from None
+    except Exception as error:  # a damaged file fails in many ways: DecodeError, KeyError, OSError, …
+        session.close()
+        message = str(error).strip() or type(error).__name__
+        raise LoadFailed(message=f"{folder} cannot be loaded: {message}") from error
+    return SessionModel(session, dict(meta_graph.signature_def.items()))
+
+
+_ONE_AT_A_TIME = threading.Lock()  # graph.as_default and importing are not made for several threads
+
+
+def _config(settings: RuntimeSettings) -> Any:
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto()
+    if settings.session_config:
+        config.MergeFromString(settings.session_config)
+    if settings.session_parallelism:
+        config.intra_op_parallelism_threads = settings.session_parallelism
+        config.inter_op_parallelism_threads = settings.session_parallelism
+    if settings.intra_op_parallelism:
+        config.intra_op_parallelism_threads = settings.intra_op_parallelism
+    if settings.inter_op_parallelism:
+        config.inter_op_parallelism_threads = settings.inter_op_parallelism
+    if settings.gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = settings.gpu_memory_fraction
+    return config
+
+
+def _signature(name: str, proto: Any) -> Signature:
+    return Signature(
+        name=name,
+        method_name=proto.method_name,
+        inputs={alias: info.name for alias, info in sorted(proto.inputs.items())},
+        outputs={alias: info.name for alias, info in sorted(proto.outputs.items())},
+        dtypes={alias: info.dtype for alias, info in proto.inputs.items()},
+        shapes={alias: _shape(info.tensor_shape) for alias, info in proto.inputs.items()},
+        defaults={alias: _default(alias, value) for alias, value in proto.defaults.items()},
+    )
+
+
+def _shape(shape: Any) -> tuple[int, ...] | None:
+    return None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
+
+
+def _default(alias: str, value: Any) -> Array:
+    try:
+        return to_array(value)
+    except TensorError as error:
+        raise LoadFailed(message=f"The default of input {alias} is no tensor: {error}") from error
