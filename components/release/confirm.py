@@ -1,0 +1,61 @@
+"""The last step: a published version is served and gives the golden answers; then it is the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.artifacts import Confirmation, GoldenRequests, Publication
+from components.errors import StepError
+from components.release import golden as golden_requests
+from components.release.golden import WrongAnswer
+from components.release.publish import withdraw
+
+if TYPE_CHECKING:
+    from components.release.registry import Registry
+    from serving.client import Client
+
+
+def confirm(
+    client: Client,
+    golden: GoldenRequests,
+    publication: Publication,
+    base: Path,
+    registry: Registry,
+    *,
+    max_difference: float,
+    timeout_s: float = 60.0,
+) -> Confirmation:
+    """Ask a server for the published version, then move the champion's alias to it.
+
+    client: of any server that watches `base`, asking the model that was published: the rehearsal's own
+    (Rehearsals.serve), or that of a running `pergola serve`.
+    Raises StepError when the version is not there in time or answers otherwise; it is withdrawn then,
+    from the folder and in the registry, and the champion stays what it was.
+    """
+    model, version = publication.model, publication.version
+    try:
+        difference = served_difference(client.at(version=version), golden, version, timeout_s)
+        if difference > max_difference:
+            raise WrongAnswer(
+                f"its probabilities are up to {difference:.2g} away, allowed is {max_difference:g}"
+            )
+    except Exception as error:
+        withdraw(base, model, version)
+        champion = registry.withdraw(model, version)
+        now = f"Version {champion} stays the champion." if champion else "There is no champion."
+        raise StepError(
+            f"Version {version} of '{model}' was published but could not be confirmed, so it was withdrawn: "
+            f"{error}. {now}"
+        ) from error
+    previous = registry.promote(model, version)
+    return Confirmation(model=model, version=version, previous=previous, max_difference=difference)
+
+
+def served_difference(client: Client, golden: GoldenRequests, version: int, timeout_s: float) -> float:
+    """How far a server's answers are from the golden ones. Waits for the version; see golden.ask."""
+    client.wait_until_available(timeout_s=timeout_s)
+    answers = golden_requests.ask(client, golden)
+    if answers.version != version:
+        raise WrongAnswer(f"version {answers.version} answered, wanted {version}")
+    return answers.max_difference

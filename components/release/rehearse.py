@@ -1,0 +1,131 @@
+"""A model is tried in a real server before anyone depends on it.
+
+with Rehearsals(RehearseSettings()) as rehearsals:
+    rehearsals.start()                                        # returns at once
+    rehearsal = rehearsals.rehearse(saved_model, golden, out)
+    client = rehearsals.serve(base, "leaves", 3)              # the same process, the published folder
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from components import records
+from components.artifacts import GoldenRequests, Rehearsal
+from components.errors import InputError
+from components.records import setting
+from components.release import golden as golden_requests
+from components.release.golden import Answers, WrongAnswer
+from components.release.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from serving.client import Client
+
+log = logging.getLogger(__name__)
+
+CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True)
+class RehearseSettings:
+    """How a model is tried in a real server."""
+
+    timeout_s: float = setting(
+        120.0, "seconds that the server may take to start, and again to load a model", low=1, high=3600
+    )
+    rounds: int = setting(3, "times that each golden request is sent alone", low=1, high=1000)
+
+
+class Rehearsals:
+    """Holds the server's process for as many rehearsals and confirmations as there are."""
+
+    def __init__(self, settings: RehearseSettings) -> None:
+        self._settings = settings
+        self._server = ServerProcess(start_timeout_s=settings.timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the server. Returns at once; it loads TensorFlow meanwhile."""
+        self._server.start()
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.stop()
+
+    def rehearse(
+        self, saved_model: Path, golden: GoldenRequests, out: Path, *, timing: Path | None = None
+    ) -> Rehearsal:
+        """Have a server load the model and answer the golden requests; writes rehearsal.json.
+
+        A model that does not load, answers with an error or brings the server down gives `ok` False
+        and the reason.  timing: a file for the latencies, which differ from run to run, as JSON.
+        Raises StepError when the server itself does not start.
+        """
+        if not (saved_model / "saved_model.pb").is_file():
+            raise InputError(f"{saved_model} is no SavedModel: it has no saved_model.pb.")
+        self._server.start()
+        base = self._server.folder / "models" / CANDIDATE
+        base.mkdir(parents=True, exist_ok=True)
+        link = base / "1"
+        link.unlink(missing_ok=True)
+        os.symlink(saved_model.absolute(), link, target_is_directory=True)
+        rehearsal, answers = self._try(base, golden, saved_model)
+        rehearsal.save(out)
+        if answers is not None:
+            _tell(answers, timing)
+        return rehearsal
+
+    def serve(self, base: Path, model: str, version: int) -> Client:
+        """A client of the server, which now serves this version of the published folder.
+
+        Raises ClientError when it does not load, StepError when the server does not start.
+        """
+        from serving.client import ServedModel
+
+        client = self._server.client(model, version, timeout_s=self._settings.timeout_s)
+        try:
+            client.reload([ServedModel(model, str((base / model).absolute()), versions=[version])])
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _try(self, base: Path, golden: GoldenRequests, saved_model: Path) -> tuple[Rehearsal, Answers | None]:
+        from serving.client import ClientError
+
+        self._server.client(CANDIDATE).close()  # a server that does not start is not the model's fault
+        try:
+            with self.serve(base.parent, CANDIDATE, 1) as client:
+                answers = golden_requests.ask(client, golden, rounds=self._settings.rounds)
+        except (ClientError, WrongAnswer) as error:
+            reason = self._reason(error).replace(str(base.parent.parent), "").replace(str(saved_model), "")
+            return Rehearsal(ok=False, reason=reason, num_requests=0, max_difference=0.0), None
+        return Rehearsal(True, "", answers.num_requests, answers.max_difference), answers
+
+    def _reason(self, error: Exception) -> str:
+        if self._server.status is None:
+            return str(error)
+        log.warning("the model server died, its last lines:\n%s", self._server.last_lines())
+        return f"the model brought the server down (exit status {self._server.status})"
+
+
+def _tell(answers: Answers, timing: Path | None) -> None:
+    figures = {
+        "requests": len(answers.latencies_ms),
+        "p50_ms": round(answers.percentile_ms(50), 3),
+        "p95_ms": round(answers.percentile_ms(95), 3),
+        "max_ms": round(max(answers.latencies_ms), 3),
+    }
+    log.info("rehearsal %s", " ".join(f"{key}={value}" for key, value in figures.items()))
+    if timing is not None:
+        records.write_atomic(timing, json.dumps(figures, indent=1) + "\n")
