@@ -14,11 +14,13 @@ import grpc
 
 _NEVER_SENT = (
     "failed to connect to all addresses",
+    "connections to all backends failing",
     "DNS resolution failed",
     "Name resolution",
     "empty address",
 )
 _CUT = ("Stream removed", "Received RST_STREAM", "Socket closed", "Connection reset")
+_OURS = ("Locally cancelled", "Channel closed")  # as against a server that shut down
 _LAST_CHANCE_S = 0.01  # with less time left, no try can succeed
 
 
@@ -60,6 +62,8 @@ def may_retry(error: grpc.RpcError, idempotent: bool) -> bool:
         return code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT)
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
         return details.startswith(_CUT)
+    if code is grpc.StatusCode.CANCELLED:
+        return not details.startswith(_OURS)
     return code is grpc.StatusCode.UNAVAILABLE
 
 
