@@ -67,7 +67,8 @@ class FolderFiles:
             os.fsync(writer.fileno())
 
     def publish(self, folder: Path, model: str, version: int, sums: Mapping[str, str]) -> None:
-        publish.publish(folder, self._root, model, version)
+        with self._said(), self._locked(self._root / model):
+            publish.publish(folder, self._root, model, version)
 
     def remove(self, key: str) -> None:
         target = self._root / key

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ class ObjectFiles:
         self._root = ("/" if kind == "memory" else "") + path.strip("/")
         self._fs = _filesystem(kind)
         self._probed: bool | None = None
+        self._has_bucket = kind == "memory"
 
     @property
     def guarded(self) -> bool:
@@ -48,6 +50,7 @@ class ObjectFiles:
             try:
                 entries = self._fs.ls(self._at(key), detail=True, refresh=True)
             except FileNotFoundError:
+                self._require_bucket()
                 return []
         return [str(e["name"]).rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"]
 
@@ -55,7 +58,11 @@ class ObjectFiles:
         """The tag is taken first: if the object changes in between, a write with the tag is refused."""
         with self._said():
             self._fs.invalidate_cache()
-            info = self._fs.info(self._at(key))
+            try:
+                info = self._fs.info(self._at(key))
+            except FileNotFoundError:
+                self._require_bucket()
+                raise
             if info["type"] == "directory":
                 raise FileNotFoundError(key)
             if int(info["size"] or 0) > limit:
@@ -84,6 +91,7 @@ class ObjectFiles:
         key = f"{model}/{version}"
         for name in sorted(sums, key=lambda name: (name in GRAPHS, name)):
             with self._said():
+                self._require_bucket()
                 self._fs.put_file(str(folder / name), f"{self._at(key)}/{name}")
         try:
             self.replace(f"{key}/{CHECKSUMS}", format_checksums(sums), None)
@@ -100,6 +108,16 @@ class ObjectFiles:
 
     def _at(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
+
+    def _require_bucket(self) -> None:
+        """A missing bucket is a mistake in the address; a missing key in it is no news."""
+        if self._has_bucket:
+            return
+        try:
+            self._fs.ls(self._root.split("/")[0])
+        except FileNotFoundError:
+            raise StoreError(f"There is no bucket for {self.uri}: make it, or correct the address.") from None
+        self._has_bucket = True
 
     def _write_if(self, key: str, content: bytes, tag: Any) -> None:
         """Write if the object still has this tag (None: if it does not exist). Raises Conflict otherwise."""
@@ -147,13 +165,15 @@ class ObjectFiles:
             raise
         except PermissionError as error:
             raise StoreError(
-                f"No right to use the model store {self.uri}: {error}. Check its credentials."
+                f"No right to use the model store {self.uri}: {_words(error)}. Check its credentials."
             ) from error
         except Exception as error:  # each cloud has a hierarchy of its own
             raise StoreError(f"The model store {self.uri} cannot be used: {_words(error)}.") from error
 
 
 def _filesystem(kind: str) -> Any:
+    # A look at the bucket's layout by gRPC, with credentials of its own, that a store has no use for.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec
 
@@ -189,6 +209,6 @@ def _is_refusal(error: BaseException | None) -> bool:
     return False
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.rstrip(".")[:300]
