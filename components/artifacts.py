@@ -174,6 +174,7 @@ class Augmentation(Record):
 
     policy: Mapping[str, float]
     extra: Part | None = None
+    why: str = ""  # why pictures are mirrored, or are not, in one sentence
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class Training(Record):
     history: tuple[Mapping[str, float], ...]  # one an epoch: loss, accuracy, val_loss, val_accuracy, …
     precision: str  # "float32", "mixed_bfloat16"
     seed: int
+    aspect: str = "stretch"  # what becomes of other aspects, see components/data/images.py
 
 
 @dataclass(frozen=True)

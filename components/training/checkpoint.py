@@ -1,0 +1,96 @@
+"""Training as it stands, on disk: written whole or not at all, so that a kill at any moment costs little.
+
+state.npz          variables of network, optimiser and metrics, and the state as JSON
+best-00007.npz     weights of the best epoch so far
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components import records
+
+_STATE = "state.npz"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands, apart from the variables."""
+
+    fingerprint: str  # of data, settings and code: a checkpoint of another run is not used
+    step: int = 0  # done, counted from the start of training
+    epochs: int = 0  # planned
+    history: tuple[Mapping[str, float], ...] = ()
+    best_epoch: int = 0  # 1-based; 0: none yet
+    seconds: float = field(default=0.0)  # of training so far, in all attempts
+
+    def with_epoch(self, metrics: Mapping[str, float], *, is_best: bool) -> State:
+        """With one more finished epoch."""
+        best = len(self.history) + 1 if is_best else self.best_epoch
+        return replace(self, history=(*self.history, metrics), best_epoch=best)
+
+
+class Checkpoint:
+    """A folder that holds the last state and the best weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, fingerprint: str) -> tuple[State, list[NDArray[Any]]] | None:
+        """The last state and its variables, or None when there is none of this run."""
+        try:
+            with np.load(self._folder / _STATE, allow_pickle=False) as file:
+                data = json.loads(str(file["state"]))
+                if data.get("fingerprint") != fingerprint:
+                    return None
+                variables = [file[f"v{k}"] for k in range(len(file.files) - 1)]
+        except (FileNotFoundError, ValueError, KeyError, OSError, zipfile.BadZipFile):
+            return None
+        state = records.from_dict(State, data, str(self._folder / _STATE))
+        return (
+            (state, variables) if self._best_path(state.best_epoch).exists() or not state.best_epoch else None
+        )
+
+    def save(self, state: State, variables: Sequence[Any]) -> None:
+        """Replace the last state, then forget weights that are no longer the best."""
+        text = json.dumps(records.to_dict(state))
+        arrays = {f"v{k}": np.asarray(value) for k, value in enumerate(variables)}
+        _write(self._folder / _STATE, {"state": np.array(text), **arrays})
+        for path in self._folder.glob("best-*.npz"):
+            if path != self._best_path(state.best_epoch):
+                path.unlink(missing_ok=True)
+
+    def save_best(self, epoch: int, weights: Sequence[NDArray[Any]]) -> None:
+        """Keep the weights of an epoch; the state that names it is to be saved next."""
+        _write(self._best_path(epoch), {f"v{k}": value for k, value in enumerate(weights)})
+
+    def load_best(self, epoch: int) -> list[NDArray[Any]]:
+        """What `save_best` kept."""
+        with np.load(self._best_path(epoch), allow_pickle=False) as file:
+            return [file[f"v{k}"] for k in range(len(file.files))]
+
+    def remove(self) -> None:
+        """Delete everything: training is done."""
+        for path in self._folder.glob("*"):
+            path.unlink(missing_ok=True)
+        if self._folder.exists():
+            os.rmdir(self._folder)
+
+    def _best_path(self, epoch: int) -> Path:
+        return self._folder / f"best-{epoch:05d}.npz"
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    records.write_atomic(path, content.getvalue())

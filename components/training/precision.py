@@ -1,0 +1,56 @@
+"""In which numbers to compute: bfloat16 where the hardware has it, since it trains almost twice as fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "mixed_bfloat16"
+CHOICES = (AUTO, FLOAT32, BFLOAT16)
+
+_FAST_ON_CPU = ("amx_bf16", "avx512_bf16")
+_FIRST_CAPABILITY = 8  # NVIDIA Ampere
+
+
+def choose(asked: str) -> tuple[str, str]:
+    """The dtype policy for this machine, and why."""
+    if asked != AUTO:
+        return asked, "the settings ask for it"
+    capability = _gpu_capability()
+    if capability is not None:
+        fast = capability >= _FIRST_CAPABILITY
+        return (BFLOAT16 if fast else FLOAT32), f"the GPU's compute capability is {capability}"
+    found = [flag for flag in _FAST_ON_CPU if flag in _cpu_flags()]
+    return (BFLOAT16, f"the CPU has {found[0]}") if found else (FLOAT32, "the CPU has no bfloat16 units")
+
+
+@contextmanager
+def policy(name: str) -> Iterator[None]:
+    """Layers made inside compute under this dtype policy."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _gpu_capability() -> int | None:
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        return None
+    details = tf.config.experimental.get_device_details(devices[0])
+    return int(details.get("compute_capability", (0, 0))[0])

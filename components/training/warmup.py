@@ -1,0 +1,50 @@
+"""Warm-up requests, which a server answers before a version becomes available: no caller waits for it.
+
+TensorFlow Serving reads `assets.extra/tf_serving_warmup_requests`, a TFRecord file of PredictionLog.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import TRAIN, Part, Shards
+from serving import contract
+
+PLACE = ("assets.extra", "tf_serving_warmup_requests")
+BATCHES = (1, 4)  # a single picture, and several at once
+
+
+def write(shards_folder: Path, shards: Shards, saved_model: Path) -> Path:
+    """Put a few training pictures into the SavedModel as requests, and say where."""
+    import tensorflow as tf
+
+    pictures = encoded_pictures(shards_folder, shards.parts[TRAIN], sum(BATCHES))
+    path = saved_model.joinpath(*PLACE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for size in BATCHES:
+            batch, pictures = pictures[:size], pictures[size:]
+            if batch:
+                writer.write(_log(batch).SerializeToString())
+    return path
+
+
+def encoded_pictures(folder: Path, part: Part, num_images: int) -> list[bytes]:
+    """The first encoded pictures of a part."""
+    import tensorflow as tf
+
+    files = [str(folder / name) for name in part.files]
+    records = tf.data.TFRecordDataset(files).take(num_images).as_numpy_iterator()
+    examples = [tf.train.Example.FromString(record) for record in records]
+    return [example.features.feature["image"].bytes_list.value[0] for example in examples]
+
+
+def _log(batch: list[bytes]) -> Any:
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = contract.SERVING_DEFAULT
+    request.inputs[contract.IMAGE].CopyFrom(tf.make_tensor_proto(batch, tf.string, [len(batch)]))
+    return prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
