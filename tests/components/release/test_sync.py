@@ -1,4 +1,4 @@
-"""The sync beside a server: real folders, a real status server, a stand-in only for TensorFlow Serving's status."""
+"""The sync beside a server: real folders, a real status page, a stand-in for TensorFlow Serving's status."""
 
 import http.server
 import json
