@@ -1,0 +1,91 @@
+"""Vectors of pictures: known answers, bad answers of the network, real weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from components.data import embeddings
+from components.errors import InputError, StepError
+from tests.support import pictures
+
+WEIGHTS = Path("../shared/data/weights")
+NETWORKS = {
+    "MobileNetV2": WEIGHTS / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    "MobileNet": WEIGHTS / "mobilenet_2_5_224_tf_no_top.h5",
+}
+
+
+def mean_colour(encoded: list[bytes]) -> np.ndarray:
+    return np.array([[len(data), data[0]] for data in encoded], np.float32)
+
+
+def test_embed_all_keeps_the_order_over_batches():
+    found = embeddings.embed_all((bytes([i]) * (i + 1) for i in range(7)), mean_colour, batch_size=3)
+    assert found.tolist() == [[i + 1, i] for i in range(7)]
+    assert found.dtype == np.float32
+
+
+def test_embed_all_refuses_wrong_shapes_nan_and_nothing():
+    with pytest.raises(StepError, match=r"shape \(1, 2\) for 3 pictures"):
+        embeddings.embed_all([b"a", b"b", b"c"], lambda batch: np.zeros((1, 2), np.float32))
+    with pytest.raises(StepError, match="finite"):
+        embeddings.embed_all([b"a"], lambda batch: np.full((1, 2), np.nan, np.float32))
+    with pytest.raises(InputError, match="no pictures"):
+        embeddings.embed_all([], mean_colour)
+
+
+def test_plain_embed_knows_an_edge_by_its_angle():
+    side = np.zeros((64, 64), np.uint8)
+    side[:, 32:] = 255
+    vectors = embeddings.plain_embed([pictures.png(side), pictures.png(side.T)])
+    assert vectors.shape == (2, 1956)
+    shapes = vectors[:, :1764].reshape(2, 7, 7, 4, 9).sum(axis=(1, 2, 3))
+    assert np.argsort(shapes[0])[-2:].tolist() == [0, 8]  # a gradient across lies between the first and last
+    assert shapes[1].argmax() == 4  # and one down in the middle
+
+
+def test_plain_embed_holds_the_colours():
+    red = np.zeros((10, 20, 3), np.uint8)
+    red[..., 0] = 255
+    vector = embeddings.plain_embed([pictures.png(red)])[0]
+    assert np.abs(vector[:1764]).max() == 0
+    assert vector[1764:].reshape(-1, 3).mean(axis=0).tolist() == [1, -1, -1]
+
+
+def test_plain_embed_lays_alike_pictures_together():
+    encoded = [pictures.png(pictures.pixels(label, i)) for label in range(3) for i in range(8)]
+    vectors = embeddings.plain_embed(encoded)
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2) + 1e9 * np.eye(24)
+    assert np.mean(distances.argmin(axis=1) // 8 == np.arange(24) // 8) > 0.8
+
+
+def test_principal_gives_what_scikit_learn_gives():
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(200, 10)) @ rng.normal(size=(10, 10)) + 5
+    ours = embeddings.principal(data, 4)
+    theirs = PCA(4).fit_transform(data)
+    theirs /= np.sqrt((theirs**2).sum(axis=1).mean())
+    assert np.allclose(np.abs(ours), np.abs(theirs), atol=1e-4)
+    assert embeddings.principal(np.ones((5, 3)), 2).tolist() == np.zeros((5, 2)).tolist()
+
+
+def test_keras_embed_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="'ResNet9' is not known"):
+        embeddings.keras_embed(tmp_path / "w.h5", "ResNet9")
+    with pytest.raises(InputError, match=r"w\.h5 are missing"):
+        embeddings.keras_embed(tmp_path / "w.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="needs the weights in ../shared/data/weights")
+@pytest.mark.parametrize(("network", "width"), [("MobileNetV2", 1280), ("MobileNet", 256)])
+def test_keras_embed_reads_real_weights(network, width):
+    embed = embeddings.keras_embed(NETWORKS[network], network)
+    encoded = [pictures.jpeg(pictures.pixels(i % 3, i, size=64)) for i in range(4)]
+    found = embed(encoded)
+    assert found.shape == (4, width) and found.std() > 0.1
+    other = next(path for name, path in NETWORKS.items() if name != network)
+    with pytest.raises(InputError, match=f"not those of {network}"):
+        embeddings.keras_embed(other, network)
