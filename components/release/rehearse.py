@@ -46,6 +46,7 @@ class Rehearsals:
 
     def __init__(self, settings: RehearseSettings) -> None:
         self._settings = settings
+        self._count = 0
         self._server = ServerProcess(start_timeout_s=settings.timeout_s)
 
     def __enter__(self) -> Self:
@@ -74,12 +75,11 @@ class Rehearsals:
         if not (saved_model / "saved_model.pb").is_file():
             raise InputError(f"{saved_model} is no SavedModel: it has no saved_model.pb.")
         self._server.start()
-        base = self._server.folder / "models" / CANDIDATE
-        base.mkdir(parents=True, exist_ok=True)
-        link = base / "1"
-        link.unlink(missing_ok=True)
+        self._count += 1  # a number is never used twice: the server would keep what it has under it
+        link = self._server.folder / "models" / CANDIDATE / str(self._count)
+        link.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(saved_model.absolute(), link, target_is_directory=True)
-        rehearsal, answers = self._try(base, golden, saved_model)
+        rehearsal, answers = self._try(link, golden)
         rehearsal.save(out)
         if answers is not None:
             _tell(answers, timing)
@@ -95,26 +95,28 @@ class Rehearsals:
         client = self._server.client(model, version, timeout_s=self._settings.timeout_s)
         try:
             client.reload([ServedModel(model, str((base / model).absolute()), versions=[version])])
+            client.wait_until_available(poll_s=0.02)
         except BaseException:
             client.close()
             raise
         return client
 
-    def _try(self, base: Path, golden: GoldenRequests, saved_model: Path) -> tuple[Rehearsal, Answers | None]:
+    def _try(self, link: Path, golden: GoldenRequests) -> tuple[Rehearsal, Answers | None]:
         from serving.client import ClientError
 
         self._server.client(CANDIDATE).close()  # a server that does not start is not the model's fault
         try:
-            with self.serve(base.parent, CANDIDATE, 1) as client:
+            with self.serve(link.parents[1], CANDIDATE, int(link.name)) as client:
                 answers = golden_requests.ask(client, golden, rounds=self._settings.rounds)
         except (ClientError, WrongAnswer) as error:
-            reason = self._reason(error).replace(str(base.parent.parent), "").replace(str(saved_model), "")
-            return Rehearsal(ok=False, reason=reason, num_requests=0, max_difference=0.0), None
+            return Rehearsal(False, self._reason(error, link), num_requests=0, max_difference=0.0), None
         return Rehearsal(True, "", answers.num_requests, answers.max_difference), answers
 
-    def _reason(self, error: Exception) -> str:
+    def _reason(self, error: Exception, link: Path) -> str:
+        """What went wrong, without the names of folders that live only as long as the server."""
         if self._server.status is None:
-            return str(error)
+            text = str(error).replace(str(link.resolve()), "the model").replace(str(link), "the model")
+            return text.replace(str(self._server.folder), "")
         log.warning("the model server died, its last lines:\n%s", self._server.last_lines())
         return f"the model brought the server down (exit status {self._server.status})"
 
