@@ -1,0 +1,234 @@
+"""How the client reaches a server: addresses, TLS, tokens, keep-alive."""
+
+import grpc
+import pytest
+
+from serving.channel import Connection, Tls, target_of
+from serving.client import Client, InvalidInput, NotAllowed, Unavailable
+from serving.retry import Retry, may_retry
+from tests.support.certificates import Authority
+from tests.support.scripted_server import ScriptedServer
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def credentials(authority: Authority, *, mutual: bool = False) -> grpc.ServerCredentials:
+    certificate, key = authority.issue("server.test")
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())],
+        root_certificates=authority.ca.read_bytes() if mutual else None,
+        require_client_auth=mutual,
+    )
+
+
+def ask(server: ScriptedServer, connection: Connection, timeout_s: float = 5.0) -> int:
+    with Client(server.address, model="leaves", timeout_s=timeout_s, connection=connection) as client:
+        return client.predict({"image": [b"a"]}).version
+
+
+def test_tls_trusts_the_given_authority_and_no_other(authority, tmp_path):
+    with ScriptedServer(credentials=credentials(authority)) as server:
+        assert ask(server, Connection(tls=Tls(ca=authority.ca))) == 1
+        stranger = Authority(tmp_path)
+        with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate|handshake"):
+            ask(server, Connection(tls=Tls(ca=stranger.ca)), timeout_s=0.7)
+
+
+def test_tls_checks_the_name_that_the_certificate_must_carry(authority):
+    with ScriptedServer(credentials=credentials(authority)) as server:
+        assert ask(server, Connection(tls=Tls(ca=authority.ca, server_name="server.test"))) == 1
+        with pytest.raises(Unavailable):
+            ask(server, Connection(tls=Tls(ca=authority.ca, server_name="other.test")), timeout_s=0.7)
+
+
+def test_mutual_tls_shows_who_is_asking(authority):
+    certificate, key = authority.issue("caller")
+    with ScriptedServer(credentials=credentials(authority, mutual=True)) as server:
+        assert ask(server, Connection(tls=Tls(authority.ca, certificate, key))) == 1
+        with pytest.raises(Unavailable):
+            ask(server, Connection(tls=Tls(authority.ca)), timeout_s=0.7)
+
+
+@pytest.mark.parametrize("problem", ["missing", "no PEM", "half a pair"])
+def test_tls_files_that_cannot_be_used_are_named(authority, tmp_path, problem):
+    certificate, _ = authority.issue("caller")
+    (tmp_path / "ca.txt").write_text("not a certificate")
+    tls, words = {
+        "missing": (Tls(tmp_path / "no.pem"), "cannot read .*no.pem: No such file"),
+        "no PEM": (Tls(tmp_path / "ca.txt"), "ca.txt is no PEM file"),
+        "half a pair": (Tls(authority.ca, certificate), "certificate and key come together"),
+    }[problem]
+    with pytest.raises(InvalidInput, match=words):
+        Client("localhost:8500", model="leaves", connection=Connection(tls=tls))
+
+
+def test_token_goes_with_every_call_and_may_change(authority):
+    tokens = iter(["first", "second"])
+    connection = Connection(
+        tls=Tls(ca=authority.ca), token=lambda: next(tokens), metadata=(("x-team", "botany"),)
+    )
+    with ScriptedServer(credentials=credentials(authority)) as server:
+        with Client(server.address, model="leaves", connection=connection) as client:
+            client.predict({"image": [b"a"]})
+            client.status()
+        sent = [(call["authorization"], call["x-team"]) for call in server.metadata]
+    assert sent == [("Bearer first", "botany"), ("Bearer second", "botany")]
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("models.example:8500", False),
+        ("dns:///models.example:8500", False),
+        (["10.0.0.1:8500", "127.0.0.1:8500"], False),
+        ("localhost:8500", True),
+        ("dns:///localhost:8500", True),
+        ("127.0.0.1:8500", True),
+        ("unix:/run/models.sock", True),
+    ],
+)
+def test_token_never_travels_in_the_open(address, allowed):
+    if allowed:
+        Client(address, model="leaves", connection=Connection(token="secret")).close()
+        return
+    with pytest.raises(InvalidInput, match=r"would travel to .* unencrypted"):
+        Client(address, model="leaves", connection=Connection(token="secret"))
+    Client(address, model="leaves", connection=Connection(token="secret", plain_token=True)).close()
+
+
+def test_refused_token_says_so(authority):
+    with ScriptedServer() as server:
+        server.failures = [(grpc.StatusCode.UNAUTHENTICATED, "token expired")]
+        with pytest.raises(NotAllowed, match=r"token expired\. Check the token"):
+            ask(server, Connection())
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("localhost:8500", "localhost:8500"),
+        ("dns:///leaves.models.svc:8500", "dns:///leaves.models.svc:8500"),
+        ("unix:///run/models.sock", "unix:///run/models.sock"),
+        ("[::1]:8500", "[::1]:8500"),
+        (["localhost:8500"], "localhost:8500"),
+        (["10.0.0.1:1", "10.0.0.2:2"], "ipv4:10.0.0.1:1,10.0.0.2:2"),
+        (["[::1]:1", "[::2]:2"], "ipv6:[::1]:1,[::2]:2"),
+    ],
+)
+def test_target_of_addresses(address, target):
+    assert target_of(address) == target
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://localhost:8501", "address of a REST server"),
+        ("localhost", "is no address. Wanted host:port"),
+        ("localhost:", "is no address"),
+        ("localhost:99999", "is no address"),
+        (":8500", "is no address"),
+        ("", "is no address"),
+        ([], "No address"),
+        (["10.0.0.1:1", "[::1]:1"], "IP addresses of one family"),
+        (["a.example:1", "b.example:1"], "one name that stands for all servers"),
+    ],
+)
+def test_target_refuses_what_is_no_address(address, words):
+    with pytest.raises(InvalidInput, match=words):
+        target_of(address)
+
+
+def test_message_limit_is_one_that_protobuf_can_hold():
+    with pytest.raises(InvalidInput, match="wanted 1 to 2047"):
+        Connection(max_message_mib=4096)
+
+
+def test_keepalive_notices_a_server_that_went_silent():
+    """A server process that is stopped holds its connection open; the probe finds out."""
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    code = """
+import time
+from tests.support.scripted_server import ScriptedServer
+server = ScriptedServer()
+print(server.address, flush=True)
+time.sleep(60)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        address = child.stdout.readline().strip()
+        connection = Connection(keepalive_s=1.0, keepalive_timeout_s=0.5)
+        retry = Retry(max_attempts=1)
+        with Client(address, model="leaves", timeout_s=30, retry=retry, connection=connection) as client:
+            client.predict({"image": [b"a"]})
+            os.kill(child.pid, signal.SIGSTOP)
+            started = time.monotonic()
+            with pytest.raises(Unavailable, match="ping timeout"):
+                client.predict({"image": [b"a"]})
+            assert time.monotonic() - started < 10
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_pauses_grow_are_random_and_end():
+    retry = Retry(max_attempts=5, first_pause_s=0.1, max_pause_s=1.0)
+    longest = [retry.pause_s(n, remaining_s=100, draw=lambda: 1.0) for n in range(1, 6)]
+    assert longest == [0.2, 0.4, 0.8, 1.0, None]
+    assert retry.pause_s(1, remaining_s=100, draw=lambda: 0.0) == 0.0
+    assert retry.pause_s(4, remaining_s=0.5, draw=lambda: 1.0) == 0.5
+    assert retry.pause_s(1, remaining_s=0.001) is None
+
+
+class Failed(grpc.RpcError, grpc.Call):
+    """A failed call, as gRPC hands it out."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self._code, self._details = code, details
+
+    def code(self):
+        return self._code
+
+    def details(self):
+        return self._details
+
+    def initial_metadata(self): ...
+    def trailing_metadata(self): ...
+    def is_active(self): ...
+    def time_remaining(self): ...
+    def cancel(self): ...
+    def add_callback(self, callback): ...
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "again", "reload_again"),
+    [
+        ("UNAVAILABLE", "Socket closed", True, False),
+        ("UNAVAILABLE", "queue is full", True, False),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: …", True, True),
+        ("UNAVAILABLE", "connections to all backends failing; last error: …", True, True),
+        ("UNAVAILABLE", "DNS resolution failed for x", True, True),
+        ("UNKNOWN", "Stream removed", True, False),
+        ("INTERNAL", "Received RST_STREAM with error code 2", True, False),
+        ("INTERNAL", "the model broke", False, False),
+        ("CANCELLED", "CANCELLED", True, False),
+        ("CANCELLED", "Locally cancelled by application!", False, False),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", False, False),
+        ("NOT_FOUND", "Servable not found", False, False),
+        ("RESOURCE_EXHAUSTED", "too large", False, False),
+    ],
+)
+def test_only_what_may_help_and_cannot_harm_is_sent_again(code, details, again, reload_again):
+    error = Failed(grpc.StatusCode[code], details)
+    assert may_retry(error, idempotent=True) is again
+    assert may_retry(error, idempotent=False) is reload_again
+    assert not may_retry(grpc.RpcError(), idempotent=True)
