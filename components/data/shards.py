@@ -1,0 +1,183 @@
+"""The pictures of each part in TFRecord files, ready for training, and what training has to know of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components import digest, progress
+from components.artifacts import PARTS, Manifest, Part, Shards, Split
+from components.data import tfrecord
+from components.data.disk import explained
+from components.data.probe import pillow_as_is
+from components.data.sources import Source
+from components.errors import StepError
+from components.records import setting
+from serving.images import prepare
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_GREY = ("1", "L", "LA", "La")  # and all whose name begins with "I"
+_NO_LIMIT = 1 << 62  # the scan has refused what is too large
+_WORTH_PROCESSES = 2000  # pictures; fewer are written before other processes have started
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How the pictures are packed."""
+
+    shard_bytes: int = setting(64_000_000, "about so many bytes a file", low=1_000)
+    shard_images: int = setting(4096, "at most so many pictures a file", low=1)
+    workers: int = setting(0, "processes that write files; 0: one a core", low=0, high=1024)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One file to write: its rows are (path, id, index of the label)."""
+
+    file: Path
+    rows: list[tuple[str, str, int]]
+
+
+def write_shards(
+    source: Source,
+    manifest_folder: Path,
+    split_folder: Path,
+    out: Path,
+    settings: ShardSettings,
+    *,
+    progress: progress.Progress = progress.silent,
+) -> Shards:
+    """The pictures of a split as TFRecord files in `out`, with their index.
+
+    Each picture is what serving.images.prepare makes of its file. Records lie in the order of their ids, which
+    are hashes, so every file is a fair sample of its part. Equal input gives equal bytes.
+    Raises StepError for a file that changed since the scan or cannot be prepared, or for a full disk.
+    """
+    rows = _joined(manifest_folder, split_folder)
+    labels = tuple(sorted(rows["label"].unique()))
+    parts = {part: _files(rows[rows["part"] == part], part, settings) for part in PARTS}
+    places = {label: place for place, label in enumerate(labels)}
+    with explained(out), progress(total=len(rows), desc="shards", unit=" pictures") as bar:
+        out.mkdir(parents=True, exist_ok=True)
+        tasks = (_task(out / file, some, places) for files in parts.values() for file, some in files)
+        for done in _written(source, tasks, settings.workers, len(rows)):
+            bar.update(done)
+        shards = _index(rows, labels, {part: [file for file, _ in files] for part, files in parts.items()})
+        shards.save(out)
+    return shards
+
+
+def _joined(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
+    """A row a picture of the split, in order of id, with the columns of both tables that matter here."""
+    columns = ["path", "mode", "width", "height", "bytes"]
+    manifest = Manifest.table(manifest_folder, columns=columns)
+    split = Split.table(split_folder, columns=["id", "path", "label", "part"])
+    rows = split.merge(manifest, on="path", how="left", validate="one_to_one")
+    if rows["width"].isna().any():
+        raise StepError(
+            f"The split in '{split_folder}' is not of the manifest in '{manifest_folder}': run again."
+        )
+    return rows.sort_values("id", ignore_index=True)
+
+
+def _files(rows: pd.DataFrame, part: str, settings: ShardSettings) -> list[tuple[str, pd.DataFrame]]:
+    """File names with their rows: as many files as needed, with equal numbers of pictures."""
+    by_bytes = int(rows["bytes"].sum()) / settings.shard_bytes
+    count = max(1, math.ceil(by_bytes), math.ceil(len(rows) / settings.shard_images))
+    bounds = [round(i * len(rows) / count) for i in range(count + 1)]
+    return [
+        (f"{part}-{i:05}-of-{count:05}.tfrecord", rows.iloc[bounds[i] : bounds[i + 1]]) for i in range(count)
+    ]
+
+
+def _task(file: Path, rows: pd.DataFrame, places: dict[str, int]) -> _Task:
+    triples = zip(rows["path"].tolist(), rows["id"].tolist(), rows["label"].map(places).tolist(), strict=True)
+    return _Task(file, list(triples))
+
+
+def _written(source: Source, tasks: Iterator[_Task], workers: int, total: int) -> Iterator[int]:
+    """Write the files; gives the number of pictures of each as it is done."""
+    workers = workers or len(os.sched_getaffinity(0))
+    if workers == 1 or total < _WORTH_PROCESSES:
+        yield from (write_file(source, task) for task in tasks)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(write_file, source, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenExecutor:
+            raise StepError(
+                "A process that wrote shards died, most likely of too little memory: lower shards.workers."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def write_file(source: Source, task: _Task) -> int:
+    """One TFRecord file, whole or not at all; gives the number of its pictures."""
+    partial = task.file.with_name(f".{task.file.name}.partial")
+    try:
+        with explained(task.file), pillow_as_is(), open(partial, "wb") as file:
+            for path, id, label in task.rows:
+                image = _prepared(source, path, id)
+                example = tfrecord.example({"image": image, "label": label, "id": id.encode()})
+                file.write(tfrecord.record(example))
+        os.replace(partial, task.file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return len(task.rows)
+
+
+def _prepared(source: Source, path: str, id: str) -> bytes:
+    try:
+        data = source.read(path)
+    except OSError as error:
+        raise StepError(
+            f"'{path}' cannot be read any more ({error.strerror or error}): run again, so that it is "
+            f"scanned anew."
+        ) from None
+    if hashlib.sha256(data).hexdigest() != id:
+        raise StepError(f"'{path}' has changed since it was scanned: run again, so that it is scanned anew.")
+    try:
+        return prepare(data, max_pixels=_NO_LIMIT)
+    except ValueError as error:
+        raise StepError(f"'{path}': {error} Take it out and run again.") from None
+
+
+def _index(rows: pd.DataFrame, labels: tuple[str, ...], files: dict[str, list[str]]) -> Shards:
+    counts = rows.groupby(["part", "label"]).size()
+    parts = {}
+    for part in PARTS:
+        by_label = {label: int(counts.get((part, label), 0)) for label in labels}
+        parts[part] = Part(tuple(files[part]), sum(by_label.values()), by_label)
+    content = rows.sort_values(["part", "id"])[["part", "id", "label"]].itertuples(index=False)
+    return Shards(
+        labels=labels,
+        parts=parts,
+        channels=1 if rows["mode"].map(_is_grey).all() else 3,
+        median_height=int(rows["height"].median()),
+        median_width=int(rows["width"].median()),
+        min_side=int(rows[["height", "width"]].min().min()),
+        max_side=int(rows[["height", "width"]].max().max()),
+        fingerprint=digest.of_rows(_fingerprint(labels, content)),
+    )
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in _GREY or mode.startswith("I")
+
+
+def _fingerprint(labels: tuple[str, ...], content: Any) -> Iterator[tuple[Any, ...]]:
+    yield labels
+    yield from content
