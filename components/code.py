@@ -32,6 +32,15 @@ def of_step(name: str) -> str:
     return digest.hexdigest()
 
 
+def version() -> str:
+    """pergola's version and a digest of all its source, short: which code made something."""
+    digest = hashlib.sha256()
+    for package in OURS:
+        for path in sorted((_path(package) or Path()).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return f"{_version('pergola')}+{digest.hexdigest()[:12]}"
+
+
 def reached(name: str) -> set[str]:
     """Modules of ours that a step's function reaches."""
     _, tree = _parse(STEPS)

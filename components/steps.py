@@ -6,7 +6,227 @@ which is also how components/code.py knows what a step depends on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-def scan() -> None: ...
-def train() -> None: ...
-def export() -> None: ...
+from components import artifacts
+from components.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from components.data.scan import ScanSettings
+    from components.data.shards import ShardSettings
+    from components.data.split import SplitSettings
+    from components.data.validate import ValidateSettings
+    from components.evaluation.evaluate import EvaluateSettings
+    from components.evaluation.gate import GateSettings
+    from components.release.rehearse import Rehearsals
+    from components.training.architectures import ModelSettings
+    from components.training.augment import AugmentSettings
+    from components.training.fit import TrainSettings
+    from serving.client import Client
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the registry keeps of a run."""
+
+    key: str  # by which the run is found again
+    name: str  # of the model
+    params: Mapping[str, Any]  # "section.key" -> value
+    metrics: Mapping[str, float | None]
+    tags: Mapping[str, str]
+    files: Sequence[Path]  # report and records
+    history: Sequence[Mapping[str, float]]  # one an epoch
+
+
+def scan(
+    photos: Path, out: Path, settings: ScanSettings, *, scratch: Path, progress: Progress = silent
+) -> artifacts.Manifest:
+    """Pictures -> manifest. scratch: a folder of ours, kept from run to run."""
+    from components.data.scan import scan as scan_source
+    from components.data.sources import open_source
+
+    return scan_source(open_source(photos, settings, scratch), out, settings, progress=progress)
+
+
+def validate(
+    photos: Path, manifest: Path, out: Path, settings: ValidateSettings, *, scan: ScanSettings, scratch: Path
+) -> artifacts.ValidationReport:
+    """Manifest -> findings and a page that shows them."""
+    from components.data.page import write_page
+    from components.data.sources import open_source
+    from components.data.validate import validate as check
+
+    report = check(manifest, settings)
+    report.save(out)
+    write_page(report, manifest, open_source(photos, scan, scratch), out)
+    return report
+
+
+def split(
+    manifest: Path, validation: Path, out: Path, settings: SplitSettings, *, previous: Path | None = None
+) -> artifacts.Split:
+    """Manifest and findings -> which picture is in which part. previous: the last split of the same data."""
+    from components.data.split import split as assign
+
+    report = artifacts.ValidationReport.load(validation)
+    return assign(manifest, report, out, settings, previous=previous)
+
+
+def shards(
+    photos: Path,
+    manifest: Path,
+    split: Path,
+    out: Path,
+    settings: ShardSettings,
+    *,
+    scan: ScanSettings,
+    scratch: Path,
+    progress: Progress = silent,
+) -> artifacts.Shards:
+    """Pictures, manifest and split -> TFRecord shards."""
+    from components.data.shards import write_shards
+    from components.data.sources import open_source
+
+    source = open_source(photos, scan, scratch)
+    return write_shards(source, manifest, split, out, settings, progress=progress)
+
+
+def augment(shards: Path, out: Path, settings: AugmentSettings, *, seed: int) -> artifacts.Augmentation:
+    """Shards -> how training pictures are varied, and a picture of it."""
+    from components.training.augment import augment as prepare
+
+    return prepare(shards, out, settings, seed=seed)
+
+
+def train(
+    shards: Path,
+    augmentation: Path,
+    out: Path,
+    settings: TrainSettings,
+    *,
+    model: ModelSettings,
+    progress: Progress = silent,
+    on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
+) -> artifacts.Training:
+    """Shards -> a trained network. Goes on from what it left in `out`."""
+    from components.training.fit import fit
+
+    return fit(shards, augmentation, out, model, settings, progress=progress, on_epoch=on_epoch)
+
+
+def export(training: Path, shards: Path, out: Path) -> artifacts.Export:
+    """A trained network -> a SavedModel that takes encoded pictures."""
+    from components.training.export import export as write
+
+    return write(training, shards, out)
+
+
+def evaluate(
+    saved_model: Path,
+    shards: Path,
+    split: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    champion: bool = False,
+    progress: Progress = silent,
+) -> artifacts.Evaluation:
+    """A SavedModel and the test part -> scores. champion: another run's model, with labels of its own."""
+    from components.evaluation.evaluate import evaluate as score
+    from components.evaluation.served import ServedModel
+
+    with ServedModel(saved_model) as model:
+        labels = model.labels() if champion else None
+        return score(model.probabilities, shards, split, out, settings, progress=progress,
+                     model_labels=labels, with_train=not champion)  # fmt: skip
+
+
+def rehearse(
+    rehearsals: Rehearsals, saved_model: Path, evaluation: Path, out: Path, *, timing: Path | None = None
+) -> artifacts.Rehearsal:
+    """A SavedModel -> what a real server answered with it to the golden requests."""
+    golden = artifacts.GoldenRequests.load(evaluation)
+    return rehearsals.rehearse(saved_model, golden, out, timing=timing)
+
+
+def gate(
+    evaluation: Path,
+    champion: Path | None,
+    rehearsal: Path,
+    out: Path,
+    settings: GateSettings,
+    *,
+    champion_version: int | None = None,
+) -> artifacts.Decision:
+    """Scores and rehearsal -> may it ship. champion: its evaluation on the same pictures."""
+    from components.evaluation.compare import compare_evaluations
+    from components.evaluation.gate import Facts, decide
+
+    facts = Facts(
+        candidate=artifacts.Evaluation.load(evaluation),
+        rehearsal=artifacts.Rehearsal.load(rehearsal),
+        comparison=compare_evaluations(evaluation, champion) if champion else None,
+        champion=champion_version,
+    )
+    decision = decide(facts, settings)
+    decision.save(out)
+    return decision
+
+
+def register(
+    decision: Path, export: Path, out: Path, *, record: RunRecord, tracking_uri: str
+) -> artifacts.Registration | None:
+    """Note the run in the registry; an accepted model gets its version there, a rejected one None."""
+    from components.release.registry import Registry
+
+    registry = Registry(tracking_uri)
+    run = registry.run(record.key, record.name)
+    registry.log(run, params=record.params, metrics=record.metrics, tags=record.tags, files=record.files)
+    registry.log_epochs(run, record.history)
+    registration = None
+    if artifacts.Decision.load(decision).accepted:
+        exported = artifacts.Export.load(export)
+        version = registry.register(record.name, run, export / "saved_model", sha256=exported.sha256)
+        registration = artifacts.Registration(record.name, version.version, run, exported.sha256)
+        registration.save(out)
+    registry.finish(run)
+    return registration
+
+
+def publish(registration: Path, saved_model: Path, out: Path, *, base: Path) -> artifacts.Publication:
+    """A registered SavedModel -> <base>/<model>/<version>/."""
+    from components.release.publish import publish as put
+
+    registered = artifacts.Registration.load(registration)
+    publication = put(saved_model, base, registered.model, registered.version)
+    publication.save(out)
+    return publication
+
+
+def confirm(
+    publication: Path,
+    evaluation: Path,
+    out: Path,
+    *,
+    client: Client,
+    base: Path,
+    tracking_uri: str,
+    max_difference: float,
+) -> artifacts.Confirmation:
+    """A published version -> the champion, once a server gave its golden answers."""
+    from components.release.confirm import confirm as ask
+    from components.release.registry import Registry
+
+    confirmation = ask(
+        client,
+        artifacts.GoldenRequests.load(evaluation),
+        artifacts.Publication.load(publication),
+        base,
+        Registry(tracking_uri),
+        max_difference=max_difference,
+    )
+    confirmation.save(out)
+    return confirmation

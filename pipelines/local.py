@@ -10,10 +10,415 @@ to be done. A rejected model stops after its report, and that is a good run.
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from components import artifacts, code, digest, records, steps
+from components.data.disk import explained
+from components.data.sources import open_source
+from components.errors import InputError, PergolaError
+from components.release.registry import Version, champion_of, version_of
+from components.release.rehearse import Rehearsals
+from components.release.tracker import Tracker
+from pipelines import reuse, runs, words
+from pipelines.config import Settings
+from pipelines.results import RunResult, ValidateResult
+from pipelines.reuse import Output, Steps
+from pipelines.show import Show
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 STEPS = (
-    "scan", "validate", "split", "shards", "augment", "train", "export", "evaluate",
-    "evaluate_champion", "rehearse", "gate", "report", "register", "publish", "confirm",
+    "scan", "validate", "split", "shards", "augment", "train", "export", "evaluate", "rehearse",
+    "champion", "gate", "report", "register", "publish", "confirm",
 )  # fmt: skip
+
+
+def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, force: str | None = None,
+        command: str = "") -> RunResult:  # fmt: skip
+    """Pictures to a published version, or to a rejected model and its reasons.
+
+    force: a step from which everything is redone.  command: what a person typed, for the report.
+    Raises InputError for what the caller can mend, StepError when a step broke.
+    """
+    if force is not None and force not in STEPS:
+        raise InputError(f"--force: there is no step '{force}'.{records.nearest(force, STEPS)}")
+    walk = _walk(photos, settings, workspace, show, force)
+    with workspace.lock("a run"), explained(workspace.root):
+        walk.run = runs.Run.begin(workspace, walk.photos, settings, command)
+        try:
+            with Rehearsals(settings.rehearse) as walk.rehearsals:
+                result = _all_steps(walk)
+        except PergolaError as error:
+            walk.run.end(runs.FAILED, walk.steps.done, error=str(error))
+            raise
+        walk.run.end(runs.DONE, walk.steps.done, result=result.to_json())
+        reuse.prune(workspace.steps, runs.kept_outputs(workspace, settings.release.keep_runs))
+    return result
+
+
+def validate(photos: Path, settings: Settings, workspace: Workspace, *, show: Show) -> ValidateResult:
+    """Scan and check only."""
+    walk = _walk(photos, settings, workspace, show, None)
+    with workspace.lock("a check"), explained(workspace.root):
+        manifest = _scan(walk)
+        output = _validate(walk, manifest)
+    report = artifacts.ValidationReport.load(output.folder)
+    return ValidateResult(
+        report.ok, report.findings, words.data_counts(report), str(output.folder / "index.html")
+    )
+
+
+@dataclass
+class Walk:
+    """What all stages of one run share."""
+
+    photos: Path
+    settings: Settings
+    workspace: Workspace
+    show: Show
+    model: str
+    steps: Steps
+    run: runs.Run = field(init=False)  # of `run`; a check has none
+    rehearsals: Rehearsals = field(init=False)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the pictures became."""
+
+    manifest: Output
+    validation: Output
+    split: Output
+    shards: Output
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was learnt, and what it is worth."""
+
+    augmentation: Output
+    training: Output
+    export: Output
+    evaluation: Output
+
+    @property
+    def saved_model(self) -> Path:
+        """The SavedModel that all that follows is about."""
+        return self.export.folder / "saved_model"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether it may ship, and the page that says why."""
+
+    decision: artifacts.Decision
+    gate: Output
+    report: Output
+
+
+def _all_steps(walk: Walk) -> RunResult:
+    data = _prepare_data(walk)
+    model = _make_model(walk, data)
+    verdict = _judge(walk, data, model)
+    version = _release(walk, data, model, verdict)
+    return _result(walk, data, model, verdict, version)
+
+
+def _prepare_data(walk: Walk) -> Data:
+    manifest = _scan(walk)
+    validation = _validate(walk, manifest)
+    _stop_if_critical(validation)
+    settings, scratch = walk.settings, walk.workspace.scratch
+    split = walk.steps.run(
+        "split",
+        lambda out: steps.split(
+            manifest.folder, validation.folder, out, settings.split, previous=_last_split(walk)
+        ),
+        inputs={"manifest": manifest.sha256, "validation": validation.sha256},
+        settings=settings.split,
+    )
+    shards = walk.steps.run(
+        "shards",
+        lambda out: steps.shards(walk.photos, manifest.folder, split.folder, out, settings.shards,
+                                 scan=settings.scan, scratch=scratch, progress=walk.show.progress),
+        inputs={"split": split.sha256},
+        settings=settings.shards,
+    )  # fmt: skip
+    return Data(manifest, validation, split, shards)
+
+
+def _make_model(walk: Walk, data: Data) -> Model:
+    settings, shards = walk.settings, data.shards
+    augmentation = walk.steps.run(
+        "augment",
+        lambda out: steps.augment(shards.folder, out, settings.augment, seed=settings.train.seed),
+        inputs={"shards": shards.sha256, "seed": str(settings.train.seed)},
+        settings=settings.augment,
+    )
+    training = walk.steps.run(
+        "train",
+        partial(_train, walk, shards, augmentation),
+        inputs={"shards": shards.sha256, "augmentation": augmentation.sha256,
+                "model": digest.of_data(records.to_dict(settings.model))},
+        settings=settings.train,
+        resumes=True,
+    )  # fmt: skip
+    export = walk.steps.run(
+        "export",
+        lambda out: steps.export(training.folder, shards.folder, out),
+        inputs={"training": training.sha256, "shards": shards.sha256},
+    )
+    evaluation = _evaluate(walk, data, "evaluate", export.folder / "saved_model", export.sha256)
+    return Model(augmentation, training, export, evaluation)
+
+
+def _judge(walk: Walk, data: Data, model: Model) -> Verdict:
+    settings = walk.settings
+    rehearsal = walk.steps.run(
+        "rehearse",
+        lambda out: steps.rehearse(walk.rehearsals, model.saved_model, model.evaluation.folder, out,
+                                   timing=walk.run.folder / "rehearsal-latency.json"),
+        inputs={"export": model.export.sha256, "evaluation": model.evaluation.sha256},
+        settings=settings.rehearse,
+    )  # fmt: skip
+    champion = _champion(walk, artifacts.Export.load(model.export.folder))
+    rival = _evaluate_champion(walk, data, champion) if champion else None
+    gate = walk.steps.run(
+        "gate",
+        lambda out: steps.gate(model.evaluation.folder, rival and rival.folder, rehearsal.folder, out,
+                               settings.gate, champion_version=champion and champion.version),
+        inputs={"evaluation": model.evaluation.sha256, "rehearsal": rehearsal.sha256,
+                "champion": rival and rival.sha256, "version": champion and str(champion.version)},
+        settings=settings.gate,
+    )  # fmt: skip
+    report = walk.steps.run(
+        "report",
+        lambda out: steps.report(out, _report_parts(walk, data, model, rehearsal, gate)),
+        inputs={"gate": gate.sha256, "validation": data.validation.sha256, "training": model.training.sha256,
+                "evaluation": model.evaluation.sha256, "augmentation": model.augmentation.sha256},
+    )  # fmt: skip
+    return Verdict(artifacts.Decision.load(gate.folder), gate, report)
+
+
+def _release(walk: Walk, data: Data, model: Model, verdict: Verdict) -> int | None:
+    """Record the run. An accepted model takes a version number, is published and confirmed."""
+    workspace, base = walk.workspace, walk.workspace.models
+    registration = walk.steps.run(
+        "register",
+        lambda out: steps.register(verdict.gate.folder, model.export.folder, out,
+                                   record=_run_record(walk, data, model, verdict),
+                                   tracking_uri=workspace.tracking_uri),
+        inputs={"export": model.export.sha256, "gate": verdict.gate.sha256, "report": verdict.report.sha256,
+                "model": walk.model},
+    )  # fmt: skip
+    if not verdict.decision.accepted:
+        return None
+    registered = artifacts.Registration.load(registration.folder)
+    publication = walk.steps.run(
+        "publish",
+        lambda out: steps.publish(registration.folder, model.saved_model, out, base=base),
+        inputs={"registration": registration.sha256},
+        still=lambda: (base / registered.model / str(registered.version)).is_dir(),
+    )
+    walk.steps.run(
+        "confirm",
+        partial(_confirm, walk, model, publication),
+        inputs={"publication": publication.sha256, "evaluation": model.evaluation.sha256},
+        still=lambda: publication.reused,
+    )
+    return registered.version
+
+
+def _confirm(walk: Walk, model: Model, publication: Output, out: Path) -> None:
+    """Ask the server that people use, if it runs; else the rehearsal's, on the published folder."""
+    from serving.client import Client
+
+    published = artifacts.Publication.load(publication.folder)
+    base, server = walk.workspace.models, walk.workspace.server()
+    client = (
+        Client(server["grpc"], model=published.model)
+        if server
+        else walk.rehearsals.serve(base, published.model, published.version)
+    )
+    with client:
+        steps.confirm(publication.folder, model.evaluation.folder, out, client=client, base=base,
+                      tracking_uri=walk.workspace.tracking_uri,
+                      max_difference=walk.settings.gate.max_difference)  # fmt: skip
+
+
+def _walk(photos: Path, settings: Settings, workspace: Workspace, show: Show, force: str | None) -> Walk:
+    photos = photos.expanduser().absolute()
+    if not photos.exists():
+        raise InputError(f"There are no pictures at '{photos}': no such file or folder. Check the path.")
+    workspace.create()
+
+    def tell(output: Output) -> None:
+        show.step(output.step, words.of_step(output), output.seconds, reused=output.reused)
+
+    steps = Steps(workspace.steps, force_from=force, on_end=tell)
+    return Walk(photos, settings, workspace, show, _model_name(photos, settings), steps)
+
+
+def _model_name(photos: Path, settings: Settings) -> str:
+    """The name asked for, or the data folder's, as a name that MLflow, URLs and folders all take."""
+    asked = settings.release.name or re.sub(
+        r"(\.(tar|csv|zip|npz|parquet|gz|xz|bz2|tgz))+$", "", photos.name.lower()
+    )
+    plain = unicodedata.normalize("NFKD", asked).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_")
+    if settings.release.name and name != settings.release.name:
+        raise InputError(
+            f"release.name: '{settings.release.name}' is no name for a model. Wanted letters, digits, '-', '_'"
+            + (f", such as '{name}'." if name else ".")
+        )
+    return name or "pictures"
+
+
+def _scan(walk: Walk) -> Output:
+    settings, scratch = walk.settings.scan, walk.workspace.scratch
+    source = open_source(walk.photos, settings, scratch)
+    listing = ((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
+    return walk.steps.run(
+        "scan",
+        lambda out: steps.scan(walk.photos, out, settings, scratch=scratch, progress=walk.show.progress),
+        inputs={"listing": digest.of_rows(listing), "kind": source.kind},
+        settings=settings,
+    )
+
+
+def _validate(walk: Walk, manifest: Output) -> Output:
+    settings = walk.settings
+    return walk.steps.run(
+        "validate",
+        lambda out: steps.validate(walk.photos, manifest.folder, out, settings.validate,
+                                   scan=settings.scan, scratch=walk.workspace.scratch),
+        inputs={"manifest": manifest.sha256},
+        settings=settings.validate,
+    )  # fmt: skip
+
+
+def _stop_if_critical(validation: Output) -> None:
+    report = artifacts.ValidationReport.load(validation.folder)
+    if not report.ok:
+        critical = [f.message for f in report.findings if f.severity == artifacts.CRITICAL]
+        raise InputError(
+            f"The data cannot be used: {' '.join(critical)} See {validation.folder / 'index.html'}"
+        )
+
+
+def _last_split(walk: Walk) -> Path | None:
+    """The split of the last run on the same data with the same settings of the split."""
+    wanted = records.to_dict(walk.settings.split)
+    for run in reversed(walk.workspace.run_ids()):
+        record = walk.workspace.run_record(run)
+        if record["source"] == str(walk.photos) and record["settings"]["split"] == wanted:
+            folder = walk.workspace.steps / "split" / record["steps"].get("split", {}).get("key", "absent")
+            if (folder / artifacts.Split.FILE).is_file():
+                return folder
+    return None
+
+
+def _train(walk: Walk, shards: Output, augmentation: Output, out: Path) -> None:
+    walk.rehearsals.start()  # its TensorFlow loads while this process trains
+    settings = walk.settings
+    with Tracker(walk.workspace.tracking_uri, walk.run.id, walk.model) as tracker:
+        steps.train(shards.folder, augmentation.folder, out, settings.train, model=settings.model,
+                    progress=walk.show.progress, on_epoch=tracker.epoch)  # fmt: skip
+    if tracker.problem:
+        log.warning("epochs are not in the registry yet: %s", tracker.problem)
+
+
+def _evaluate(walk: Walk, data: Data, name: str, saved_model: Path, sha256: str) -> Output:
+    settings = walk.settings.evaluate
+    return walk.steps.run(
+        "evaluate",
+        lambda out: steps.evaluate(saved_model, data.shards.folder, data.split.folder, out, settings,
+                                   champion=name == "champion", progress=walk.show.progress),
+        inputs={"model": sha256, "shards": data.shards.sha256, "split": data.split.sha256, "as": name},
+        settings=settings,
+        name=name,
+    )  # fmt: skip
+
+
+def _champion(walk: Walk, export: artifacts.Export) -> Version | None:
+    """The version to beat: the champion, or the one before it when the champion is this very model."""
+    uri = walk.workspace.tracking_uri
+    champion = champion_of(uri, walk.model)
+    if champion and champion.sha256 == export.sha256:
+        champion = version_of(uri, walk.model, champion.previous) if champion.previous else None
+    if champion and not _published(walk, champion).is_dir():
+        log.warning(
+            "champion=%s is not in %s, so it is not compared with", champion.version, walk.workspace.models
+        )
+        return None
+    return champion
+
+
+def _evaluate_champion(walk: Walk, data: Data, champion: Version) -> Output:
+    return _evaluate(walk, data, "champion", _published(walk, champion), champion.sha256)
+
+
+def _published(walk: Walk, version: Version) -> Path:
+    return walk.workspace.models / version.model / str(version.version)
+
+
+def _run_record(walk: Walk, data: Data, model: Model, verdict: Verdict) -> steps.RunRecord:
+    """What the registry is told of this run."""
+    settings = records.to_dict(walk.settings)
+    params = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
+    training = artifacts.Training.load(model.training.folder)
+    manifest = artifacts.Manifest.load(data.manifest.folder)
+    tags = {
+        "pergola.data_fingerprint": manifest.fingerprint,
+        "pergola.code": code.version(),
+        "pergola.decision": "accepted" if verdict.decision.accepted else "rejected",
+        "pergola.architecture": training.architecture,
+        "pergola.source": str(walk.photos),
+    }
+    files = (
+        verdict.report.folder / "report.html",
+        verdict.gate.folder / artifacts.Decision.FILE,
+        model.evaluation.folder / artifacts.Evaluation.FILE,
+        data.validation.folder / artifacts.ValidationReport.FILE,
+    )
+    return steps.RunRecord(walk.run.id, walk.model, params, _metrics(model), tags, files, training.history)
+
+
+def _metrics(model: Model) -> dict[str, float | None]:
+    """Figures on the test part, unless the name says otherwise."""
+    scores = artifacts.Evaluation.load(model.evaluation.folder)
+    top = {f"top_{k}_accuracy": value for k, value in scores.top_k.items()}
+    return {
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "train_accuracy": scores.train_accuracy,
+        "log_loss": scores.log_loss,
+        **top,
+    }
+
+
+def _result(walk: Walk, data: Data, model: Model, verdict: Verdict, version: int | None) -> RunResult:
+    decision, done = verdict.decision, walk.steps.done
+    report = walk.run.folder / "report.html"
+    records.write_atomic(report, (verdict.report.folder / "report.html").read_bytes())
+    published = walk.workspace.models / walk.model / str(version)
+    counts = artifacts.Split.load(data.split.folder).counts
+    validation = artifacts.ValidationReport.load(data.validation.folder)
+    return RunResult(
+        run=walk.run.id,
+        decision="accepted" if decision.accepted else "rejected",
+        reasons=decision.reasons,
+        version=version,
+        model=walk.model,
+        metrics=_metrics(model),
+        counts={**words.data_counts(validation), **{part: counts.get(part, 0) for part in artifacts.PARTS}},
+        seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
+        reused=tuple(step for step, output in done.items() if output.reused),
+        model_path=str(published if version else model.saved_model),
+        report=str(report),
+    )

@@ -58,17 +58,19 @@ class Steps:
         settings: object = None,
         resumes: bool = False,
         name: str | None = None,
+        still: Callable[[], bool] = lambda: True,
     ) -> Output:
         """The output of a step, made now by `work(folder)` or reused.
 
         inputs: name -> SHA-256 of what goes in.  settings: a frozen dataclass.
         resumes: `work` goes on from a partial folder; otherwise it gets an empty one.
+        still: whether what the step did outside of its folder is still there.
         name: under which the output is filed when one step function runs twice, else the step's.
         """
         name = name or step
         self.forced = self.forced or name == self.force_from
         key = self.key(step, inputs, settings)
-        found = None if self.forced else self.find(name, key)
+        found = None if self.forced or not still() else self.find(name, key)
         self.on_start(name)
         output = found or self._make(name, key, work, inputs, resumes and not self.forced)
         self.done[name] = output

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components import records
+from pipelines.config import Settings, to_toml
 from pipelines.reuse import Output
 from pipelines.workspace import Workspace
 
@@ -25,40 +27,36 @@ class Run:
     record: dict[str, Any]
 
     @classmethod
-    def begin(cls, workspace: Workspace, request: str, source: str, command: str) -> Run:
+    def begin(cls, workspace: Workspace, photos: Path, settings: Settings, command: str) -> Run:
         """A new run, or the last one if it was cut off while it did the very same.
 
-        request: SHA-256 over source and settings.  command: what would repeat it.
+        command: what a person typed, for the report.
         """
+        request = {"source": str(photos), "settings": records.to_dict(settings)}
         for last in workspace.run_ids()[-1:]:
             record = workspace.run_record(last)
-            if record.get("state") == RUNNING and record.get("request") == request:
+            if record.get("state") == RUNNING and all(record.get(key) == request[key] for key in request):
                 return cls(last, workspace.runs / last, record)
         id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
-        record = {"id": id, "state": RUNNING, "request": request, "source": source, "command": command}
-        run = cls(id, workspace.runs / id, {**record, "began": _now(), "steps": {}})
+        run = cls(id, workspace.runs / id, {"id": id, "state": RUNNING, "command": command, "began": _now()})
+        run.record.update(request, steps={})
         run.save()
+        records.write_atomic(run.folder / "settings.toml", to_toml(settings))
         return run
 
-    def add(self, output: Output) -> None:
-        """Note a step."""
-        self.record["steps"][output.step] = {
-            "key": output.key,
-            "sha256": output.sha256,
-            "reused": output.reused,
+    def end(self, state: str, steps: Mapping[str, Output], **facts: Any) -> None:
+        """Note how it ended, and what it used."""
+        used = {
+            name: {"key": output.key, "sha256": output.sha256, "reused": output.reused}
+            for name, output in steps.items()
         }
-        self.save()
-
-    def end(self, state: str, **facts: Any) -> None:
-        """Note how it ended."""
-        self.record.update(state=state, ended=_now(), **facts)
+        self.record.update(state=state, ended=_now(), steps=used, **facts)
         self.save()
 
     def save(self) -> None:
         """Write run.json."""
-        records.write_atomic(
-            self.folder / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-        )
+        text = json.dumps(self.record, indent=1, ensure_ascii=False)
+        records.write_atomic(self.folder / "run.json", text + "\n")
 
 
 def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,19 @@ def champion_of(tracking_uri: str, model: str) -> Version | None:
             return _champion_from(database, model)
     except sqlite3.Error:
         return Registry(tracking_uri).champion(model)
+
+
+def version_of(tracking_uri: str, model: str, version: int) -> Version | None:
+    """A version of a model; None when there is no such version. Reads as `champion_of` does."""
+    path = _sqlite_path(tracking_uri)
+    if path is not None and path.is_file():
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+                return _version_from(database, model, version)
+        except sqlite3.Error:
+            pass
+    found = Registry(tracking_uri).versions(model)
+    return next((item for item in found if item.version == version), None)
 
 
 class Registry:
@@ -331,19 +344,24 @@ def _sqlite_path(tracking_uri: str) -> Path | None:
 
 def _champion_from(database: sqlite3.Connection, model: str) -> Version | None:
     row = database.execute(
-        "SELECT v.version, v.run_id FROM registered_model_aliases a "
-        "JOIN model_versions v ON v.name = a.name AND v.version = a.version "
-        "WHERE a.name = ? AND a.alias = ?",
-        (model, CHAMPION),
+        "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", (model, CHAMPION)
+    ).fetchone()
+    found = None if row is None else _version_from(database, model, int(row[0]))
+    return None if found is None else replace(found, champion=True)
+
+
+def _version_from(database: sqlite3.Connection, model: str, version: int) -> Version | None:
+    row = database.execute(
+        "SELECT run_id FROM model_versions WHERE name = ? AND version = ?", (model, version)
     ).fetchone()
     if row is None:
         return None
     tags = dict(
         database.execute(
-            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", (model, row[0])
+            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", (model, version)
         ).fetchall()
     )
-    return _of_tags(model, int(row[0]), str(row[1]), tags, champion=True)
+    return _of_tags(model, version, str(row[0]), tags, champion=False)
 
 
 def _version(found: ModelVersion, *, champion: bool) -> Version:

@@ -1,0 +1,128 @@
+"""What each step did, in a few words, read from what it left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components import artifacts
+from pipelines.reuse import Output
+
+
+def of_step(output: Output) -> str:
+    """The words of a step's line."""
+    return _WORDS[output.step](output.folder)
+
+
+def data_counts(report: artifacts.ValidationReport) -> dict[str, Any]:
+    """Pictures seen, and how many each check keeps out."""
+    return {
+        "images": report.num_images,
+        "quarantined": dict(sorted(Counter(report.quarantined.values()).items())),
+    }
+
+
+def _scan(folder: Path) -> str:
+    manifest = artifacts.Manifest.load(folder)
+    unreadable = f", {manifest.num_unreadable:,} unreadable" if manifest.num_unreadable else ""
+    return f"{manifest.num_rows:,} files in {len(manifest.labels)} classes{unreadable}"
+
+
+def _validate(folder: Path) -> str:
+    report = artifacts.ValidationReport.load(folder)
+    severities = Counter(finding.severity for finding in report.findings)
+    found = ", ".join(f"{severities[s]} {s}" for s in ("critical", "warning", "info") if severities[s])
+    kept_out = f"; {len(report.quarantined):,} files kept out" if report.quarantined else ""
+    return f"findings: {found or 'none'}{kept_out}"
+
+
+def _split(folder: Path) -> str:
+    counts = artifacts.Split.load(folder).counts
+    return ", ".join(f"{counts.get(part, 0):,} {part}" for part in artifacts.PARTS)
+
+
+def _shards(folder: Path) -> str:
+    shards = artifacts.Shards.load(folder)
+    files = sum(len(part.files) for part in shards.parts.values())
+    colour = "grey" if shards.channels == 1 else "colour"
+    return f"{files} shards, {colour}, median {shards.median_width} x {shards.median_height} pixels"
+
+
+def _augment(folder: Path) -> str:
+    augmentation = artifacts.Augmentation.load(folder)
+    used = [name for name, value in augmentation.policy.items() if value]
+    extra = f"; {augmentation.extra.num_images:,} pictures added" if augmentation.extra else ""
+    return (", ".join(used) or "none") + extra
+
+
+def _train(folder: Path) -> str:
+    training = artifacts.Training.load(folder)
+    return (
+        f"{training.architecture} at {training.width} x {training.height}, "
+        f"{training.num_parameters:,} parameters, best epoch {training.best_epoch} of {training.epochs}, {training.precision}"
+    )
+
+
+def _export(folder: Path) -> str:
+    return f"SavedModel, {artifacts.Export.load(folder).num_bytes / 1e6:.1f} MB"
+
+
+def _evaluate(folder: Path) -> str:
+    evaluation = artifacts.Evaluation.load(folder)
+    return f"accuracy {evaluation.accuracy:.1%} on {evaluation.num_images:,} test pictures"
+
+
+def _rehearse(folder: Path) -> str:
+    rehearsal = artifacts.Rehearsal.load(folder)
+    if not rehearsal.ok:
+        return f"failed: {rehearsal.reason}"
+    return f"{rehearsal.num_requests} golden answers, largest difference {rehearsal.max_difference:.1g}"
+
+
+def _gate(folder: Path) -> str:
+    decision = artifacts.Decision.load(folder)
+    passed = sum(rule.passed for rule in decision.rules)
+    return (
+        f"{'accepted' if decision.accepted else 'rejected'}: {passed} of {len(decision.rules)} rules passed"
+    )
+
+
+def _report(folder: Path) -> str:
+    return f"{(folder / 'report.html').stat().st_size / 1e3:.0f} kB"
+
+
+def _register(folder: Path) -> str:
+    if not (folder / artifacts.Registration.FILE).exists():
+        return "recorded, without a version"
+    registration = artifacts.Registration.load(folder)
+    return f"{registration.model} version {registration.version}"
+
+
+def _publish(folder: Path) -> str:
+    publication = artifacts.Publication.load(folder)
+    return f"models/{publication.model}/{publication.version}/"
+
+
+def _confirm(folder: Path) -> str:
+    return f"version {artifacts.Confirmation.load(folder).version} answers and is the champion"
+
+
+_WORDS: Mapping[str, Callable[[Path], str]] = {
+    "scan": _scan,
+    "validate": _validate,
+    "split": _split,
+    "shards": _shards,
+    "augment": _augment,
+    "train": _train,
+    "export": _export,
+    "evaluate": _evaluate,
+    "champion": _evaluate,
+    "rehearse": _rehearse,
+    "gate": _gate,
+    "report": _report,
+    "register": _register,
+    "publish": _publish,
+    "confirm": _confirm,
+}

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import pictures
+
+HEAVY = ("tensorflow", "keras", "mlflow", "great_expectations", "kfp", "pandas", "pyarrow", "grpc", "matplotlib")
+
+
+def pergola(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_help_imports_nothing_heavy():
+    code = f"""
+import sys
+from click.testing import CliRunner
+from pipelines.cli import pergola
+result = CliRunner().invoke(pergola, ["--help"])
+assert result.exit_code == 0 and "pergola run PHOTOS" in result.output, result.output
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "validate", "serve", "predict", "versions", "config"])
+def test_every_command_teaches(command):
+    done = pergola(command, "--help")
+    assert done.returncode == 0
+    assert all(option in done.stdout for option in ("--workspace", "--config", "--set", "--json"))
+
+
+def test_config_prints_what_it_takes_back(tmp_path):
+    changed = pergola("config", "--set", "train.epochs=7")
+    assert "epochs = 7" in changed.stdout
+    (tmp_path / "mine.toml").write_text(changed.stdout)
+    again = pergola("config", "--config", tmp_path / "mine.toml")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == changed.stdout
+    every_key = [line for line in changed.stdout.splitlines() if " = " in line and not line.startswith("#")]
+    comments = [line for line in changed.stdout.splitlines() if line.startswith("# ")]
+    assert len(comments) >= len(every_key) > 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "train.epoch=7"], "unknown key 'epoch'. Did you mean 'epochs'?"),
+        (["--set", "trian.epochs=7"], "unknown section 'trian'. Did you mean 'train'?"),
+        (["--set", "train.epochs=many"], "epochs: wanted a whole number, got 'many'"),
+        (["--set", "epochs"], "--set wants section.key=value, got 'epochs'"),
+        (["--config", "absent.toml"], "absent.toml does not exist"),
+    ],
+)
+def test_bad_settings_get_one_sentence(arguments, words):
+    done = pergola("config", "--json", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert words in json.loads(done.stdout)["error"]
+
+
+def test_run_refuses_a_missing_folder_and_makes_no_workspace(tmp_path):
+    done = pergola("run", tmp_path / "absent", "--workspace", tmp_path / "work", "--json")
+    assert done.returncode == 2
+    assert "no such file or folder" in json.loads(done.stdout)["error"]
+    assert not (tmp_path / "work").exists()
+
+
+def test_run_refuses_an_unknown_step(tmp_path):
+    photos = pictures.write_folder(tmp_path / "photos", num_images=12)
+    done = pergola("run", photos, "--workspace", tmp_path / "work", "--force", "trian")
+    assert done.returncode == 2
+    assert "there is no step 'trian'. Did you mean 'train'?" in done.stderr
+
+
+def test_predict_without_a_server_says_how_to_start_one(tmp_path):
+    photos = pictures.write_folder(tmp_path / "photos", num_images=12)
+    picture = next(photos.rglob("*.png"))
+    done = pergola("predict", picture, "--model", "m", "--server", "localhost:9", "--timeout", "1")
+    assert done.returncode == 1
+    assert "No server answers at localhost:9. Start one with `pergola serve" in done.stderr
+
+
+def test_predict_refuses_a_missing_picture(tmp_path):
+    done = pergola("predict", tmp_path / "absent.jpg", "--model", "m")
+    assert done.returncode == 2
+    assert "There is no picture at" in done.stderr
+
+
+def test_versions_without_a_workspace_says_how_to_make_one(tmp_path):
+    done = pergola("versions", "--workspace", tmp_path / "work")
+    assert done.returncode == 2
+    assert "Make one with `pergola run PHOTOS`" in done.stderr
