@@ -1,7 +1,7 @@
 """The pictures of one part, from its TFRecord shards, without TensorFlow.
 
 A TFRecord file is a row of records: length uint64, CRC of it uint32, the record, CRC of it uint32, all
-little-endian (tensorflow/core/lib/io/record_writer.h). A record here is a tf.train.Example with the
+little-endian, the CRCs masked (tensorflow/core/lib/io/record_writer.h). A record here is a tf.train.Example with the
 features "image", "label" and "id" (see components/artifacts.py), which is read from the wire format of
 protocol buffers: Example.features = 1, Features.feature = 1 (a map: key 1, value 2), Feature.bytes_list = 1
 or int64_list = 3, and in both lists value = 1.
@@ -55,11 +55,20 @@ def pictures(shards_folder: Path, part: str, ids: Container[str] | None = None) 
 
 def _records(file: BinaryIO, size: int) -> Iterator[bytes]:
     while head := file.read(12):
-        (length, _) = struct.unpack("<QI", head)
-        if length > size - file.tell() - 4:
-            raise ValueError(f"a record of {length} bytes does not fit into the file")
-        yield file.read(length)
-        file.read(4)
+        (length, crc) = struct.unpack("<QI", head)
+        if crc != _masked_crc(head[:8]) or length > size - file.tell() - 4:
+            raise ValueError("a record's length is damaged")
+        record = file.read(length)
+        if file.read(4) != struct.pack("<I", _masked_crc(record)):
+            raise ValueError("a record's checksum does not fit")
+        yield record
+
+
+def _masked_crc(data: bytes) -> int:
+    import google_crc32c
+
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _picture(record: bytes) -> Picture:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from components.artifacts import Part, Shards, Split
+from components.data.tfrecord import example, record
 
 LABELS = ("dark", "grey", "light")
 LEVELS = (40, 120, 210)
@@ -25,30 +25,8 @@ class Walk:
     split: Path
 
 
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 0x7F:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def example(image: bytes, label: int, id: str) -> bytes:
-    """A tf.train.Example in the wire format."""
-    values = {
-        "image": field(1, field(1, image)),
-        "label": field(3, field(1, varint(label))),
-        "id": field(1, field(1, id.encode())),
-    }
-    return field(1, b"".join(field(1, field(1, k.encode()) + field(2, v)) for k, v in values.items()))
-
-
 def tfrecord(records: list[bytes]) -> bytes:
-    return b"".join(struct.pack("<QI", len(r), 0) + r + struct.pack("<I", 0) for r in records)
+    return b"".join(record(data) for data in records)
 
 
 def png(level: int, rng: np.random.Generator) -> bytes:
@@ -70,7 +48,7 @@ def make_walk(folder: Path, counts: dict[str, int]) -> Walk:
         for number, (image, label) in enumerate(found):
             id = hashlib.sha256(image).hexdigest()
             rows.append((id, f"{LABELS[label]}/{part}-{number}.png", LABELS[label], part, id))
-            records.append(example(image, label, id))
+            records.append(example({"image": image, "label": label, "id": id.encode()}))
         names = tuple(f"{part}-0000{i}-of-00002.tfrecord" for i in range(2))
         for i, name in enumerate(names):
             (shards / name).write_bytes(tfrecord(records[i::2]))

@@ -10,7 +10,7 @@ from components.errors import InputError, StepError
 from components.evaluation.compare import compare_evaluations
 from components.evaluation.evaluate import EvaluateSettings, evaluate
 from components.evaluation.pictures import pictures
-from tests.components.evaluation.conftest import LABELS, by_brightness, example, tfrecord
+from tests.components.evaluation.conftest import LABELS, by_brightness, tfrecord
 
 SETTINGS = EvaluateSettings(batch_size=7)
 
@@ -163,13 +163,14 @@ def test_pictures_reads_what_tensorflow_writes(walk, tmp_path):
     assert found[0].image == bytes(range(200)) * 9 and found[1].id == "0" * 63 + "1"
 
 
-@pytest.mark.parametrize("spoil", ["cut", "empty record", "noise"])
+@pytest.mark.parametrize("spoil", ["cut", "empty record", "noise", "flipped bit"])
 def test_pictures_says_which_shard_is_broken(walk, tmp_path, spoil):
     for path in walk.shards.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     victim = tmp_path / "test-00001-of-00002.tfrecord"
     whole = victim.read_bytes()
     spoilt = {"cut": whole[:-9], "empty record": tfrecord([b""]), "noise": tfrecord([b"\xff" * 40])}
+    spoilt["flipped bit"] = whole[:50] + bytes([whole[50] ^ 1]) + whole[51:]
     victim.write_bytes(spoilt[spoil])
     with pytest.raises(InputError, match=r"test-00001-of-00002\.tfrecord cannot be read"):
         list(pictures(tmp_path, "test"))
@@ -183,4 +184,3 @@ def test_pictures_refuses_a_part_that_is_not_there(walk):
 def test_pictures_gives_only_what_is_asked_for(walk):
     one = next(pictures(walk.shards, "test"))
     assert [p.id for p in pictures(walk.shards, "test", {one.id})] == [one.id]
-    assert example(one.image, one.label, one.id)
