@@ -58,9 +58,9 @@ def write_shards(
 ) -> Shards:
     """The pictures of a split as TFRecord files in `out`, with their index.
 
-    Each picture is what serving.images.prepare makes of its file. Records lie in the order of their ids, which
+    Each picture is what serving.images.prepare makes of its file. Records lie in order of their ids, which
     are hashes, so every file is a fair sample of its part. Equal input gives equal bytes.
-    Raises StepError for a file that changed since the scan or cannot be prepared, or for a full disk.
+    Raises StepError for a file that changed since the scan or cannot be prepared, and for a full disk.
     """
     rows = _joined(manifest_folder, split_folder)
     labels = tuple(sorted(rows["label"].unique()))
