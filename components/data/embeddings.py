@@ -109,8 +109,8 @@ def keras_embed(weights: Path, network: str = "MobileNetV2", *, size_px: int = 2
 def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32]:
     """The embeddings along their strongest directions, float32 (N, min(num_components, D)).
 
-    Scaled to a mean square norm of 1. Principal components by the covariance's eigenvectors; labels play no part. What lies outside is dropped
-    and adds to no distance.
+    Principal components by the covariance's eigenvectors, scaled to a mean square norm of 1; labels play
+    no part.
     """
     centred = embeddings.astype(np.float32) - embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
     covariance = (centred.T @ centred).astype(np.float64) / len(centred)
