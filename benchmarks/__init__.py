@@ -1,0 +1,1 @@
+"""Measurements: each prints a table, or with --json one JSON object. Run them by scripts/bench NAME."""
