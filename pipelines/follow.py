@@ -1,0 +1,193 @@
+"""Waits for a run on Kubeflow, says what its steps do, and why one failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from components.errors import StepError
+from pipelines import kubeflow
+from pipelines.kubeflow import Connection
+from pipelines.submit import RunLine, line
+
+DONE = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+LOG_LINES = 15
+
+_PLUMBING = ("root", "executor")  # tasks that Kubeflow adds around each step, as is "<step>-driver"
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed."""
+
+    step: str
+    error: str  # the server's words
+    log: str  # the last lines of its pod, empty when they are gone
+
+    def words(self) -> str:
+        """For a person."""
+        tail = "".join(f"\n    {text}" for text in self.log.splitlines())
+        return f"{self.step} failed: {self.error or 'no reason given'}{tail}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: RunLine
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended well."""
+        return self.run.state in ("SUCCEEDED", "SKIPPED")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.run.to_json(), "ok": self.ok, "failures": [vars(f) for f in self.failures]}
+
+
+def wait(
+    connection: Connection,
+    run_id: str,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    timeout_s: float = 24 * 3600,
+    poll_s: float = 5.0,
+) -> Outcome:
+    """The outcome of a run, once it has one.
+
+    say: gets a line when a step changes its state. An interrupted connection is tried five times,
+    an expired token is read again from where it came from (once). Raises StepError when the time is
+    over (the run goes on), InputError for an unknown run.
+    """
+    watch = _Watch(connection, run_id, say)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        run = watch.look(poll_s)
+        if run.state in DONE:
+            return Outcome(line(connection, run), tuple(_failures(watch.client, run)))
+        if time.monotonic() + poll_s > deadline:
+            raise StepError(
+                f"Run {run_id} is still {run.state} after {timeout_s:g} s; it goes on without us."
+            )
+        time.sleep(poll_s)
+
+
+def raise_for(outcome: Outcome) -> None:
+    """Raises StepError with the failing steps' own words when the run did not end well."""
+    if outcome.ok:
+        return
+    why = "\n".join(f.words() for f in outcome.failures) or outcome.run.error or "no step says why"
+    raise StepError(f"Run {outcome.run.id} ended {outcome.run.state}.\n{why}\n{outcome.run.link}".rstrip())
+
+
+class _Watch:
+    """Looks at one run again and again."""
+
+    def __init__(self, connection: Connection, run_id: str, say: Callable[[str], None]) -> None:
+        self.connection, self.run_id, self.say = connection, run_id, say
+        self.where = connection.address() or "the cluster"
+        self.client = kubeflow.connect(connection)
+        self.states: dict[str, str] = {}
+        self.renewed = False
+
+    def look(self, pause_s: float) -> Any:
+        """The run as it is now."""
+        run = self._run(pause_s)
+        for task in _steps(run):
+            if task.state and self.states.get(task.task_id) != task.state:
+                self.states[task.task_id] = task.state
+                self.say(f"{task.display_name:<18}{task.state.lower()}")
+        return run
+
+    def _run(self, pause_s: float) -> Any:
+        import kfp_server_api  # type: ignore[import-untyped]
+        import urllib3
+
+        with kubeflow.explain(self.where, f"to read run {self.run_id}"):
+            for attempt in range(1, _TRIES + 1):
+                try:
+                    api = self.client.runs
+                    return api.run_service_get_run(self.run_id, _request_timeout=kubeflow.TIMEOUT_S)
+                except kfp_server_api.ApiException as error:
+                    if error.status == 401 and not self.renewed:
+                        self.renewed = True
+                        self.client = kubeflow.connect(self.connection)
+                    elif error.status < 500 or attempt == _TRIES:
+                        raise
+                except urllib3.exceptions.HTTPError:
+                    if attempt == _TRIES:
+                        raise
+                time.sleep(pause_s * attempt)
+        raise AssertionError("unreachable")
+
+
+def _steps(run: Any) -> Iterable[Any]:
+    """Tasks that are steps of ours, not Kubeflow's plumbing."""
+    return [task for task in _tasks(run) if not _is_plumbing(task)]
+
+
+def _tasks(run: Any) -> list[Any]:
+    return list((run.run_details.task_details if run.run_details else None) or ())
+
+
+def _is_plumbing(task: Any) -> bool:
+    name = task.display_name or ""
+    return name in _PLUMBING or name.endswith("-driver") or name == task.run_id
+
+
+def _failures(client: Any, run: Any) -> Iterable[Failure]:
+    tasks = {task.task_id: task for task in _tasks(run)}
+    parents = {task.task_id: task.parent_task_id for task in tasks.values() if task.parent_task_id}
+    for task in tasks.values():
+        for child in task.child_tasks or ():
+            if child.task_id:
+                parents.setdefault(child.task_id, task.task_id)
+    failed = {id for id, task in tasks.items() if task.state == "FAILED"}
+    for id in tasks:
+        if id in failed and not any(parents.get(other) == id for other in failed):
+            yield Failure(
+                _step_name(id, tasks, parents), _error(tasks[id], run), _log(client, run.run_id, tasks[id])
+            )
+
+
+def _step_name(id: str, tasks: dict[str, Any], parents: dict[str, str]) -> str:
+    at: str | None = id
+    while at in tasks:
+        if not _is_plumbing(tasks[at]):
+            return str(tasks[at].display_name)
+        at = parents.get(at)
+    return str(tasks[id].display_name).removesuffix("-driver")
+
+
+def _error(task: Any, run: Any) -> str:
+    for holder in (task, run):
+        if holder.error and holder.error.message:
+            return str(holder.error.message).strip()
+    return ""
+
+
+def _log(client: Any, run_id: str, task: Any) -> str:
+    """The end of a pod's log, if the server still has it."""
+    import kfp_server_api
+    import urllib3
+
+    pods = [child.pod_name for child in task.child_tasks or () if child.pod_name]
+    for pod in filter(None, [task.pod_name, *pods]):
+        try:
+            api = client.runs.run_service_get_run.__self__.api_client
+            answer = api.call_api(
+                f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log",
+                "GET",
+                auth_settings=["Bearer"],
+                _preload_content=False,
+                _request_timeout=kubeflow.TIMEOUT_S,
+            )
+            return "\n".join(answer.data.decode("utf-8", "replace").splitlines()[-LOG_LINES:])
+        except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
+            continue
+    return ""

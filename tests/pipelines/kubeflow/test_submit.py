@@ -1,0 +1,185 @@
+import re
+
+import pytest
+
+from components.errors import InputError, StepError
+from pipelines import follow, submit
+from pipelines.kubeflow import Connection
+from pipelines.submit import Request
+from tests.pipelines.kubeflow.server import write_pipeline
+
+PARAMETERS = {
+    "photos": {"parameterType": "STRING"},
+    "train": {"parameterType": "STRUCT", "defaultValue": {"epochs": 5}},
+    "gpus": {"parameterType": "NUMBER_INTEGER", "isOptional": True},
+    "share": {"parameterType": "NUMBER_DOUBLE", "isOptional": True},
+    "force": {"parameterType": "BOOLEAN", "isOptional": True},
+}
+
+
+@pytest.fixture
+def package(tmp_path):
+    return write_pipeline(tmp_path / "pipeline.yaml", "leaves", PARAMETERS)
+
+
+def connection(kubeflow, **options):
+    return Connection(host=kubeflow.url, **options)
+
+
+def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, capsys):
+    path, spec = package
+    asked = {"photos": "/data/leaves", "train": '{"epochs": 3}', "gpus": "1", "force": "true", "share": 1}
+    run = submit.submit(connection(kubeflow), Request(path, parameters=asked, service_account="runner"))
+    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
+    assert body["runtime_config"]["parameters"] == {
+        "photos": "/data/leaves", "train": {"epochs": 3}, "gpus": 1, "force": True, "share": 1,
+    }  # fmt: skip
+    assert body["pipeline_spec"]["pipelineInfo"] == spec["pipelineInfo"]
+    assert (body["display_name"], body["service_account"]) == ("leaves", "runner")
+    assert kubeflow.experiments[body["experiment_id"]]["display_name"] == "pergola"
+    assert run.link == f"{kubeflow.url}/#/runs/details/{run.id}" and run.state == "PENDING"
+    assert run.finished_at is None and capsys.readouterr().out == ""
+
+
+def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, package):
+    kubeflow.add_pipeline("other", package[1])
+    id = kubeflow.add_pipeline("leaves", package[1], package[1], package[1])
+    request = Request(pipeline="leaves", parameters={"photos": "x"})
+    submit.submit(connection(kubeflow), request)
+    submit.submit(connection(kubeflow), Request(pipeline="leaves", version="v1", parameters={"photos": "x"}))
+    newest, first = (b["pipeline_version_reference"] for b in kubeflow.bodies("/apis/v2beta1/runs"))
+    assert newest == {
+        "pipeline_id": id,
+        "pipeline_version_id": kubeflow.versions[id][2]["pipeline_version_id"],
+    }
+    assert first["pipeline_version_id"] == kubeflow.versions[id][0]["pipeline_version_id"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "wants a value for photos: --param photos="),
+        ({"photos": "x", "gpu": 1}, "no parameter 'gpu'. Did you mean 'gpus'?"),
+        ({"photos": "x", "gpus": "two"}, "gpus: wanted a whole number, got 'two'"),
+        ({"photos": "x", "gpus": 1.5}, "gpus: wanted a whole number, got 1.5"),
+        ({"photos": "x", "gpus": True}, "gpus: wanted a whole number, got true"),
+        ({"photos": "x", "train": "[]"}, "train: wanted a JSON object, got []"),
+        ({"photos": "x", "force": "1"}, "force: wanted true or false, got 1"),
+    ],
+)
+def test_submit_checks_parameters_before_anything_is_created(kubeflow, package, parameters, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        submit.submit(connection(kubeflow), Request(package[0], parameters=parameters))
+    assert kubeflow.changes() == []
+
+
+def test_submit_refuses_unknown_names_with_the_nearest(kubeflow, package):
+    kubeflow.add_pipeline("leaves", package[1])
+    kubeflow.experiments["1"] = {
+        "experiment_id": "1",
+        "display_name": "nightly",
+        "created_at": kubeflow.tick(),
+    }
+    to = connection(kubeflow)
+    good = {"photos": "x"}
+    with pytest.raises(InputError, match="no pipeline 'leafs'. Did you mean 'leaves'"):
+        submit.submit(to, Request(pipeline="leafs"))
+    with pytest.raises(InputError, match="'leaves' has no version 'v2'. Known: v1"):
+        submit.submit(to, Request(pipeline="leaves", version="v2"))
+    with pytest.raises(
+        InputError, match="no experiment 'nightli'. Did you mean 'nightly'.*--create-experiment"
+    ):
+        submit.submit(to, Request(package[0], parameters=good, experiment="nightli"))
+    assert kubeflow.changes() == []
+    submit.submit(to, Request(package[0], parameters=good, experiment="weekly", create_experiment=True))
+    assert [e["display_name"] for e in kubeflow.experiments.values()] == ["nightly", "weekly"]
+
+
+def test_submit_refuses_what_is_no_compiled_pipeline(kubeflow, tmp_path):
+    for name, text in {"a.yaml": "x: [", "b.yaml": "x: 1", "c.yaml": ""}.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name}.*pergola compile"):
+            submit.submit(connection(kubeflow), Request(tmp_path / name))
+    with pytest.raises(InputError, match=r"d\.yaml cannot be read"):
+        submit.submit(connection(kubeflow), Request(tmp_path / "d.yaml"))
+
+
+def test_runs_lists_the_newest_first_over_pages(kubeflow, package):
+    to = connection(kubeflow)
+    for n in range(5):
+        submit.submit(to, Request(package[0], parameters={"photos": "x"}, name=f"run {n}"))
+    assert [run.name for run in submit.runs(to, limit=4)] == ["run 4", "run 3", "run 2", "run 1"]
+    assert "run 4" in submit.table(submit.runs(to))
+    with pytest.raises(InputError, match="no experiment 'perg'. Did you mean 'pergola'"):
+        submit.runs(to, experiment="perg")
+    assert submit.runs(to, experiment="pergola")[0].to_json()["created_at"].startswith("2026-11-21T")
+
+
+def task(id, name, state, **more):
+    return {"task_id": id, "display_name": name, "state": state, **more}
+
+
+def started(kubeflow, package):
+    return submit.submit(connection(kubeflow), Request(package[0], parameters={"photos": "x"})).id
+
+
+def test_wait_says_states_and_ends_with_success(kubeflow, package):
+    run = started(kubeflow, package)
+    kubeflow.script = [
+        {"state": "RUNNING", "run_details": {"task_details": [task("0", "root", "RUNNING"), task("1", "scan-driver", "SUCCEEDED"), task("2", "scan", "RUNNING")]}},
+        {"state": "RUNNING", "run_details": {"task_details": [task("2", "scan", "SUCCEEDED"), task("3", "train", "RUNNING")]}},
+        {"state": "SUCCEEDED", "run_details": {"task_details": [task("2", "scan", "SUCCEEDED"), task("3", "train", "SUCCEEDED")]}, "finished_at": kubeflow.tick()},
+    ]  # fmt: skip
+    said = []
+    outcome = follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
+    assert [line.split() for line in said] == [
+        ["scan", "running"], ["scan", "succeeded"], ["train", "running"], ["train", "succeeded"],
+    ]  # fmt: skip
+    assert outcome.ok and outcome.run.finished_at is not None
+    follow.raise_for(outcome)
+
+
+def test_wait_tells_the_failing_step_its_error_and_its_log(kubeflow, package):
+    run = started(kubeflow, package)
+    kubeflow.logs["leaves-train-1"] = "".join(f"line {n}\n" for n in range(40)) + "No space left on device\n"
+    kubeflow.script = [
+        {"state": "FAILED", "error": {"code": 13, "message": "Run failed"}, "run_details": {"task_details": [
+            task("0", "root", "FAILED", child_tasks=[{"task_id": "1"}, {"task_id": "2"}]),
+            task("1", "scan", "SUCCEEDED"),
+            task("2", "train", "FAILED", child_tasks=[{"task_id": "3"}]),
+            task("3", "executor", "FAILED", pod_name="leaves-train-1", error={"code": 1, "message": "Error (exit code 1)"}),
+        ]}},
+    ]  # fmt: skip
+    outcome = follow.wait(connection(kubeflow), run, poll_s=0.01)
+    (failure,) = outcome.failures
+    assert (failure.step, failure.error) == ("train", "Error (exit code 1)")
+    assert failure.log.splitlines()[-1] == "No space left on device" and len(failure.log.splitlines()) == 15
+    with pytest.raises(StepError, match=r"(?s)ended FAILED.*train failed: Error .exit code 1.*No space left"):
+        follow.raise_for(outcome)
+    assert outcome.to_json()["failures"][0]["step"] == "train"
+
+
+def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package, tmp_path):
+    run = started(kubeflow, package)
+    kubeflow.script = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    kubeflow.token, file = "old", tmp_path / "token"
+    file.write_text("old\n")
+
+    to = connection(kubeflow, token_file=file)
+    kubeflow.failures = [503, 502]
+    watch = follow._Watch(to, run, print)
+    assert watch.look(0.01).state == "RUNNING"
+    kubeflow.token = "new"
+    file.write_text("new\n")
+    assert watch.look(0.01).state == "SUCCEEDED"
+
+
+def test_wait_gives_up_when_the_time_is_over(kubeflow, package):
+    run = started(kubeflow, package)
+    with pytest.raises(StepError, match="still PENDING after 0.05 s; it goes on"):
+        follow.wait(connection(kubeflow), run, poll_s=0.02, timeout_s=0.05)
+    with pytest.raises(InputError, match="404.*nope not found"):
+        follow.wait(connection(kubeflow), "nope")
+    kubeflow.failures = [503] * 5
+    with pytest.raises(StepError, match="503.*upstream connect error"):
+        follow.wait(connection(kubeflow), run, poll_s=0.001)
