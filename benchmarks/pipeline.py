@@ -63,7 +63,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{result['photos']}: {result['images']:,} images on {result['cores']} cores"]
     lines += [f"  {step:<12}{seconds:>8.2f} s" for step, seconds in result["seconds"].items()]
     lines += [
-        f"whole run         {result['run_s']:>8.2f} s, of which outside the steps {result['overhead_s']:.2f} s",
+        f"whole run         {result['run_s']:>8.2f} s, outside of steps {result['overhead_s']:.2f} s",
         f"peak memory       {result['peak_mb_of_one_process']:>8,} MB in the largest process",
         f"unchanged rerun   {result['unchanged_rerun_s']:>8.2f} s (median of 3)",
         f"pergola --help    {result['help_s']:>8.3f} s (median of 5)",

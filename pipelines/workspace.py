@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -22,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from components import records
-from components.errors import InputError, StepError
+from components.data.disk import explained
+from components.errors import InputError
 
 LAYOUT = 1
 
@@ -41,7 +41,7 @@ class Workspace:
     def create(self) -> None:
         """Make the folders. Raises InputError when the place cannot be used."""
         marker = self.root / "pergola.json"
-        with explain_disk(self.root):
+        with explained(self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise InputError(f"Workspace {self.root} is a file. Name a folder with --workspace.")
             if self.root.is_dir() and not marker.exists() and any(self.root.iterdir()):
@@ -67,7 +67,7 @@ class Workspace:
 
         The kernel lets go of the lock when its holder dies, however it dies.
         """
-        with explain_disk(self.root):
+        with explained(self.root):
             file = open(self.root / "lock", "a+")  # noqa: SIM115
         with file:
             try:
@@ -95,22 +95,6 @@ class Workspace:
         """Where `pergola serve` listens ("grpc", "rest", "pid"); empty when it does not run."""
         record = read_json(self.root / "serve.json")
         return record if record and _is_alive(record.get("pid", 0)) else {}
-
-
-@contextmanager
-def explain_disk(place: Path) -> Iterator[None]:
-    """Turn the file system's refusals into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            path = error.filename or place
-            raise InputError(
-                f"Cannot write {path}: it is read-only for this user. Use --workspace DIR."
-            ) from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StepError(f"The disk that holds {place} is full. Free some space and run again.") from error
-        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
