@@ -296,14 +296,16 @@ def serve():
 
 def write_pipeline(path, name="leaves", parameters=None):
     """A compiled pipeline of one echo step, small and valid. parameters: name -> definition."""
+    container = {"image": "python:3.11", "command": ["true"]}
+    task = {"componentRef": {"name": "comp-echo"}, "taskInfo": {"name": "echo"}}
     spec = {
         "pipelineInfo": {"name": name},
         "schemaVersion": "2.1.0",
         "sdkVersion": "kfp-2.17.0",
         "components": {"comp-echo": {"executorLabel": "exec-echo"}},
-        "deploymentSpec": {"executors": {"exec-echo": {"container": {"image": "python:3.11", "command": ["true"]}}}},
-        "root": {"dag": {"tasks": {"echo": {"componentRef": {"name": "comp-echo"}, "taskInfo": {"name": "echo"}}}}},
-    }  # fmt: skip
+        "deploymentSpec": {"executors": {"exec-echo": {"container": container}}},
+        "root": {"dag": {"tasks": {"echo": task}}},
+    }
     if parameters:
         spec["root"]["inputDefinitions"] = {"parameters": parameters}
     path.write_text(yaml.safe_dump(spec))

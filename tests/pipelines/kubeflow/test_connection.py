@@ -10,7 +10,7 @@ from pipelines.kubeflow import Connection
 
 
 def test_connect_without_a_host_says_how_to_name_one(kubeflow):
-    with pytest.raises(InputError, match="--host.*KF_PIPELINES_ENDPOINT.*kubeconfig"):
+    with pytest.raises(InputError, match=r"--host.*KF_PIPELINES_ENDPOINT.*kubeconfig"):
         submit.runs(Connection())
 
 
@@ -43,7 +43,7 @@ def test_connect_says_at_once_that_the_token_is_expired(kubeflow, tmp_path):
         Connection(host=kubeflow.url, token="stale"),
         Connection(host=kubeflow.url, token="stale", namespace="ann"),
     ):
-        with pytest.raises(InputError, match="does not accept the token .401.*--token-file"):
+        with pytest.raises(InputError, match=r"does not accept the token .401.*--token-file"):
             submit.runs(connection)
     assert time.monotonic() - begin < 10
     (tmp_path / "token").write_text("fresh\n")

@@ -167,7 +167,7 @@ def test_apply_sends_the_cron_in_the_clusters_zone(kubeflow, plan):
     tokyo = NIGHTLY.replace('"nightly"', '"nightly"\ntime_zone = "Asia/Tokyo"')
     (done,) = apply(kubeflow, plan(tokyo))
     assert done.cron == "0 0 18 * * 0,1,2,3,4" and done.next[0] == "2026-11-23T03:00:00+09:00"
-    with pytest.raises(InputError, match="daylight saving.*cronScheduleTimezone"):
+    with pytest.raises(InputError, match=r"daylight saving.*cronScheduleTimezone"):
         plan(tokyo.replace("Asia/Tokyo", "Europe/Berlin"))
     berlin = 'cluster_time_zone = "Europe/Berlin"\n' + tokyo.replace("Asia/Tokyo", "Europe/Berlin")
     (done,) = apply(kubeflow, plan(berlin))
@@ -184,7 +184,7 @@ def test_list_pause_resume_and_delete(kubeflow, plan):
     assert listed["b"]["set"] == "set" and listed["b"]["cron"] == "0 0 3 * * 1-5"
     assert re.search(r"paused +b ", schedule.table(list(listed.values())))
     assert names(schedule.resume(to, [listed["b"]["id"]])) == [("b", "resumed")]
-    with pytest.raises(InputError, match="no schedule 'nightl'. Did you mean 'nightly'"):
+    with pytest.raises(InputError, match=r"no schedule 'nightl'. Did you mean 'nightly'"):
         schedule.delete(to, ["b", "nightl"])
     assert len(kubeflow.recurring) == 3
     assert names(schedule.delete(to, ["b", "nightly"])) == [("b", "deleted"), ("nightly", "deleted")]

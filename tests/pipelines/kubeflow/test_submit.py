@@ -82,12 +82,12 @@ def test_submit_refuses_unknown_names_with_the_nearest(kubeflow, package):
     }
     to = connection(kubeflow)
     good = {"photos": "x"}
-    with pytest.raises(InputError, match="no pipeline 'leafs'. Did you mean 'leaves'"):
+    with pytest.raises(InputError, match=r"no pipeline 'leafs'. Did you mean 'leaves'"):
         submit.submit(to, Request(pipeline="leafs"))
-    with pytest.raises(InputError, match="'leaves' has no version 'v2'. Known: v1"):
+    with pytest.raises(InputError, match=r"'leaves' has no version 'v2'. Known: v1"):
         submit.submit(to, Request(pipeline="leaves", version="v2"))
     with pytest.raises(
-        InputError, match="no experiment 'nightli'. Did you mean 'nightly'.*--create-experiment"
+        InputError, match=r"no experiment 'nightli'. Did you mean 'nightly'.*--create-experiment"
     ):
         submit.submit(to, Request(package[0], parameters=good, experiment="nightli"))
     assert kubeflow.changes() == []
@@ -110,7 +110,7 @@ def test_runs_lists_the_newest_first_over_pages(kubeflow, package):
         submit.submit(to, Request(package[0], parameters={"photos": "x"}, name=f"run {n}"))
     assert [run.name for run in submit.runs(to, limit=4)] == ["run 4", "run 3", "run 2", "run 1"]
     assert "run 4" in submit.table(submit.runs(to))
-    with pytest.raises(InputError, match="no experiment 'perg'. Did you mean 'pergola'"):
+    with pytest.raises(InputError, match=r"no experiment 'perg'. Did you mean 'pergola'"):
         submit.runs(to, experiment="perg")
     assert submit.runs(to, experiment="pergola")[0].to_json()["created_at"].startswith("2026-11-21T")
 
@@ -119,17 +119,22 @@ def task(id, name, state, **more):
     return {"task_id": id, "display_name": name, "state": state, **more}
 
 
+def state(name, *tasks, **more):
+    return {"state": name, "run_details": {"task_details": list(tasks)}, **more}
+
+
 def started(kubeflow, package):
     return submit.submit(connection(kubeflow), Request(package[0], parameters={"photos": "x"})).id
 
 
 def test_wait_says_states_and_ends_with_success(kubeflow, package):
     run = started(kubeflow, package)
+    plumbing = [task("0", "root", "RUNNING"), task("1", "scan-driver", "SUCCEEDED")]
     kubeflow.script = [
-        {"state": "RUNNING", "run_details": {"task_details": [task("0", "root", "RUNNING"), task("1", "scan-driver", "SUCCEEDED"), task("2", "scan", "RUNNING")]}},
-        {"state": "RUNNING", "run_details": {"task_details": [task("2", "scan", "SUCCEEDED"), task("3", "train", "RUNNING")]}},
-        {"state": "SUCCEEDED", "run_details": {"task_details": [task("2", "scan", "SUCCEEDED"), task("3", "train", "SUCCEEDED")]}, "finished_at": kubeflow.tick()},
-    ]  # fmt: skip
+        state("RUNNING", *plumbing, task("2", "scan", "RUNNING")),
+        state("RUNNING", *plumbing, task("2", "scan", "SUCCEEDED"), task("3", "train", "RUNNING")),
+        state("SUCCEEDED", task("3", "train", "SUCCEEDED"), finished_at=kubeflow.tick()),
+    ]
     said = []
     outcome = follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
     assert [line.split() for line in said] == [
@@ -142,14 +147,17 @@ def test_wait_says_states_and_ends_with_success(kubeflow, package):
 def test_wait_tells_the_failing_step_its_error_and_its_log(kubeflow, package):
     run = started(kubeflow, package)
     kubeflow.logs["leaves-train-1"] = "".join(f"line {n}\n" for n in range(40)) + "No space left on device\n"
+    why = {"code": 1, "message": "Error (exit code 1)"}
     kubeflow.script = [
-        {"state": "FAILED", "error": {"code": 13, "message": "Run failed"}, "run_details": {"task_details": [
+        state(
+            "FAILED",
             task("0", "root", "FAILED", child_tasks=[{"task_id": "1"}, {"task_id": "2"}]),
             task("1", "scan", "SUCCEEDED"),
             task("2", "train", "FAILED", child_tasks=[{"task_id": "3"}]),
-            task("3", "executor", "FAILED", pod_name="leaves-train-1", error={"code": 1, "message": "Error (exit code 1)"}),
-        ]}},
-    ]  # fmt: skip
+            task("3", "executor", "FAILED", pod_name="leaves-train-1", error=why),
+            error={"code": 13, "message": "Run failed"},
+        )
+    ]
     outcome = follow.wait(connection(kubeflow), run, poll_s=0.01)
     (failure,) = outcome.failures
     assert (failure.step, failure.error) == ("train", "Error (exit code 1)")
@@ -176,10 +184,10 @@ def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package
 
 def test_wait_gives_up_when_the_time_is_over(kubeflow, package):
     run = started(kubeflow, package)
-    with pytest.raises(StepError, match="still PENDING after 0.05 s; it goes on"):
+    with pytest.raises(StepError, match=r"still PENDING after 0.05 s; it goes on"):
         follow.wait(connection(kubeflow), run, poll_s=0.02, timeout_s=0.05)
-    with pytest.raises(InputError, match="404.*nope not found"):
+    with pytest.raises(InputError, match=r"404.*nope not found"):
         follow.wait(connection(kubeflow), "nope")
     kubeflow.failures = [503] * 5
-    with pytest.raises(StepError, match="503.*upstream connect error"):
+    with pytest.raises(StepError, match=r"503.*upstream connect error"):
         follow.wait(connection(kubeflow), run, poll_s=0.001)
