@@ -1,10 +1,10 @@
 """The pictures of one part, from its TFRecord shards, without TensorFlow.
 
 A TFRecord file is a row of records: length uint64, CRC of it uint32, the record, CRC of it uint32, all
-little-endian, the CRCs masked (tensorflow/core/lib/io/record_writer.h). A record here is a tf.train.Example with the
-features "image", "label" and "id" (see components/artifacts.py), which is read from the wire format of
-protocol buffers: Example.features = 1, Features.feature = 1 (a map: key 1, value 2), Feature.bytes_list = 1
-or int64_list = 3, and in both lists value = 1.
+little-endian, the CRCs masked (tensorflow/core/lib/io/record_writer.h). A record here is a
+tf.train.Example with the features "image", "label" and "id" (see components/artifacts.py), which is
+read from the wire format of protocol buffers: Example.features = 1, Features.feature = 1 (a map: key 1,
+value 2), Feature.bytes_list = 1 or int64_list = 3, and in both lists value = 1.
 """
 
 from __future__ import annotations

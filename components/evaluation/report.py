@@ -1,0 +1,236 @@
+"""One page a run: the verdict first, then why. A single HTML file that needs no network.
+
+The figures come from the artifacts, the photographs from the test shards. Whatever people named
+(classes, files, settings) is text, never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components import records
+from components.artifacts import (
+    TEST,
+    Augmentation,
+    ClassScore,
+    Decision,
+    Evaluation,
+    Export,
+    Rehearsal,
+    Rule,
+    Training,
+    ValidationReport,
+)
+from components.artifacts import Split as SplitRecord
+from components.evaluation import charts
+from components.evaluation.compare import Comparison, compare_evaluations
+from components.evaluation.pictures import pictures
+
+MAX_ERRORS = 150  # photographs of errors, the surest first
+MAX_RIGHT = 120  # photographs of right answers, the least sure of each class
+MAX_MATRIX = 40  # classes in a confusion matrix; above it the most frequent confusions are listed
+MAX_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Folders of the artifacts that a report is about. Those that are None are left out."""
+
+    evaluation: Path
+    gate: Path
+    shards: Path
+    validation: Path | None = None
+    split: Path | None = None
+    augmentation: Path | None = None
+    training: Path | None = None
+    export: Path | None = None
+    rehearsal: Path | None = None
+    champion: Path | None = None  # the champion's evaluation on the same pictures
+
+
+@dataclass(frozen=True)
+class About:
+    """How to make the run again."""
+
+    model: str
+    command: str = ""
+    settings: str = ""  # as TOML
+    code: str = ""  # version of the code
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # what -> SHA-256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One test picture and what was answered, with its photograph."""
+
+    path: str
+    label: str
+    predicted: str
+    probability: float
+    cell: str  # "<true index>-<predicted index>" in the confusion matrix
+    photograph: str  # data address
+
+    @property
+    def right(self) -> bool:
+        """Whether the class was found."""
+        return self.label == self.predicted
+
+
+def write_report(parts: Parts, about: About, out: Path) -> Path:
+    """Write report.html into `out`, at most 5 MB; gives its path."""
+    evaluation = Evaluation.load(parts.evaluation)
+    shown = list(_answers(parts, evaluation))
+    page = _render(parts, about, evaluation, shown)
+    while len(page.encode()) > MAX_BYTES and shown:
+        shown = _fewer(shown)
+        page = _render(parts, about, evaluation, shown)
+    path = out / "report.html"
+    records.write_atomic(path, page)
+    return path
+
+
+def _render(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "span": _span, "number": _number, "figure": _figure}
+    return environment.get_template("report.html.j2").render(_content(parts, about, evaluation, shown))
+
+
+def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer]) -> dict[str, Any]:
+    """All that the template shows."""
+    decision = Decision.load(parts.gate)
+    training = Training.load(parts.training) if parts.training else None
+    return {
+        "about": about,
+        "decision": decision,
+        "evaluation": evaluation,
+        "validation": ValidationReport.load(parts.validation) if parts.validation else None,
+        "split": SplitRecord.load(parts.split) if parts.split else None,
+        "training": training,
+        "export": Export.load(parts.export) if parts.export else None,
+        "rehearsal": Rehearsal.load(parts.rehearsal) if parts.rehearsal else None,
+        "comparison": _comparison(parts),
+        "curves": charts.curves(training.history, training.best_epoch) if training else "",
+        "reliability": _reliability(parts, evaluation),
+        "policy": _policy(parts),
+        "preview": _preview(parts),
+        "matrix": evaluation.confusion if len(evaluation.labels) <= MAX_MATRIX else None,
+        "confusions": _confusions(evaluation),
+        "classes": sorted(evaluation.per_class, key=_worst_first),
+        "errors": [answer for answer in shown if not answer.right],
+        "right": [answer for answer in shown if answer.right],
+        "num_errors": round((1 - evaluation.accuracy) * evaluation.num_images),
+    }
+
+
+def _answers(parts: Parts, evaluation: Evaluation) -> Iterator[Answer]:
+    """Errors, the surest first; then right answers, the least sure of each class."""
+    import pyarrow.parquet as parquet
+
+    columns = ["id", "path", "label", "predicted", "probability"]
+    rows = parquet.read_table(parts.evaluation / "predictions.parquet", columns=columns).to_pylist()
+    index = {label: i for i, label in enumerate(evaluation.labels)}
+    errors = sorted(
+        (row for row in rows if row["label"] != row["predicted"]),
+        key=lambda row: (-row["probability"], row["id"]),
+    )
+    chosen = errors[:MAX_ERRORS] + _least_sure(rows, len(index))
+    wanted = {row["id"] for row in chosen}
+    photographs = {p.id: charts.thumbnail(p.image) for p in pictures(parts.shards, TEST, wanted)}
+    for row in chosen:
+        yield Answer(
+            path=row["path"],
+            label=row["label"],
+            predicted=row["predicted"],
+            probability=row["probability"],
+            cell=f"{index[row['label']]}-{index[row['predicted']]}",
+            photograph=photographs.get(row["id"], ""),
+        )
+
+
+def _least_sure(rows: Sequence[Mapping[str, Any]], num_classes: int) -> list[Mapping[str, Any]]:
+    each = max(1, min(6, MAX_RIGHT // num_classes))
+    queues: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["probability"], row["id"])):
+        if row["label"] == row["predicted"]:
+            queues.setdefault(row["label"], []).append(row)
+    return [row for label in sorted(queues) for row in queues[label][:each]][:MAX_RIGHT]
+
+
+def _fewer(shown: Sequence[Answer]) -> list[Answer]:
+    """Two thirds of the errors and of the right answers."""
+    errors = [answer for answer in shown if not answer.right]
+    right = [answer for answer in shown if answer.right]
+    return errors[: len(errors) * 2 // 3] + right[: len(right) * 2 // 3]
+
+
+def _comparison(parts: Parts) -> Comparison | None:
+    return compare_evaluations(parts.evaluation, parts.champion) if parts.champion else None
+
+
+def _reliability(parts: Parts, evaluation: Evaluation) -> str:
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(parts.evaluation / "predictions.parquet", columns=["label", "probabilities"])
+    index = {label: i for i, label in enumerate(evaluation.labels)}
+    labels = np.array([index[label] for label in table.column("label").to_pylist()])
+    flat = table.column("probabilities").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return charts.reliability(flat.reshape(len(labels), -1), labels)
+
+
+def _policy(parts: Parts) -> Mapping[str, float]:
+    if parts.augmentation is None:
+        return {}
+    return {name: value for name, value in Augmentation.load(parts.augmentation).policy.items() if value}
+
+
+def _preview(parts: Parts) -> str:
+    path = parts.augmentation / "preview.png" if parts.augmentation else None
+    return charts.contact_sheet(path.read_bytes()) if path and path.is_file() else ""
+
+
+def _confusions(evaluation: Evaluation, most: int = 20) -> list[dict[str, Any]]:
+    """The most frequent confusions: which class was taken for which, how often."""
+    found: list[dict[str, Any]] = [
+        {"label": evaluation.labels[i], "predicted": evaluation.labels[j], "count": count, "cell": f"{i}-{j}"}
+        for i, row in enumerate(evaluation.confusion)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(found, key=lambda item: (-item["count"], item["cell"]))[:most]
+
+
+def _worst_first(score: ClassScore) -> tuple[float, str]:
+    return (score.f1, score.label)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _figure(rule: Rule, which: str) -> str:
+    """Value or limit of a rule in its own unit: a probability's distance as it is, all else in percent."""
+    value = getattr(rule, which)
+    if value is None:
+        return "–"
+    return f"{value:.2g}" if rule.name == "served" else f"{100 * value:.1f}%"
