@@ -1,0 +1,45 @@
+"""Faults planted on purpose, and the real leaves as vectors."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LEAVES = Path("../shared/data/leaves")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Rows that belong together."""
+
+    embeddings: np.ndarray  # float32 (N, D)
+    ids: list[str]
+    paths: list[str]
+    labels: list[str]
+
+
+def flipped(labels: list[str], share: float, *, seed: int) -> tuple[list[str], list[int]]:
+    """Labels with a share of them changed to another class, and the places that were changed."""
+    rng = np.random.default_rng(seed)
+    classes = sorted(set(labels))
+    places = rng.choice(len(labels), round(share * len(labels)), replace=False)
+    given = list(labels)
+    for place in places:
+        given[place] = str(rng.choice([name for name in classes if name != labels[place]]))
+    return given, [int(place) for place in places]
+
+
+@functools.cache
+def leaves(weights: Path) -> Pictures:
+    """The real leaves with MobileNetV2 vectors. Takes a minute."""
+    from components.data.embeddings import embed_all, keras_embed
+
+    files = sorted(LEAVES.rglob("*.jpg"))
+    return Pictures(
+        embeddings=embed_all((file.read_bytes() for file in files), keras_embed(weights)),
+        ids=[hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
+        paths=[file.relative_to(LEAVES).as_posix() for file in files],
+        labels=[file.parent.name for file in files],
+    )
