@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from components.data.validate import ValidateSettings
     from components.evaluation.evaluate import EvaluateSettings
     from components.evaluation.gate import GateSettings
+    from components.evaluation.report import About, Parts
     from components.release.rehearse import Rehearsals
     from components.training.architectures import ModelSettings
     from components.training.augment import AugmentSettings
@@ -174,6 +175,13 @@ def gate(
     decision = decide(facts, settings)
     decision.save(out)
     return decision
+
+
+def report(parts: Parts, about: About, out: Path) -> Path:
+    """All that a run found out -> one HTML page."""
+    from components.evaluation.report import write_report
+
+    return write_report(parts, about, out)
 
 
 def register(

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def run(options: Options, photos: Path, force: str | None) -> dict[str, Any]:
     from pipelines import local
 
     settings, workspace = options.settings(), options.open_workspace()
-    result = local.run(photos, settings, workspace, force=force, show=_show(options))
+    result = local.run(photos, settings, workspace, force=force, show=_show(options), command=_typed())
     if not options.json:
         click.echo(result.words())
     return result.to_json()
@@ -221,6 +222,10 @@ def _json_only(as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _typed() -> str:
+    return shlex.join(["pergola", *sys.argv[1:]])
 
 
 def _show(options: Options) -> Any:

@@ -15,6 +15,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components import artifacts, code, digest, records, steps
 from components.data.disk import explained
@@ -24,11 +25,14 @@ from components.release.registry import Version, champion_of, version_of
 from components.release.rehearse import Rehearsals
 from components.release.tracker import Tracker
 from pipelines import reuse, runs, words
-from pipelines.config import Settings
+from pipelines.config import Settings, to_toml
 from pipelines.results import RunResult, ValidateResult
 from pipelines.reuse import Output, Steps
 from pipelines.show import Show
 from pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    from components.evaluation.report import About, Parts
 
 log = logging.getLogger(__name__)
 
@@ -188,19 +192,22 @@ def _judge(walk: Walk, data: Data, model: Model) -> Verdict:
     )  # fmt: skip
     champion = _champion(walk, artifacts.Export.load(model.export.folder))
     rival = _evaluate_champion(walk, data, champion) if champion else None
+    rival_folder = rival.folder if rival else None
+    version = champion.version if champion else None
     gate = walk.steps.run(
         "gate",
-        lambda out: steps.gate(model.evaluation.folder, rival and rival.folder, rehearsal.folder, out,
-                               settings.gate, champion_version=champion and champion.version),
+        lambda out: steps.gate(model.evaluation.folder, rival_folder, rehearsal.folder, out, settings.gate,
+                               champion_version=version),
         inputs={"evaluation": model.evaluation.sha256, "rehearsal": rehearsal.sha256,
-                "champion": rival and rival.sha256, "version": champion and str(champion.version)},
+                "champion": rival.sha256 if rival else None, "version": str(version)},
         settings=settings.gate,
     )  # fmt: skip
     report = walk.steps.run(
         "report",
-        lambda out: steps.report(out, _report_parts(walk, data, model, rehearsal, gate)),
+        lambda out: steps.report(*_report_input(walk, data, model, rehearsal, gate, rival), out),
         inputs={"gate": gate.sha256, "validation": data.validation.sha256, "training": model.training.sha256,
-                "evaluation": model.evaluation.sha256, "augmentation": model.augmentation.sha256},
+                "evaluation": model.evaluation.sha256, "augmentation": model.augmentation.sha256,
+                "settings": digest.of_data(records.to_dict(settings))},
     )  # fmt: skip
     return Verdict(artifacts.Decision.load(gate.folder), gate, report)
 
@@ -273,7 +280,7 @@ def _model_name(photos: Path, settings: Settings) -> str:
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_")
     if settings.release.name and name != settings.release.name:
         raise InputError(
-            f"release.name: '{settings.release.name}' is no name for a model. Wanted letters, digits, '-', '_'"
+            f"release.name: '{settings.release.name}' is no model's name. Wanted letters, digits, '-', '_'"
             + (f", such as '{name}'." if name else ".")
         )
     return name or "pictures"
@@ -365,6 +372,32 @@ def _evaluate_champion(walk: Walk, data: Data, champion: Version) -> Output:
 
 def _published(walk: Walk, version: Version) -> Path:
     return walk.workspace.models / version.model / str(version.version)
+
+
+def _report_input(
+    walk: Walk, data: Data, model: Model, rehearsal: Output, gate: Output, rival: Output | None
+) -> tuple[Parts, About]:
+    """What the report shows, and how it says the run can be made again."""
+    from components.evaluation.report import About, Parts
+
+    parts = Parts(
+        evaluation=model.evaluation.folder,
+        gate=gate.folder,
+        shards=data.shards.folder,
+        validation=data.validation.folder,
+        split=data.split.folder,
+        augmentation=model.augmentation.folder,
+        training=model.training.folder,
+        export=model.export.folder,
+        rehearsal=rehearsal.folder,
+        champion=rival.folder if rival else None,
+    )
+    fingerprints = {"data": artifacts.Manifest.load(data.manifest.folder).fingerprint,
+                    "split": artifacts.Split.load(data.split.folder).fingerprint}  # fmt: skip
+    about = About(
+        walk.model, walk.run.record["command"], to_toml(walk.settings), code.version(), fingerprints
+    )
+    return parts, about
 
 
 def _run_record(walk: Walk, data: Data, model: Model, verdict: Verdict) -> steps.RunRecord:
