@@ -40,7 +40,7 @@ def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
             f"{path} is there already and may hold corrections: move it away or name another file."
         )
     sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
+    writer = csv.writer(sink)  # lines end as RFC 4180 has it; with "\n" alone a "\r" would not be quoted
     writer.writerow(COLUMNS)
     rows = [(s.id, s.path, s.label, s.suggested, f"{s.quality:.4f}", "") for s in suspects]
     writer.writerows(rows)

@@ -81,5 +81,5 @@ def test_read_relabel_names_a_missing_file(tmp_path):
 def test_write_relabel_survives_any_path(tmp_path_factory, paths):
     path = tmp_path_factory.mktemp("relabel") / "relabel.csv"
     write_relabel([Suspect(f"{i:064}", p, "oak", "maple", 0.1, True) for i, p in enumerate(paths)], path)
-    path.write_bytes(path.read_bytes().replace(b",0.1000,\n", b",0.1000,maple\n"))
+    path.write_bytes(path.read_bytes().replace(b",0.1000,\r\n", b",0.1000,maple\r\n"))
     assert read_relabel(path, LABELS) == {f"{i:064}": "maple" for i in range(len(paths))}
