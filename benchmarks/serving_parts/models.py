@@ -1,0 +1,91 @@
+"""The models that are served: one that does nearly nothing, one that takes its time, one for pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = tuple(f"class {i}" for i in range(10))
+
+
+def tiny(folder: Path, scale: float = 2.0) -> Path:
+    """float32 (N, 4) -> (N, 4): what is left is the way there and back."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.scale = tf.Variable(scale)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def predict(x: Any) -> dict[str, Any]:
+        return {"y": x * module.scale}
+
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": predict})
+    return folder
+
+
+def slow(folder: Path, size_px: int = 128, channels: int = 64) -> Path:
+    """A convolutional network on uint8 (N, H, W, 3), at least 5 ms an image on one core.
+
+    Its work an image falls as the batch grows, as that of real networks does: three 3x3 convolutions,
+    then two wide dense layers whose weights are read once a batch.
+    """
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    module = tf.Module()
+    module.weights = [
+        tf.Variable(rng.normal(0, 0.05, shape).astype(np.float32))
+        for shape in ((3, 3, 3, channels), (3, 3, channels, channels), (3, 3, channels, channels))
+    ]
+    flat = (size_px // 8) ** 2 * channels
+    module.dense = [
+        tf.Variable(rng.normal(0, 0.02, (flat, 1024)).astype(np.float32)),
+        tf.Variable(rng.normal(0, 0.02, (1024, 10)).astype(np.float32)),
+    ]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, name="image")])
+    def predict(image: Any) -> dict[str, Any]:
+        x = tf.cast(image, tf.float32) / 255
+        for kernel in module.weights:
+            x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")), 2, 2, "SAME")
+        x = tf.nn.relu(tf.reshape(x, [-1, flat]) @ module.dense[0])
+        return {"probabilities": tf.nn.softmax(x @ module.dense[1])}
+
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": predict})
+    return folder
+
+
+def pictures(folder: Path, size_px: int = 96) -> Path:
+    """serving/contract.py's serving_default: encoded pictures, decoded and resized in the graph."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    module = tf.Module()
+    module.kernel = tf.Variable(rng.normal(0, 0.1, (3, 3, 3, 8)).astype(np.float32))
+    module.dense = tf.Variable(rng.normal(0, 0.1, (8, len(CLASSES))).astype(np.float32))
+    module.labels = tf.constant(CLASSES)
+
+    def decode(data: Any) -> Any:
+        picture = tf.io.decode_jpeg(data, channels=3)
+        return tf.image.resize(tf.cast(picture, tf.float32), (size_px, size_px))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
+    def predict(image: Any) -> dict[str, Any]:
+        x = tf.map_fn(decode, image, fn_output_signature=tf.float32) / 255
+        x = tf.nn.relu(tf.nn.conv2d(x, module.kernel, 2, "SAME"))
+        p = tf.nn.softmax(tf.reduce_mean(x, [1, 2]) @ module.dense)
+        likeliest = tf.argmax(p, 1)
+        return {
+            "probabilities": p,
+            "label": tf.gather(module.labels, likeliest),
+            "probability": tf.reduce_max(p, 1),
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="index")])
+    def labels(index: Any) -> dict[str, Any]:
+        return {"label": tf.gather(module.labels, index)}
+
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": predict, "labels": labels})
+    return folder
