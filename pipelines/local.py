@@ -12,27 +12,23 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from components import artifacts, code, digest, records, steps
+from components import artifacts, digest, records, steps
 from components.data.disk import explained
 from components.data.sources import open_source
 from components.errors import InputError, PergolaError
 from components.release.registry import Version, champion_of, version_of
 from components.release.rehearse import Rehearsals
 from components.release.tracker import Tracker
-from pipelines import reuse, runs, words
-from pipelines.config import Settings, to_toml
+from pipelines import account, reuse, runs, words
+from pipelines.config import Settings
 from pipelines.results import RunResult, ValidateResult
 from pipelines.reuse import Output, Steps
 from pipelines.show import Show
+from pipelines.walk import Data, Model, Verdict, Walk
 from pipelines.workspace import Workspace
-
-if TYPE_CHECKING:
-    from components.evaluation.report import About, Parts
 
 log = logging.getLogger(__name__)
 
@@ -77,60 +73,13 @@ def validate(photos: Path, settings: Settings, workspace: Workspace, *, show: Sh
     )
 
 
-@dataclass
-class Walk:
-    """What all stages of one run share."""
-
-    photos: Path
-    settings: Settings
-    workspace: Workspace
-    show: Show
-    model: str
-    steps: Steps
-    run: runs.Run = field(init=False)  # of `run`; a check has none
-    rehearsals: Rehearsals = field(init=False)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the pictures became."""
-
-    manifest: Output
-    validation: Output
-    split: Output
-    shards: Output
-
-
-@dataclass(frozen=True)
-class Model:
-    """What was learnt, and what it is worth."""
-
-    augmentation: Output
-    training: Output
-    export: Output
-    evaluation: Output
-
-    @property
-    def saved_model(self) -> Path:
-        """The SavedModel that all that follows is about."""
-        return self.export.folder / "saved_model"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether it may ship, and the page that says why."""
-
-    decision: artifacts.Decision
-    gate: Output
-    report: Output
-
-
 def _all_steps(walk: Walk) -> RunResult:
     data = _prepare_data(walk)
     model = _make_model(walk, data)
     verdict = _judge(walk, data, model)
-    version = _release(walk, data, model, verdict)
-    return _result(walk, data, model, verdict, version)
+    report = _report(walk, data, model, verdict)
+    version = _release(walk, data, model, verdict, report)
+    return account.result(walk, data, model, verdict, report, version)
 
 
 def _prepare_data(walk: Walk) -> Data:
@@ -202,25 +151,34 @@ def _judge(walk: Walk, data: Data, model: Model) -> Verdict:
                 "champion": rival.sha256 if rival else None, "version": str(version)},
         settings=settings.gate,
     )  # fmt: skip
-    report = walk.steps.run(
+    decision = artifacts.Decision.load(gate.folder)
+    return Verdict(decision, rehearsal, rival, gate)
+
+
+def _report(walk: Walk, data: Data, model: Model, verdict: Verdict) -> Output:
+    return walk.steps.run(
         "report",
-        lambda out: steps.report(*_report_input(walk, data, model, rehearsal, gate, rival), out),
-        inputs={"gate": gate.sha256, "validation": data.validation.sha256, "training": model.training.sha256,
-                "evaluation": model.evaluation.sha256, "augmentation": model.augmentation.sha256,
-                "settings": digest.of_data(records.to_dict(settings))},
-    )  # fmt: skip
-    return Verdict(artifacts.Decision.load(gate.folder), gate, report)
+        lambda out: steps.report(*account.report_input(walk, data, model, verdict), out),
+        inputs={
+            "gate": verdict.gate.sha256,
+            "validation": data.validation.sha256,
+            "training": model.training.sha256,
+            "evaluation": model.evaluation.sha256,
+            "augmentation": model.augmentation.sha256,
+            "settings": digest.of_data(records.to_dict(walk.settings)),
+        },
+    )
 
 
-def _release(walk: Walk, data: Data, model: Model, verdict: Verdict) -> int | None:
+def _release(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Output) -> int | None:
     """Record the run. An accepted model takes a version number, is published and confirmed."""
     workspace, base = walk.workspace, walk.workspace.models
     registration = walk.steps.run(
         "register",
         lambda out: steps.register(verdict.gate.folder, model.export.folder, out,
-                                   record=_run_record(walk, data, model, verdict),
+                                   record=account.run_record(walk, data, model, verdict, report),
                                    tracking_uri=workspace.tracking_uri),
-        inputs={"export": model.export.sha256, "gate": verdict.gate.sha256, "report": verdict.report.sha256,
+        inputs={"export": model.export.sha256, "gate": verdict.gate.sha256, "report": report.sha256,
                 "model": walk.model},
     )  # fmt: skip
     if not verdict.decision.accepted:
@@ -372,86 +330,3 @@ def _evaluate_champion(walk: Walk, data: Data, champion: Version) -> Output:
 
 def _published(walk: Walk, version: Version) -> Path:
     return walk.workspace.models / version.model / str(version.version)
-
-
-def _report_input(
-    walk: Walk, data: Data, model: Model, rehearsal: Output, gate: Output, rival: Output | None
-) -> tuple[Parts, About]:
-    """What the report shows, and how it says the run can be made again."""
-    from components.evaluation.report import About, Parts
-
-    parts = Parts(
-        evaluation=model.evaluation.folder,
-        gate=gate.folder,
-        shards=data.shards.folder,
-        validation=data.validation.folder,
-        split=data.split.folder,
-        augmentation=model.augmentation.folder,
-        training=model.training.folder,
-        export=model.export.folder,
-        rehearsal=rehearsal.folder,
-        champion=rival.folder if rival else None,
-    )
-    fingerprints = {"data": artifacts.Manifest.load(data.manifest.folder).fingerprint,
-                    "split": artifacts.Split.load(data.split.folder).fingerprint}  # fmt: skip
-    about = About(
-        walk.model, walk.run.record["command"], to_toml(walk.settings), code.version(), fingerprints
-    )
-    return parts, about
-
-
-def _run_record(walk: Walk, data: Data, model: Model, verdict: Verdict) -> steps.RunRecord:
-    """What the registry is told of this run."""
-    settings = records.to_dict(walk.settings)
-    params = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
-    training = artifacts.Training.load(model.training.folder)
-    manifest = artifacts.Manifest.load(data.manifest.folder)
-    tags = {
-        "pergola.data_fingerprint": manifest.fingerprint,
-        "pergola.code": code.version(),
-        "pergola.decision": "accepted" if verdict.decision.accepted else "rejected",
-        "pergola.architecture": training.architecture,
-        "pergola.source": str(walk.photos),
-    }
-    files = (
-        verdict.report.folder / "report.html",
-        verdict.gate.folder / artifacts.Decision.FILE,
-        model.evaluation.folder / artifacts.Evaluation.FILE,
-        data.validation.folder / artifacts.ValidationReport.FILE,
-    )
-    return steps.RunRecord(walk.run.id, walk.model, params, _metrics(model), tags, files, training.history)
-
-
-def _metrics(model: Model) -> dict[str, float | None]:
-    """Figures on the test part, unless the name says otherwise."""
-    scores = artifacts.Evaluation.load(model.evaluation.folder)
-    top = {f"top_{k}_accuracy": value for k, value in scores.top_k.items()}
-    return {
-        "accuracy": scores.accuracy,
-        "macro_f1": scores.macro_f1,
-        "train_accuracy": scores.train_accuracy,
-        "log_loss": scores.log_loss,
-        **top,
-    }
-
-
-def _result(walk: Walk, data: Data, model: Model, verdict: Verdict, version: int | None) -> RunResult:
-    decision, done = verdict.decision, walk.steps.done
-    report = walk.run.folder / "report.html"
-    records.write_atomic(report, (verdict.report.folder / "report.html").read_bytes())
-    published = walk.workspace.models / walk.model / str(version)
-    counts = artifacts.Split.load(data.split.folder).counts
-    validation = artifacts.ValidationReport.load(data.validation.folder)
-    return RunResult(
-        run=walk.run.id,
-        decision="accepted" if decision.accepted else "rejected",
-        reasons=decision.reasons,
-        version=version,
-        model=walk.model,
-        metrics=_metrics(model),
-        counts={**words.data_counts(validation), **{part: counts.get(part, 0) for part in artifacts.PARTS}},
-        seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
-        reused=tuple(step for step, output in done.items() if output.reused),
-        model_path=str(published if version else model.saved_model),
-        report=str(report),
-    )

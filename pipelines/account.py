@@ -1,0 +1,99 @@
+"""What is told of a run: to the report, to the registry, to the caller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components import artifacts, code, records, steps
+from pipelines import words
+from pipelines.config import to_toml
+from pipelines.results import RunResult
+from pipelines.reuse import Output
+from pipelines.walk import Data, Model, Verdict, Walk
+
+if TYPE_CHECKING:
+    from components.evaluation.report import About, Parts
+
+
+def report_input(walk: Walk, data: Data, model: Model, verdict: Verdict) -> tuple[Parts, About]:
+    """What the report shows, and how it says the run can be made again."""
+    from components.evaluation.report import About, Parts
+
+    parts = Parts(
+        evaluation=model.evaluation.folder,
+        gate=verdict.gate.folder,
+        shards=data.shards.folder,
+        validation=data.validation.folder,
+        split=data.split.folder,
+        augmentation=model.augmentation.folder,
+        training=model.training.folder,
+        export=model.export.folder,
+        rehearsal=verdict.rehearsal.folder,
+        champion=verdict.rival.folder if verdict.rival else None,
+    )
+    fingerprints = {"data": artifacts.Manifest.load(data.manifest.folder).fingerprint,
+                    "split": artifacts.Split.load(data.split.folder).fingerprint}  # fmt: skip
+    about = About(
+        walk.model, walk.run.record["command"], to_toml(walk.settings), code.version(), fingerprints
+    )
+    return parts, about
+
+
+def run_record(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Output) -> steps.RunRecord:
+    """What the registry is told of this run."""
+    settings = records.to_dict(walk.settings)
+    params = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
+    training = artifacts.Training.load(model.training.folder)
+    manifest = artifacts.Manifest.load(data.manifest.folder)
+    tags = {
+        "pergola.data_fingerprint": manifest.fingerprint,
+        "pergola.code": code.version(),
+        "pergola.decision": "accepted" if verdict.decision.accepted else "rejected",
+        "pergola.architecture": training.architecture,
+        "pergola.source": str(walk.photos),
+    }
+    files = (
+        report.folder / "report.html",
+        verdict.gate.folder / artifacts.Decision.FILE,
+        model.evaluation.folder / artifacts.Evaluation.FILE,
+        data.validation.folder / artifacts.ValidationReport.FILE,
+    )
+    return steps.RunRecord(walk.run.id, walk.model, params, _metrics(model), tags, files, training.history)
+
+
+def _metrics(model: Model) -> dict[str, float | None]:
+    """Figures on the test part, unless the name says otherwise."""
+    scores = artifacts.Evaluation.load(model.evaluation.folder)
+    top = {f"top_{k}_accuracy": value for k, value in scores.top_k.items()}
+    return {
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "train_accuracy": scores.train_accuracy,
+        "log_loss": scores.log_loss,
+        **top,
+    }
+
+
+def result(
+    walk: Walk, data: Data, model: Model, verdict: Verdict, report: Output, version: int | None
+) -> RunResult:
+    """The answer of `pergola run`; the report is copied to the run's folder."""
+    decision, done = verdict.decision, walk.steps.done
+    page = walk.run.folder / "report.html"
+    records.write_atomic(page, (report.folder / "report.html").read_bytes())
+    published = walk.workspace.models / walk.model / str(version)
+    counts = artifacts.Split.load(data.split.folder).counts
+    validation = artifacts.ValidationReport.load(data.validation.folder)
+    return RunResult(
+        run=walk.run.id,
+        decision="accepted" if decision.accepted else "rejected",
+        reasons=decision.reasons,
+        version=version,
+        model=walk.model,
+        metrics=_metrics(model),
+        counts={**words.data_counts(validation), **{part: counts.get(part, 0) for part in artifacts.PARTS}},
+        seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
+        reused=tuple(step for step, output in done.items() if output.reused),
+        model_path=str(published if version else model.saved_model),
+        report=str(page),
+    )
