@@ -1,0 +1,201 @@
+"""Is a model right as often as it says? Temperature scaling, and how far confidence is from accuracy.
+
+Everywhere `probabilities` is float (N, C), rows sum to 1, and `labels` int (N,). Confidence is a row's
+largest probability. Sources: Guo et al. 2017 (temperature, expected calibration error), Naeini et al. 2015 (equal
+width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifacts import Record
+from components.evaluation.metrics import wilson_interval
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+
+EQUAL_WIDTH, EQUAL_MASS = "equal_width", "equal_mass"
+NUM_BINS = 15
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pictures of similar confidence."""
+
+    low: float
+    high: float
+    num_images: int
+    confidence: float  # mean; 0 when empty
+    accuracy: float
+    interval: tuple[float, float]  # 95%, of the accuracy
+
+
+@dataclass(frozen=True)
+class Calibration(Record):
+    """How far a model's confidence is from its accuracy on one part."""
+
+    FILE: ClassVar[str] = "calibration.json"
+
+    num_images: int
+    error: float  # expected calibration error, equal-mass bins, 0 to 1
+    error_equal_width: float
+    error_by_chance: float  # what a perfectly calibrated model with these confidences has on average
+    p_value: float  # how often such a model has at least `error`
+    gap: float  # mean confidence - accuracy, -1 to 1; above 0 is overconfident
+    log_loss: float
+    brier: float  # mean squared distance to the true class, 0 to 2
+    bins: tuple[Bin, ...]  # equal mass, rising
+
+
+@dataclass(frozen=True)
+class Temperature(Record):
+    """What a model's log-probabilities are divided by, fitted on the validation part."""
+
+    FILE: ClassVar[str] = "temperature.json"
+
+    value: float  # above 1 makes a model less sure, below 1 more
+    num_images: int
+    log_loss_before: float
+    log_loss_after: float
+
+
+def fit_temperature(probabilities: Floats, labels: Ints) -> Temperature:
+    """The temperature with the lowest log loss on these pictures, which must not have been trained on.
+
+    Logits may be given through their softmax: the temperature is the same. The loss is convex in
+    1 / temperature, so the minimum is the only one; it is looked for between 0.05 and 20. A temperature
+    never changes which class is likeliest.
+    """
+    from scipy.optimize import minimize_scalar
+
+    _check(probabilities, labels)
+    logits = _logits(probabilities)
+
+    def loss(inverse: float) -> float:
+        return _log_loss(logits * inverse, labels)
+
+    bounds = (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE)
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    before, after = loss(1.0), float(best.fun)
+    inverse = float(best.x) if after < before else 1.0
+    return Temperature(1 / inverse, len(labels), before, min(before, after))
+
+
+def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
+    """softmax(ln(probabilities) / temperature), float64 (N, C)."""
+    return np.exp(_log_softmax(_logits(probabilities) / temperature))
+
+
+def calibration(
+    probabilities: Floats,
+    labels: Ints,
+    *,
+    seed: int = 0,
+    num_bins: int = NUM_BINS,
+    num_samples: int = 1000,
+) -> Calibration:
+    """All figures of one part.
+
+    The error is above 0 for a perfect model too, since bins are small; so `error_by_chance` and `p_value` say
+    what a model would have whose confidences are the true shares of right answers (drawn num_samples times).
+    """
+    _check(probabilities, labels)
+    confidence, correct = _confidence(probabilities, labels)
+    groups = _groups(confidence, num_bins, EQUAL_MASS)
+    error = _error(confidence, correct, groups)
+    rng = np.random.default_rng(seed)
+    draws = rng.random((num_samples, len(confidence))) < confidence
+    by_chance = np.array([_error(confidence, draw.astype(np.float64), groups) for draw in draws])
+    truth = np.eye(probabilities.shape[1])[labels]
+    return Calibration(
+        num_images=len(labels),
+        error=error,
+        error_equal_width=expected_calibration_error(probabilities, labels, num_bins, EQUAL_WIDTH),
+        error_by_chance=float(by_chance.mean()),
+        p_value=float((1 + np.sum(by_chance >= error - 1e-12)) / (1 + num_samples)),
+        gap=float(confidence.mean() - correct.mean()),
+        log_loss=_log_loss(_logits(probabilities), labels),
+        brier=float(((probabilities - truth) ** 2).sum(axis=1).mean()),
+        bins=reliability(probabilities, labels, num_bins, EQUAL_MASS),
+    )
+
+
+def expected_calibration_error(
+    probabilities: Floats, labels: Ints, num_bins: int = NUM_BINS, scheme: str = EQUAL_MASS
+) -> float:
+    """Mean over pictures of |accuracy - confidence| of the bin they are in, 0 to 1.
+
+    scheme: "equal_mass" puts as many pictures in each bin, so none is nearly empty; "equal_width" is the
+    older definition, with bins (0, 1/n], (1/n, 2/n], …
+    """
+    confidence, correct = _confidence(probabilities, labels)
+    return _error(confidence, correct, _groups(confidence, num_bins, scheme))
+
+
+def reliability(
+    probabilities: Floats, labels: Ints, num_bins: int = NUM_BINS, scheme: str = EQUAL_MASS
+) -> tuple[Bin, ...]:
+    """What a reliability diagram draws, a bin at a time, rising. Empty bins are left out."""
+    confidence, correct = _confidence(probabilities, labels)
+    groups = _groups(confidence, num_bins, scheme)
+    bins = []
+    for group in range(int(groups.max()) + 1):
+        inside = groups == group
+        count, hits = int(inside.sum()), int(correct[inside].sum())
+        if not count:
+            continue
+        low, high = float(confidence[inside].min()), float(confidence[inside].max())
+        if scheme == EQUAL_WIDTH:
+            low, high = group / num_bins, (group + 1) / num_bins
+        mean = float(confidence[inside].mean())
+        bins.append(Bin(low, high, count, mean, hits / count, wilson_interval(hits, count)))
+    return tuple(bins)
+
+
+def _confidence(probabilities: Floats, labels: Ints) -> tuple[Floats, Floats]:
+    confidence = np.minimum(probabilities.max(axis=1).astype(np.float64), 1.0)
+    return confidence, (probabilities.argmax(axis=1) == labels).astype(np.float64)
+
+
+def _groups(confidence: Floats, num_bins: int, scheme: str) -> Ints:
+    """The bin of each picture, int (N,). Equal confidences share a bin."""
+    if scheme == EQUAL_WIDTH:
+        return np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    if scheme != EQUAL_MASS:
+        raise ValueError(f"'{scheme}' is no way to make bins. Wanted {EQUAL_WIDTH} or {EQUAL_MASS}.")
+    edges = np.sort(confidence)[(np.arange(1, num_bins) * len(confidence)) // num_bins]
+    return np.searchsorted(np.unique(edges), confidence, side="right")
+
+
+def _error(confidence: Floats, correct: Floats, groups: Ints) -> float:
+    return float(np.abs(np.bincount(groups, weights=correct - confidence)).sum() / len(confidence))
+
+
+def _logits(probabilities: Floats) -> Floats:
+    """ln, with 0 at the smallest float32, so that a sure error stays finite."""
+    return np.log(np.maximum(probabilities.astype(np.float64), float(np.finfo(np.float32).tiny)))
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _log_loss(logits: Floats, labels: Ints) -> float:
+    return float(-_log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def _check(probabilities: Floats, labels: Ints) -> None:
+    if probabilities.ndim != 2 or len(probabilities) != len(labels) or not len(labels):
+        raise ValueError(
+            f"Wanted a row of probabilities a label, got shapes {probabilities.shape} and {labels.shape}."
+        )
+    if not math.isfinite(float(probabilities.sum())) or float(probabilities.min()) < 0:
+        raise ValueError("Wanted probabilities, got negative or infinite numbers.")

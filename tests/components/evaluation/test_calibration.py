@@ -1,0 +1,136 @@
+"""Calibration: models whose truth is known by construction, scikit-learn, and figures worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from components.evaluation import calibration as c
+from components.evaluation import metrics
+
+
+def model(temperature: float, *, count: int = 4000, classes: int = 5, seed: int = 0):
+    """Probabilities of a model that is `temperature` times too sure, and labels drawn from the truth."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, classes))
+    truth = softmax(logits, axis=1)
+    labels = (rng.random((count, 1)) > truth.cumsum(axis=1)).sum(axis=1)
+    return softmax(logits * temperature, axis=1), labels.clip(0, classes - 1)
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_fit_temperature_recovers_a_known_one(true):
+    probabilities, labels = model(true, count=20_000)
+    found = c.fit_temperature(probabilities, labels)
+    assert found.value == pytest.approx(true, rel=0.03)
+    after = c.apply_temperature(probabilities, found.value)
+    assert found.log_loss_after == pytest.approx(log_loss(labels, after), abs=1e-6)
+    assert found.log_loss_before == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
+
+
+def test_fit_temperature_is_scikit_learns():
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    class Fixed(ClassifierMixin, BaseEstimator):
+        def fit(self, x, y):
+            self.classes_ = np.unique(y)
+            return self
+
+        def predict_proba(self, x):
+            return softmax(x, axis=1)
+
+        def decision_function(self, x):
+            return x
+
+        def predict(self, x):
+            return x.argmax(axis=1)
+
+    probabilities, labels = model(2.5, count=2000)
+    logits = np.log(probabilities)
+    fitted = CalibratedClassifierCV(FrozenEstimator(Fixed().fit(logits, labels)), method="temperature")
+    theirs = fitted.fit(logits, labels).predict_proba(logits)
+    ours = c.apply_temperature(probabilities, c.fit_temperature(probabilities, labels).value)
+    assert np.allclose(ours, theirs, atol=1e-3)
+
+
+def test_fit_temperature_stays_in_bounds_for_a_model_that_is_always_right():
+    probabilities = np.full((50, 2), 0.1)
+    probabilities[:, 0] = 0.9
+    found = c.fit_temperature(probabilities, np.zeros(50, int))
+    assert c.MIN_TEMPERATURE <= found.value < 0.06
+    wrong = np.tile([1.0, 0.0], (50, 1))
+    assert 19 < c.fit_temperature(wrong, np.ones(50, int)).value <= c.MAX_TEMPERATURE
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.05, 20), st.integers(0, 1000))
+def test_apply_temperature_keeps_the_likeliest_class_and_sums(temperature, seed):
+    probabilities, _ = model(1.0, count=20, seed=seed)
+    after = c.apply_temperature(probabilities, temperature)
+    assert np.allclose(after.sum(axis=1), 1)
+    assert (after.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+    assert np.allclose(c.apply_temperature(probabilities, 1.0), probabilities)
+
+
+def test_expected_calibration_error_worked_by_hand():
+    """Two bins: confidence 0.6 is right in 1 of 2, confidence 0.9 in 2 of 2: (2 x 0.1 + 2 x 0.1) / 4."""
+    probabilities = np.array([[0.6, 0.4], [0.4, 0.6], [0.1, 0.9], [0.9, 0.1]])
+    labels = np.array([0, 0, 1, 0])
+    assert c.expected_calibration_error(probabilities, labels, 10, c.EQUAL_WIDTH) == pytest.approx(0.1)
+    assert c.expected_calibration_error(probabilities, labels, 2) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="'odd' is no way"):
+        c.expected_calibration_error(probabilities, labels, 2, "odd")
+
+
+def test_expected_calibration_error_of_equal_width_is_that_of_metrics():
+    probabilities, labels = model(2.0)
+    ours = c.expected_calibration_error(probabilities, labels, 15, c.EQUAL_WIDTH)
+    assert ours == pytest.approx(metrics.expected_calibration_error(probabilities, labels, 15), abs=1e-9)
+
+
+@pytest.mark.parametrize(("scheme", "strategy"), [(c.EQUAL_WIDTH, "uniform"), (c.EQUAL_MASS, "quantile")])
+def test_reliability_is_scikit_learns_curve(scheme, strategy):
+    probabilities, labels = model(2.0)
+    bins = c.reliability(probabilities, labels, 10, scheme)
+    correct = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(correct, probabilities.max(axis=1), n_bins=10, strategy=strategy)
+    tolerance = 1e-9 if scheme == c.EQUAL_WIDTH else 0.02  # their quantiles lie between pictures
+    assert [b.accuracy for b in bins] == pytest.approx(accuracy, abs=tolerance)
+    assert [b.confidence for b in bins] == pytest.approx(confidence, abs=tolerance)
+    assert sum(b.num_images for b in bins) == len(labels)
+    assert all(b.interval[0] <= b.accuracy <= b.interval[1] for b in bins)
+
+
+def test_calibration_tells_a_sure_model_from_a_calibrated_one():
+    good, sure = c.calibration(*model(1.0)), c.calibration(*model(3.0))
+    assert good.p_value > 0.05 and abs(good.error - good.error_by_chance) < 0.01 and abs(good.gap) < 0.02
+    assert sure.p_value < 0.01 and sure.error > 0.1 and sure.gap > 0.1
+    probabilities, labels = model(3.0)
+    assert sure.brier == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
+    assert sure.log_loss == pytest.approx(log_loss(labels, probabilities))
+
+
+def test_calibration_p_value_is_uniform_for_calibrated_models():
+    """One in twenty calibrated models is below 0.05: 200 models, so 3 to 19 by the binomial (99.9%)."""
+    values = [c.calibration(*model(1.0, count=300, seed=i), num_samples=200).p_value for i in range(200)]
+    assert 2 <= sum(value <= 0.05 for value in values) <= 20
+    assert 0.4 < np.mean(values) < 0.6
+
+
+def test_calibration_of_one_confidence_has_one_bin(tmp_path):
+    found = c.calibration(np.tile([0.75, 0.25], (8, 1)), np.array([0, 0, 0, 1] * 2))
+    assert len(found.bins) == 1 and found.error == pytest.approx(0) and found.p_value == 1
+    found.save(tmp_path)
+    assert c.Calibration.load(tmp_path) == found
+
+
+def test_calibration_refuses_what_are_no_probabilities():
+    with pytest.raises(ValueError, match="negative or infinite"):
+        c.calibration(np.array([[np.nan, 1.0]]), np.array([0]))
+    with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(3,\)"):
+        c.fit_temperature(np.ones((2, 2)) / 2, np.zeros(3, int))
