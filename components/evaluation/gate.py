@@ -119,8 +119,8 @@ def learned_not_memorised(facts: Facts, settings: GateSettings) -> Rule | None:
     num_train = model.num_train or model.num_images
     interval = difference_interval(model.train_accuracy, num_train, model.accuracy, model.num_images)
     message = (
-        f"Train accuracy {_percent(model.train_accuracy)}, test accuracy {_percent(model.accuracy)}: a gap of "
-        f"{_points(gap)} (95% interval {_points(interval[0])} to {_points(interval[1])}); "
+        f"Train accuracy {_percent(model.train_accuracy)}, test accuracy {_percent(model.accuracy)}: a gap "
+        f"of {_points(gap)} (95% interval {_points(interval[0])} to {_points(interval[1])}); "
         f"its lower end must be at most {_points(settings.max_gap)}."
     )
     return Rule("gap", gap, settings.max_gap, interval[0] <= settings.max_gap, message, interval)
