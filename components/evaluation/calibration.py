@@ -1,8 +1,8 @@
 """Is a model right as often as it says? Temperature scaling, and how far confidence is from accuracy.
 
 Everywhere `probabilities` is float (N, C), rows sum to 1, and `labels` int (N,). Confidence is a row's
-largest probability. Sources: Guo et al. 2017 (temperature, expected calibration error), Naeini et al. 2015 (equal
-width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives).
+largest probability. Sources: Guo et al. 2017 (temperature, expected calibration error), Naeini et al. 2015
+(equal width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives).
 """
 
 from __future__ import annotations
