@@ -1,4 +1,4 @@
-"""Faults planted on purpose, and the real leaves as vectors."""
+"""Faults planted on purpose, models whose truth is known, and the real leaves as vectors."""
 
 import functools
 import hashlib
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 LEAVES = Path("../shared/data/leaves")
 
@@ -29,6 +30,15 @@ def flipped(labels: list[str], share: float, *, seed: int) -> tuple[list[str], l
     for place in places:
         given[place] = str(rng.choice([name for name in classes if name != labels[place]]))
     return given, [int(place) for place in places]
+
+
+def model(temperature: float, *, count: int = 4000, classes: int = 5, seed: int = 0):
+    """Probabilities of a model that is `temperature` times too sure, and labels drawn from the truth."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, classes))
+    truth = softmax(logits, axis=1)
+    labels = (rng.random((count, 1)) > truth.cumsum(axis=1)).sum(axis=1)
+    return softmax(logits * temperature, axis=1), labels.clip(0, classes - 1)
 
 
 @functools.cache

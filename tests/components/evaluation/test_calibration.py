@@ -10,15 +10,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from components.evaluation import calibration as c
 from components.evaluation import metrics
-
-
-def model(temperature: float, *, count: int = 4000, classes: int = 5, seed: int = 0):
-    """Probabilities of a model that is `temperature` times too sure, and labels drawn from the truth."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 2, (count, classes))
-    truth = softmax(logits, axis=1)
-    labels = (rng.random((count, 1)) > truth.cumsum(axis=1)).sum(axis=1)
-    return softmax(logits * temperature, axis=1), labels.clip(0, classes - 1)
+from tests.support.planted import model
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])

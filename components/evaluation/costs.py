@@ -1,0 +1,287 @@
+"""What errors cost, and the answers that cost least.
+
+costs.csv says in money or any unit what it costs to answer `predicted` when `true` is the truth:
+
+    true,predicted,cost,ask a person
+    *,*,1,0.3
+    death cap,champignon,1000,0.3
+
+`*` stands for every class that no other row names; a right answer costs nothing unless a row says otherwise.
+The optional column is what it costs to ask a person about a picture of that true class; with it, abstaining
+is one more answer. The answer chosen is the one with the lowest expected cost under the model's probabilities
+(Chow 1970; Elkan 2001), so these must be calibrated (see calibration.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from components import records
+from components.artifacts import Record
+from components.errors import InputError
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+
+ASK = "ask a person"
+ANY = "*"
+COLUMNS = ("true", "predicted", "cost")
+
+
+@dataclass(frozen=True)
+class Costs(Record):
+    """The cost of every answer to every truth."""
+
+    FILE: ClassVar[str] = "costs.json"
+
+    labels: tuple[str, ...]
+    actions: tuple[str, ...]  # the labels, then ASK where asking is offered
+    matrix: tuple[tuple[float, ...], ...]  # [true class][action]
+
+    def constants(self) -> npt.NDArray[np.float32]:
+        """The matrix, float32 (C, A), for a model's graph: actions[argmin(probabilities @ matrix)]."""
+        return np.array(self.matrix, np.float32)
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What one way to answer costs on one part."""
+
+    name: str
+    per_thousand: float  # cost of 1,000 pictures
+    interval: tuple[float, float]  # 95%, bootstrap
+    asked: float  # share of pictures handed to a person, 0 to 1
+    accuracy: float | None  # on the pictures that were answered; None when all were handed over
+
+
+@dataclass(frozen=True)
+class CostReport(Record):
+    """Cost per 1,000 pictures of several ways to answer the same pictures, the model's decisions first."""
+
+    FILE: ClassVar[str] = "cost_report.json"
+
+    num_images: int
+    spendings: tuple[Spending, ...]
+    saving: float  # cost per 1,000 pictures that the model's decisions save over the best constant answer
+    saving_interval: tuple[float, float]  # 95%, paired bootstrap
+    saving_over_champion: float | None = None
+    saving_over_champion_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What it costs to answer only where the model is at least so sure."""
+
+    confidence: float  # pictures below it are handed to a person
+    asked: float  # share of pictures, 0 to 1
+    accuracy: float | None  # on the others; None when there are none
+    per_thousand: float  # cost of 1,000 pictures, asking included
+
+
+def read_costs(path: Path, labels: Sequence[str]) -> Costs:
+    """The costs in a CSV file for a model with these labels, in their order.
+
+    Raises InputError for a file that cannot be read, an unknown class, a pair given twice, a cost that is no
+    finite number, a pair that no row covers, or costs of asking for some classes and not for others.
+    """
+    rows = _rows(path)
+    known = (*labels, ANY)
+    pairs: dict[tuple[str, str], float] = {}
+    asking: dict[str, float] = {}
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        true, predicted = (_name(row, key, known, where) for key in ("true", "predicted"))
+        if (true, predicted) in pairs:
+            raise InputError(
+                f"{where}: '{true}' answered with '{predicted}' has a cost already. Keep one row."
+            )
+        pairs[true, predicted] = _number(row["cost"], where)
+        asked = (row.get(ASK) or "").strip()
+        if asked:
+            cost = _number(asked, where)
+            if asking.setdefault(true, cost) != cost:
+                raise InputError(f"{where}: asking a person about '{true}' has two costs. Keep one.")
+    matrix = [[_pair(pairs, true, answer, path) for answer in labels] for true in labels]
+    if asking:
+        for line, true in zip(matrix, labels, strict=True):
+            line.append(_asking(asking, true, path))
+    actions = (*labels, ASK) if asking else tuple(labels)
+    return Costs(tuple(labels), actions, tuple(map(tuple, matrix)))
+
+
+def write_template(labels: Sequence[str], path: Path) -> None:
+    """A costs.csv to fill in: every error costs 1. Raises InputError when the file is there."""
+    if path.exists():
+        raise InputError(f"{path} is there already: name another file.")
+    sink = io.StringIO()
+    writer = csv.writer(sink)
+    writer.writerow(COLUMNS)
+    writer.writerows((true, answer, 1) for true in labels for answer in labels if true != answer)
+    records.write_atomic(path, sink.getvalue())
+
+
+def expected_costs(probabilities: Floats, costs: Costs) -> Floats:
+    """Expected cost of every action for every picture, float64 (N, A).  probabilities: (N, C)."""
+    return probabilities.astype(np.float64) @ np.array(costs.matrix)
+
+
+def decide(probabilities: Floats, costs: Costs) -> Ints:
+    """The cheapest action of every picture, int (N,), an index in costs.actions. Equal costs: the first."""
+    return expected_costs(probabilities, costs).argmin(axis=1)
+
+
+def best_constant(labels: Ints, costs: Costs) -> int:
+    """The one action that is cheapest for all pictures of these true classes: what to do without a model."""
+    shares = np.bincount(labels, minlength=len(costs.labels)) / len(labels)
+    return int((shares @ np.array(costs.matrix)).argmin())
+
+
+def cost_report(
+    probabilities: Floats,
+    labels: Ints,
+    costs: Costs,
+    champion: Floats | None = None,
+    *,
+    constant: int | None = None,
+    seed: int = 0,
+    num_samples: int = 2000,
+) -> CostReport:
+    """What the model's decisions cost on these pictures, beside other ways to answer them.
+
+    champion: an older model's probabilities of the same pictures and classes, (N, C).
+    constant: the constant answer to compare with, from the training part; without it the best one in
+        hindsight, which is the harder to beat.
+    """
+    table = np.array(costs.matrix)
+    constant = best_constant(labels, costs) if constant is None else constant
+    own, always = decide(probabilities, costs), np.full(len(labels), constant)
+    answers = {
+        "cheapest decision": own,
+        "likeliest class": probabilities.argmax(axis=1),
+        f"always '{costs.actions[constant]}'": always,
+    }
+    if champion is not None:
+        answers["champion"] = decide(champion, costs)
+    paid = {name: table[labels, chosen] for name, chosen in answers.items()}
+    saved = table[labels, always] - table[labels, own]
+    over = table[labels, answers["champion"]] - table[labels, own] if champion is not None else None
+    return CostReport(
+        num_images=len(labels),
+        spendings=tuple(
+            Spending(name, *per_thousand(paid[name], seed=seed), *_answered(chosen, labels, costs))
+            for name, chosen in answers.items()
+        ),
+        saving=float(1000 * saved.mean()),
+        saving_interval=per_thousand(saved, seed=seed)[1],
+        saving_over_champion=None if over is None else float(1000 * over.mean()),
+        saving_over_champion_interval=None if over is None else per_thousand(over, seed=seed)[1],
+    )
+
+
+def cost_curve(
+    probabilities: Floats, labels: Ints, costs: Costs, *, num_points: int = 50
+) -> tuple[CurvePoint, ...]:
+    """Cost, accuracy and work for people as the confidence that is asked for rises from 0 to above 1.
+
+    The likeliest class is answered, or a person asked: the curve of one threshold, beside which the decision
+    with the lowest expected cost can be drawn as a point. Needs costs with ASK (else it is empty).
+    """
+    if ASK not in costs.actions:
+        return ()
+    table, confidence = np.array(costs.matrix), probabilities.max(axis=1)
+    predicted = probabilities.argmax(axis=1)
+    wanted = np.append(np.quantile(confidence, np.linspace(0, 1, num_points)), np.inf)
+    points = []
+    for threshold in np.unique(wanted):
+        chosen = np.where(confidence >= threshold, predicted, costs.actions.index(ASK))
+        asked, accuracy = _answered(chosen, labels, costs)
+        cost = float(1000 * table[labels, chosen].mean())
+        points.append(CurvePoint(min(float(threshold), 1.0), asked, accuracy, cost))
+    return tuple(points)
+
+
+def per_thousand(
+    paid: Floats, *, seed: int = 0, num_samples: int = 5000
+) -> tuple[float, tuple[float, float]]:
+    """Cost of 1,000 pictures and its 95% interval (percentile bootstrap), from the cost of each, float (N,).
+
+    Pictures of equal cost are interchangeable, so costs are drawn and not pictures.
+    """
+    values, counts = np.unique(paid, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(paid), counts / len(paid), size=num_samples)
+    low, high = np.quantile(draws @ values, [0.025, 0.975]) * 1000 / len(paid)
+    return float(1000 * paid.mean()), (float(low), float(high))
+
+
+def _answered(chosen: Ints, labels: Ints, costs: Costs) -> tuple[float, float | None]:
+    """Share that was handed to a person, and the accuracy on the rest."""
+    answered = chosen < len(costs.labels)
+    right = chosen[answered] == labels[answered]
+    return float(1 - answered.mean()), float(right.mean()) if answered.any() else None
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        text = path.read_bytes()[: 1 << 24].decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'.") from None
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    names = [(name or "").strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    for name in COLUMNS:
+        if name not in names:
+            raise InputError(f"{path} has no column '{name}'. Wanted {', '.join(COLUMNS)} and maybe '{ASK}'.")
+    for name in names:
+        if name not in (*COLUMNS, ASK):
+            raise InputError(
+                f"{path} has an unknown column '{name}'.{records.nearest(name, [*COLUMNS, ASK])}"
+            )
+    try:
+        return [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num} cannot be read as CSV: {error}.") from None
+
+
+def _name(row: dict[str, str], key: str, known: Sequence[str], where: str) -> str:
+    name = row[key].strip()
+    if name not in known:
+        raise InputError(f"{where}: '{name}' is not a class of this model.{records.nearest(name, known)}")
+    return name
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: '{text}' is no cost. Wanted a number such as 2.5.")
+    return value
+
+
+def _pair(pairs: dict[tuple[str, str], float], true: str, answer: str, path: Path) -> float:
+    """The cost of a pair: its own row before a row for the truth before one for the answer before `*,*`."""
+    if true == answer:
+        return pairs.get((true, answer), 0.0)
+    for key in ((true, answer), (true, ANY), (ANY, answer), (ANY, ANY)):
+        if key in pairs:
+            return pairs[key]
+    raise InputError(f"{path} has no cost for '{true}' answered with '{answer}'. Add a row, or '*,*,1'.")
+
+
+def _asking(asking: dict[str, float], true: str, path: Path) -> float:
+    if true not in asking and ANY not in asking:
+        raise InputError(f"{path} says for some classes what asking a person costs, and not for '{true}'.")
+    return asking.get(true, asking.get(ANY, 0.0))
