@@ -19,6 +19,26 @@ _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION = 0x0112
 _SHORT, _LONG = 3, 4
+_TURNS = (  # for orientations 1 to 8: are the axes swapped, and then rows, columns reversed?
+    (False, False, False, False, True, True, True, True),
+    (False, False, True, True, False, False, True, True),
+    (False, True, True, False, False, True, True, False),
+)
+
+
+def upright(image: Any, contents: Any) -> tf.Tensor:
+    """The picture as its photographer saw it.
+
+    image: uint8 (H, W, C), decoded from contents, string (), which hold the orientation. From 5 on the
+    result is (W, H, C).
+    """
+    import tensorflow as tf
+
+    head = tf.strings.substr(contents, 0, _SEARCHED)
+    # Most pictures have no EXIF, and walking through segments costs more than decoding a small one.
+    has_exif = tf.strings.regex_full_match(head, r"\C*Exif\x00\x00\C*")
+    turned = tf.cond(has_exif, lambda: _turn(image, orientation(contents)), lambda: image)
+    return tf.ensure_shape(turned, (None, None, image.shape[-1]))
 
 
 def orientation(contents: Any) -> tf.Tensor:
@@ -26,55 +46,36 @@ def orientation(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
     data = tf.io.decode_raw(tf.strings.substr(contents, 0, _SEARCHED), tf.uint8)
-    tiff = _find_tiff(data)
-    return tf.cond(tiff > 0, lambda: _read_orientation(data, tiff), lambda: tf.constant(1))
+    return _read_orientation(data, _find_tiff(data))
 
 
-def turn_upright(image: Any, orientation: Any) -> tf.Tensor:
-    """The picture as its photographer saw it: uint8 (H, W, C) -> (H, W, C), or (W, H, C) from 5 on."""
+def _turn(image: Any, orientation: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    def flip(x: Any, *axes: int) -> tf.Tensor:
-        return tf.reverse(x, axes)
-
-    def swap(x: Any) -> tf.Tensor:
-        return tf.transpose(x, (1, 0, 2))
-
-    turns = (
-        lambda: image,
-        lambda: flip(image, 1),
-        lambda: flip(image, 0, 1),
-        lambda: flip(image, 0),
-        lambda: swap(image),
-        lambda: flip(swap(image), 1),
-        lambda: flip(swap(image), 0, 1),
-        lambda: flip(swap(image), 0),
-    )
-    turned = tf.switch_case(orientation - 1, turns, default=turns[0])
-    return tf.ensure_shape(turned, (None, None, image.shape[-1]))
+    axes, rows, columns = (tf.gather(tf.constant(table), orientation - 1) for table in _TURNS)
+    swapped = tf.transpose(image, tf.where(axes, [1, 0, 2], [0, 1, 2]))
+    return tf.reverse(swapped, tf.boolean_mask([0, 1], tf.stack([rows, columns])))
 
 
-def bytes_at(data: Any, index: Any) -> tf.Tensor:
+def _bytes_at(data: Any, index: Any) -> tf.Tensor:
     """Bytes at places that may lie outside, where they read as 0: uint8 (N,) -> int32 as `index`."""
     import tensorflow as tf
 
     size = tf.size(data)
-    inside = (index >= 0) & (index < size)
-    padded = tf.concat([data, tf.zeros((1,), tf.uint8)], 0)
-    return tf.where(inside, tf.cast(tf.gather(padded, tf.where(inside, index, size)), tf.int32), 0)
+    place = tf.where((index >= 0) & (index < size), index, size)
+    return tf.cast(tf.gather(tf.concat([data, [tf.constant(0, tf.uint8)]], 0), place), tf.int32)
 
 
-def integers(data: Any, index: Any, num_bytes: int, little: Any) -> tf.Tensor:
+def _integers(data: Any, index: Any, num_bytes: int, little: Any) -> tf.Tensor:
     """Unsigned integers (int32, so the highest bit makes them negative) that start at `index`.
 
-    index: int32 (K,).  little: bool, Python's or a tensor: least significant byte first.
+    index: int32 (K,).  little: bool (), least significant byte first.
     """
     import tensorflow as tf
 
-    places = index[:, tf.newaxis] + tf.range(num_bytes)
-    values = bytes_at(data, places)
+    values = _bytes_at(data, index[:, tf.newaxis] + tf.range(num_bytes))
     values = tf.where(little, values, tf.reverse(values, [1]))
-    return tf.reduce_sum(values * tf.constant([1 << (8 * k) for k in range(4)][:num_bytes]), 1)
+    return tf.reduce_sum(values * tf.constant([1 << (8 * k) for k in range(num_bytes)]), 1)
 
 
 def _find_tiff(data: Any) -> tf.Tensor:
@@ -82,12 +83,12 @@ def _find_tiff(data: Any) -> tf.Tensor:
     import tensorflow as tf
 
     def more(place: Any, found: Any, count: Any) -> tf.Tensor:
-        marker = bytes_at(data, place + tf.constant([0, 1]))
+        marker = _bytes_at(data, place + tf.constant([0, 1]))
         is_segment = (marker[0] == 0xFF) & (marker[1] != _START_OF_SCAN)
         return (found == 0) & is_segment & (count < _MAX_SEGMENTS)
 
     def step(place: Any, found: Any, count: Any) -> tuple[Any, Any, Any]:
-        head = bytes_at(data, place + tf.range(10))
+        head = _bytes_at(data, place + tf.range(10))
         is_exif = (head[1] == _APP1) & tf.reduce_all(head[4:] == tf.constant(_EXIF))
         length = tf.maximum(2, head[2] * 256 + head[3])
         padding = head[1] == 0xFF  # any number of 0xFF may come before a marker
@@ -101,19 +102,19 @@ def _find_tiff(data: Any) -> tf.Tensor:
 def _read_orientation(data: Any, tiff: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    head = bytes_at(data, tiff + tf.range(2))
+    head = _bytes_at(data, tiff + tf.range(2))
     little = tf.reduce_all(head == tf.constant([0x49, 0x49]))
     is_known = little | tf.reduce_all(head == tf.constant([0x4D, 0x4D]))
-    magic = integers(data, tiff[tf.newaxis] + 2, 2, little)[0]
-    directory = tiff + integers(data, tiff[tf.newaxis] + 4, 4, little)[0]
-    count = tf.minimum(integers(data, directory[tf.newaxis], 2, little)[0], 512)
+    magic = _integers(data, tiff[tf.newaxis] + 2, 2, little)[0]
+    directory = tiff + _integers(data, tiff[tf.newaxis] + 4, 4, little)[0]
+    count = tf.minimum(_integers(data, directory[tf.newaxis], 2, little)[0], 512)
     entries = directory + 2 + 12 * tf.range(count)
-    tags = integers(data, entries, 2, little)
-    kinds = integers(data, entries + 2, 2, little)
+    tags = _integers(data, entries, 2, little)
+    kinds = _integers(data, entries + 2, 2, little)
     values = tf.where(
-        kinds == _SHORT, integers(data, entries + 8, 2, little), integers(data, entries + 8, 4, little)
+        kinds == _SHORT, _integers(data, entries + 8, 2, little), _integers(data, entries + 8, 4, little)
     )
     wanted = (tags == _ORIENTATION) & ((kinds == _SHORT) | (kinds == _LONG))
     first = tf.concat([tf.boolean_mask(values, wanted), [1]], 0)[0]
-    is_valid = is_known & (magic == 42) & (first >= 1) & (first <= 8)
+    is_valid = (tiff > 0) & is_known & (magic == 42) & (first >= 1) & (first <= 8)
     return tf.where(is_valid, first, 1)

@@ -11,6 +11,7 @@ input has the median aspect of the training pictures, so most are hardly stretch
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from components.data import exif
@@ -22,7 +23,9 @@ ASPECTS = ("stretch", "crop", "pad")
 
 MAX_PIXELS = 1 << 27  # 134 million: a picture that says it is larger is refused before it is decoded
 PAD_GREY = 127
+_PNG_PALETTE = 3  # the colour types from here on may have transparent parts
 
+_FIRST_BYTES = (b"\xff", b"\x89", b"R", b"B", b"G")  # of JPEG, PNG, WebP, BMP, GIF
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode "L"
 
 
@@ -55,15 +58,10 @@ def decode(contents: Any, channels: int) -> tf.Tensor:
 
     if channels not in (1, 3):
         raise ValueError(f"A picture has 1 or 3 channels. Got {channels}.")
-    kinds = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8")
-    branches = (_decode_jpeg, _decode_png, _decode_webp, _decode_bmp, _decode_other)
-    starts = tf.stack([tf.strings.substr(contents, 0, len(kind)) == kind for kind in kinds])
-    kind = tf.where(tf.reduce_any(starts), tf.argmax(tf.cast(starts, tf.int32), output_type=tf.int32), 5)
-    image = tf.switch_case(
-        kind,
-        [lambda branch=branch: branch(contents) for branch in branches],
-        default=lambda: _decode_other(contents),
-    )
+    decoders = (_decode_jpeg, _decode_png, _decode_webp, _decode_bmp, _decode_gif, _decode_other)
+    is_kind = tf.equal(tf.strings.substr(contents, 0, 1), tf.constant(_FIRST_BYTES))
+    kind = tf.reduce_min(tf.where(is_kind, tf.range(len(_FIRST_BYTES)), len(_FIRST_BYTES)))
+    image = tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
     image = tf.ensure_shape(image, (None, None, 3))
     return image if channels == 3 else to_grey(image)
 
@@ -97,24 +95,32 @@ def resize(images: Any, height: int, width: int, aspect: str = "stretch") -> tf.
 def _decode_jpeg(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    shape = tf.image.extract_jpeg_shape(contents)
-    with tf.control_dependencies([_check_size(shape[0], shape[1])]):
+    with tf.control_dependencies([_check_size(tf.image.extract_jpeg_shape(contents)[:2])]):
         image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-    return exif.turn_upright(image, exif.orientation(contents))
+    return exif.upright(image, contents)
 
 
 def _decode_png(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    head = tf.io.decode_raw(tf.strings.substr(contents, 0, 25), tf.uint8)
-    size = exif.integers(head, tf.constant([16, 20]), 4, little=False)
-    depth = exif.bytes_at(head, tf.constant(24))
-    with tf.control_dependencies([_check_size(size[0], size[1])]):
+    head = _head(contents, 26)
+    size = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False)
+    depth_and_kind = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 24, 2), tf.uint8), tf.int32)
+    depth, kind = depth_and_kind[0], depth_and_kind[1]
+    with tf.control_dependencies([_check_size(size)]):
+        contents = tf.identity(contents)
+
+    def opaque() -> tf.Tensor:
+        return tf.io.decode_png(contents, channels=3)
+
+    def transparent() -> tf.Tensor:
         image = tf.io.decode_png(contents, channels=4)
-    # TensorFlow gives an opaque picture of 1, 2 or 4 bits the alpha 1, 3 or 15 instead of 255.
-    full = tf.bitwise.left_shift(1, tf.clip_by_value(depth, 1, 8)) - 1
-    is_small = tf.reduce_max(tf.cast(image[..., 3], tf.int32)) <= full
-    return _on_white(image, tf.where(is_small, full, 255))
+        # TensorFlow gives an opaque palette picture of 1, 2 or 4 bits the alpha 1, 3 or 15 for 255.
+        full = tf.bitwise.left_shift(1, tf.minimum(depth, 8)) - 1
+        is_small = tf.reduce_max(tf.cast(image[..., 3], tf.int32)) <= full
+        return _on_white(image, tf.where(is_small, full, 255))
+
+    return tf.cond(kind >= _PNG_PALETTE, transparent, opaque)
 
 
 def _decode_webp(contents: Any) -> tf.Tensor:
@@ -129,27 +135,40 @@ def _decode_bmp(contents: Any) -> tf.Tensor:
     """TensorFlow reads a palette picture as if its indices were grey levels: look them up."""
     import tensorflow as tf
 
-    head = tf.io.decode_raw(tf.strings.substr(contents, 0, 54 + 4096), tf.uint8)
-    size = exif.integers(head, tf.constant([18, 22]), 4, little=True)
-    bits = exif.integers(head, tf.constant([28]), 2, little=True)[0]
-    with tf.control_dependencies([_check_size(tf.abs(size[0]), tf.abs(size[1]))]):
+    head = _head(contents, 30)
+    size = tf.io.decode_raw(tf.strings.substr(head, 18, 8), tf.int32)
+    bits = tf.io.decode_raw(tf.strings.substr(head, 28, 2), tf.uint16)[0]
+    with tf.control_dependencies([_check_size(tf.abs(size))]):
         image = tf.io.decode_bmp(contents)
-    start = 14 + exif.integers(head, tf.constant([14]), 4, little=True)[0]
 
     def look_up() -> tf.Tensor:
-        index = tf.cast(image[..., 0], tf.int32)[..., tf.newaxis]
-        return tf.cast(exif.bytes_at(head, start + 4 * index + tf.constant([2, 1, 0])), tf.uint8)
+        start = 14 + tf.io.decode_raw(tf.strings.substr(head, 14, 4), tf.int32)[0]
+        palette = tf.io.decode_raw(tf.strings.substr(contents, start, 1024), tf.uint8)
+        return tf.gather(tf.reshape(palette, (-1, 4)), tf.cast(image[..., 0], tf.int32))[..., 2::-1]
 
-    def true_colour() -> tf.Tensor:
-        return image[..., :3]
+    return tf.cond(tf.cast(bits, tf.int32) == 8, look_up, lambda: image[..., :3])
 
-    return tf.cond(bits == 8, look_up, true_colour)
+
+def _decode_gif(contents: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    size = tf.io.decode_raw(tf.strings.substr(_head(contents, 10), 6, 4), tf.uint16)
+    with tf.control_dependencies([_check_size(tf.cast(size, tf.int32))]):
+        return _decode_other(contents)
 
 
 def _decode_other(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
     return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+
+def _head(contents: Any, num_bytes: int) -> tf.Tensor:
+    """The first bytes, zeros where the file is shorter, so that the decoder says what is wrong."""
+    import tensorflow as tf
+
+    start = tf.strings.substr(contents, 0, num_bytes)
+    return tf.strings.substr(tf.strings.join([start, b"\0" * num_bytes]), 0, num_bytes)
 
 
 def _on_white(image: Any, opaque: Any = 255) -> tf.Tensor:
@@ -160,15 +179,13 @@ def _on_white(image: Any, opaque: Any = 255) -> tf.Tensor:
     return tf.cast(tf.round(values[..., :3] * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
 
 
-def _check_size(height: Any, width: Any) -> Any:
+def _check_size(size: Any) -> Any:
+    """Refuses int32 (height, width) of too many pixels."""
     import tensorflow as tf
 
-    num_pixels = tf.cast(height, tf.float64) * tf.cast(width, tf.float64)
-    return tf.debugging.assert_less_equal(
-        num_pixels,
-        tf.constant(MAX_PIXELS, tf.float64),
-        message=f"The picture has more than {MAX_PIXELS} pixels. Make it smaller and send it again.",
-    )
+    num_pixels = tf.reduce_prod(tf.cast(size, tf.float32))
+    message = f"The picture has more than {MAX_PIXELS} pixels. Make it smaller and send it again."
+    return tf.debugging.Assert(num_pixels <= MAX_PIXELS, [message])
 
 
 def _sides(images: Any) -> tuple[Any, Any]:

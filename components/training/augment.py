@@ -5,13 +5,22 @@ Only the training part is ever touched: validation and test pictures stay as the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components import records
-from components.artifacts import Augmentation, Shards
-from components.training import variation
+from components.artifacts import TRAIN, Augmentation, Part, Shards
+from components.data import images
+from components.training import expand, feed, mirror, preview, variation
+
+MOST_LOOKED_AT = 2000  # training pictures by which mirroring is judged
+PHOTOGRAPH = 64  # pixels of a median side from which on colour pictures are taken for photographs
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class AugmentSettings:
 
     flip: str = records.setting(
         "auto",
-        "mirror half of the pictures; auto: horizontally, if mirrored pictures still look like their class",
+        "mirror half of the pictures; auto: left to right, unless that makes another class of them",
         choices=("auto", "none", "horizontal", "vertical", "both"),
     )
     rotation_degrees: float = records.setting(10.0, "turn by up to so many degrees", low=0.0, high=180.0)
@@ -39,18 +48,46 @@ class AugmentSettings:
 
 
 def augment(shards_folder: Path, out: Path, settings: AugmentSettings, *, seed: int) -> Augmentation:
-    """Decide the policy from the training part, draw preview.png, write extra shards if asked for."""
+    """Decide the policy from the training part, draw preview.png, write extra shards if asked for.
+
+    With `expand`, the copies hold the variation and the policy for training is empty.
+    """
     shards = Shards.load(shards_folder)
-    augmentation = Augmentation(_policy(settings, flip=settings.flip))
-    del shards, seed
+    shape = feed.Shape(*preview.size(shards.median_height, shards.median_width), shards.channels, "stretch")
+    pictures, labels = feed.read(shards_folder, shards.parts[TRAIN], shape, limit=MOST_LOOKED_AT)
+    verdict = _flips(pictures, labels, shards, settings.flip)
+    policy = _policy(settings, verdict.is_safe)
+    out.mkdir(parents=True, exist_ok=True)
+    preview.draw(pictures, labels, shards.labels, policy, out, seed=seed)
+    extra: Part | None = None
+    if settings.expand:
+        extra = expand.write(shards_folder, shards, policy, out, copies=settings.expand, seed=seed)
+    augmentation = Augmentation({} if extra else policy, extra, verdict.why)
     augmentation.save(out)
     return augmentation
 
 
-def _policy(settings: AugmentSettings, flip: str) -> Mapping[str, float]:
+def no_variation() -> AugmentSettings:
+    """Settings that leave every picture as it is."""
+    zeros: dict[str, Any] = {f.name: 0 for f in dataclasses.fields(AugmentSettings) if f.name != "flip"}
+    return AugmentSettings(flip="none", **zeros)
+
+
+def _flips(
+    pictures: NDArray[np.uint8], labels: NDArray[np.int64], shards: Shards, asked: str
+) -> mirror.Verdict:
+    if asked != "auto":
+        return mirror.Verdict(asked in ("horizontal", "both"), f"the settings say flip = {asked}")
+    thumbnails = images.resize(pictures, mirror.THUMBNAIL, mirror.THUMBNAIL).numpy()
+    side = min(shards.median_height, shards.median_width)
+    photographs = shards.channels == 3 and side >= PHOTOGRAPH
+    return mirror.judge(thumbnails, labels, shards.labels, photographs=photographs)
+
+
+def _policy(settings: AugmentSettings, horizontal: bool) -> Mapping[str, float]:
     strengths = {
-        variation.FLIP_HORIZONTAL: float(flip in ("horizontal", "both")),
-        variation.FLIP_VERTICAL: float(flip in ("vertical", "both")),
+        variation.FLIP_HORIZONTAL: float(horizontal),
+        variation.FLIP_VERTICAL: float(settings.flip in ("vertical", "both")),
         variation.ROTATION: settings.rotation_degrees,
         variation.SHIFT: settings.shift,
         variation.ZOOM: settings.zoom,

@@ -140,20 +140,30 @@ def read(
     folder: Path, part: Part, shape: Shape, *, limit: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Decoded pictures of a part, uint8 (N, H, W, C), and labels, int64 (N,), in the shards' order."""
+    num_images = part.num_images if limit is None else min(limit, part.num_images)
+    return read_all([([str(folder / name) for name in part.files], num_images)], shape)[0]
+
+
+def read_all(
+    wanted: Sequence[tuple[Sequence[str], int]], shape: Shape
+) -> list[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Decoded pictures and labels of several lists of files, so many of each, in one pass."""
     import tensorflow as tf
 
-    num_images = part.num_images if limit is None else min(limit, part.num_images)
-    pictures = np.empty((num_images, shape.height, shape.width, shape.channels), np.uint8)
-    labels = np.empty((num_images,), np.int64)
-    files = [str(folder / name) for name in part.files]
-    dataset = tf.data.TFRecordDataset(files).take(num_images)
+    total = sum(num_images for _, num_images in wanted)
+    pictures = np.empty((total, shape.height, shape.width, shape.channels), np.uint8)
+    labels = np.empty((total,), np.int64)
+    dataset = tf.data.TFRecordDataset([])
+    for files, num_images in wanted:
+        dataset = dataset.concatenate(tf.data.TFRecordDataset(list(files)).take(num_images))
     dataset = dataset.map(lambda record: _parse(record, shape), num_parallel_calls=tf.data.AUTOTUNE)
     done = 0
     for some_pictures, some_labels in dataset.batch(64).prefetch(2).as_numpy_iterator():
         pictures[done : done + len(some_labels)] = some_pictures
         labels[done : done + len(some_labels)] = some_labels
         done += len(some_labels)
-    return pictures[:done], labels[:done]
+    ends = np.cumsum([num_images for _, num_images in wanted])[:-1]
+    return list(zip(np.split(pictures, ends), np.split(labels, ends), strict=True))
 
 
 def _parse(record: Any, shape: Shape) -> tuple[tf.Tensor, tf.Tensor]:

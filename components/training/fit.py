@@ -25,6 +25,7 @@ from components.training.loop import Loop, OnEpoch, Recipe
 log = logging.getLogger(__name__)
 
 MODEL = "model.keras"
+_MEASURED = 2000  # pictures whose mean and deviation stand for all, where not all fit into memory
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,21 @@ def _load(
     if not part.num_images:
         raise InputError(f"{shards_folder} has no training pictures. Lower the other parts in [split].")
     fits = part.num_images * shape.num_bytes <= settings.memory_mb * 1_000_000
-    pictures = feed.read(Path(), part, shape, limit=None if fits else 2000)
+    num_read = part.num_images if fits else min(part.num_images, _MEASURED)
     held_out = shards.parts.get(VALIDATION) or Part((), 0, {})
+    wanted = [
+        (part.files, num_read),
+        ([str(shards_folder / name) for name in held_out.files], held_out.num_images),
+    ]
+    train, validation = feed.read_all(wanted, shape)
     log.info("train_images=%d in_memory=%s", part.num_images, fits)
     return _Data(
         part.files,
         part.num_images,
         shape,
-        pictures if fits else None,
-        feed.read(shards_folder, held_out, shape),
-        architectures.measure(pictures[0]),
+        train if fits else None,
+        validation,
+        architectures.measure(train[0]),
         part.by_label,
         shards.labels,
     )
