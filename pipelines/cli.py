@@ -23,6 +23,7 @@ from components.errors import InputError, PergolaError
 
 if TYPE_CHECKING:
     from pipelines.config import Settings
+    from pipelines.show import Show
     from pipelines.workspace import Workspace
 
 DEFAULT_WORKSPACE = Path("pergola-work")
@@ -103,7 +104,7 @@ def run(options: Options, photos: Path, force: str | None) -> dict[str, Any]:
     from pipelines import local
 
     settings, workspace = options.settings(), options.open_workspace()
-    result = local.run(photos, settings, workspace, force=force, show=_show(options), command=_typed())
+    result = local.run(photos, settings, workspace, force=force, show=_show(), command=_typed())
     if not options.json:
         click.echo(result.words())
     return result.to_json()
@@ -120,7 +121,7 @@ def validate(options: Options, photos: Path) -> dict[str, Any]:
     from pipelines import local
 
     settings, workspace = options.settings(), options.open_workspace()
-    result = local.validate(photos, settings, workspace, show=_show(options))
+    result = local.validate(photos, settings, workspace, show=_show())
     if not options.json:
         click.echo(result.words())
     return result.to_json()
@@ -228,10 +229,19 @@ def _typed() -> str:
     return shlex.join(["pergola", *sys.argv[1:]])
 
 
-def _show(options: Options) -> Any:
+def _show() -> Show:
+    """A display that stays, with warnings of ours on it."""
+    import logging
+
+    from pipelines.native import own_stderr
     from pipelines.show import Show
 
-    return Show(sys.stderr)
+    stream = own_stderr()
+    for package in ("pipelines", "components", "serving"):
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("pergola: %(message)s"))
+        logging.getLogger(package).addHandler(handler)
+    return Show(stream)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
 
 def _settings(tables: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str]) -> Settings:
     sections = {f.name: f for f in dataclasses.fields(Settings)}
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, values in tables.items():
         if name not in sections:
             raise InputError(f"{sources[name]}: unknown section '{name}'.{records.nearest(name, sections)}")

@@ -24,6 +24,7 @@ from components.release.rehearse import Rehearsals
 from components.release.tracker import Tracker
 from pipelines import account, reuse, runs, words
 from pipelines.config import Settings
+from pipelines.native import stderr_to
 from pipelines.results import RunResult, ValidateResult
 from pipelines.reuse import Output, Steps
 from pipelines.show import Show
@@ -51,7 +52,7 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
     with workspace.lock("a run"), explained(workspace.root):
         walk.run = runs.Run.begin(workspace, walk.photos, settings, command)
         try:
-            with Rehearsals(settings.rehearse) as walk.rehearsals:
+            with stderr_to(walk.run.folder / "native.log"), Rehearsals(settings.rehearse) as walk.rehearsals:
                 result = _all_steps(walk)
         except PergolaError as error:
             walk.run.end(runs.FAILED, walk.steps.done, error=str(error))

@@ -98,7 +98,8 @@ class Front:
             "--model_config_file_poll_wait_seconds=1",
             "--file_system_poll_wait_seconds=1",
         ]
-        process = subprocess.Popen([*program, *arguments], start_new_session=True, stdout=sys.stderr.fileno())
+        with open(self.log, "ab") as log:
+            process = subprocess.Popen([*program, *arguments], start_new_session=True, stdout=log, stderr=log)
         try:
             yield process
         finally:
@@ -110,11 +111,16 @@ class Front:
         self.say(f"Starting the server for {self.workspace.root} …")
         while not stop:
             if (status := process.poll()) is not None:
-                raise StepError(f"The server ended by itself with status {status}; see its words above.")
+                raise StepError(f"The server ended by itself, status {status}. Its words are in {self.log}")
             self._write_models()
             self._tell_versions()
             time.sleep(POLL_S)
         self.say("Stopping: finishing what is in flight.")
+
+    @property
+    def log(self) -> Path:
+        """What the server writes."""
+        return self.workspace.root / "serve.log"
 
     @property
     def _models_config(self) -> Path:

@@ -36,7 +36,7 @@ class Show:
         label = f"{desc:<{WIDTH}}"
         bar: Any = tqdm(total=total, desc=label, unit=unit, initial=initial, leave=False, file=self.stream,
                         dynamic_ncols=True, mininterval=0.2)  # fmt: skip
-        return bar  # type: ignore[no-any-return]
+        return bar
 
 
 class Quiet(Show):

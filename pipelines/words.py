@@ -61,7 +61,8 @@ def _train(folder: Path) -> str:
     training = artifacts.Training.load(folder)
     return (
         f"{training.architecture} at {training.width} x {training.height}, "
-        f"{training.num_parameters:,} parameters, best epoch {training.best_epoch} of {training.epochs}, {training.precision}"
+        f"{training.num_parameters:,} parameters, best epoch {training.best_epoch} of {training.epochs}, "
+        f"{training.precision}"
     )
 
 
