@@ -10,18 +10,49 @@ import numpy as np
 CLASSES = tuple(f"class {i}" for i in range(10))
 
 
-def tiny(folder: Path, scale: float = 2.0) -> Path:
-    """float32 (N, 4) -> (N, 4): what is left is the way there and back."""
+def tiny_module(scale: float = 2.0) -> Any:
+    """A tf.Module, x: float32 (N, 4) -> output_0: float32 (N, 4)."""
     import tensorflow as tf
 
-    module = tf.Module()
-    module.scale = tf.Variable(scale)
+    class Tiny(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = tf.Variable(scale)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
-    def predict(x: Any) -> dict[str, Any]:
-        return {"y": x * module.scale}
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return x * self.scale
 
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": predict})
+    return Tiny()
+
+
+def mean_module() -> Any:
+    """A tf.Module, image: uint8 (N, H, W, 3) -> output_0: float32 (N, 3): nearly no work on a picture."""
+    import tensorflow as tf
+
+    class Mean(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")])
+        def __call__(self, image: Any) -> Any:
+            return tf.reduce_mean(tf.cast(image, tf.float32), [1, 2])
+
+    return Mean()
+
+
+def save(module: Any, folder: Path) -> Path:
+    """A module as a SavedModel whose default signature is its call."""
+    import tensorflow as tf
+
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
+    return folder
+
+
+def save_in_mlflow(module: Any, folder: Path, rows: np.ndarray[Any, Any]) -> Path:
+    """The same module as MLflow's own TensorFlow flavour saves it. rows: an example of its input."""
+    import mlflow.tensorflow
+    from mlflow.models import infer_signature
+
+    signature = infer_signature(rows, np.asarray(module(rows)))
+    mlflow.tensorflow.save_model(module, str(folder), signature=signature)
     return folder
 
 
