@@ -100,7 +100,7 @@ class Sync:
         while self._fetches and time.monotonic() < deadline:
             for future in list(self._fetches.values()):
                 with contextlib.suppress(Exception):
-                    future.result(timeout=max(0.0, deadline - time.monotonic()))
+                    future.result(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
             self.round()
 
     def run(self, stop: threading.Event) -> None:
@@ -251,20 +251,30 @@ class Sync:
 
 
 def run(
-    store_uri: str, folder: Path, settings: SyncSettings, *, host: str = "", port: int | None = STATUS_PORT
-) -> None:
-    """The body of `pergola sync STORE FOLDER`: follow until SIGTERM or SIGINT.
+    store_uri: str,
+    folder: Path,
+    settings: SyncSettings,
+    *,
+    host: str = "",
+    port: int | None = STATUS_PORT,
+    once: bool = False,
+) -> SyncStatus:
+    """The body of `pergola sync STORE FOLDER`: follow until SIGTERM or SIGINT, then say how it stood.
 
-    port: of /healthz, /readyz, /status and /metrics; None for none.
+    port: of /healthz, /readyz, /status and /metrics; None for none.  once: fetch what is wanted and stop.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with Sync(store.open_store(store_uri), folder, settings) as sync, contextlib.ExitStack() as stack:
+        if once:
+            sync.settle(timeout_s=float("inf"))
+            return sync.status()
         if port is not None:
             stack.enter_context(StatusServer(sync.status, host, port))
         _log.info("store=%s folder=%s track=%s", store_uri, folder, settings.track)
         sync.run(stop)
+        return sync.status()
 
 
 def _server_state(server: str, model: str, version: int) -> tuple[str, str]:

@@ -1,0 +1,116 @@
+"""The commands sync, release and rollback, as typed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from components.errors import InputError
+from components.release import traffic
+from components.release.store import open_store
+from pipelines import release
+from tests.support.versions import saved_model
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "store").mkdir()
+    models = open_store(tmp_path / "store")
+    for version in (1, 2, 3):
+        models.put(saved_model(tmp_path / f"model-{version}", str(version)), "leaves", version)
+    return models
+
+
+@pytest.fixture
+def typed(store):
+    group = click.Group()
+    release.register(group)
+
+    def run(line, at=store.uri):
+        result = CliRunner().invoke(
+            group, [*line.split(), *([f"--store={at}"] if "sync" not in line else [])]
+        )
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_release_walks_from_stable_over_canary_to_promotion_and_back(typed, store):
+    assert typed("release stable 1").output == "leaves: stable 1. Published: 1, 2, 3.\n"
+    assert "canary 2 with 10%" in typed("release canary 2 --share 10%").output
+    assert "stable 2; rollback goes to 1" in typed("release promote").output
+    answer = json.loads(typed("rollback --json").output)
+    assert (answer["stable"], answer["previous"], answer["changed"]) == (1, None, True)
+    assert json.loads(typed("release status --json").output)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("release stable", "wants a version"),
+        ("release stable 9", "no version 9"),
+        ("release canary 2 --share lots", "wants a percentage"),
+        ("release canary 2", "wants a percentage"),
+        ("release promote", "no canary"),
+        ("rollback", "No version before"),
+        ("release status --model plants/..", "model's name"),
+    ],
+)
+def test_release_says_what_is_wrong(typed, line, message):
+    typed("release stable 1")
+    with pytest.raises(InputError, match=message):
+        typed(line)
+
+
+def test_release_wants_a_model_when_there_are_several(typed, store, tmp_path):
+    store.put(tmp_path / "model-1", "plants", 1)
+    with pytest.raises(InputError, match=r"holds 2 models \(leaves, plants\)"):
+        typed("release stable 1")
+    assert "plants: stable 1" in typed("release stable 1 --model plants").output
+
+
+def test_sync_once_fetches_and_stops(typed, store, tmp_path):
+    store.change("leaves", lambda r: traffic.make_stable(r, 3))
+    result = typed(f"sync {store.uri} {tmp_path / 'served'} --once --json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["models"]["leaves"]["labels"] == {"stable": 3}
+    assert os.listdir(tmp_path / "served" / "leaves") == ["3"]
+
+
+def test_sync_once_says_when_nothing_is_released(typed, store, tmp_path):
+    result = typed(f"sync {store.uri} {tmp_path / 'served'} --once")
+    assert result.exit_code == 1
+    assert "pergola release stable N" in result.stdout
+
+
+def test_sync_refuses_half_of_what_tls_needs(typed, store, tmp_path):
+    with pytest.raises(InputError, match="belong together"):
+        typed(f"sync {store.uri} {tmp_path / 'served'} --once --certificates {tmp_path}")
+
+
+@pytest.mark.slow  # imports MLflow and makes its database
+def test_the_champion_alias_follows_stable(typed, store, tmp_path):
+    from components.release.registry import Registry
+
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    registry = Registry(tracking)
+    for number in (1, 2):
+        run = registry.run(f"run-{number}")
+        registry.register("leaves", run, tmp_path / f"model-{number}", sha256=f"{number}" * 64)
+    typed(f"release stable 2 --tracking {tracking}")
+    assert Registry(tracking).champion("leaves").version == 2
+
+
+def test_release_imports_nothing_heavy():
+    script = (
+        "import sys; from pipelines import release; "
+        "heavy = {'numpy', 'tensorflow', 'mlflow', 'pandas', 'fsspec', 'grpc'} & set(sys.modules); "
+        "sys.exit(len(heavy))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
