@@ -1,7 +1,7 @@
 """SHA-256 of the source code that a step reaches: when it changes, the step is done again.
 
 Starts at a function of components/steps.py and follows imports of our own packages, inside
-functions too. Versions of the libraries whose results we keep are part of it.
+functions too, and data files that they name. Versions of the libraries whose results we keep are part of it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def of_step(name: str) -> str:
     digest = hashlib.sha256((ast.get_source_segment(source, function) or "").encode())
     for module in sorted(_closure(set(_imports(function)))):
         digest.update(f"{module}\0{_source(module)}\0".encode())
+        for file in _data_files(module):
+            digest.update(file.read_bytes())
     for library in LIBRARIES:
         digest.update(f"{library}=={_version(library)}\n".encode())
     return digest.hexdigest()
@@ -93,6 +95,15 @@ def _path(module: str) -> Path | None:
 def _source(module: str) -> str:
     path = _path(module)
     return path.read_text(encoding="utf-8") if path else ""
+
+
+def _data_files(module: str) -> list[Path]:
+    """Templates and lists beside a module that its source names, or whose folder it names."""
+    path, source = _path(module), _source(module)
+    if path is None or path.name == "__init__.py":
+        return []
+    beside = (p for p in path.parent.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc"))
+    return sorted(p for p in beside if p.name in source or f'"{p.parent.name}"' in source)
 
 
 @cache

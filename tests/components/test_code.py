@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import code
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_reached_follows_imports_inside_functions():
+    assert {"components.data.scan", "components.data.sources", "serving.images"} <= code.reached(
+        "scan"
+    ) | code.reached("shards")
+    assert "components.training.fit" in code.reached("train")
+
+
+@pytest.mark.parametrize("step", ["scan", "validate", "split", "gate"])
+def test_reached_stays_within_a_steps_own_room(step):
+    assert not [module for module in code.reached(step) if module.startswith("components.training")]
+
+
+def test_of_step_changes_with_the_code_it_reaches_and_with_no_other(tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for package in ("components", "serving"):
+        subprocess.run(["cp", "-r", str(ROOT / package), str(copy / package)], check=True)
+    before = _keys(copy)
+    file = copy / "components" / "training" / "fit.py"
+    file.write_text(file.read_text() + "\n# changed\n")
+    after = _keys(copy)
+    assert before["train"] != after["train"]
+    assert before["scan"] == after["scan"] and before["gate"] == after["gate"]
+
+
+def _keys(folder: Path) -> dict[str, str]:
+    program = (
+        "from components import code; print(*(f'{s}={code.of_step(s)}' for s in ('scan', 'train', 'gate')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return dict(item.split("=") for item in done.stdout.split())
