@@ -11,7 +11,7 @@ files, on a laptop and on a cluster alike.
     Augmentation      augmentation.json, preview.png, extra shards if asked for
     Training          training.json, model.keras
     Export            export.json, saved_model/
-    Evaluation        evaluation.json, predictions.parquet, golden.json
+    Evaluation        evaluation.json, predictions.parquet, golden.json, calibration.json
     Rehearsal         rehearsal.json
     Decision          decision.json
     Registration      registration.json
@@ -226,6 +226,18 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """Another accuracy beside the model's own, on the same pictures of the test part (or a sample of it)."""
+
+    name: str
+    num_images: int
+    accuracy: float  # of the other
+    difference: float  # -1 to 1; of what to what, see Evaluation
+    interval: tuple[float, float]  # 95%, of the difference
+    p_value: float  # exact McNemar test, two-sided
+
+
+@dataclass(frozen=True)
 class Evaluation(Record):
     """What a SavedModel scored on the test part. predictions.parquet has a row a picture:
 
@@ -246,7 +258,8 @@ class Evaluation(Record):
     num_train: int = 0  # pictures behind train_accuracy
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # figure -> 95% interval
     calibration_error: float | None = None  # expected calibration error, 0 to 1
-    baselines: Mapping[str, float] = field(default_factory=dict)  # name -> accuracy on the same pictures
+    baselines: tuple[Paired, ...] = ()  # what needs no network; difference: model - baseline
+    robustness: tuple[Paired, ...] = ()  # pictures changed mildly; difference: changed - as they are
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.evaluation.calibration import Bin
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -57,56 +59,51 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
     return _svg(draw, 7.2, 2.6)
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 10) -> str:
-    """Accuracy by confidence beside the diagonal, and how many pictures stand behind it, as SVG.
-
-    probabilities: (N, C).  labels: int (N,).
-    """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    counts = np.bincount(bins, minlength=num_bins)
-    shares = np.bincount(bins, weights=right, minlength=num_bins) / np.maximum(counts, 1)
-    centres = (np.arange(num_bins) + 0.5) / num_bins
+def reliability(bins: Sequence[Bin]) -> str:
+    """Accuracy by confidence with its 95% interval, beside the diagonal, as SVG."""
+    confidence = [bin.confidence for bin in bins]
+    accuracy = np.array([bin.accuracy for bin in bins])
+    ends = np.array([bin.interval for bin in bins]).reshape(len(bins), 2)
+    errors = np.abs(ends.T - accuracy)
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.7, linestyle=":")
-        axes.bar(centres[counts > 0], shares[counts > 0], width=0.9 / num_bins, color=_FIRST, alpha=0.75)
-        for x, y, count in zip(centres, shares, counts, strict=True):
-            if count:
-                axes.text(x, y + 0.01, str(count), ha="center", fontsize=7)
-        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.1))
+        axes.errorbar(confidence, accuracy, yerr=errors, fmt="o", markersize=4, capsize=2, color=_FIRST)
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
 
     return _svg(draw, 3.6, 2.6)
 
 
 def thumbnail(image: bytes, side_px: int = 96) -> str:
     """A photograph as a small data address; "" when Pillow cannot read it."""
-    from PIL import Image
+    from PIL.Image import Resampling
+
+    from serving import images
 
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with images.opened(image) as opened, images.decoding("it"):
             opened.draft("RGB", (2 * side_px, 2 * side_px))
             picture = opened.convert("RGB")
         scale = side_px / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        enlarged = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-        return _data_address(picture.resize(size, enlarged), quality=72)
-    except (OSError, ValueError):
+        method = Resampling.NEAREST if scale > 1 else Resampling.LANCZOS
+        return _data_address(picture.resize(size, method), quality=72)
+    except ValueError:
         return ""
 
 
 def contact_sheet(image: bytes, width_px: int = 1200) -> str:
     """A larger picture, such as the preview of the augmentation, as a data address; "" when unreadable."""
-    from PIL import Image
+    from serving import images
 
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with images.opened(image) as opened, images.decoding("it"):
             picture = opened.convert("RGB")
         if picture.width > width_px:
             picture = picture.resize((width_px, max(1, round(picture.height * width_px / picture.width))))
         return _data_address(picture.crop((0, 0, picture.width, min(picture.height, 2 * width_px))), 75)
-    except (OSError, ValueError):
+    except ValueError:
         return ""
 
 

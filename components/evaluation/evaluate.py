@@ -6,24 +6,33 @@ It is scored as it will be served: encoded pictures go into the exported model, 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from components import records
-from components.artifacts import TEST, TRAIN, ClassScore, Evaluation, GoldenRequest, GoldenRequests, Shards
+from components.artifacts import (
+    TEST,
+    TRAIN,
+    ClassScore,
+    Evaluation,
+    GoldenRequest,
+    GoldenRequests,
+    Paired,
+    Shards,
+)
 from components.artifacts import Split as SplitRecord
-from components.errors import InputError, StepError
-from components.evaluation import metrics
-from components.evaluation.pictures import Picture, pictures
-from components.progress import Bar, Progress, silent
+from components.evaluation import baselines, metrics, robustness
+from components.evaluation.calibration import calibration, expected_calibration_error
+from components.evaluation.compare import compare
+from components.evaluation.pictures import pictures
+from components.evaluation.robustness import CHANGES
+from components.evaluation.scoring import Predict, Scorer, Scores
+from components.progress import Progress, silent
 from components.records import setting
-
-Predict = Callable[[list[bytes]], npt.NDArray[np.float32]]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -35,21 +44,15 @@ class EvaluateSettings:
     golden: int = setting(8, "test pictures kept as golden requests", low=1, high=100)
     golden_bytes: int = setting(262_144, "largest picture wanted as a golden request, bytes", low=1024)
     top_k: int = setting(3, "k of the top-k accuracy", low=2, high=100)
+    baseline_sample: int = setting(
+        1000,
+        "pictures that baselines look at, of the training and of the test part (0: only majority)",
+        low=0,
+    )
+    robustness_sample: int = setting(
+        200, "test pictures that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
+    )
     seed: int = setting(0, "seed of the sample and of the bootstrap", low=0)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model answered to the pictures of one part, ordered by id."""
-
-    ids: tuple[str, ...]
-    labels: npt.NDArray[np.int64]  # (N,), true
-    probabilities: Floats  # (N, C)
-
-    @property
-    def predicted(self) -> npt.NDArray[np.int64]:
-        """Likeliest class of each picture, (N,)."""
-        return self.probabilities.argmax(axis=1)
 
 
 def evaluate(
@@ -74,14 +77,20 @@ def evaluate(
     shards = Shards.load(shards_folder)
     labels = _union(shards.labels, model_labels)
     columns = [labels.index(name) for name in (model_labels or labels)]
-    sample = _train_sample(shards, split_folder, settings) if with_train else frozenset()
-    total = _count(shards, TEST) + len(sample)
+    chosen = _Chosen.of(split_folder, settings) if with_train else _Chosen()
+    total = _count(shards, TEST) + len(chosen.train) + len(CHANGES) * len(chosen.changed)
     with progress(total=total, desc="evaluate", unit="img") as bar:
-        scorer = _Scorer(predict, columns, len(labels), settings.batch_size, bar)
+        scorer = Scorer(predict, columns, len(labels), settings.batch_size, bar)
         test = scorer.score(pictures(shards_folder, TEST))
-        train = scorer.score(pictures(shards_folder, TRAIN, sample)) if sample else None
-    evaluation = summarise(test, train, labels, settings)
+        train = scorer.score(pictures(shards_folder, TRAIN, chosen.train)) if chosen.train else None
+        changed = _robustness(scorer, test, shards_folder, chosen.changed)
+    evaluation = dataclasses.replace(
+        summarise(test, train, labels, settings),
+        baselines=_baselines(test, shards_folder, chosen),
+        robustness=changed,
+    )
     out.mkdir(parents=True, exist_ok=True)
+    calibration(test.probabilities, test.labels, seed=settings.seed).save(out)
     _save_predictions(test, labels, split_folder, out)
     _golden(test, labels, shards_folder, settings).save(out)
     evaluation.save(out)
@@ -116,61 +125,8 @@ def summarise(
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         num_train=num_train,
         intervals=intervals,
-        calibration_error=metrics.expected_calibration_error(test.probabilities, test.labels),
-        baselines={"majority": float(confusion.sum(axis=1).max() / len(test.ids))},
+        calibration_error=expected_calibration_error(test.probabilities, test.labels),
     )
-
-
-class _Scorer:
-    """Runs a model over pictures in batches and puts its outputs where the labels say."""
-
-    def __init__(
-        self, predict: Predict, columns: list[int], num_classes: int, batch_size: int, bar: Bar
-    ) -> None:
-        self._predict, self._columns, self._num_classes = predict, columns, num_classes
-        self._batch_size, self._bar = batch_size, bar
-
-    def score(self, found: Iterator[Picture]) -> Scores:
-        ids, labels, rows = [], [], []
-        for batch in _batches(found, self._batch_size):
-            rows.append(self._answers([picture.image for picture in batch]))
-            ids += [picture.id for picture in batch]
-            labels += [picture.label for picture in batch]
-            self._bar.update(len(batch))
-        if not ids:
-            raise InputError(
-                "The part to evaluate has no pictures. Add pictures or raise its share in [split]."
-            )
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        truth = np.array(labels, np.int64)[order]
-        return Scores(tuple(ids[i] for i in order), truth, np.concatenate(rows)[order])
-
-    def _answers(self, images: list[bytes]) -> Floats:
-        answers = np.asarray(self._predict(images), np.float32)
-        wanted = (len(images), len(self._columns))
-        if answers.shape != wanted:
-            raise StepError(
-                f"The model answered with shape {answers.shape}, wanted {wanted} (pictures, classes)."
-            )
-        if not np.isfinite(answers).all() or (answers < 0).any() or (answers.sum(axis=1) < 0.5).any():
-            raise StepError(
-                "The model answered with numbers that are no probabilities (negative, infinite or nan). "
-                "Train again with a lower learning rate."
-            )
-        placed = np.zeros((len(images), self._num_classes), np.float32)
-        placed[:, self._columns] = answers
-        return placed
-
-
-def _batches(found: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    batch: list[Picture] = []
-    for picture in found:
-        batch.append(picture)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _union(labels: tuple[str, ...], others: Sequence[str] | None) -> tuple[str, ...]:
@@ -181,14 +137,53 @@ def _count(shards: Shards, part: str) -> int:
     return shards.parts[part].num_images if part in shards.parts else 0
 
 
-def _train_sample(shards: Shards, split_folder: Path, settings: EvaluateSettings) -> frozenset[str]:
-    """Ids of the training pictures to score: all, or a seeded sample."""
-    table = SplitRecord.table(split_folder, ["id", "part"])
-    ids = sorted(table.loc[table["part"] == TRAIN, "id"])
-    if settings.train_sample and len(ids) > settings.train_sample:
-        rng = np.random.default_rng(settings.seed)
-        ids = [ids[i] for i in rng.choice(len(ids), settings.train_sample, replace=False)]
-    return frozenset(ids)
+@dataclass(frozen=True)
+class _Chosen:
+    """Ids of the pictures that are looked at besides the test part; seeded samples."""
+
+    train: frozenset[str] = frozenset()  # scored for the gap
+    learned: frozenset[str] = frozenset()  # training pictures of the baselines
+    judged: frozenset[str] = frozenset()  # test pictures of the baselines
+    changed: frozenset[str] = frozenset()  # test pictures that are changed
+
+    @classmethod
+    def of(cls, split_folder: Path, settings: EvaluateSettings) -> _Chosen:
+        table = SplitRecord.table(split_folder, ["id", "part"])
+        train, test = (sorted(table.loc[table["part"] == part, "id"]) for part in (TRAIN, TEST))
+        most = settings.baseline_sample
+        return cls(
+            train=_sample(train, settings.train_sample or len(train), settings.seed),
+            learned=_sample(train, most, settings.seed),
+            judged=_sample(test, most, settings.seed),
+            changed=_sample(test, settings.robustness_sample, settings.seed),
+        )
+
+
+def _sample(ids: list[str], most: int, seed: int) -> frozenset[str]:
+    if len(ids) <= most:
+        return frozenset(ids)
+    rng = np.random.default_rng(seed)
+    return frozenset(ids[i] for i in rng.choice(len(ids), most, replace=False))
+
+
+def _baselines(test: Scores, shards_folder: Path, chosen: _Chosen) -> tuple[Paired, ...]:
+    simplest = baselines.majority(test.right, test.labels)
+    if not chosen.learned or not chosen.judged:
+        return (simplest,)
+    known = baselines.looks(pictures(shards_folder, TRAIN, chosen.learned))
+    asked = baselines.looks(pictures(shards_folder, TEST, chosen.judged))
+    return (simplest, *baselines.learned(test.only(asked.ids).right, known, asked))
+
+
+def _robustness(scorer: Scorer, test: Scores, shards_folder: Path, ids: frozenset[str]) -> tuple[Paired, ...]:
+    """The model on changed pictures beside itself on the same pictures as they are."""
+    found = []
+    for name in CHANGES if ids else ():
+        after = scorer.score(robustness.changed(pictures(shards_folder, TEST, ids), CHANGES[name]))
+        pair = compare(after.right, test.only(after.ids).right)
+        accuracy = float(after.right.mean())
+        found.append(Paired(name, len(ids), accuracy, pair.difference, pair.interval, pair.p_value))
+    return tuple(found)
 
 
 def _per_class(confusion: metrics.Ints, labels: tuple[str, ...]) -> tuple[ClassScore, ...]:

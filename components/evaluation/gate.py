@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.artifacts import ClassScore, Decision, Evaluation, Rehearsal, Rule
+from components.evaluation.baselines import MAJORITY
 from components.evaluation.compare import Comparison
 from components.evaluation.metrics import difference_interval, wilson_interval
 from components.records import setting
@@ -30,6 +31,9 @@ class GateSettings:
     )
     max_gap: float = setting(
         0.15, "train accuracy may surely exceed test accuracy by no more (1: no such rule)", low=0, high=1
+    )
+    max_drop: float = setting(
+        0.3, "accuracy that a mild change of the pictures may surely cost (1: no such rule)", low=0, high=1
     )
     max_loss: float = setting(
         0.01, "test accuracy that may be lost to the champion, on the same pictures", low=0, high=1
@@ -81,16 +85,26 @@ def accuracy_is_enough(facts: Facts, settings: GateSettings) -> Rule:
 
 
 def beats_baselines(facts: Facts, settings: GateSettings) -> Rule:
-    """The accuracy's interval lies above the best that needs no learning: the most frequent class."""
+    """Surely better than the most frequent class, and not surely worse than what looks without learning.
+
+    A baseline as good as the model is no fault of the model: some tasks are that easy.
+    """
     model = facts.candidate
-    largest = max((sum(row) for row in model.confusion), default=0)
-    constant = largest / max(1, model.num_images)
-    interval = _accuracy_interval(model)
+    failed, hardest = [], None
+    for base in model.baselines:
+        lost = base.difference < 0 and base.p_value < settings.significance
+        if lost or (base.name == MAJORITY and base.interval[0] <= 0):
+            failed.append(base)
+        hardest = base if hardest is None or base.accuracy > hardest.accuracy else hardest
+    if hardest is None:
+        return Rule("baseline", None, None, False, "The model was compared with no baseline.")
+    shown = failed[0] if failed else hardest
     message = (
-        f"Always answering the most frequent class is right in {_percent(constant)}; the model's "
-        f"{_percent(model.accuracy)} (at least {_percent(interval[0])}) must be above it."
+        f"The baseline '{shown.name}' is right in {_percent(shown.accuracy)} of {shown.num_images} pictures; "
+        f"the model differs by {_points(shown.difference)} (95% interval {_points(shown.interval[0])} to "
+        f"{_points(shown.interval[1])}) and must {_must(shown.name)}."
     )
-    return Rule("baseline", model.accuracy, constant, interval[0] > constant, message, interval)
+    return Rule("baseline", shown.difference, 0.0, not failed, message, shown.interval)
 
 
 def no_class_is_missed(facts: Facts, settings: GateSettings) -> Rule | None:
@@ -124,6 +138,21 @@ def learned_not_memorised(facts: Facts, settings: GateSettings) -> Rule | None:
         f"its lower end must be at most {_points(settings.max_gap)}."
     )
     return Rule("gap", gap, settings.max_gap, interval[0] <= settings.max_gap, message, interval)
+
+
+def stands_mild_changes(facts: Facts, settings: GateSettings) -> Rule | None:
+    """No mild change of the pictures surely costs more accuracy than the limit."""
+    changes = facts.candidate.robustness
+    if not changes or settings.max_drop >= 1:
+        return None
+    worst = min(changes, key=lambda change: (change.interval[1], change.name))
+    message = (
+        f"The change '{worst.name}' moves accuracy by {_points(worst.difference)} on {worst.num_images} "
+        f"pictures (95% interval {_points(worst.interval[0])} to {_points(worst.interval[1])}), the worst of "
+        f"{len(changes)} changes; its upper end must reach {_points(-settings.max_drop)}."
+    )
+    passed = worst.interval[1] >= -settings.max_drop
+    return Rule("robustness", worst.difference, -settings.max_drop, passed, message, worst.interval)
 
 
 def keeps_up_with_champion(facts: Facts, settings: GateSettings) -> Rule | None:
@@ -163,6 +192,7 @@ RULES: tuple[Callable[[Facts, GateSettings], Rule | None], ...] = (
     beats_baselines,
     no_class_is_missed,
     learned_not_memorised,
+    stands_mild_changes,
     keeps_up_with_champion,
     answers_when_served,
 )
@@ -181,6 +211,10 @@ def _champion_limit(settings: GateSettings) -> str:
     if settings.prove_not_worse:
         return f"a loss above {margin} must be ruled out"
     return f"a loss counts when it is no chance (p < {settings.significance:g}) and may exceed {margin}"
+
+
+def _must(baseline: str) -> str:
+    return "surely be better" if baseline == MAJORITY else "not surely be worse"
 
 
 def _version(version: int | None) -> str:

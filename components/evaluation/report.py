@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from components import records
 from components.artifacts import (
     TEST,
@@ -28,6 +26,7 @@ from components.artifacts import (
 )
 from components.artifacts import Split as SplitRecord
 from components.evaluation import charts
+from components.evaluation.calibration import Calibration
 from components.evaluation.compare import Comparison, compare_evaluations
 from components.evaluation.pictures import pictures
 
@@ -104,7 +103,13 @@ def _render(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "span": _span, "number": _number, "figure": _figure}
+    environment.filters |= {
+        "percent": _percent,
+        "span": _span,
+        "change": _change,
+        "number": _number,
+        "figure": _figure,
+    }
     return environment.get_template("report.html.j2").render(_content(parts, about, evaluation, shown))
 
 
@@ -112,6 +117,7 @@ def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence
     """All that the template shows."""
     decision = Decision.load(parts.gate)
     training = Training.load(parts.training) if parts.training else None
+    calibration = Calibration.load(parts.evaluation)
     return {
         "about": about,
         "decision": decision,
@@ -123,7 +129,8 @@ def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence
         "rehearsal": Rehearsal.load(parts.rehearsal) if parts.rehearsal else None,
         "comparison": _comparison(parts),
         "curves": charts.curves(training.history, training.best_epoch) if training else "",
-        "reliability": _reliability(parts, evaluation),
+        "calibration": calibration,
+        "reliability": charts.reliability(calibration.bins),
         "policy": _policy(parts),
         "preview": _preview(parts),
         "matrix": evaluation.confusion if len(evaluation.labels) <= MAX_MATRIX else None,
@@ -180,16 +187,6 @@ def _comparison(parts: Parts) -> Comparison | None:
     return compare_evaluations(parts.evaluation, parts.champion) if parts.champion else None
 
 
-def _reliability(parts: Parts, evaluation: Evaluation) -> str:
-    import pyarrow.parquet as parquet
-
-    table = parquet.read_table(parts.evaluation / "predictions.parquet", columns=["label", "probabilities"])
-    index = {label: i for i, label in enumerate(evaluation.labels)}
-    labels = np.array([index[label] for label in table.column("label").to_pylist()])
-    flat = table.column("probabilities").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return charts.reliability(flat.reshape(len(labels), -1), labels)
-
-
 def _policy(parts: Parts) -> Mapping[str, float]:
     if parts.augmentation is None:
         return {}
@@ -218,6 +215,10 @@ def _worst_first(score: ClassScore) -> tuple[float, str]:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}%"
+
+
+def _change(share: float) -> str:
+    return f"{100 * share:+.1f}"
 
 
 def _span(interval: Sequence[float] | None) -> str:

@@ -45,7 +45,34 @@ def test_evaluate_gives_every_figure_an_interval(walk, tmp_path):
         low, high = got.intervals[name]
         assert low <= value <= high
     assert got.intervals["accuracy"][0] < 1
-    assert got.baselines["majority"] == pytest.approx(1 / 3)
+
+
+def test_evaluate_holds_the_model_against_baselines(walk, tmp_path):
+    got = evaluate(by_brightness((40, 200, 210)), walk.shards, walk.split, tmp_path, SETTINGS)
+    accuracies = {base.name: base.accuracy for base in got.baselines}
+    assert accuracies.keys() == {"majority", "metadata", "nearest_neighbour"}
+    assert accuracies["majority"] == pytest.approx(1 / 3)
+    assert accuracies["metadata"] > 0.8  # brightness gives these classes away
+    for base in got.baselines:
+        assert base.difference == pytest.approx(got.accuracy - base.accuracy)
+        assert base.interval[0] <= base.difference <= base.interval[1]
+
+
+def test_evaluate_scores_changed_pictures(walk, tmp_path):
+    got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
+    assert got.accuracy == 1.0
+    change = {change.name: change for change in got.robustness}
+    assert change.keys() == {"blur", "jpeg", "darker", "brighter", "rotation"}
+    assert change["blur"].accuracy == change["rotation"].accuracy == 1.0
+    assert change["darker"].difference == pytest.approx(change["darker"].accuracy - 1)
+    assert change["darker"].difference < 0  # light ones are taken for grey
+
+
+def test_evaluate_leaves_out_what_it_is_told_to(walk, tmp_path):
+    settings = EvaluateSettings(baseline_sample=0, robustness_sample=0)
+    got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, settings)
+    assert [base.name for base in got.baselines] == ["majority"]
+    assert got.robustness == ()
 
 
 def test_evaluate_twice_writes_equal_files(walk, tmp_path):

@@ -4,10 +4,12 @@ import functools
 import numpy as np
 import pytest
 
-from components.artifacts import Rehearsal
+from components.artifacts import Paired, Rehearsal
+from components.evaluation import baselines
 from components.evaluation.compare import compare
-from components.evaluation.evaluate import EvaluateSettings, Scores, summarise
+from components.evaluation.evaluate import EvaluateSettings, summarise
 from components.evaluation.gate import Facts, GateSettings, decide
+from components.evaluation.scoring import Scores
 
 SERVED = Rehearsal(ok=True, reason="", num_requests=8, max_difference=1e-6)
 
@@ -24,7 +26,12 @@ def evaluation(accuracy, *, classes=9, n=262, train_accuracy=None, missed=None):
         answers[labels == missed] = (missed + 1) % classes
     test = Scores(tuple(map(str, range(n))), labels, np.eye(classes, dtype=np.float32)[answers])
     found = summarise(test, None, tuple(f"c{i}" for i in range(classes)), EvaluateSettings())
-    return dataclasses.replace(found, train_accuracy=train_accuracy, num_train=1200 if train_accuracy else 0)
+    return dataclasses.replace(
+        found,
+        train_accuracy=train_accuracy,
+        num_train=1200 if train_accuracy else 0,
+        baselines=(baselines.majority(test.right, labels),),
+    )
 
 
 def failed(decision):
@@ -144,6 +151,39 @@ def test_gate_rules_can_be_switched_off():
     settings = GateSettings(min_recall=0, max_gap=1)
     decision = decide(Facts(evaluation(0.75, train_accuracy=1.0, missed=2), SERVED), settings)
     assert {rule.name for rule in decision.rules} == {"accuracy", "baseline", "served"}
+
+
+def test_gate_rejects_a_model_that_loses_to_a_baseline():
+    worse = Paired("nearest_neighbour", 262, 0.97, -0.07, (-0.11, -0.04), 0.0001)
+    found = evaluation(0.9)
+    found = dataclasses.replace(found, baselines=(*found.baselines, worse))
+    decision = decide(Facts(found, SERVED), GateSettings())
+    assert failed(decision) == ["baseline"]
+    assert "'nearest_neighbour' is right in 97.0%" in decision.reasons[0]
+
+
+def test_gate_accepts_a_model_that_ties_with_a_baseline():
+    tie = Paired("metadata", 262, 0.91, -0.01, (-0.05, 0.03), 0.6)
+    found = evaluation(0.9)
+    found = dataclasses.replace(found, baselines=(*found.baselines, tie))
+    assert decide(Facts(found, SERVED), GateSettings()).accepted
+
+
+def test_gate_rejects_a_model_that_was_compared_with_nothing():
+    found = dataclasses.replace(evaluation(0.9), baselines=())
+    assert failed(decide(Facts(found, SERVED), GateSettings())) == ["baseline"]
+
+
+@pytest.mark.parametrize(("high", "accepted"), [(-0.45, False), (-0.25, True)])
+def test_gate_rejects_a_model_that_a_mild_change_breaks(high, accepted):
+    change = Paired("blur", 200, 0.4, high - 0.08, (high - 0.16, high), 1e-9)
+    fine = Paired("jpeg", 200, 0.9, 0.0, (-0.02, 0.02), 1.0)
+    found = dataclasses.replace(evaluation(0.9), robustness=(fine, change))
+    decision = decide(Facts(found, SERVED), GateSettings())
+    assert decision.accepted == accepted
+    assert next(r.message for r in decision.rules if r.name == "robustness").startswith("The change 'blur'")
+    off = decide(Facts(found, SERVED), GateSettings(max_drop=1))
+    assert "robustness" not in [rule.name for rule in off.rules]
 
 
 def test_decision_survives_a_file(tmp_path):

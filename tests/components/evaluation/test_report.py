@@ -19,6 +19,7 @@ from components.artifacts import (
     ValidationReport,
 )
 from components.evaluation import charts
+from components.evaluation.calibration import reliability
 from components.evaluation.compare import compare_evaluations
 from components.evaluation.evaluate import EvaluateSettings, evaluate
 from components.evaluation.gate import Facts, GateSettings, decide
@@ -202,7 +203,9 @@ def test_curves_take_the_colour_of_the_page():
     assert charts.curves((), 0) == ""
 
 
-def test_reliability_counts_every_picture():
+def test_reliability_draws_a_point_a_bin():
     probabilities = np.array([[0.95, 0.05]] * 7 + [[0.4, 0.6]] * 5)
-    svg = charts.reliability(probabilities, np.array([0] * 7 + [1] * 5))
-    assert ">7</text>" in svg and ">5</text>" in svg
+    bins = reliability(probabilities, np.array([0] * 7 + [1] * 5), num_bins=2)
+    svg = charts.reliability(bins)
+    assert svg.startswith("<svg") and "confidence" in svg
+    assert svg == charts.reliability(bins)

@@ -1,0 +1,77 @@
+"""How a model does when its pictures change as they do in life: softer, compressed, darker, turned.
+
+The changes are mild: a person still sees the same thing. Sizes are relative to the picture.
+Source of the idea: Hendrycks and Dietterich 2019, at their lowest severity.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.evaluation.pictures import Picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_SIDE_PX = 640  # larger pictures are reduced first: the model would do so too
+
+JPEG_QUALITY = 50
+DARKER = 0.7
+BRIGHTER = 1.3
+DEGREES = 8
+BLUR = 0.006  # radius, as a share of the longer side
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "blur": lambda image: _changed(image, _blur),
+    "jpeg": lambda image: _changed(image, lambda picture: picture, as_jpeg=True),
+    "darker": lambda image: _changed(image, lambda picture: picture.point(lambda v: v * DARKER)),
+    "brighter": lambda image: _changed(image, lambda picture: picture.point(lambda v: v * BRIGHTER)),
+    "rotation": lambda image: _changed(image, _turn),
+}  # name -> the change of an encoded picture, which gives an encoded picture
+
+
+def changed(found: Iterable[Picture], change: Callable[[bytes], bytes]) -> Iterator[Picture]:
+    """Pictures after a change."""
+    for picture in found:
+        yield Picture(picture.id, picture.label, change(picture.image))
+
+
+def _changed(image: bytes, change: Callable[[Image.Image], Image.Image], *, as_jpeg: bool = False) -> bytes:
+    """Pictures that Pillow cannot read come back as they are."""
+    from serving import images
+
+    try:
+        with images.opened(image) as opened, images.decoding("it"):
+            opened.draft("RGB", (MAX_SIDE_PX, MAX_SIDE_PX))
+            picture = opened.convert("L" if opened.mode in ("L", "1") else "RGB")
+    except ValueError:
+        return image
+    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
+    buffer = io.BytesIO()
+    if as_jpeg:
+        change(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    else:
+        change(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _blur(picture: Image.Image) -> Image.Image:
+    from PIL import ImageFilter
+
+    return picture.filter(ImageFilter.GaussianBlur(BLUR * max(picture.size)))
+
+
+def _turn(picture: Image.Image) -> Image.Image:
+    """Turned, with its edges drawn out so that no corner is empty."""
+    from PIL import Image
+
+    pad = max(1, round(0.1 * max(picture.size)))
+    pixels = np.asarray(picture)
+    padded = np.pad(pixels, [(pad, pad), (pad, pad), *[(0, 0)] * (pixels.ndim - 2)], mode="edge")
+    turned = Image.fromarray(padded).rotate(DEGREES, Image.Resampling.BILINEAR)
+    return turned.crop((pad, pad, pad + picture.width, pad + picture.height))
