@@ -280,6 +280,12 @@ class ShuttingDown(ServingError):
     TEXT = "The server is shutting down"
 
 
+class Superseded(ServingError):
+    """A newer configuration came while this one waited for its models."""
+
+    TEXT = "A newer model configuration has replaced this one"
+
+
 class LoadFailed(ServingError):
     """A version folder that gives no model. facts: message."""
 
@@ -289,6 +295,7 @@ CODES: dict[type[ServingError], Code] = {
     NoVersionsOfModel: Code.NOT_FOUND,
     NoSuchVersionOfModel: Code.NOT_FOUND,
     LoadFailed: Code.NOT_FOUND,
+    Superseded: Code.ABORTED,
     UnknownLabel: Code.INVALID_ARGUMENT,
     VersionAndLabel: Code.INVALID_ARGUMENT,
     MissingModelSpec: Code.INVALID_ARGUMENT,

@@ -7,13 +7,12 @@ server process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from tensorflow.core.protobuf import meta_graph_pb2 as _  # noqa: F401  registers SignatureDef
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -27,25 +26,17 @@ from tensorflow_serving.apis import (
     session_service_pb2,
 )
 
-from serving import tensors
-from serving.errors import (
-    BadConfig,
-    Code,
-    MissingModelSpec,
-    NotImplementedHere,
-    ServingError,
-    TensorParsingError,
-    code_of,
-)
-from serving.examples import Classification, Task
-from serving.examples import Regression as Regression
-from serving.monitoring import Monitor
-from serving.predictor import Answer, Limits, Predictor, Target
+from serving import request_log, requests, responses
+from serving.errors import BadConfig, Code, NotImplementedHere, ServingError, code_of
+from serving.examples import Task
+from serving.monitoring import Monitor, Outcome
+from serving.predictor import Limits, Predictor
 from serving.request_log import RequestLog
 
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 1024
+LONGEST_WAIT_S = 24 * 3600.0
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -57,29 +48,6 @@ class GrpcSettings:
     addresses: tuple[str, ...]
     num_threads: int
     channel_arguments: tuple[tuple[str, str | int], ...] = ()
-    as_content: bool = False
-
-
-class ProtoInputs(Mapping[str, tensors.Array]):
-    """A map of TensorProto as arrays, each made when it is asked for."""
-
-    def __init__(self, protos: Mapping[str, Any]) -> None:
-        self._protos = protos
-
-    def __getitem__(self, alias: str) -> tensors.Array:
-        try:
-            return tensors.to_array(self._protos[alias])
-        except tensors.TensorError as error:
-            raise TensorParsingError(alias=alias) from error
-
-    def __contains__(self, alias: object) -> bool:
-        return alias in self._protos
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._protos)
-
-    def __len__(self) -> int:
-        return len(self._protos)
 
 
 class Service:
@@ -92,7 +60,7 @@ class Service:
         monitor: Monitor,
         request_log: RequestLog,
         *,
-        as_content: bool,
+        as_content: bool = False,
     ) -> None:
         self._predictor = predictor
         self._reload = reload
@@ -102,98 +70,101 @@ class Service:
 
     def Predict(self, request: Any, context: Any) -> Any:
         """PredictionService.Predict."""
-
-        def answer() -> Any:
-            prediction = self._predictor.predict(
-                _target(request), ProtoInputs(request.inputs), request.output_filter, _limits(context)
-            )
-            response = predict_pb2.PredictResponse()
-            _spec(response.model_spec, request.model_spec.name, prediction.version, prediction.signature)
-            for alias, array in prediction.outputs.items():
-                tensors.to_proto(array, response.outputs[alias], as_content=self._as_content)
-            self._log.predict(request, response)
-            return response
-
-        return self._answer("Predict", request.model_spec.name, context, predict_pb2.PredictResponse, answer)
+        name = request.model_spec.name
+        with self._monitor.request(name, "Predict", "GRPC") as outcome:
+            try:
+                target, inputs = requests.target(request), requests.ProtoInputs(request.inputs)
+                found = self._predictor.predict(target, inputs, request.output_filter, _limits(context))
+                response = responses.prediction(name, found, as_content=self._as_content)
+                if self._log.wants(name):
+                    kind = request_log.PREDICT
+                    self._log.add(name, found.version, found.signature, kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, predict_pb2.PredictResponse)
 
     def Classify(self, request: Any, context: Any) -> Any:
         """PredictionService.Classify."""
-
-        def answer() -> Any:
-            found = self._predictor.classify(_target(request), serialized(request.input), _limits(context))
-            response = classification_pb2.ClassificationResponse()
-            _spec(response.model_spec, request.model_spec.name, found.version, found.signature)
-            fill_classification(response.result, found)
-            self._log.classify(request, response)
-            return response
-
-        empty = classification_pb2.ClassificationResponse
-        return self._answer("Classify", request.model_spec.name, context, empty, answer)
+        name = request.model_spec.name
+        with self._monitor.request(name, "Classify", "GRPC") as outcome:
+            try:
+                target, examples = requests.target(request), requests.serialized(request.input)
+                found = self._predictor.classify(target, examples, _limits(context))
+                response = responses.classification(name, found)
+                if self._log.wants(name):
+                    kind = request_log.CLASSIFY
+                    self._log.add(name, found.version, found.signature, kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, classification_pb2.ClassificationResponse)
 
     def Regress(self, request: Any, context: Any) -> Any:
         """PredictionService.Regress."""
-
-        def answer() -> Any:
-            found = self._predictor.regress(_target(request), serialized(request.input), _limits(context))
-            response = regression_pb2.RegressionResponse()
-            _spec(response.model_spec, request.model_spec.name, found.version, found.signature)
-            fill_regression(response.result, found)
-            self._log.regress(request, response)
-            return response
-
-        empty = regression_pb2.RegressionResponse
-        return self._answer("Regress", request.model_spec.name, context, empty, answer)
+        name = request.model_spec.name
+        with self._monitor.request(name, "Regress", "GRPC") as outcome:
+            try:
+                target, examples = requests.target(request), requests.serialized(request.input)
+                found = self._predictor.regress(target, examples, _limits(context))
+                response = responses.regression(name, found)
+                if self._log.wants(name):
+                    kind = request_log.REGRESS
+                    self._log.add(name, found.version, found.signature, kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, regression_pb2.RegressionResponse)
 
     def MultiInference(self, request: Any, context: Any) -> Any:
         """PredictionService.MultiInference."""
+        names = [task.model_spec.name for task in request.tasks]
+        name = names[0] if names else ""
+        with self._monitor.request(name, "MultiInference", "GRPC") as outcome:
+            try:
+                tasks = [
+                    Task(requests.target_of(task.model_spec), task.method_name) for task in request.tasks
+                ]
+                examples = requests.serialized(request.input)
+                answers = self._predictor.infer(tasks, examples, _limits(context))
+                response = responses.inference(names, answers)
+                if answers and self._log.wants(name):
+                    kind = request_log.MULTI_INFERENCE
+                    self._log.add(name, answers[0].version, "", kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, inference_pb2.MultiInferenceResponse)
 
-        def answer() -> Any:
-            tasks = [Task(target_of(task.model_spec), task.method_name) for task in request.tasks]
-            answers = self._predictor.infer(tasks, serialized(request.input), _limits(context))
-            response = inference_pb2.MultiInferenceResponse()
-            for task, found in zip(request.tasks, answers, strict=True):
-                result = response.results.add()
-                _spec(result.model_spec, task.model_spec.name, found.version, found.signature)
-                if isinstance(found.result, Classification):
-                    fill_classification(result.classification_result, found)
-                else:
-                    fill_regression(result.regression_result, found)
-            self._log.infer(request, response)
-            return response
-
-        name = request.tasks[0].model_spec.name if request.tasks else ""
-        return self._answer("MultiInference", name, context, inference_pb2.MultiInferenceResponse, answer)
+    def SessionRun(self, request: Any, context: Any) -> Any:
+        """SessionService.SessionRun: feeds and fetches by tensor name."""
+        name = request.model_spec.name
+        with self._monitor.request(name, "SessionRun", "GRPC") as outcome:
+            try:
+                if request.target:
+                    raise NotImplementedHere(message="SessionRun with targets is not served; fetch tensors.")
+                target, fetches = requests.target(request), list(request.fetch)
+                feeds = {feed.name: requests.array_of(feed.tensor, feed.name) for feed in request.feed}
+                version, values = self._predictor.session_run(target, feeds, fetches, _limits(context))
+                by_name = dict(zip(fetches, values, strict=True))
+                response = responses.session_run(target, version, by_name, as_content=self._as_content)
+                if self._log.wants(name):
+                    self._log.add(name, version, "", request_log.SESSION_RUN, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, session_service_pb2.SessionRunResponse)
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:
         """PredictionService.GetModelMetadata."""
-
-        def answer() -> Any:
-            metadata = self._predictor.metadata(_target(request), list(request.metadata_field))
-            response = get_model_metadata_pb2.GetModelMetadataResponse()
-            response.model_spec.name = request.model_spec.name
-            response.model_spec.version.value = metadata.version
-            signatures = get_model_metadata_pb2.SignatureDefMap()
-            for name, signature in metadata.signature_defs.items():
-                signatures.signature_def[name].CopyFrom(signature)
-            response.metadata["signature_def"].Pack(signatures)
-            return response
-
-        empty = get_model_metadata_pb2.GetModelMetadataResponse
-        return self._translate(context, empty, answer)
+        try:
+            found = self._predictor.metadata(requests.target(request), list(request.metadata_field))
+            return responses.metadata(request.model_spec.name, found)
+        except Exception as error:
+            return _fail(context, None, error, get_model_metadata_pb2.GetModelMetadataResponse)
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:
         """ModelService.GetModelStatus. A label is ignored, as by the stock server."""
-
-        def answer() -> Any:
-            target = _target(request)
-            response = get_model_status_pb2.GetModelStatusResponse()
-            for status in self._predictor.statuses(target.model, target.version):
-                entry = response.model_version_status.add(version=status.version, state=int(status.state))
-                entry.status.error_code = int(status.code)
-                entry.status.error_message = status.message
-            return response
-
-        return self._translate(context, get_model_status_pb2.GetModelStatusResponse, answer)
+        try:
+            target = requests.target(request)
+            return responses.statuses(self._predictor.statuses(target.model, target.version))
+        except Exception as error:
+            return _fail(context, None, error, get_model_status_pb2.GetModelStatusResponse)
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
         """ModelService.HandleReloadConfigRequest. Waits for the new models, at most for the deadline."""
@@ -201,60 +172,22 @@ class Service:
         try:
             if not request.HasField("config"):
                 raise BadConfig(message="Invalid config: ModelServerConfig is empty")
-            self._reload(request.config, context.time_remaining())
+            self._reload(request.config, _limits(context).wait_s)
+            response.status.SetInParent()
         except Exception as error:
             code, text = _describe(error)
             response.status.error_code, response.status.error_message = int(code), text
             context.set_code(STATUS[int(code)])
             context.set_details(text)
-        else:
-            response.status.SetInParent()
         return response
-
-    def SessionRun(self, request: Any, context: Any) -> Any:
-        """SessionService.SessionRun: feeds and fetches by tensor name."""
-
-        def answer() -> Any:
-            feeds = {feed.name: _feed(feed) for feed in request.feed}
-            if request.target:
-                raise NotImplementedHere(message="SessionRun with targets is not served; fetch tensors.")
-            version, values = self._predictor.session_run(
-                _target(request), feeds, list(request.fetch), _limits(context)
-            )
-            response = session_service_pb2.SessionRunResponse()
-            _spec(response.model_spec, request.model_spec.name, version, request.model_spec.signature_name)
-            for name, array in zip(request.fetch, values, strict=True):
-                tensors.to_proto(array, response.tensor.add(name=name).tensor, as_content=self._as_content)
-            self._log.session_run(request, response)
-            return response
-
-        empty = session_service_pb2.SessionRunResponse
-        return self._answer("SessionRun", request.model_spec.name, context, empty, answer)
-
-    def _answer(
-        self, api: str, model: str, context: Any, empty: Callable[[], Any], answer: Callable[[], Any]
-    ) -> Any:
-        with self._monitor.request(model, api, "GRPC") as outcome:
-            try:
-                return answer()
-            except Exception as error:
-                outcome.code = _fail(context, error)
-                return empty()
-
-    def _translate(self, context: Any, empty: Callable[[], Any], answer: Callable[[], Any]) -> Any:
-        try:
-            return answer()
-        except Exception as error:
-            _fail(context, error)
-            return empty()
 
 
 def build(
-    settings: GrpcSettings, service: Service, credentials: Any = None
+    settings: GrpcSettings, service: Service, credentials: Any = None, extras: tuple[Any, ...] = ()
 ) -> tuple[grpc.Server, int | None]:
     """A gRPC server that is bound but not started, and its TCP port. Raises OSError when one is taken.
 
-    credentials: grpc.ServerCredentials, for TLS on TCP addresses.
+    credentials: grpc.ServerCredentials, for TLS on TCP addresses. extras: more generic RPC handlers.
     """
     options: list[tuple[str, str | int]] = [
         ("grpc.max_receive_message_length", -1),
@@ -269,7 +202,7 @@ def build(
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    server.add_generic_rpc_handlers((_session_service(service),))
+    server.add_generic_rpc_handlers((_session_service(service), *extras))
     port = None
     for address in settings.addresses:
         local = address.startswith("unix:")
@@ -278,90 +211,25 @@ def build(
     return server, port
 
 
-def serialized(source: Any) -> list[bytes]:
-    """Serialised tf.train.Examples of an Input, each preceded by the context where there is one.
-
-    A serialised message after another is their merge, so the example wins where both have a feature.
-    """
-    match source.WhichOneof("kind"):
-        case "example_list":
-            return [example.SerializeToString() for example in source.example_list.examples]
-        case "example_list_with_context":
-            context = source.example_list_with_context.context.SerializeToString()
-            examples = source.example_list_with_context.examples
-            return [context + example.SerializeToString() for example in examples]
-    return []
-
-
-def target_of(spec: Any) -> Target:
-    """Which model a ModelSpec names."""
-    choice = spec.WhichOneof("version_choice")
-    if choice == "version":
-        return Target(spec.name, spec.version.value, "", spec.signature_name)
-    return Target(spec.name, None, spec.version_label if choice else "", spec.signature_name)
-
-
-def fill_classification(message: Any, answer: Answer) -> None:
-    """Write a Classification into a ClassificationResult."""
-    result = answer.result
-    assert isinstance(result, Classification)
-    labels = None if result.labels is None else result.labels.tolist()
-    scores = None if result.scores is None else result.scores.tolist()
-    for row in range(len(labels if labels is not None else scores or ())):
-        entry = message.classifications.add()
-        columns: Sequence[Any] = labels[row] if labels is not None else scores[row] if scores else ()
-        for column in range(len(columns)):
-            item = entry.classes.add()
-            if labels is not None:
-                item.label = _text(labels[row][column])
-            if scores is not None:
-                item.score = scores[row][column]
-
-
-def fill_regression(message: Any, answer: Answer) -> None:
-    """Write a Regression into a RegressionResult."""
-    result = answer.result
-    assert isinstance(result, Regression)
-    for value in result.values.tolist():
-        message.regressions.add(value=value)
-
-
-def _text(label: bytes) -> str:
-    return label.decode("utf-8", "replace")
-
-
-def _target(request: Any) -> Target:
-    if not request.HasField("model_spec"):
-        raise MissingModelSpec()
-    return target_of(request.model_spec)
-
-
 def _limits(context: Any) -> Limits:
-    return Limits(wait_s=context.time_remaining())
+    left = context.time_remaining()
+    # Without a deadline gRPC says three hundred years, which no lock can wait for.
+    return Limits(wait_s=left if left is not None and left < LONGEST_WAIT_S else None)
 
 
-def _spec(spec: Any, name: str, version: int, signature: str) -> None:
-    spec.name, spec.signature_name = name, signature
-    spec.version.value = version
-
-
-def _feed(feed: Any) -> tensors.Array:
-    try:
-        return tensors.to_array(feed.tensor)
-    except tensors.TensorError as error:
-        raise TensorParsingError(alias=feed.name) from error
-
-
-def _fail(context: Any, error: Exception) -> Code:
+def _fail(context: Any, outcome: Outcome | None, error: Exception, empty: Callable[[], Any]) -> Any:
+    """Put an error on the wire; the message given back is not sent."""
     code, text = _describe(error)
+    if outcome is not None:
+        outcome.code = code
     context.set_code(STATUS[int(code)])
     context.set_details(text)
-    return code
+    return empty()
 
 
 def _describe(error: Exception) -> tuple[Code, str]:
     if not isinstance(error, ServingError):
-        log.exception("a request broke", exc_info=error)
+        log.error("a request broke", exc_info=error)
     text = str(error)
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "...TRUNCATED"
@@ -385,12 +253,8 @@ def _bind(server: grpc.Server, address: str, credentials: Any) -> int:
         else:
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise OSError(f"Cannot listen for gRPC on {address}: {_reason(error)}") from error
-    if not port and not address.startswith("unix:"):
-        raise OSError(f"Cannot listen for gRPC on {address}: is another server using it?")
+        reason = str(error)
+        if "Failed to bind" in reason:
+            reason = "the address is in use or may not be used. Stop the other server or choose another one"
+        raise OSError(f"Cannot listen for gRPC on {address}: {reason}") from error
     return port
-
-
-def _reason(error: RuntimeError) -> str:
-    text = str(error)
-    return "is another server using it?" if "Failed to bind" in text else text

@@ -11,7 +11,8 @@ from serving.errors import BadRequest
 from serving.examples import Classification, Regression
 from serving.json_tensors import decode_base64, is_base64, read_signature
 from serving.json_text import kind, show, string
-from serving.predictor import Answer
+from serving.predictor import Answer, Target
+from serving.requests import fill_spec, serialized
 
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 
@@ -27,8 +28,6 @@ class ExamplesBody(NamedTuple):
 def read(body: bytes) -> ExamplesBody:
     """Read a classify or regress request."""
     from tensorflow_serving.apis import input_pb2
-
-    from serving.grpc_server import serialized
 
     document = json_text.parse(body)
     signature = read_signature(document)
@@ -52,6 +51,17 @@ def read(body: bytes) -> ExamplesBody:
     for example in examples:
         _example(example, entries.add())
     return ExamplesBody(signature, serialized(message), message)
+
+
+def message(kind: str, target: Target, body: ExamplesBody) -> Any:
+    """The ClassificationRequest or RegressionRequest that a body stands for."""
+    from tensorflow_serving.apis import classification_pb2, regression_pb2
+
+    module = classification_pb2 if kind == "Classification" else regression_pb2
+    request = getattr(module, f"{kind}Request")()
+    fill_spec(request.model_spec, target)
+    request.input.CopyFrom(body.message)
+    return request
 
 
 def write_classification(answer: Answer) -> bytes:

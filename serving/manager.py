@@ -24,6 +24,7 @@ from serving.errors import (
     NoVersionsOfModel,
     ServableNotFound,
     ServingError,
+    Superseded,
     UnknownLabel,
     code_of,
 )
@@ -55,6 +56,7 @@ class _Entry:
     wanted: dict[int, Path] | None = None
     versions: dict[int, Version] = field(default_factory=dict)
     removed: bool = False
+    complaint: str = ""  # the last one about its base path, said once
 
     def available(self) -> list[int]:
         return [v.number for v in self.versions.values() if v.state is State.AVAILABLE]
@@ -77,7 +79,7 @@ class Manager:
         self._poll_now = False
         self._loaders = ThreadPoolExecutor(max(1, settings.num_load_threads), "load")
         self._unloaders = ThreadPoolExecutor(max(1, settings.num_unload_threads), "unload")
-        self._reloading = threading.Lock()
+        self._generation = 0
         self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
         self._thread.start()
 
@@ -107,18 +109,19 @@ class Manager:
     ) -> None:
         """Make these, and only these, the models that are served; wait until new ones are available.
 
-        Raises ModelsNotAvailable, LabelNotAvailable, DeadlineExceeded; what could be loaded is served
-        even then.
+        Raises LabelNotAvailable before anything changes; ModelsNotAvailable, DeadlineExceeded and
+        Superseded after: what could be loaded is served even then.
         """
         deadline = None if timeout_s is None else self._clock() + timeout_s
-        if not self._reloading.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
-            raise DeadlineExceeded()
-        try:
+        with self._changed:
+            self._check_labels(configs)
+            self._generation += 1
+            generation = self._generation
+            self._labels = {config.name: dict(config.labels) for config in configs}
             fresh = self._replace(configs)
-            self._await(fresh, deadline, cancelled)
-            self._assign_labels(configs)
-        finally:
-            self._reloading.release()
+        while not self._are_up(fresh, generation):
+            if cancelled() or (deadline is not None and self._clock() >= deadline):
+                raise DeadlineExceeded()
 
     def statuses(self, model: str, version: int | None = None) -> list[VersionStatus]:
         """What is known of a model's versions, newest first.
@@ -140,6 +143,15 @@ class Manager:
         """Names of the configured models."""
         with self._changed:
             return sorted(name for name, entry in self._entries.items() if not entry.removed)
+
+    def overview(self) -> list[tuple[str, int, str]]:
+        """(model, version, state) of everything that is known."""
+        with self._changed:
+            return [
+                (name, version.number, version.state.name)
+                for name, entry in sorted(self._entries.items())
+                for version in entry.versions.values()
+            ]
 
     def poll(self) -> None:
         """Look at the base paths now, whatever the interval is."""
@@ -168,50 +180,45 @@ class Manager:
             raise UnknownLabel(label=label)
         return version
 
+    def _check_labels(self, configs: list[ModelConfig]) -> None:
+        """Labels must point at versions that are loaded already, as in the stock server."""
+        if self._settings.allow_labels_for_unavailable:
+            return
+        for config in configs:
+            entry = self._entries.get(config.name)
+            missing = versions.checked_labels(config.labels, entry.available() if entry else ())
+            if missing:
+                raise LabelNotAvailable(model=config.name, version=missing[0])
+
     def _replace(self, configs: list[ModelConfig]) -> list[str]:
         """Put new configurations in force. Gives the names of the models that are new."""
-        with self._changed:
-            names = {config.name for config in configs}
-            fresh = [n for n in names if n not in self._entries or self._entries[n].removed]
-            for name, entry in self._entries.items():
-                if name not in names:
-                    entry.removed, entry.wanted = True, {}
-            for config in configs:
-                entry = self._entries.setdefault(config.name, _Entry(config))
-                if entry.removed:
-                    entry.wanted = None
-                entry.config, entry.removed = config, False
-            self._poll_now = True
-            self._changed.notify_all()
+        names = {config.name for config in configs}
+        fresh = [n for n in names if n not in self._entries or self._entries[n].removed]
+        for name, entry in self._entries.items():
+            if name not in names:
+                entry.removed, entry.wanted = True, {}
+        for config in configs:
+            entry = self._entries.setdefault(config.name, _Entry(config))
+            if entry.removed:
+                entry.wanted = None
+            entry.config, entry.removed = config, False
+        self._poll_now = True
+        self._changed.notify_all()
         return sorted(fresh)
 
-    def _await(self, names: list[str], deadline: float | None, cancelled: Callable[[], bool]) -> None:
+    def _are_up(self, names: list[str], generation: int) -> bool:
+        """Whether each model has a version that serves; waits a moment when not."""
         with self._changed:
-            while not self._stopping:
-                entries = [self._entries[name] for name in names]
-                if all(entry.available() or _hopeless(entry) for entry in entries):
-                    break
-                if cancelled() or (deadline is not None and self._clock() >= deadline):
-                    raise DeadlineExceeded()
+            if self._generation != generation:
+                raise Superseded()
+            entries = [self._entries[name] for name in names]
+            if not all(entry.available() or _hopeless(entry) for entry in entries):
                 self._changed.wait(0.1)
-            failed = [
-                f"{{name: {entry.config.name} version: {version.number}}} due to error: "
-                f"{version.code.name}: {version.message}"
-                for entry in entries
-                if not entry.available()
-                for version in entry.versions.values()
-                if version.failed
-            ]
+                return self._stopping
+            failed = [_reason(e, v) for e in entries if not e.available() for v in e.versions.values()]
         if failed:
             raise ModelsNotAvailable(failed)
-
-    def _assign_labels(self, configs: list[ModelConfig]) -> None:
-        with self._changed:
-            for config in configs:
-                missing = versions.checked_labels(config.labels, self._entries[config.name].available())
-                if missing and not self._settings.allow_labels_for_unavailable:
-                    raise LabelNotAvailable(model=config.name, version=missing[0])
-            self._labels = {config.name: dict(config.labels) for config in configs}
+        return True
 
     def _run(self) -> None:
         next_poll = 0.0
@@ -346,18 +353,24 @@ def _hopeless(entry: _Entry) -> bool:
     )
 
 
+def _reason(entry: _Entry, version: Version) -> str:
+    name = f"{{name: {entry.config.name} version: {version.number}}}"
+    return f"{name} due to error: {version.code.name}: {version.message}"
+
+
 def _look(entry: _Entry) -> dict[int, Path] | None:
     """The wanted versions as the disk has them; None when it cannot be read, so that nothing changes."""
+    name, base, found = entry.config.name, entry.config.base_path, None
+    complaint = ""
     try:
-        found = versions.find(entry.config.base_path)
+        found = versions.find(base)
+        if not found:
+            complaint = f"No versions of servable {name} found under base path {base}"
     except OSError as error:
-        log.error(
-            "base path cannot be read model=%s path=%s: %s", entry.config.name, entry.config.base_path, error
-        )
+        complaint = f"Base path {base} of servable {name} cannot be read; nothing changes: {error}"
+    if complaint and complaint != entry.complaint:
+        log.error("%s", complaint)
+    entry.complaint = complaint
+    if found is None:
         return None
-    wanted = versions.choose(found, entry.config.policy)
-    if not found:
-        log.warning(
-            "no versions of servable %s found under base path %s", entry.config.name, entry.config.base_path
-        )
-    return {number: found[number] for number in wanted}
+    return {number: found[number] for number in versions.choose(found, entry.config.policy)}

@@ -72,6 +72,7 @@ class RuntimeSettings:
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
     gpu_memory_fraction: float = 0.0
+    mixed_precision: str = ""  # "bfloat16": let oneDNN use it in float32 models
     session_config: bytes = b""  # a serialised ConfigProto that goes first
 
 
@@ -183,6 +184,9 @@ def _config(settings: RuntimeSettings) -> Any:
         config.intra_op_parallelism_threads = settings.intra_op_parallelism
     if settings.inter_op_parallelism:
         config.inter_op_parallelism_threads = settings.inter_op_parallelism
+    if settings.mixed_precision:
+        rewrite = config.graph_options.rewrite_options
+        rewrite.auto_mixed_precision_onednn_bfloat16 = rewrite.ON
     if settings.gpu_memory_fraction:
         config.gpu_options.per_process_gpu_memory_fraction = settings.gpu_memory_fraction
     return config

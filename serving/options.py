@@ -39,7 +39,6 @@ class Options:
     prefer_tflite: bool = False
     tflite_interpreters: int = 1
     session_config_file: Path | None = None
-    mixed_precision: str = ""
     ssl_file: Path | None = None
     monitoring_file: Path | None = None
     profiler: bool = True
@@ -81,7 +80,6 @@ def from_flags(parsed: Parsed) -> Options:
         prefer_tflite=value["prefer_tflite_model"],
         tflite_interpreters=max(1, value["num_tflite_interpreters_per_pool"]),
         session_config_file=_path(value["tensorflow_session_config_file"]),
-        mixed_precision=value["mixed_precision"],
         ssl_file=_path(value["ssl_config_file"]),
         monitoring_file=_path(value["monitoring_config_file"]),
         profiler=value["enable_profiler"],
@@ -103,6 +101,8 @@ def _check(value: Any) -> None:
         raise FlagError("server_options.port and server_options.http_port must not have same ports.")
     if value["port"] == 0 and not value["grpc_socket_path"]:
         raise FlagError("server_options.port is not set.")
+    if value["mixed_precision"] not in ("", "bfloat16"):
+        raise FlagError(f"--mixed_precision must be bfloat16, got '{value['mixed_precision']}'")
     if value["batching_parameters_file"] and not value["enable_batching"]:
         raise FlagError("server_options.batching_parameters_file without setting enable_batching to true.")
     if value["enable_per_model_batching_parameters"] and not value["enable_batching"]:
@@ -127,6 +127,7 @@ def _runtime(value: Any) -> RuntimeSettings:
         intra_op_parallelism=value["tensorflow_intra_op_parallelism"],
         inter_op_parallelism=value["tensorflow_inter_op_parallelism"],
         gpu_memory_fraction=value["per_process_gpu_memory_fraction"],
+        mixed_precision=value["mixed_precision"],
     )
 
 

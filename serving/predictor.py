@@ -26,7 +26,6 @@ from serving.errors import (
 )
 from serving.examples import Classification, Regression, Task
 from serving.limiter import Limiter
-from serving.manager import Manager
 from serving.model import CLASSIFY, DEFAULT_SIGNATURE, PREDICT, REGRESS, Signature
 from serving.servable import Servable, VersionStatus
 from serving.tensors import Array
@@ -71,6 +70,13 @@ class Metadata(NamedTuple):
     signature_defs: Mapping[str, Any]
 
 
+class Servables(Protocol):
+    """Who has the loaded models: serving/manager.py, or a warm-up's one model."""
+
+    def acquire(self, model: str, version: int | None = None, label: str | None = None) -> Servable: ...
+    def statuses(self, model: str, version: int | None = None) -> list[VersionStatus]: ...
+
+
 class Observer(Protocol):
     """Who counts: runtime of the model in seconds, and examples a request."""
 
@@ -86,14 +92,14 @@ class Predictor:
 
     def __init__(
         self,
-        manager: Manager,
+        servables: Servables,
         limiter: Limiter,
         observer: Observer,
         *,
         check_method_names: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._manager = manager
+        self._servables = servables
         self._limiter = limiter
         self._observer = observer
         self._check_method_names = check_method_names
@@ -176,7 +182,7 @@ class Predictor:
         """The states of a model's versions, newest first."""
         if not model:
             raise MissingModelName()
-        return self._manager.statuses(model, version)
+        return self._servables.statuses(model, version)
 
     def input_types(self, target: Target) -> Mapping[str, int]:
         """DataTypes of a signature's inputs, by alias: what REST needs to read JSON."""
@@ -190,7 +196,7 @@ class Predictor:
     def _servable(self, target: Target) -> Servable:
         if not target.model:
             raise MissingModelName()
-        return self._manager.acquire(target.model, target.version, target.label)
+        return self._servables.acquire(target.model, target.version, target.label)
 
     def _on_examples(self, target: Target, method: str, serialized: list[bytes], limits: Limits) -> Answer:
         with self._servable(target) as servable:

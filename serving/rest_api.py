@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from serving import json_examples, json_metadata, json_tensors, json_text
+from serving import json_examples, json_metadata, json_tensors, json_text, requests, tensors
 from serving.errors import (
     HTTP,
     BadRequest,
@@ -17,7 +17,8 @@ from serving.errors import (
     code_of,
 )
 from serving.monitoring import Monitor
-from serving.predictor import Limits, Predictor, Target
+from serving.predictor import Limits, Prediction, Predictor, Target
+from serving.request_log import CLASSIFY, PREDICT, REGRESS, RequestLog
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)"
 _CHOICE = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
@@ -38,10 +39,12 @@ class Reply(NamedTuple):
 class RestApi:
     """Answers REST requests from a Predictor."""
 
-    def __init__(self, predictor: Predictor, monitor: Monitor, log: Any, *, timeout_ms: int = 0) -> None:
+    def __init__(
+        self, predictor: Predictor, monitor: Monitor, request_log: RequestLog, *, timeout_ms: int = 0
+    ) -> None:
         self._predictor = predictor
         self._monitor = monitor
-        self._log = log
+        self._log = request_log
         self._limits = Limits(timeout_ms / 1000 if timeout_ms > 0 else None, max(0, timeout_ms))
         self._calls: Mapping[str, Callable[[Target, bytes], bytes]] = {
             "predict": self._predict,
@@ -83,23 +86,46 @@ class RestApi:
 
         request = json_tensors.read_predict(body, types)
         target = target._replace(signature=request.signature)
-        prediction = self._predictor.predict(target, request.inputs, (), self._limits)
-        self._log.predicted(target, request.inputs, prediction)
-        return json_tensors.write_predict(prediction.outputs, request.form)
+        found = self._predictor.predict(target, request.inputs, (), self._limits)
+        if self._log.wants(target.model):
+            self._log_prediction(target, request.inputs, found)
+        return json_tensors.write_predict(found.outputs, request.form)
 
     def _classify(self, target: Target, body: bytes) -> bytes:
         request = json_examples.read(body)
         target = target._replace(signature=request.signature)
-        answer = self._predictor.classify(target, request.serialized, self._limits)
-        self._log.classified(target, request.message, answer)
-        return json_examples.write_classification(answer)
+        found = self._predictor.classify(target, request.serialized, self._limits)
+        if self._log.wants(target.model):
+            from serving import responses
+
+            response = responses.classification(target.model, found)
+            message = json_examples.message("Classification", target, request)
+            self._log.add(target.model, found.version, found.signature, CLASSIFY, message, response)
+        return json_examples.write_classification(found)
 
     def _regress(self, target: Target, body: bytes) -> bytes:
         request = json_examples.read(body)
         target = target._replace(signature=request.signature)
-        answer = self._predictor.regress(target, request.serialized, self._limits)
-        self._log.regressed(target, request.message, answer)
-        return json_examples.write_regression(answer)
+        found = self._predictor.regress(target, request.serialized, self._limits)
+        if self._log.wants(target.model):
+            from serving import responses
+
+            response = responses.regression(target.model, found)
+            message = json_examples.message("Regression", target, request)
+            self._log.add(target.model, found.version, found.signature, REGRESS, message, response)
+        return json_examples.write_regression(found)
+
+    def _log_prediction(self, target: Target, inputs: Mapping[str, Any], found: Prediction) -> None:
+        from tensorflow_serving.apis import predict_pb2
+
+        from serving import responses
+
+        message = predict_pb2.PredictRequest()
+        requests.fill_spec(message.model_spec, target)
+        for alias, array in inputs.items():
+            tensors.to_proto(array, message.inputs[alias])
+        response = responses.prediction(target.model, found)
+        self._log.add(target.model, found.version, found.signature, PREDICT, message, response)
 
 
 def failure(error: Exception) -> Reply:

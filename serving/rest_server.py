@@ -76,7 +76,7 @@ class Application:
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         path = scope["raw_path"].decode("ascii", "replace")
         if path == self._settings.metrics_path:
-            return Reply(200, self._page(), "text/plain; version=0.0.4; charset=utf-8")
+            return Reply(200, self._page(), "text/plain")
         if not path.lower().startswith("/v1/"):
             return Reply(404, b"", "text/html")
         if self._settings.cors and scope["method"] == "OPTIONS":

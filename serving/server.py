@@ -14,19 +14,25 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from serving import config, flags, options
 from serving.config import ModelConfig
 from serving.errors import BadConfig, ServingError
+from serving.health import Health
 from serving.limiter import Limiter
+from serving.loader import Loader
 from serving.manager import Manager
-from serving.model import Model
 from serving.options import Options
+from serving.predictor import Predictor
+from serving.profiler import Profiler
+from serving.request_log import RequestLog
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except flags.FlagError as error:
         return _refuse(str(error))
     _configure_process()
-    return run(chosen)
+    status = run(chosen)
+    if arguments is None:
+        _leave(status)
+    return status
 
 
 def run(chosen: Options) -> int:
@@ -66,12 +75,13 @@ def run(chosen: Options) -> int:
         server.start(stop.is_set)
         stop.wait()
     except (ServingError, OSError) as error:
-        server.stop(0)
+        server.stop(0, unload=False)
         if stop.is_set():
             return 0
         return _refuse(f"Failed to start server. Error: {error}")
     log.info("stopping grace_s=%g", chosen.grace_s)
-    server.stop(chosen.grace_s)
+    server.stop(chosen.grace_s, unload=False)
+    log.info("stopped")
     return 0
 
 
@@ -79,39 +89,60 @@ class Server:
     """Models, a gRPC server and a REST server. Made stopped; `start` blocks until the models are up."""
 
     def __init__(self, chosen: Options) -> None:
+        from serving.monitoring import Monitor, MonitoringSettings, read_settings
+
         self._options = chosen
         self._configs = _configs(chosen)
-        self._stopping = threading.Event()
+        self._pages = (
+            read_settings(chosen.monitoring_file) if chosen.monitoring_file else MonitoringSettings()
+        )
+        self._credentials = _credentials(chosen)
+        _check_ports(chosen)
         self.grpc_port: int | None = None
         self.rest_port: int | None = None
+        self._stopping = threading.Event()
         self._grpc: Any = None
         self._rest: Any = None
+        self._health: Any = None
         self._poller: threading.Thread | None = None
-        self._limiter = Limiter(chosen.grpc_max_threads, chosen.grpc_max_threads * WAITING_PER_THREAD)
-        self.manager = Manager(self._load, chosen.manager)
+        self._monitor = Monitor()
+        self._request_log = RequestLog(self._monitor, chosen.runtime.tags)
+        self._loader = Loader(chosen, self._monitor)
+        self.manager = Manager(self._loader.load, chosen.manager)
 
-    def start(self, cancelled: Any = lambda: False) -> Self:
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> Self:
         """Load the models, then open the ports. Raises ServingError or OSError."""
-        self.manager.apply(self._configs, cancelled=cancelled)
+        self.reload(self._configs, cancelled=cancelled)
         self._open()
         if self._options.config_file and self._options.config_poll_s > 0:
             self._poller = threading.Thread(target=self._poll_config, name="config", daemon=True)
             self._poller.start()
         return self
 
-    def reload(self, configs: list[ModelConfig], timeout_s: float | None = None) -> None:
-        """Serve these models from now on. Raises ServingError."""
-        self.manager.apply(configs, timeout_s, self._stopping.is_set)
+    def reload(
+        self,
+        configs: list[ModelConfig],
+        timeout_s: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Serve these models from now on; wait for new ones. Raises ServingError."""
+        self._request_log.update(configs)
+        self.manager.apply(configs, timeout_s, lambda: cancelled() or self._stopping.is_set())
 
-    def stop(self, grace_s: float = 5.0) -> None:
+    def stop(self, grace_s: float = 5.0, *, unload: bool = True) -> None:
         """Take no more requests, finish those in flight for at most `grace_s`, unload everything."""
         self._stopping.set()
+        if self._health:
+            self._health.drain()
         stopping = self._grpc.stop(grace_s) if self._grpc else None
         if self._rest:
             self._rest.stop(grace_s)
         if stopping:
             stopping.wait(grace_s + 1)
-        self.manager.close()
+        self._request_log.close()
+        if unload:
+            self.manager.close()
+            self._loader.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -119,45 +150,49 @@ class Server:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def _load(self, model: ModelConfig, version: int, folder: Path) -> Model:
-        from serving.model import load
-
-        return load(folder, self._options.runtime)
-
     def _open(self) -> None:
+        """Bind both ports, then answer on both."""
         from serving import grpc_server
-        from serving.monitoring import Monitor
-        from serving.predictor import Predictor
-        from serving.request_log import RequestLog
 
-        chosen, monitor, request_log = self._options, Monitor(), RequestLog()
-        predictor = Predictor(
-            self.manager, self._limiter, monitor, check_method_names=chosen.check_method_names
-        )
+        chosen = self._options
+        predictor = self._predictor()
         service = grpc_server.Service(
-            predictor, self._reload_message, monitor, request_log, as_content=chosen.as_content
-        )
-        addresses = ([f"unix:{chosen.grpc_socket}"] if chosen.grpc_socket else []) + (
-            [] if chosen.grpc_port is None else [f"0.0.0.0:{chosen.grpc_port}"]
+            predictor, self._reload_message, self._monitor, self._request_log, as_content=chosen.as_content
         )
         settings = grpc_server.GrpcSettings(
-            addresses=tuple(addresses),
+            addresses=_addresses(chosen),
             num_threads=chosen.grpc_max_threads * (1 + WAITING_PER_THREAD) + SPARE_THREADS,
             channel_arguments=chosen.grpc_channel_arguments,
-            as_content=chosen.as_content,
         )
-        self._grpc, self.grpc_port = grpc_server.build(settings, service)
+        extras = (Profiler().handler(),) if chosen.profiler else ()
+        self._grpc, self.grpc_port = grpc_server.build(settings, service, self._credentials, extras)
+        if chosen.health:
+            self._health = Health()
+            self._health.add_to(self._grpc)
         if chosen.rest_port is not None:
-            self._rest = self._build_rest(predictor, monitor, request_log)
+            self._rest = self._build_rest(predictor)
             self.rest_port = self._rest.port
-        self._grpc.start()
-        if self._rest:
             self._rest.start()
-        log.info("serving grpc=%s rest=%s", addresses, self.rest_port)
+        self._grpc.start()
+        log.info(
+            "serving grpc_port=%s grpc_socket=%s rest_port=%s",
+            self.grpc_port,
+            chosen.grpc_socket,
+            self.rest_port,
+        )
         if chosen.port_file:
             _write_ports(chosen.port_file, self.grpc_port, self.rest_port)
 
-    def _build_rest(self, predictor: Any, monitor: Any, request_log: Any) -> Any:
+    def _predictor(self) -> Predictor:
+        threads = self._options.grpc_max_threads
+        waiting = threads * WAITING_PER_THREAD
+        # Requests that wait for a batch are not in the model, so batching has places for all of them.
+        limiter = Limiter(threads + waiting, 0) if self._options.batching else Limiter(threads, waiting)
+        return Predictor(
+            self.manager, limiter, self._monitor, check_method_names=self._options.check_method_names
+        )
+
+    def _build_rest(self, predictor: Predictor) -> Any:
         from serving.rest_api import RestApi
         from serving.rest_server import Application, RestServer, RestSettings
 
@@ -168,20 +203,70 @@ class Server:
             num_waiting=chosen.rest_num_threads * WAITING_PER_THREAD,
             timeout_s=chosen.rest_timeout_ms / 1000,
             cors=chosen.rest_cors,
+            metrics_path=self._pages.path,
         )
-        api = RestApi(predictor, monitor, request_log, timeout_ms=chosen.rest_timeout_ms)
-        return RestServer(settings, Application(settings, api, bytes))
+        api = RestApi(predictor, self._monitor, self._request_log, timeout_ms=chosen.rest_timeout_ms)
+        return RestServer(settings, Application(settings, api, self._page))
+
+    def _page(self) -> bytes:
+        return self._monitor.page(self.manager.overview)
 
     def _reload_message(self, message: Any, timeout_s: float | None) -> None:
         self.reload(config.models_of(message), timeout_s)
 
     def _poll_config(self) -> None:
-        assert self._options.config_file is not None
+        """Read the config file again and again; a broken one changes nothing but the log."""
+        path, complaint = self._options.config_file, ""
+        assert path is not None
         while not self._stopping.wait(self._options.config_poll_s):
             try:
-                self.reload(config.read_models(self._options.config_file))
-            except ServingError as error:
-                log.error("the old model config stays in force: %s", error)
+                configs = config.read_models(path)
+                if configs != self._configs:
+                    seen = path.read_bytes()
+                    self.reload(configs, cancelled=partial(_differs, path, seen))
+                    self._configs = configs
+                    log.info("model config reloaded file=%s models=%d", path, len(configs))
+                complaint = ""
+            except (ServingError, OSError) as error:
+                if str(error) != complaint:
+                    log.error("model config not taken over; what was loaded stays. file=%s: %s", path, error)
+                complaint = str(error)
+
+
+def _addresses(chosen: Options) -> tuple[str, ...]:
+    sockets = [f"unix:{chosen.grpc_socket}"] if chosen.grpc_socket else []
+    ports = [f"0.0.0.0:{chosen.grpc_port}"] if chosen.grpc_port is not None else []
+    return (*sockets, *ports)
+
+
+def _credentials(chosen: Options) -> Any:
+    if chosen.ssl_file is None:
+        return None
+    from serving import tls
+
+    return tls.credentials(chosen.ssl_file)
+
+
+def _check_ports(chosen: Options) -> None:
+    """Find out now, not after loading for minutes, that a port is taken. Raises OSError."""
+    for flag, port in (("--port", chosen.grpc_port), ("--rest_api_port", chosen.rest_port)):
+        if not port:
+            continue
+        try:
+            socket.create_server(("0.0.0.0", port)).close()
+        except OSError as error:
+            raise OSError(
+                f"Port {port} of {flag} cannot be opened: {error.strerror}. Stop the server that has it, or "
+                f"choose another port"
+            ) from error
+
+
+def _differs(path: Path, text: bytes) -> bool:
+    """Whether a file holds something else by now."""
+    try:
+        return path.read_bytes() != text
+    except OSError:
+        return True
 
 
 def _configs(chosen: Options) -> list[ModelConfig]:
@@ -223,6 +308,14 @@ def _configure_process() -> None:
     """What a process must have before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit now: TensorFlow's own tear-down takes a second and has nothing left to save."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _write_ports(path: Path, grpc_port: int | None, rest_port: int | None) -> None:

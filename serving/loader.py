@@ -1,0 +1,84 @@
+"""Makes a served model of a version folder: load, batch, warm up."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from serving import batching, model, tflite, warmup
+from serving.config import ModelConfig
+from serving.errors import BadConfig
+from serving.model import Model, RuntimeSettings
+from serving.monitoring import Monitor
+from serving.options import Options
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Loads version folders as a server's options say. Reading its files raises BadConfig."""
+
+    def __init__(self, options: Options, monitor: Monitor) -> None:
+        self._options = options
+        self._monitor = monitor
+        self._shared: batching.Scheduler | None = None
+        if options.batching:
+            self._shared = batching.Scheduler(batching.read_settings(options.batching_file), monitor.batch)
+        self._runtime: RuntimeSettings | None = None
+
+    def load(self, config: ModelConfig, version: int, folder: Path) -> Model:
+        """A model that is ready for requests. Raises ServingError."""
+        loaded = self._load(folder)
+        try:
+            served = self._batched(config.name, loaded, folder)
+            if self._options.warmup:
+                count = warmup.warm_up(
+                    served, folder, self._options.warmup_iterations, self._monitor.warmed_up
+                )
+                if count:
+                    log.info("warmed up model=%s version=%d records=%d", config.name, version, count)
+        except Exception:
+            loaded.close()
+            raise
+        return served
+
+    def close(self) -> None:
+        """End the batching threads."""
+        if self._shared is not None:
+            self._shared.close()
+
+    def _load(self, folder: Path) -> Model:
+        if self._options.prefer_tflite and (folder / tflite.FILE).is_file():
+            threads = self._options.runtime.intra_op_parallelism
+            return tflite.load(folder, self._options.tflite_interpreters, threads)
+        if self._runtime is None:
+            self._runtime = _with_session_config(self._options)
+        return model.load(folder, self._runtime)
+
+    def _batched(self, name: str, loaded: Model, folder: Path) -> Model:
+        if self._shared is None:
+            return loaded
+        own = folder / batching.PER_MODEL_FILE
+        if not self._options.batching_per_model:
+            return batching.BatchedModel(name, loaded, self._shared.settings, self._shared)
+        if not own.is_file():  # as in the stock server: no file, no batching
+            return loaded
+        settings = batching.read_settings(own)
+        scheduler = batching.Scheduler(settings, self._monitor.batch)
+        return batching.BatchedModel(name, loaded, settings, scheduler, owns_scheduler=True)
+
+
+def _with_session_config(options: Options) -> RuntimeSettings:
+    """The runtime settings with the file of --tensorflow_session_config_file read in."""
+    if options.session_config_file is None:
+        return options.runtime
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf import config_pb2
+
+    path = options.session_config_file
+    try:
+        message = text_format.Parse(path.read_text(encoding="utf-8"), config_pb2.ConfigProto())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise BadConfig(message=f"Invalid protobuf file: '{path}' is no ConfigProto: {error}") from error
+    return dataclasses.replace(options.runtime, session_config=message.SerializeToString())
