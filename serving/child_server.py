@@ -60,7 +60,7 @@ class ChildServer:
         try:
             self.start()
         except BaseException:
-            self.kill()
+            self.stop()
             raise
         return self
 
