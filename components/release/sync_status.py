@@ -138,7 +138,7 @@ class StatusServer:
         return int(self._server.server_address[1])
 
     def __enter__(self) -> StatusServer:
-        threading.Thread(target=self._server.serve_forever, name="status", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="status", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:

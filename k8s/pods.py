@@ -1,0 +1,76 @@
+"""What the status of a workload and its pods says: how far they are, and why they cannot come to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from k8s.manifests import Object, name_of
+
+_HOPELESS = ("ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
+_CRASHES = 2  # restarts after which a crash is no accident
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a workload is."""
+
+    name: str
+    wanted: int
+    updated: int
+    available: int
+    done: bool
+
+
+def progress_of(workload: Object) -> Progress:
+    """How far a Deployment or StatefulSet is, by what its controller says."""
+    spec, status = workload["spec"], workload.get("status", {})
+    wanted = spec.get("replicas", 1)
+    updated = status.get("updatedReplicas", 0)
+    available = status.get("availableReplicas", 0)
+    seen = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
+    done = seen and updated == wanted and available >= wanted and status.get("replicas", 0) == updated
+    return Progress(name_of(workload), wanted, updated, available, done)
+
+
+def trouble(pod: Object, late: bool) -> str:
+    """Why a pod cannot come to run; empty while there is hope.
+
+    late: its time is up, so that waiting for a node or for a probe is trouble too.
+    """
+    name = pod["metadata"]["name"]
+    for status in _container_statuses(pod):
+        reason = _waiting(status)
+        message = status.get("state", {}).get("waiting", {}).get("message", "")
+        if reason in _HOPELESS:
+            return f"{name} cannot start {status['name']}: {reason}: {message or status.get('image', '')}."
+        if reason == "CrashLoopBackOff" and status.get("restartCount", 0) >= _CRASHES:
+            end = status.get("lastState", {}).get("terminated", {})
+            how = f"{end.get('reason', 'Error')}, exit status {end.get('exitCode', '?')}"
+            return f"{name} crashes in {status['name']} ({how}, {status['restartCount']} restarts)."
+    if not late:
+        return ""
+    for condition in pod.get("status", {}).get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{name} finds no node: {condition.get('message', condition.get('reason', ''))}"
+    for status in _container_statuses(pod):
+        if not status.get("ready") and not status.get("state", {}).get("terminated"):
+            return f"{name} is not ready: {status['name']} runs but its probe fails. Look at its log."
+    return ""
+
+
+def crashed_container(pod: Object) -> str:
+    """Name of the first container that ended and has a log of it; empty when there is none."""
+    for status in _container_statuses(pod):
+        if _waiting(status) == "CrashLoopBackOff" or status.get("lastState", {}).get("terminated"):
+            return str(status["name"])
+    return ""
+
+
+def _container_statuses(pod: Object) -> list[Any]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def _waiting(status: Object) -> str:
+    return str(status.get("state", {}).get("waiting", {}).get("reason", ""))

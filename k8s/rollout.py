@@ -1,0 +1,233 @@
+"""Apply manifests to a cluster and wait until they run. EDGE: the only importer of `kubernetes`.
+
+    cluster = Cluster.connect()
+    objects = manifests.build(Path("k8s/overlays/dev"))
+    cluster.apply(objects)
+    cluster.wait(objects, timeout_s=600)
+
+Objects are applied on the server's side, so that fields which others own (an autoscaler's replicas)
+stay theirs. A roll-out that cannot end well is told at once, with the reason that its pods give.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from k8s import pods
+from k8s.manifests import Object, name_of
+from k8s.pods import Progress
+
+MANAGER = "pergola"
+_TIMEOUT = (5, 30)  # to connect, to answer
+
+
+class RolloutError(RuntimeError):
+    """The cluster refused, or what was applied does not come to run."""
+
+
+class Cluster:
+    """One cluster, by kubeconfig or from within."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
+
+    @classmethod
+    def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Cluster:
+        """The cluster that `kubectl` would speak to. Raises RolloutError when there is none."""
+        from kubernetes import client, config
+
+        try:
+            config.load_config(config_file=kubeconfig, context=context)
+        except (config.ConfigException, OSError) as error:
+            raise RolloutError(f"No cluster is configured: {error}. Set KUBECONFIG or --context.") from None
+        return cls(client.ApiClient())
+
+    def apply(self, objects: Iterable[Object], *, dry_run: bool = False, force: bool = False) -> list[str]:
+        """Apply objects in this order; gives their names.
+
+        dry_run: let the server check everything and keep nothing.
+        force: take fields over that another manager owns.
+        """
+        return [self._apply(thing, dry_run, force) for thing in objects]
+
+    def wait(
+        self,
+        objects: Iterable[Object],
+        timeout_s: float = 600,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        poll_s: float = 2,
+    ) -> None:
+        """Return when every Deployment and StatefulSet runs what was applied.
+
+        Raises RolloutError with the reason of the first that cannot, or of the first that is late.
+        """
+        waiting = [thing for thing in objects if thing["kind"] in ("Deployment", "StatefulSet")]
+        deadline = time.monotonic() + timeout_s
+        while waiting:
+            late = time.monotonic() >= deadline
+            waiting = [thing for thing in waiting if not self._is_done(thing, late, on_progress)]
+            if late and waiting:
+                names = ", ".join(name_of(thing) for thing in waiting)
+                raise RolloutError(f"{names} did not come to run within {timeout_s:.0f} s; no pod says why.")
+            if waiting:
+                time.sleep(poll_s)
+
+    def set_share(self, namespace: str, route: str, share: float) -> None:
+        """Send `share` (0 to 1) of a GRPCRoute's requests to its backend …-canary, the rest to …-stable."""
+        where = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/grpcroutes/{route}"
+        found = self._call("GET", where)
+        rules = found["spec"]["rules"]
+        weights = {"canary": round(share * 1000), "stable": 1000 - round(share * 1000)}
+        for backend in (b for rule in rules for b in rule.get("backendRefs", [])):
+            track = backend["name"].rsplit("-", 1)[-1]
+            if track not in weights:
+                raise RolloutError(f"GRPCRoute/{route}: {backend['name']} is neither …-stable nor …-canary.")
+            backend["weight"] = weights[track]
+        version = found["metadata"]["resourceVersion"]
+        body = {"metadata": {"resourceVersion": version}, "spec": {"rules": rules}}
+        self._call("PATCH", where, body, kind="application/merge-patch+json")
+
+    def _apply(self, thing: Object, dry_run: bool, force: bool) -> str:
+        query = [("fieldManager", MANAGER), ("force", str(force).lower())]
+        query += [("dryRun", "All")] if dry_run else []
+        try:
+            where = self._address(thing)
+            self._call("PATCH", where, thing, query=query, kind="application/apply-patch+yaml")
+        except RolloutError as error:
+            raise RolloutError(f"{name_of(thing)}: {error}") from None
+        return name_of(thing)
+
+    def _is_done(self, thing: Object, late: bool, on_progress: Callable[[Progress], None]) -> bool:
+        now = self._call("GET", self._address(thing))
+        progress = pods.progress_of(now)
+        on_progress(progress)
+        if progress.done:
+            return True
+        trouble = self._trouble(now, late)
+        if trouble:
+            raise RolloutError(f"{progress.name}: {trouble}")
+        return False
+
+    def _trouble(self, workload: Object, late: bool) -> str:
+        """Why a workload cannot come to run, as its newest pods say; empty while there is hope."""
+        for pod in self._newest_pods(workload):
+            text = pods.trouble(pod, late)
+            if text:
+                return text + self._last_words(pod)
+        for condition in workload.get("status", {}).get("conditions", []):
+            if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+                return str(condition.get("message", "no progress within its deadline"))
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                return str(condition.get("message", "its pods cannot be made"))
+        return ""
+
+    def _newest_pods(self, workload: Object) -> list[Object]:
+        namespace = workload["metadata"]["namespace"]
+        selector = dict(workload["spec"]["selector"]["matchLabels"])
+        if workload["kind"] == "Deployment":
+            revision = workload["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision")
+            sets = self._list(f"/apis/apps/v1/namespaces/{namespace}/replicasets", selector)
+            newest = [
+                s
+                for s in sets
+                if s["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision") == revision
+            ]
+            if not newest:
+                return []
+            selector["pod-template-hash"] = newest[0]["metadata"]["labels"]["pod-template-hash"]
+        elif workload.get("status", {}).get("updateRevision"):
+            selector["controller-revision-hash"] = workload["status"]["updateRevision"]
+        return self._list(f"/api/v1/namespaces/{namespace}/pods", selector)
+
+    def _list(self, where: str, selector: dict[str, str]) -> list[Object]:
+        query = [("labelSelector", ",".join(f"{key}={value}" for key, value in selector.items()))]
+        items: list[Object] = self._call("GET", where, query=query).get("items", [])
+        return items
+
+    def _last_words(self, pod: Object) -> str:
+        """The end of the log of a container that crashed."""
+        container = pods.crashed_container(pod)
+        if not container:
+            return ""
+        where = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
+        query = [("container", container), ("previous", "true"), ("tailLines", "5")]
+        try:
+            text = self._call("GET", where, query=query, plain=True)
+        except RolloutError:
+            return ""
+        return f" Its last words: {text.strip()}" if text.strip() else ""
+
+    def _address(self, thing: Object) -> str:
+        version, kind = thing["apiVersion"], thing["kind"]
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        if version not in self._kinds:
+            self._kinds[version] = self._discover(root)
+        if kind not in self._kinds[version]:
+            raise RolloutError(
+                f"the cluster knows no {kind} of {version}. Install what brings it, or leave it out."
+            )
+        plural, namespaced = self._kinds[version][kind]
+        if not namespaced:
+            return f"{root}/{plural}/{thing['metadata']['name']}"
+        namespace = thing["metadata"].get("namespace", "default")
+        return f"{root}/namespaces/{namespace}/{plural}/{thing['metadata']['name']}"
+
+    def _discover(self, root: str) -> dict[str, tuple[str, bool]]:
+        try:
+            found = self._call("GET", root)
+        except _Missing:
+            return {}
+        return {r["kind"]: (r["name"], r["namespaced"]) for r in found["resources"] if "/" not in r["name"]}
+
+    def _call(
+        self,
+        method: str,
+        where: str,
+        body: Object | None = None,
+        *,
+        query: list[tuple[str, str]] | None = None,
+        kind: str = "application/json",
+        plain: bool = False,
+    ) -> Any:
+        import urllib3
+        from kubernetes.client import ApiException
+
+        headers = {"Accept": "*/*" if plain else "application/json", "Content-Type": kind}
+        try:
+            reply = self._client.call_api(
+                where, method, {}, query or [], headers,
+                body=dict(body) if body is not None else None, auth_settings=["BearerToken"],
+                _preload_content=False, _return_http_data_only=True, _request_timeout=_TIMEOUT,
+            )  # fmt: skip
+        except ApiException as error:
+            raise _refusal(error) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            host = self._client.configuration.host
+            reason = getattr(error, "reason", None) or error
+            raise RolloutError(f"no cluster answers at {host}: {reason}. Is it the right context?") from None
+        text = reply.data.decode("utf-8", errors="replace")
+        return text if plain else json.loads(text)
+
+
+class _Missing(RolloutError):
+    """The server has no such thing."""
+
+
+def _refusal(error: Any) -> RolloutError:
+    try:
+        message = str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        message = str(error.reason or "no reason given")
+    if error.status == 401:
+        return RolloutError(f"the cluster does not accept these credentials ({message}). Log in again.")
+    if error.status == 403:
+        return RolloutError(f"not allowed: {message}. Ask for this right, or use another account.")
+    if error.status == 404:
+        return _Missing(f"not found: {message}")
+    if error.status == 409:
+        return RolloutError(f"conflict: {message} To take these fields over: --force.")
+    return RolloutError(message)
