@@ -50,7 +50,7 @@ class EvaluateSettings:
         low=0,
     )
     robustness_sample: int = setting(
-        200, "test pictures that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
+        150, "test pictures that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
     )
     seed: int = setting(0, "seed of the sample and of the bootstrap", low=0)
 

@@ -56,7 +56,7 @@ def _changed(image: bytes, change: Callable[[Image.Image], Image.Image], *, as_j
     if as_jpeg:
         change(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
     else:
-        change(picture).save(buffer, "PNG", compress_level=1)
+        change(picture).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
 
 
