@@ -12,6 +12,7 @@ stay theirs. A roll-out that cannot end well is told at once, with the reason th
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -40,11 +41,16 @@ class Cluster:
         """The cluster that `kubectl` would speak to. Raises RolloutError when there is none."""
         from kubernetes import client, config
 
+        configuration = client.Configuration()
         try:
-            config.load_config(config_file=kubeconfig, context=context)
+            config.load_config(
+                config_file=kubeconfig or os.environ.get("KUBECONFIG"),
+                context=context,
+                client_configuration=configuration,
+            )
         except (config.ConfigException, OSError) as error:
             raise RolloutError(f"No cluster is configured: {error}. Set KUBECONFIG or --context.") from None
-        return cls(client.ApiClient())
+        return cls(client.ApiClient(configuration))
 
     def apply(self, objects: Iterable[Object], *, dry_run: bool = False, force: bool = False) -> list[str]:
         """Apply objects in this order; gives their names.

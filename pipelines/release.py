@@ -1,4 +1,4 @@
-"""The commands that move released versions: sync, release, rollback.
+"""The commands that bring models to servers: sync, release, rollback, deploy.
 
 `register` adds them to the command line. Nothing heavy is imported before a command runs; `sync` never
 imports more than click and what its store needs, since it runs in a small container.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.errors import InputError
+from components.errors import InputError, StepError
 
 if TYPE_CHECKING:
     from components.release.store import Store
@@ -26,7 +26,7 @@ ACTIONS = ("stable", "canary", "promote", "withdraw", "status")
 
 def register(group: click.Group) -> None:
     """Add the commands to `group`."""
-    for command in (sync, release, rollback):
+    for command in (sync, release, rollback, deploy):
         group.add_command(command)
 
 
@@ -102,10 +102,11 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("action", type=click.Choice(ACTIONS))
 @click.argument("version", type=int, required=False)
 @click.option("--share", help="Of the requests that go to the canary: 10% or 0.1.")
+@click.option("--route", metavar="NAMESPACE/NAME", help="GRPCRoute whose weights follow the share.")
 @_options
 def release(
-    action: str, version: int | None, share: str | None, uri: str, model: str | None, tracking: str | None,
-    as_json: bool,
+    action: str, version: int | None, share: str | None, route: str | None, uri: str, model: str | None,
+    tracking: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which version is stable and which is canary.
 
@@ -127,7 +128,9 @@ def release(
         "withdraw": lambda r: traffic.withdraw(r, version),
         "status": lambda r: r,
     }
-    _apply(changes[action], uri, model, tracking, as_json)
+    after = _apply(changes[action], uri, model, tracking, as_json)
+    if route:
+        _write_share(route, after.share)
 
 
 @click.command()
@@ -145,7 +148,7 @@ def rollback(uri: str, model: str | None, tracking: str | None, as_json: bool) -
 
 def _apply(
     change: Callable[[Release], Release], uri: str, model: str | None, tracking: str | None, as_json: bool
-) -> None:
+) -> Release:
     from components import records
     from components.release.store import open_store
 
@@ -162,6 +165,64 @@ def _apply(
         "published": store.versions(name), "changed": after != before,
     }  # fmt: skip
     click.echo(json.dumps(data) if as_json else _words(data))
+    return after
+
+
+@click.command()
+@click.argument("overlay")
+@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, or the pod's own account.")
+@click.option("--context", help="Default: the kubeconfig's current one.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds to wait; 0 not to.")
+@click.option("--dry-run", is_flag=True, help="Let the server check everything and keep nothing.")
+@click.option("--force", is_flag=True, help="Take fields over that someone else manages.")
+def deploy(
+    overlay: str, kubeconfig: str | None, context: str | None, timeout: float, dry_run: bool, force: bool
+) -> None:
+    """Apply OVERLAY to a cluster and wait until it runs.
+
+    \b
+    pergola deploy k8s/overlays/production --context staging
+    pergola deploy dev --dry-run
+
+    OVERLAY is a folder with a kustomization.yaml, or the name of one of pergola's own.
+    """
+    from k8s.manifests import ManifestError, build
+    from k8s.rollout import Cluster, RolloutError
+
+    try:
+        objects = build(_overlay(overlay))
+        cluster = Cluster.connect(kubeconfig, context)
+        for name in cluster.apply(objects, dry_run=dry_run, force=force):
+            click.echo(f"{name} {'would be applied' if dry_run else 'applied'}")
+        if timeout and not dry_run:
+            cluster.wait(objects, timeout)
+            click.echo("Everything runs.")
+    except ManifestError as error:
+        raise InputError(str(error)) from None
+    except RolloutError as error:
+        raise StepError(str(error)) from None
+
+
+def _overlay(text: str) -> Path:
+    ours = Path(__file__).resolve().parents[1] / "k8s" / "overlays"
+    if Path(text).is_dir() or "/" in text:
+        return Path(text)
+    names = sorted(path.name for path in ours.iterdir() if path.is_dir())
+    if text not in names:
+        raise InputError(f"'{text}' is neither a folder nor one of pergola's overlays: {', '.join(names)}.")
+    return ours / text
+
+
+def _write_share(route: str, share: float) -> None:
+    from k8s.rollout import Cluster, RolloutError
+
+    namespace, slash, name = route.partition("/")
+    if not slash or not name:
+        raise InputError(f"--route wants NAMESPACE/NAME, got {route!r}.")
+    try:
+        Cluster.connect().set_share(namespace, name, share)
+    except RolloutError as error:
+        raise StepError(f"The release record is written, the route is not: {error}") from None
 
 
 def _words(data: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,10 +10,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from components.errors import InputError
+from components.errors import InputError, StepError
 from components.release import traffic
 from components.release.store import open_store
 from pipelines import release
+from tests.support.cluster import TOKEN, FakeCluster
 from tests.support.versions import saved_model
 
 
@@ -114,3 +116,81 @@ def test_release_imports_nothing_heavy():
         "sys.exit(len(heavy))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A cluster that KUBECONFIG names."""
+    kubeconfig = tmp_path / "kubeconfig"
+    with FakeCluster() as fake:
+        cluster = {"name": "fake", "cluster": {"server": fake.url}}
+        user = {"name": "dev", "user": {"token": TOKEN}}
+        context = {"name": "fake", "context": {"cluster": "fake", "user": "dev"}}
+        document = {"current-context": "fake", "clusters": [cluster], "users": [user], "contexts": [context]}
+        kubeconfig.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **document}))
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield fake
+
+
+def deploy(line):
+    group = click.Group()
+    release.register(group)
+    result = CliRunner().invoke(group, ["deploy", *line.split()])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text("namespace: pergola\nresources: [all.yaml]\n")
+    (folder / "all.yaml").write_text(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: pergola}\n---\n"
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: model-server}\nspec:\n"
+        "  selector: {matchLabels: {app: x}}\n  template:\n    metadata: {labels: {app: x}}\n"
+        "    spec: {containers: [{name: server, image: 'x:1'}]}\n"
+    )
+    return folder
+
+
+needs_kustomize = pytest.mark.skipif(
+    not (shutil.which("kustomize") or shutil.which("kubectl")), reason="no kustomize: scripts/kustomize-tools"
+)
+
+
+@needs_kustomize
+def test_deploy_applies_an_overlay_and_waits(cluster, overlay):
+    output = deploy(f"{overlay} --timeout 20")
+    assert "Deployment/model-server applied" in output
+    assert "Everything runs." in output
+
+
+@needs_kustomize
+def test_deploy_ends_with_the_reason_when_it_does_not_come_to_run(cluster, overlay):
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    cluster.fate = lambda name: [{"containerStatuses": [{"name": "server", "state": {"waiting": waiting}}]}]
+    with pytest.raises(StepError, match="no such image"):
+        deploy(f"{overlay}")
+
+
+def test_deploy_of_an_unknown_overlay_names_ours(cluster):
+    with pytest.raises(InputError, match="dev, gateway, gpu, kserve, production, tls"):
+        deploy("prod")
+
+
+def test_release_canary_moves_the_weights_of_a_route(cluster, typed):
+    backends = [{"name": "model-server-stable", "port": 8500}, {"name": "model-server-canary", "port": 8500}]
+    path = "/apis/gateway.networking.k8s.io/v1/namespaces/pergola/grpcroutes/model-server"
+    cluster.objects[path] = {
+        "kind": "GRPCRoute",
+        "metadata": {"name": "model-server", "resourceVersion": "1"},
+        "spec": {"rules": [{"backendRefs": backends}]},
+    }
+    typed("release stable 1")
+    typed("release canary 2 --share 10% --route pergola/model-server")
+    weights = [b["weight"] for b in cluster.objects[path]["spec"]["rules"][0]["backendRefs"]]
+    assert weights == [900, 100]
+    with pytest.raises(StepError, match="The release record is written, the route is not"):
+        typed("release promote --route pergola/absent")
