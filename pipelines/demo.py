@@ -9,6 +9,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.demo_data import SPOILT, write_digits
@@ -21,31 +23,33 @@ WAIT_S = 90.0
 def main() -> int:
     """Run the demo in ./pergola-demo; returns the exit status."""
     begin = time.monotonic()
-    digits, work = FOLDER / "digits", FOLDER / "work"
+    digits, workspace = FOLDER / "digits", Workspace(FOLDER / "work")
     count = write_digits(digits)
     _say(f"{count:,} handwritten digits in {digits}, and {len(SPOILT)} files spoilt on purpose:")
     for name, fault in SPOILT.items():
         _say(f"  {name}: {fault}")
-    status = _pergola("run", str(digits), "--workspace", str(work))
-    if status:
-        return status
-    return _ask(Workspace(work), digits, begin)
+    workspace.create()
+    with _server(workspace) as server:
+        status = _pergola("run", str(digits), "--workspace", _shown(workspace.root))
+        if status == 0:
+            _wait_for(workspace, server)
+            pictures = [str(sorted((digits / label).glob("0*.png"))[7]) for label in ("2", "7", "9")]
+            status = _pergola("predict", *pictures, "--workspace", _shown(workspace.root))
+    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Now your own: pergola run PHOTOS, pergola serve.")
+    return status
 
 
-def _ask(workspace: Workspace, digits: Path, begin: float) -> int:
-    """Serve what was published and predict three digits over gRPC."""
+@contextmanager
+def _server(workspace: Workspace) -> Iterator[subprocess.Popen[bytes]]:
+    """`pergola serve`, started before there is a model: it picks up what is published."""
     arguments = ["serve", "--workspace", _shown(workspace.root), "--port", "0", "--rest-port", "0"]
     _say(f"\n$ pergola {shlex.join(arguments)} &")
     server = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments])
     try:
-        _wait_for(workspace, server)
-        pictures = [str(sorted((digits / label).glob("0*.png"))[7]) for label in ("2", "7", "9")]
-        status = _pergola("predict", *pictures, "--workspace", _shown(workspace.root))
+        yield server
     finally:
         server.terminate()
         server.wait()
-    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Now your own: pergola run PHOTOS, pergola serve.")
-    return status
 
 
 def _wait_for(workspace: Workspace, server: subprocess.Popen[bytes]) -> None:

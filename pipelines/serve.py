@@ -113,7 +113,9 @@ class Front:
             if (status := process.poll()) is not None:
                 raise StepError(f"The server ended by itself, status {status}. Its words are in {self.log}")
             self._write_models()
-            self._tell_versions()
+            if self._is_open():
+                self._announce()
+                self._tell_versions()
             time.sleep(POLL_S)
         self.say("Stopping: finishing what is in flight.")
 
@@ -141,18 +143,22 @@ class Front:
                     versions = client.status()
             except ClientError:
                 continue
-            self._announce()
             for version in versions:
                 if self.told.get((name, version.version)) != version.state:
                     self.told[name, version.version] = version.state
                     self.say(f"{name} version {version.version} {version.state} {version.error}".rstrip())
 
+    def _is_open(self) -> bool:
+        """Whether the server has its first models: both ports open then."""
+        return _answers(self.listen.grpc) and _answers(self.listen.rest)
+
     def _announce(self) -> None:
+        """Say where it listens, once, and leave that where `pergola predict` finds it."""
         path = self.workspace.root / "serve.json"
         if not path.exists():
             place = {"pid": os.getpid(), "grpc": self.grpc, "rest": self.rest}
             records.write_atomic(path, json.dumps(place) + "\n")
-            self.say(f"gRPC at {self.grpc}, REST at {self.rest}/v1/models/{self.served[0]}")
+            self.say(f"gRPC at {self.grpc}, REST at {self.rest}/v1/models/{(*self.served, 'NAME')[0]}")
             self.say("Ask it:  pergola predict PICTURE    Stop it:  Ctrl-C")
 
 
@@ -187,6 +193,12 @@ def _free_port(port: int, flag: str) -> int:
         except OverflowError:
             raise InputError(f"{flag} {port} is no port: wanted 0 to 65535.") from None
         return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

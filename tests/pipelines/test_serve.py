@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from components.errors import InputError
+from components.release.publish import publish
+from pipelines.serve import Listen, models_config, serve
+from pipelines.workspace import Workspace
+from tests.support import models
+from tests.support.command import pergola, serving
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    workspace = Workspace(tmp_path / "work")
+    workspace.create()
+    return workspace
+
+
+def test_serve_picks_up_models_that_come_later(workspace, tmp_path):
+    with serving(workspace.root) as place:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{place['rest']}/v1/models/later")
+        error.value.close()
+        assert error.value.code == 404
+        publish(models.half_plus_two(tmp_path / "model"), workspace.models, "later", 3)
+        assert _predict_when_ready(place["rest"], "later") == [2.5]
+    assert not (workspace.root / "serve.json").exists()
+
+
+def test_serve_refuses_a_port_in_use(workspace):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = pergola("serve", "--workspace", workspace.root, "--port", port)
+    assert done.returncode == 2
+    assert f"Port {port} cannot be used: Address already in use" in done.stderr
+
+
+def test_serve_refuses_an_unknown_model(workspace):
+    (workspace.models / "leaves").mkdir()
+    with pytest.raises(InputError, match=r"No model 'leavs' in .* Did you mean 'leaves'\?"):
+        serve(workspace, Listen(0, 0), model="leavs", say=print)
+
+
+def test_serve_real_wants_the_stock_server(workspace):
+    if shutil.which("tensorflow_model_server"):
+        pytest.skip("the stock server is here")
+    with pytest.raises(InputError, match="--real wants tensorflow_model_server on the PATH"):
+        serve(workspace, Listen(0, 0), real=True, say=print)
+
+
+def test_models_config_is_read_by_the_server(tmp_path):
+    from serving.config import read_models
+
+    (tmp_path / "models.config").write_text(models_config(["a", "b"], tmp_path))
+    found = read_models(tmp_path / "models.config")
+    assert [(model.name, model.base_path) for model in found] == [
+        ("a", tmp_path / "a"),
+        ("b", tmp_path / "b"),
+    ]
+
+
+def _predict_when_ready(rest: str, model: str) -> list[float]:
+    import time
+
+    request = urllib.request.Request(
+        f"{rest}/v1/models/{model}:predict", json.dumps({"instances": [1.0]}).encode()
+    )
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:
+                found: list[float] = json.load(reply)["predictions"]
+                return found
+        except urllib.error.HTTPError as error:
+            error.close()
+            time.sleep(0.2)
+    raise AssertionError("the model never came")
