@@ -112,12 +112,14 @@ def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32
     Principal components by the covariance's eigenvectors, scaled to a mean square norm of 1; labels play
     no part.
     """
+    from scipy.linalg import eigh
+
     centred = embeddings.astype(np.float32) - embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
     covariance = (centred.T @ centred).astype(np.float64) / len(centred)
-    values, vectors = np.linalg.eigh(covariance)
-    kept = vectors[:, ::-1][:, :num_components]
-    scale = np.sqrt(max(float(values[::-1][:num_components].clip(0).sum()), 1e-12))
-    return (centred @ kept.astype(np.float32) / np.float32(scale)).astype(np.float32)
+    size = len(covariance)
+    values, vectors = eigh(covariance, subset_by_index=(max(0, size - num_components), size - 1))
+    scale = np.sqrt(max(float(values.clip(0).sum()), 1e-12))
+    return (centred @ vectors[:, ::-1].astype(np.float32) / np.float32(scale)).astype(np.float32)
 
 
 def _batches(encoded: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from components.data.embeddings import principal
-
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
-Members = npt.NDArray[np.int8]  # (B, N): 1 where a row is dealt to the second sample
+Deals = Ints  # (B, M): the rows that each deal gives to the smaller sample
 
 NUM_FEATURES = 256  # random features of the kernel
-NUM_COMPONENTS = 64  # directions of the embeddings that are compared
+GRID = 1024  # pooled quantiles at which two distributions are held against each other
 _CHUNK = 250
 _ENOUGH = 30  # exceedances after which more permutations change no verdict
 
@@ -60,16 +58,14 @@ def compare_samples(
     Raises ValueError when a sample is empty or columns differ in length.
     """
     statistics = _statistics(columns, seed)
-    num_rows = _num_rows(columns)
     rng = np.random.default_rng(seed)
-    actual = np.zeros((1, num_rows), np.int8)
-    actual[:, columns.num_first :] = 1
-    found = [_all(statistics, actual)]
+    num_rows, actual = _num_rows(columns), _smaller(columns)
+    found = [_all(statistics, actual[None])]
     wanted = max(min_permutations, int(np.ceil(10 / alpha)))
     while (done := sum(map(len, found)) - 1) < wanted:
-        deal = rng.permuted(np.repeat(actual, min(_CHUNK, wanted - done), axis=0), axis=1)
-        found.append(_all(statistics, deal))
-        if done + len(deal) >= min_permutations and _open_no_more(np.concatenate(found), statistics):
+        deals = [rng.choice(num_rows, len(actual), replace=False) for _ in range(min(_CHUNK, wanted - done))]
+        found.append(_all(statistics, np.stack(deals)))
+        if done + len(deals) >= min_permutations and _open_no_more(np.concatenate(found), statistics):
             break
     values = np.concatenate(found)
     scores = _scores(values, statistics)
@@ -98,17 +94,23 @@ def step_down(scores: Floats) -> Floats:
 @dataclass(frozen=True)
 class _Statistic:
     name: str
-    values: Callable[[Members], Floats]  # (B, N) -> (B,)
+    values: Callable[[Deals], Floats]  # (B, M) -> (B,)
     surprise: Callable[[Floats], Floats]  # (1 + B,) -> roughly -ln(p), so that tests are comparable
     effect: Callable[[float], float]
 
 
 def _statistics(columns: Columns, seed: int) -> list[_Statistic]:
-    first, rows = columns.num_first, _num_rows(columns)
-    second = rows - first
-    found = [_categories(name, values, first) for name, values in columns.categories.items()]
-    found += [_numbers(name, values, first, second) for name, values in columns.numbers.items()]
-    return found + [_vectors(name, values, first, second, seed) for name, values in columns.vectors.items()]
+    small = _smaller(columns)
+    found = [_categories(name, values, small) for name, values in columns.categories.items()]
+    found += [_numbers(name, values, len(small)) for name, values in columns.numbers.items()]
+    return found + [_vectors(name, values, len(small), seed) for name, values in columns.vectors.items()]
+
+
+def _smaller(columns: Columns) -> Ints:
+    """The rows of the smaller sample. All statistics are the same seen from either sample."""
+    rows = np.arange(_num_rows(columns))
+    first, second = rows[: columns.num_first], rows[columns.num_first :]
+    return first if len(first) <= len(second) else second
 
 
 def _num_rows(columns: Columns) -> int:
@@ -123,8 +125,8 @@ def _num_rows(columns: Columns) -> int:
     return sizes.pop()
 
 
-def _all(statistics: list[_Statistic], members: Members) -> Floats:
-    return np.stack([one.values(members) for one in statistics], axis=1)
+def _all(statistics: list[_Statistic], deals: Deals) -> Floats:
+    return np.stack([one.values(deals) for one in statistics], axis=1)
 
 
 def _scores(values: Floats, statistics: list[_Statistic]) -> Floats:
@@ -137,40 +139,47 @@ def _open_no_more(values: Floats, statistics: list[_Statistic]) -> bool:
     return bool((best[1:] >= best[0]).sum() >= _ENOUGH)
 
 
-def _categories(name: str, values: Ints, num_first: int) -> _Statistic:
+def _counts(codes: Ints, num_codes: int, deals: Deals) -> Floats:
+    """How often each code is in each deal, float64 (B, num_codes)."""
+    flat = codes[deals] + num_codes * np.arange(len(deals))[:, None]
+    counts = np.bincount(flat.ravel(), minlength=num_codes * len(deals))
+    return counts.reshape(len(deals), num_codes).astype(np.float64)
+
+
+def _categories(name: str, values: Ints, small: Ints) -> _Statistic:
     """The G-test: twice the log likelihood ratio of one table against two."""
     from scipy.stats import chi2
 
     known, codes = np.unique(values, return_inverse=True)
-    table = np.eye(len(known), dtype=np.float32)[codes]
-    total = table.sum(axis=0, dtype=np.float64)
-    num_second = len(values) - num_first
+    total = np.bincount(codes).astype(np.float64)
+    num_other = len(values) - len(small)
 
-    def likelihood_ratio(members: Members) -> Floats:
-        second = (members.astype(np.float32) @ table).astype(np.float64)
-        expected = total * (num_second / len(values))
-        return 2 * (_xlogy(second, expected) + _xlogy(total - second, total - expected)).sum(axis=1)
+    def likelihood_ratio(deals: Deals) -> Floats:
+        dealt = _counts(codes, len(known), deals)
+        expected = total * (len(small) / len(values))
+        return 2 * (_xlogy(dealt, expected) + _xlogy(total - dealt, total - expected)).sum(axis=1)
 
-    actual = np.bincount(codes[:num_first], minlength=len(known)) / num_first
-    other = np.bincount(codes[num_first:], minlength=len(known)) / num_second
-    distance = float(np.abs(actual - other).sum() / 2)
+    actual = _counts(codes, len(known), small[None])[0]
+    distance = float(np.abs(actual / len(small) - (total - actual) / num_other).sum() / 2)
     freedom = max(1, len(known) - 1)
     return _Statistic(name, likelihood_ratio, lambda v: -chi2.logsf(v, freedom), lambda _: distance)
 
 
-def _numbers(name: str, values: Floats, num_first: int, num_second: int) -> _Statistic:
-    """Kolmogorov and Smirnov's statistic, right for ties."""
+def _numbers(name: str, values: Floats, num_small: int) -> _Statistic:
+    """Kolmogorov and Smirnov's statistic, right for ties, at no more than GRID places."""
     from scipy.special import kolmogorov
 
-    order = np.argsort(values, kind="stable")
-    rising = values[order]
-    ends = np.append(np.flatnonzero(rising[1:] != rising[:-1]), len(rising) - 1)
-    below = (ends + 1) / num_first
-    scale = float(np.sqrt(num_first * num_second / (num_first + num_second)))
+    codes = np.unique(values, return_inverse=True)[1]
+    ends = np.bincount(codes).cumsum()  # rows up to and with each value
+    if len(ends) > GRID:
+        places = np.unique(np.searchsorted(ends, np.linspace(1, len(values), GRID)))
+        codes, ends = np.searchsorted(places, codes), ends[places]
+    num_other = len(values) - num_small
+    scale = float(np.sqrt(num_small * num_other / len(values)))
 
-    def distance(members: Members) -> Floats:
-        second = np.cumsum(members[:, order], axis=1, dtype=np.int32)[:, ends]
-        return np.abs(second * (1 / num_first + 1 / num_second) - below).max(axis=1)
+    def distance(deals: Deals) -> Floats:
+        dealt = _counts(codes, len(ends), deals).cumsum(axis=1)
+        return np.abs(dealt * (1 / num_small + 1 / num_other) - ends / num_other).max(axis=1)
 
     def surprise(found: Floats) -> Floats:
         scaled = found * scale
@@ -180,16 +189,18 @@ def _numbers(name: str, values: Floats, num_first: int, num_second: int) -> _Sta
     return _Statistic(name, distance, surprise, float)
 
 
-def _vectors(name: str, values: Floats, num_first: int, num_second: int, seed: int) -> _Statistic:
+def _vectors(name: str, values: Floats, num_small: int, seed: int) -> _Statistic:
     """Maximum mean discrepancy of a Gaussian kernel as wide as the median distance."""
     from scipy.stats import gamma
 
     features = random_features(values, seed)
     total = features.sum(axis=0, dtype=np.float64)
 
-    def discrepancy(members: Members) -> Floats:
-        second = (members.astype(np.float32) @ features).astype(np.float64)
-        return (((total - second) / num_first - second / num_second) ** 2).sum(axis=1)
+    def discrepancy(deals: Deals) -> Floats:
+        members = np.zeros((len(deals), len(values)), np.float32)
+        np.put_along_axis(members, deals, 1.0, axis=1)
+        dealt = (members @ features).astype(np.float64)
+        return (((total - dealt) / (len(values) - num_small) - dealt / num_small) ** 2).sum(axis=1)
 
     def surprise(found: Floats) -> Floats:
         mean, variance = found.mean(), max(float(found.var()), 1e-30)
@@ -201,11 +212,10 @@ def _vectors(name: str, values: Floats, num_first: int, num_second: int, seed: i
 def random_features(values: Floats, seed: int) -> npt.NDArray[np.float32]:
     """Random Fourier features of a Gaussian kernel, float32 (N, 256): their scalar products are the kernel.
 
-    The kernel's width is the median distance of the rows, which are first laid along their 64 principal
-    directions. Neither depends on which sample a row is from.
+    The kernel's width is the median distance of up to 500 rows, drawn from both samples alike.
     """
     rng = np.random.default_rng(seed)
-    points = principal(values, NUM_COMPONENTS)
+    points = values.astype(np.float32)
     some = points[rng.choice(len(points), min(500, len(points)), replace=False)]
     squares = (some**2).sum(axis=1)
     apart = (squares[:, None] + squares[None] - 2 * some @ some.T)[np.triu_indices(len(some), 1)]

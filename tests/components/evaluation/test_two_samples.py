@@ -38,6 +38,13 @@ def test_numbers_with_ties_have_scipys_distance(values, cut):
     assert found[0].effect == pytest.approx(theirs.statistic)
 
 
+def test_numbers_of_many_rows_have_scipys_distance_on_a_grid():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 3000), rng.normal(0.1, 1, 6000)
+    (found,) = compare_samples(columns(3000, numbers={"x": np.append(a, b)}), alpha=0.5, min_permutations=19)
+    assert found.effect == pytest.approx(stats.ks_2samp(a, b).statistic, abs=0.002)
+
+
 def test_categories_have_scipys_g_test():
     rng = np.random.default_rng(0)
     a, b = rng.choice(3, 200, p=[0.5, 0.3, 0.2]), rng.choice(3, 300, p=[0.4, 0.35, 0.25])
@@ -45,8 +52,7 @@ def test_categories_have_scipys_g_test():
     theirs = stats.chi2_contingency(table, correction=False, lambda_="log-likelihood")
     pooled = columns(200, categories={"class": np.append(a, b)})
     (statistic,) = two_samples._statistics(pooled, 0)
-    members = np.repeat([0, 1], [200, 300]).astype(np.int8)[None]
-    assert statistic.values(members)[0] == pytest.approx(theirs.statistic)
+    assert statistic.values(np.arange(200)[None])[0] == pytest.approx(theirs.statistic)
     assert statistic.surprise(np.array([theirs.statistic]))[0] == pytest.approx(-np.log(theirs.pvalue))
     (found,) = compare_samples(pooled, alpha=0.001, min_permutations=4999)
     assert found.p_value == pytest.approx(theirs.pvalue, abs=0.02)
