@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import InputError, PergolaError
+from pipelines import release
 
 if TYPE_CHECKING:
     from pipelines.config import Settings
@@ -52,7 +53,24 @@ class Options:
         return Workspace(self.workspace)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Group(click.Group):
+    """Commands whose errors are a sentence and an exit status."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(context)
+        except PergolaError as error:
+            click.echo(f"pergola: {error}", err=True)
+            context.exit(status_of(error))
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Those that a newcomer needs come first."""
+        first = ["run", "validate", "serve", "predict", "versions", "config"]
+        return [*first, *(name for name in sorted(self.commands) if name not in first)]
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pergola")
 def pergola() -> None:
     """From a folder of pictures to a classifier that people can rely on.
@@ -189,6 +207,14 @@ def config(options: Options) -> dict[str, Any]:
     return records.to_dict(found)
 
 
+def status_of(error: PergolaError) -> int:
+    """Exit status: 2 for the caller's mistake, 1 for what broke."""
+    return 2 if isinstance(error, InputError) else 1
+
+
+release.register(pergola)
+
+
 def main() -> None:
     """The console script."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -206,7 +232,7 @@ def _json_only(as_json: bool) -> Iterator[Callable[[Any], None]]:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             yield answers.append
     except PergolaError as error:
-        status = 2 if isinstance(error, InputError) else 1
+        status = status_of(error)
         click.echo(f"pergola: {error}", err=True)
         answers = [{"error": str(error), "status": status}]
     except KeyboardInterrupt:

@@ -1,0 +1,152 @@
+"""Every mistake gets one clear sentence and status 2, no traceback, and nothing is half written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.workspace import Workspace
+from tests.support import pictures
+from tests.support.command import COMMAND, pergola
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return pictures.write_folder(tmp_path / "photos", classes=3, per_class=8)
+
+
+def refused(*arguments: object, workspace: Path, status: int = 2) -> str:
+    """The one sentence that a run is refused with."""
+    done = pergola("run", *arguments, "--workspace", workspace, "--json", timeout_s=120)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert f"pergola: {error}" in done.stderr
+    assert not list(workspace.glob("models/*/*"))
+    return str(error)
+
+
+def test_missing_folder(tmp_path):
+    assert "absent" in refused(tmp_path / "absent", workspace=tmp_path / "work")
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(tmp_path / "empty", workspace=tmp_path / "work")
+
+
+def test_single_class(tmp_path):
+    photos = pictures.write_folder(tmp_path / "photos", classes=1, per_class=8)
+    assert "class" in refused(photos, workspace=tmp_path / "work")
+
+
+def test_class_with_too_few_images(photos, tmp_path):
+    for path in sorted((photos / "class_1").iterdir())[1:]:
+        path.unlink()
+    assert "class_1" in refused(photos, workspace=tmp_path / "work")
+
+
+def test_all_images_corrupt(photos, tmp_path):
+    for path in photos.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    assert "read" in refused(photos, workspace=tmp_path / "work")
+
+
+def test_label_list_that_names_missing_files(photos, tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\nphotos/class_0/000.png,a\nphotos/gone.png,b\n")
+    assert "gone.png" in refused(tmp_path / "list.csv", workspace=tmp_path / "work")
+
+
+def test_class_names_that_differ_by_case_only(photos, tmp_path):
+    shutil.copytree(photos / "class_1", photos / "CLASS_1")
+    error = refused(photos, workspace=tmp_path / "work")
+    assert "CLASS_1" in error and "class_1" in error
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png"])
+def test_archive_with_a_path_that_leads_out(photos, tmp_path, name):
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(photos, "photos")
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    assert "evil.png" in refused(tmp_path / "photos.tar", workspace=tmp_path / "work")
+    assert not (tmp_path / "evil.png").exists() and not Path("/evil.png").exists()
+
+
+def test_archive_with_a_link_that_leads_out(photos, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(photos, "photos")
+        member = tarfile.TarInfo("photos/class_0/link.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    assert "link.png" in refused(tmp_path / "photos.tar", workspace=tmp_path / "work")
+
+
+def test_huge_and_bomb_pictures_are_kept_out_with_their_reason(photos, tmp_path):
+    (photos / "class_0" / "bomb.png").write_bytes(pictures.bomb())
+    done = pergola(
+        "validate", photos, "--workspace", tmp_path / "work", "--json", "--set", "scan.max_side=20"
+    )
+    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert findings["unreadable"]["count"] == 25
+    done = pergola("validate", photos, "--workspace", tmp_path / "work", "--json")
+    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert findings["unreadable"]["paths"] == ["class_0/bomb.png"]
+
+
+def test_read_only_workspace(photos):
+    done = pergola("run", photos, "--workspace", "/sys/pergola-work", "--json")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "/sys/pergola-work" in json.loads(done.stdout)["error"]
+
+
+def test_full_workspace(photos, tmp_path):
+    """On a file system of 256 kB, in a mount namespace of its own."""
+    work = tmp_path / "small"
+    work.mkdir()
+    mount = f'mount -t tmpfs -o size=256k none {work} && exec "$@"'
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        mount,
+        "sh",
+        *COMMAND,
+        "run",
+        str(photos),
+        "--json",
+        "--workspace",
+    ]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*command[:4], f"mount -t tmpfs none {work}"]).returncode
+    ):
+        pytest.skip("needs the right to mount a small file system")
+    done = subprocess.run([*command, str(work / "work")], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "full" in json.loads(done.stdout)["error"]
+
+
+def test_workspace_in_use(photos, tmp_path):
+    workspace = Workspace(tmp_path / "work")
+    workspace.create()
+    with workspace.lock("another run"):
+        error = refused(photos, workspace=workspace.root)
+    assert f"in use by another run (process {os.getpid()})" in error
+
+
+def test_model_that_is_not_there(photos, tmp_path):
+    Workspace(tmp_path / "work").create()
+    done = pergola("predict", next(photos.rglob("*.png")), "--workspace", tmp_path / "work", "--json")
+    assert done.returncode == 2
+    assert "No model is published" in json.loads(done.stdout)["error"]
