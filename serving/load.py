@@ -151,7 +151,7 @@ def _work(
             )  # a refusal costs nothing: without a pause the refused would be most of the load
             continue
         took = time.perf_counter() - clock
-        if begin <= started:
+        if begin <= time.time() <= end:
             rows.append((started, took))
 
 

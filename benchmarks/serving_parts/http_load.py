@@ -1,6 +1,6 @@
 """HTTP POSTs in a closed loop, from a process of its own: what serving/load.py is for gRPC.
 
-python -m benchmarks.serving_parts.http_load HOST PORT PATH BODY CONCURRENCY SECONDS -> one JSON object
+python -m benchmarks.serving_parts.http_load HOST PORT PATH CONCURRENCY SECONDS < BODY -> one JSON object
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ WARMUP_S = 0.5
 def measure(port: int, path: str, body: str, concurrency: int, seconds: float) -> dict[str, Any]:
     """requests_per_s, p50_ms, p99_ms, failures."""
     words = [sys.executable, "-m", "benchmarks.serving_parts.http_load"]
-    words += ["127.0.0.1", str(port), path, body, str(concurrency), str(seconds)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    words += ["127.0.0.1", str(port), path, str(concurrency), str(seconds)]
+    done = subprocess.run(words, input=body, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
@@ -36,11 +36,11 @@ def main(host: str, port: int, path: str, body: str, concurrency: int, seconds: 
     def work() -> None:
         connection = http.client.HTTPConnection(host, port, timeout=30)
         ask = _asker(connection, path, body)
-        while (started := time.time()) < end:
+        while time.time() < end:
             clock = time.perf_counter()
             status = ask()
             took = time.perf_counter() - clock
-            if begin <= started:
+            if begin <= time.time() <= end:
                 latencies.append(took) if status == 200 else failures.append(str(status))
         connection.close()
 
@@ -69,4 +69,5 @@ def _asker(connection: http.client.HTTPConnection, path: str, body: str) -> Call
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], int(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5]), float(sys.argv[6]))
+    _, host, port, path, concurrency, seconds = sys.argv
+    main(host, int(port), path, sys.stdin.read(), int(concurrency), float(seconds))
