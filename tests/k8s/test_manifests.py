@@ -191,6 +191,20 @@ def test_a_models_name_reaches_the_probes(built, tmp_path):
             assert pod.spec["containers"][0][probe]["httpGet"]["path"] == "/v1/models/flowers/metadata"
 
 
+def test_components_add_up(tmp_path):
+    relative = "../" * len(tmp_path.parts[1:]) + str(ROOT / "k8s").lstrip("/")
+    components = ", ".join(f"{relative}/components/{name}" for name in ("gpu", "tls", "gateway", "volume"))
+    (tmp_path / "kustomization.yaml").write_text(
+        f"namespace: pergola\nresources: [{relative}/overlays/production]\ncomponents: [{components}]\n"
+    )
+    objects = build(tmp_path)
+    assert problems(objects) == []
+    for pod in (p for p in pods(objects) if p.labels["app.kubernetes.io/name"] == "model-server"):
+        sync, server = pod.spec["initContainers"][0], pod.spec["containers"][0]
+        assert {"/store", "/certificates"} <= {m["mountPath"] for m in sync["volumeMounts"]}
+        assert {"--enable_batching=true", "--ssl_config_file=/tls/ssl.config"} <= set(server["args"])
+
+
 def test_a_changed_setting_rolls_the_pods(tmp_path):
     relative = "../" * len(tmp_path.parts[1:]) + str(ROOT / "k8s").lstrip("/")
     seen = set()
