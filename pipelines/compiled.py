@@ -5,16 +5,28 @@ from __future__ import annotations
 import warnings
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from components.errors import InputError
 from components.records import nearest
+from pipelines.cluster import ClusterSettings
+
+if TYPE_CHECKING:
+    from pipelines.config import Settings
 
 PIPELINES = ("training", "retraining")
 
 
-def compile_to(out: Path, pipeline: str = "training") -> Path:
+def compile_to(
+    out: Path,
+    pipeline: str = "training",
+    *,
+    settings: Settings | None = None,
+    cluster: ClusterSettings | None = None,
+) -> Path:
     """Write a pipeline as YAML: its specification, then the Kubernetes settings as a second document.
 
+    settings: defaults of the steps' parameters.  cluster: what its pods get.
     Raises InputError for an unknown pipeline, a file that is not .yaml, a folder that is not there.
     """
     if pipeline not in PIPELINES:
@@ -23,10 +35,17 @@ def compile_to(out: Path, pipeline: str = "training") -> Path:
         raise InputError(f"{out} wants to end with .yaml: it is a pipeline in YAML.")
     if not out.absolute().parent.is_dir():
         raise InputError(f"The folder of {out} does not exist. Make it first.")
-    from kfp import compiler
-
-    function = getattr(import_module(f"pipelines.{pipeline}"), pipeline)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from kfp import compiler
+
+        from pipelines.config import Settings
+
+        function = build(pipeline, settings or Settings(), cluster or ClusterSettings())
         compiler.Compiler().compile(function, str(out))
     return out
+
+
+def build(pipeline: str, settings: Settings, cluster: ClusterSettings) -> Any:
+    """A pipeline as kfp has it."""
+    return import_module(f"pipelines.{pipeline}").build(settings, cluster)

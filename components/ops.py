@@ -1,0 +1,405 @@
+"""Every step as a Kubeflow component. EDGE: kfp.
+
+A component is a few lines: what it does is in components/pods.py and components/pod_release.py, which
+also run without Kubeflow. Each has typed artifacts and one struct parameter with the settings of its
+step, so that a change of the gate does not undo cached training. `code` is the digest of the source a
+step reaches (components/code.py): it is not used, it makes the cache miss when the code changed.
+
+The bodies are cut out of this file and run alone in the image, so they import all they use. This file
+must not postpone annotations (`from __future__ import annotations`): kfp reads them.
+"""
+
+import functools
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl import (
+    HTML,
+    Artifact,
+    ClassificationMetrics,
+    Dataset,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+)
+
+IMAGE = "pergola"  # replaced by the one asked for when a pipeline is compiled
+
+op = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
+
+
+@op
+def settings(
+    scan: dict[str, Any],
+    validate: dict[str, Any],
+    split: dict[str, Any],
+    shards: dict[str, Any],
+    augment: dict[str, Any],
+    network: dict[str, Any],
+    train: dict[str, Any],
+    evaluate: dict[str, Any],
+    rehearse: dict[str, Any],
+    gate: dict[str, Any],
+) -> str:
+    """All settings, checked before any work is done, as TOML."""
+    from components import pod_settings
+
+    return pod_settings.text(
+        {
+            "scan": scan,
+            "validate": validate,
+            "split": split,
+            "shards": shards,
+            "augment": augment,
+            "model": network,
+            "train": train,
+            "evaluate": evaluate,
+            "rehearse": rehearse,
+            "gate": gate,
+        }
+    )
+
+
+@op
+def listing(photos: str, scan: dict[str, Any], workspace: str) -> str:
+    """What pictures there are: a digest of names, sizes and times, by which the scan is reused."""
+    from components import pods
+
+    return pods.listing(photos, scan, workspace)
+
+
+@op
+def scan(
+    photos: str, listing: str, settings: dict[str, Any], workspace: str, code: str, manifest: Output[Dataset]
+) -> None:
+    """Pictures -> manifest."""
+    from components import pods
+
+    found = pods.scan(photos, manifest.path, settings, workspace)
+    manifest.metadata.update(images=found.num_rows, fingerprint=found.fingerprint)
+
+
+@op
+def validate(
+    photos: str,
+    manifest: Input[Dataset],
+    settings: dict[str, Any],
+    scan: dict[str, Any],
+    workspace: str,
+    code: str,
+    validation: Output[Artifact],
+    page: Output[HTML],
+    findings: Output[Markdown],
+) -> None:
+    """Manifest -> findings, as a record, a page with pictures and a table."""
+    import shutil
+    from pathlib import Path
+
+    from components import pods, visuals
+
+    report = pods.validate(photos, manifest.path, validation.path, settings, scan, workspace)
+    shutil.copy(Path(validation.path) / "index.html", page.path)
+    Path(findings.path).write_text(visuals.findings(report), encoding="utf-8")
+
+
+@op
+def split(
+    manifest: Input[Dataset],
+    validation: Input[Artifact],
+    settings: dict[str, Any],
+    model: str,
+    workspace: str,
+    code: str,
+    split: Output[Dataset],
+) -> None:
+    """Manifest and findings -> which picture is in which part. Fails for critical findings."""
+    from components import pods
+
+    found = pods.split(manifest.path, validation.path, split.path, settings, model, workspace)
+    split.metadata.update(found.counts)
+
+
+@op
+def shards(
+    photos: str,
+    manifest: Input[Dataset],
+    split: Input[Dataset],
+    settings: dict[str, Any],
+    scan: dict[str, Any],
+    workspace: str,
+    code: str,
+    shards: Output[Dataset],
+) -> None:
+    """Pictures -> TFRecord shards."""
+    from components import pods
+
+    found = pods.shards(photos, manifest.path, split.path, shards.path, settings, scan, workspace)
+    shards.metadata["classes"] = len(found.labels)
+
+
+@op
+def augment(
+    shards: Input[Dataset],
+    settings: dict[str, Any],
+    train: dict[str, Any],
+    code: str,
+    augmentation: Output[Artifact],
+) -> None:
+    """Shards -> how training pictures are varied, with the seed of the training."""
+    from components import pods
+
+    pods.augment(shards.path, augmentation.path, settings, train)
+
+
+@op
+def train(
+    shards: Input[Dataset],
+    augmentation: Input[Artifact],
+    settings: dict[str, Any],
+    architecture: dict[str, Any],
+    model: str,
+    workspace: str,
+    accelerator: str,
+    accelerator_count: str,
+    code: str,
+    training: Output[Model],
+) -> None:
+    """Shards -> a trained network.
+
+    accelerator and its count are inputs because kfp 2.17 drops parameters that only resources use
+    when a task lies in an exit handler or a condition.
+    """
+    from components import pods
+
+    made = pods.train(shards.path, augmentation.path, training.path, settings, architecture, model, workspace)
+    training.metadata.update(architecture=made.architecture, epochs=made.epochs, best_epoch=made.best_epoch)
+
+
+@op
+def export(training: Input[Model], shards: Input[Dataset], code: str, export: Output[Model]) -> None:
+    """A trained network -> a SavedModel."""
+    from components import pods
+
+    made = pods.export(training.path, shards.path, export.path)
+    export.metadata.update(sha256=made.sha256, bytes=made.num_bytes)
+
+
+@op
+def evaluate(
+    export: Input[Model],
+    shards: Input[Dataset],
+    split: Input[Dataset],
+    settings: dict[str, Any],
+    code: str,
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    confusion: Output[ClassificationMetrics],
+    roc: Output[ClassificationMetrics],
+) -> None:
+    """A SavedModel -> scores on the test part, and how Kubeflow shows them."""
+    from pathlib import Path
+
+    from components import pod_release, pods, visuals
+
+    scores = pods.evaluate(export.path, shards.path, split.path, evaluation.path, settings)
+    for name, value in pod_release.figures(Path(evaluation.path)).items():
+        if value is not None:
+            metrics.log_metric(name, value)
+    if matrix := visuals.confusion(scores):
+        confusion.log_confusion_matrix(*matrix)
+    if curve := visuals.roc(Path(evaluation.path)):
+        roc.log_roc_curve(*curve)
+
+
+@op
+def champion(
+    export: Input[Model],
+    shards: Input[Dataset],
+    split: Input[Dataset],
+    settings: dict[str, Any],
+    model: str,
+    workspace: str,
+    champion: Output[Artifact],
+) -> None:
+    """The version to beat, scored on the same pictures, if there is one."""
+    from components import pods
+
+    found = pods.champion(export.path, shards.path, split.path, champion.path, settings, model, workspace)
+    champion.metadata["version"] = found.version or 0
+
+
+@op
+def rehearse(
+    export: Input[Model],
+    evaluation: Input[Artifact],
+    settings: dict[str, Any],
+    code: str,
+    rehearsal: Output[Artifact],
+) -> None:
+    """A SavedModel -> what a real server answered with it."""
+    from components import pods
+
+    pods.rehearse(export.path, evaluation.path, rehearsal.path, settings)
+
+
+@op
+def gate(
+    evaluation: Input[Artifact],
+    champion: Input[Artifact],
+    rehearsal: Input[Artifact],
+    settings: dict[str, Any],
+    code: str,
+    decision: Output[Artifact],
+    verdict: Output[Markdown],
+) -> str:
+    """Scores and rehearsal -> "accepted" or "rejected"."""
+    from pathlib import Path
+
+    from components import pods, visuals
+
+    found = pods.gate(evaluation.path, champion.path, rehearsal.path, decision.path, settings)
+    Path(verdict.path).write_text(visuals.verdict(found), encoding="utf-8")
+    return "accepted" if found.accepted else "rejected"
+
+
+@op
+def report(
+    manifest: Input[Dataset],
+    validation: Input[Artifact],
+    split: Input[Dataset],
+    shards: Input[Dataset],
+    augmentation: Input[Artifact],
+    training: Input[Model],
+    export: Input[Model],
+    evaluation: Input[Artifact],
+    rehearsal: Input[Artifact],
+    champion: Input[Artifact],
+    decision: Input[Artifact],
+    model: str,
+    settings: str,
+    code: str,
+    report: Output[HTML],
+) -> None:
+    """All that a run found out -> one page."""
+    import shutil
+    import tempfile
+
+    from components import pod_release
+
+    folders = pod_release.Shown.of(
+        manifest=manifest.path,
+        validation=validation.path,
+        split=split.path,
+        shards=shards.path,
+        augmentation=augmentation.path,
+        training=training.path,
+        export=export.path,
+        evaluation=evaluation.path,
+        rehearsal=rehearsal.path,
+        champion=champion.path,
+        decision=decision.path,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copy(pod_release.report(folders, scratch, model, settings), report.path)
+
+
+@op
+def register(
+    manifest: Input[Dataset],
+    validation: Input[Artifact],
+    training: Input[Model],
+    export: Input[Model],
+    evaluation: Input[Artifact],
+    decision: Input[Artifact],
+    report: Input[HTML],
+    photos: str,
+    model: str,
+    settings: str,
+    workspace: str,
+    registration: Output[Artifact],
+) -> None:
+    """Note the run in the registry; an accepted model gets its version there."""
+    from components import pod_release
+
+    folders = pod_release.Told.of(
+        manifest=manifest.path,
+        validation=validation.path,
+        training=training.path,
+        export=export.path,
+        evaluation=evaluation.path,
+        decision=decision.path,
+        report=report.path,
+    )
+    version = pod_release.register(
+        folders, registration.path, model=model, settings=settings, photos=photos, workspace=workspace
+    )
+    registration.metadata["version"] = version or 0
+
+
+@op
+def publish(
+    registration: Input[Artifact], export: Input[Model], workspace: str, publication: Output[Artifact]
+) -> None:
+    """A registered SavedModel -> the folder that servers watch."""
+    from components import pod_release
+
+    done = pod_release.publish(registration.path, export.path, publication.path, workspace)
+    publication.metadata["version"] = done.version
+
+
+@op
+def confirm(
+    publication: Input[Artifact],
+    evaluation: Input[Artifact],
+    gate: dict[str, Any],
+    rehearse: dict[str, Any],
+    workspace: str,
+    confirmation: Output[Artifact],
+) -> None:
+    """A published version -> the champion, once a server gave the golden answers with it."""
+    from components import pod_release
+
+    done = pod_release.confirm(
+        publication.path, evaluation.path, confirmation.path, gate, rehearse, workspace
+    )
+    confirmation.metadata["version"] = done.version
+
+
+@op
+def deliver(
+    confirmation: Input[Artifact],
+    manifest: Input[Dataset],
+    store: str,
+    release: bool,
+    settings: str,
+    workspace: str,
+) -> str:
+    """A confirmed version -> the model store, if one is named. Says what was done."""
+    from components import pod_release
+
+    return pod_release.deliver(confirmation.path, manifest.path, store, release, settings, workspace)
+
+
+@op
+def changes(
+    manifest: Input[Dataset], model: str, settings: str, workspace: str, why: Output[Markdown]
+) -> str:
+    """Whether a run would do anything new: "changed" or "unchanged"."""
+    from pathlib import Path
+
+    from components import pod_release
+
+    state, reason = pod_release.changes(manifest.path, model, settings, workspace)
+    Path(why.path).write_text(reason + "\n", encoding="utf-8")
+    return state
+
+
+@op
+def finish(status: dsl.PipelineTaskFinalStatus, run: str, run_id: str, model: str, ui: str) -> None:
+    """Tell how the run ended, to the webhook in PERGOLA_WEBHOOK_URL if there is one."""
+    from components.notify import Ending, notify
+
+    link = f"{ui.rstrip('/')}/#/runs/details/{run_id}" if ui else ""
+    notify(Ending(run, model, status.state, status.error_message or "", link))

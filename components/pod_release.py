@@ -1,0 +1,234 @@
+"""What follows the gate, as a pod runs it: report, registry, publication; and whether anything changed.
+
+As in components/pods.py: paths and plain values in, folders out, nothing of Kubeflow.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from components import artifacts, code, digest, steps
+from components.pods import Champion, Workspace, made, settings_of
+
+STORE_VARIABLE = "PERGOLA_STORE"
+ACCEPTED, REJECTED = "accepted", "rejected"
+CHANGED, UNCHANGED = "changed", "unchanged"
+
+
+@dataclass(frozen=True)
+class LastRun(artifacts.Record):
+    """What the last run of a model was made of, so that the next can see whether anything changed."""
+
+    FILE = "last-run.json"
+
+    fingerprint: str  # of the manifest
+    settings: str  # SHA-256 of the settings
+    decision: str
+    version: int | None
+
+
+class _Folders:
+    """Artifacts by name."""
+
+    @classmethod
+    def of(cls, **paths: str) -> Self:
+        """From paths as Kubeflow gives them."""
+        return cls(**{name: Path(path) for name, path in paths.items()})
+
+
+@dataclass(frozen=True)
+class Shown(_Folders):
+    """What a report is about."""
+
+    manifest: Path
+    validation: Path
+    split: Path
+    shards: Path
+    augmentation: Path
+    training: Path
+    export: Path
+    evaluation: Path
+    rehearsal: Path
+    champion: Path
+    decision: Path
+
+
+@dataclass(frozen=True)
+class Told(_Folders):
+    """What the registry is told of. `report` is the page itself."""
+
+    manifest: Path
+    validation: Path
+    training: Path
+    export: Path
+    evaluation: Path
+    decision: Path
+    report: Path
+
+
+def report(folders: Shown, out: str, model: str, settings: str) -> Path:
+    """All that a run found out -> one page.  settings: of the run, as TOML."""
+    from components.evaluation.report import About, Parts
+
+    rival = folders.champion if Champion.load(folders.champion).version else None
+    parts = Parts(
+        evaluation=folders.evaluation,
+        gate=folders.decision,
+        shards=folders.shards,
+        validation=folders.validation,
+        split=folders.split,
+        augmentation=folders.augmentation,
+        training=folders.training,
+        export=folders.export,
+        rehearsal=folders.rehearsal,
+        champion=rival,
+    )
+    fingerprints = {
+        "data": artifacts.Manifest.load(folders.manifest).fingerprint,
+        "split": artifacts.Split.load(folders.split).fingerprint,
+    }
+    return steps.report(parts, About(model, "", settings, code.version(), fingerprints), made(out))
+
+
+def register(
+    folders: Told, out: str, *, model: str, settings: str, photos: str, workspace: str
+) -> int | None:
+    """Note the run in the registry; the version number of an accepted model, None of a rejected one.
+
+    The run's key is its content: the same model with the same verdict takes no second number.
+    """
+    accepted = artifacts.Decision.load(folders.decision).accepted
+    training = artifacts.Training.load(folders.training)
+    manifest = artifacts.Manifest.load(folders.manifest)
+    sections = tomllib.loads(settings)
+    tags = {
+        "pergola.data_fingerprint": manifest.fingerprint,
+        "pergola.code": code.version(),
+        "pergola.decision": ACCEPTED if accepted else REJECTED,
+        "pergola.architecture": training.architecture,
+        "pergola.source": photos,
+    }
+    files = (
+        folders.report,
+        folders.decision / artifacts.Decision.FILE,
+        folders.evaluation / artifacts.Evaluation.FILE,
+        folders.validation / artifacts.ValidationReport.FILE,
+    )
+    key = digest.of_data(
+        [artifacts.Export.load(folders.export).sha256, digest.of_folder(folders.decision), settings]
+    )
+    params = {
+        f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()
+    }
+    scores = figures(folders.evaluation)
+    record = steps.RunRecord(f"kubeflow-{key[:20]}", model, params, scores, tags, files, training.history)
+    place = Workspace(Path(workspace))
+    registration = steps.register(
+        folders.decision, folders.export, made(out), record=record, tracking_uri=place.tracking_uri()
+    )
+    if registration is None:
+        remember(folders.manifest, model, settings, workspace, version=None)
+    return registration.version if registration else None
+
+
+def publish(registration: str, export: str, out: str, workspace: str) -> artifacts.Publication:
+    """A registered SavedModel -> <workspace>/models/<model>/<N>/."""
+    base = Workspace(Path(workspace)).models
+    return steps.publish(Path(registration), Path(export) / "saved_model", made(out), base=base)
+
+
+def confirm(
+    publication: str,
+    evaluation: str,
+    out: str,
+    gate: Mapping[str, Any],
+    rehearse: Mapping[str, Any],
+    workspace: str,
+) -> artifacts.Confirmation:
+    """A published version -> the champion, once a server of its own gave the golden answers with it."""
+    from components.evaluation.gate import GateSettings
+    from components.release.rehearse import Rehearsals, RehearseSettings
+
+    published = artifacts.Publication.load(Path(publication))
+    place = Workspace(Path(workspace))
+    with Rehearsals(settings_of(RehearseSettings, rehearse, "rehearse")) as rehearsals:
+        client = rehearsals.serve(place.models, published.model, published.version)
+        with client:
+            return steps.confirm(
+                Path(publication),
+                Path(evaluation),
+                made(out),
+                client=client,
+                base=place.models,
+                tracking_uri=place.tracking_uri(),
+                max_difference=settings_of(GateSettings, gate, "gate").max_difference,
+            )
+
+
+def deliver(
+    confirmation: str, manifest: str, store: str, release: bool, settings: str, workspace: str
+) -> str:
+    """A confirmed version -> the model store that clusters serve from; a sentence on what was done.
+
+    store: a folder or address, otherwise $PERGOLA_STORE; nothing is done without one.
+    release: make it the stable version there, so that it gets all requests.  settings: as TOML.
+    """
+    confirmed = artifacts.Confirmation.load(Path(confirmation))
+    model, version = confirmed.model, confirmed.version
+    done = _deliver(model, version, store or os.environ.get(STORE_VARIABLE, ""), release, workspace)
+    remember(Path(manifest), model, settings, workspace, version=version)
+    return done
+
+
+def _deliver(model: str, version: int, where: str, release: bool, workspace: str) -> str:
+    from components.release import traffic
+    from components.release.store import open_store
+
+    if not where:
+        return f"Version {version} of {model} is in the workspace only: no model store is named."
+    target = open_store(where)
+    target.put(Workspace(Path(workspace)).models / model / str(version), model, version)
+    if not release:
+        return f"Version {version} of {model} is in {target.uri}; `pergola release` gives it requests."
+    target.change(model, lambda record: traffic.make_stable(record, version))
+    return f"Version {version} of {model} is in {target.uri} and stable."
+
+
+def remember(manifest: Path, model: str, settings: str, workspace: str, *, version: int | None) -> None:
+    """Note that a run came to its end, for `changes` to compare with. A run that broke is not noted."""
+    decision = REJECTED if version is None else ACCEPTED
+    fingerprint = artifacts.Manifest.load(manifest).fingerprint
+    last = LastRun(fingerprint, digest.of_data(tomllib.loads(settings)), decision, version)
+    last.save(Workspace(Path(workspace)).state(model))
+
+
+def changes(manifest: str, model: str, settings: str, workspace: str) -> tuple[str, str]:
+    """Whether a run would do anything new, "changed" or "unchanged", and why.  settings: as TOML."""
+    folder = Workspace(Path(workspace)).state(model)
+    if not (folder / LastRun.FILE).is_file():
+        return CHANGED, f"{model} has had no run in this workspace."
+    last, found = LastRun.load(folder), artifacts.Manifest.load(Path(manifest))
+    if last.fingerprint != found.fingerprint:
+        return CHANGED, f"The pictures changed: there are {found.num_rows} now."
+    if last.settings != digest.of_data(tomllib.loads(settings)):
+        return CHANGED, "The settings changed."
+    number = f" as version {last.version}" if last.version else ""
+    return UNCHANGED, f"Pictures and settings are those of the last run, which was {last.decision}{number}."
+
+
+def figures(evaluation: Path) -> dict[str, float | None]:
+    """Figures on the test part, unless the name says otherwise."""
+    scores = artifacts.Evaluation.load(evaluation)
+    top = {f"top_{k}_accuracy": value for k, value in scores.top_k.items()}
+    return {
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "train_accuracy": scores.train_accuracy,
+        "log_loss": scores.log_loss,
+        **top,
+    }

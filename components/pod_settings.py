@@ -1,0 +1,56 @@
+"""All settings of a run from the struct parameters of its steps: checked first, told in the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from components import records
+
+
+def text(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """The settings as TOML, with the types that their sections declare.
+
+    sections: "scan", "train", … -> key -> value. Raises InputError for an unknown key or a bad value,
+    before any work is done.
+    """
+    lines = []
+    for name, cls in _classes().items():
+        values = records.to_dict(records.from_dict(cls, sections.get(name, {}), f"parameter {name}"))
+        lines += [f"[{name}]", *(f"{key} = {_value(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def _classes() -> dict[str, type[Any]]:
+    from components.data.scan import ScanSettings
+    from components.data.shards import ShardSettings
+    from components.data.split import SplitSettings
+    from components.data.validate import ValidateSettings
+    from components.evaluation.evaluate import EvaluateSettings
+    from components.evaluation.gate import GateSettings
+    from components.release.rehearse import RehearseSettings
+    from components.training.architectures import ModelSettings
+    from components.training.augment import AugmentSettings
+    from components.training.fit import TrainSettings
+
+    return {
+        "scan": ScanSettings,
+        "validate": ValidateSettings,
+        "split": SplitSettings,
+        "shards": ShardSettings,
+        "augment": AugmentSettings,
+        "model": ModelSettings,
+        "train": TrainSettings,
+        "evaluate": EvaluateSettings,
+        "rehearse": RehearseSettings,
+        "gate": GateSettings,
+    }
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
