@@ -18,6 +18,7 @@ from components.data import images
 from components.training import warmup
 from components.training.architectures import LOGITS
 from components.training.fit import MODEL
+from components.training.fold import fold
 from serving import contract
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def _module(network: keras.Model, training: Training, temperature: float) -> tf.
     import tensorflow as tf
 
     size = (training.height, training.width)
+    network = fold(network)
     both = keras.Model(network.input, [network.get_layer(LOGITS).input, network.output])
     pixels = tf.TensorSpec((None, *size, training.channels), tf.uint8)
     encoded = tf.TensorSpec((None,), tf.string, contract.IMAGE)

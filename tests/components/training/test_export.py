@@ -1,0 +1,240 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components import digest
+from components.artifacts import Export, Shards, Training
+from components.data import images
+from components.training import architectures, export, feed, fold, warmup
+from components.training.architectures import ModelSettings, Statistics
+from serving import contract
+from tests.components.training.conftest import LABELS, as_png, picture
+
+STATISTICS = Statistics((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
+
+
+def network(fused=False, seed=0):
+    """A network with every weight drawn, the statistics of its normalisation included."""
+    plan = architectures.Plan("resnet_fast", "a test", 8, 8, 3, 3, 8)
+    built = architectures.build(plan, ModelSettings(dropout=0.0), STATISTICS, fused=fused)
+    rng = np.random.default_rng(seed)
+    built.set_weights([drawn(rng, weight.shape) for weight in built.get_weights()])
+    return built
+
+
+def drawn(rng, shape):
+    if len(shape) > 1:
+        return rng.normal(0.0, (2.0 / np.prod(shape[:-1])) ** 0.5, shape)
+    return rng.uniform(0.5, 1.5, shape)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    network().save(folder / "model.keras")
+    Training("resnet_fast", "a test", LABELS, 8, 8, 3, 1, 1, 1, ({"loss": 1.0},), "float32", 0).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained, shards_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported")
+    return export.export(trained, shards_folder, out), out
+
+
+class Server:
+    """Runs signatures as TensorFlow Serving does: a version 1 session that checks no shapes."""
+
+    def __init__(self, folder):
+        import tensorflow as tf
+
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        loaded = tf.compat.v1.saved_model.loader.load(self.session, ["serve"], str(folder))
+        self.signatures = loaded.signature_def
+
+    def __call__(self, signature, value):
+        definition = self.signatures[signature]
+        (given,) = definition.inputs.values()
+
+        def output(name):
+            return self.session.graph.get_tensor_by_name(name)._as_tf_output()
+
+        self.session._extend_graph()
+        names = list(definition.outputs)
+        values = self.session._call_tf_sessionrun(
+            None,
+            {output(given.name): np.asarray(value)},
+            [output(definition.outputs[name].name) for name in names],
+            [],
+            None,
+        )
+        return dict(zip(names, values, strict=True))
+
+
+@pytest.fixture(scope="module")
+def server(exported):
+    return Server(exported[1] / "saved_model")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(7)
+    return np.stack([picture(label, rng) for label in (0, 1, 2, 0)])
+
+
+def expected(pictures):
+    import keras
+
+    return keras.ops.softmax(network().predict_on_batch(pictures.astype(np.float32))).numpy()
+
+
+def test_export_keeps_the_contract(server, exported):
+    from tensorflow.core.framework import types_pb2 as types
+
+    record, out = exported
+    assert record == Export.load(out) and record.labels == LABELS
+    assert record.sha256 == digest.of_folder(out / "saved_model")
+    found = {
+        name: (
+            {key: (value.dtype, [d.size for d in value.tensor_shape.dim]) for key, value in s.inputs.items()},
+            {
+                key: (value.dtype, [d.size for d in value.tensor_shape.dim])
+                for key, value in s.outputs.items()
+            },
+        )
+        for name, s in server.signatures.items()
+        if not name.startswith("__")
+    }
+    answer = {
+        "probabilities": (types.DT_FLOAT, [-1, 3]),
+        "label": (types.DT_STRING, [-1]),
+        "probability": (types.DT_FLOAT, [-1]),
+    }
+    width = network().get_layer("logits").input.shape[-1]
+    assert found == {
+        contract.SERVING_DEFAULT: ({"image": (types.DT_STRING, [-1])}, answer),
+        contract.TENSOR: ({"image": (types.DT_UINT8, [-1, -1, -1, 3])}, answer),
+        contract.EMBEDDING: (
+            {"image": (types.DT_STRING, [-1])},
+            {"embedding": (types.DT_FLOAT, [-1, width])},
+        ),
+        contract.LABELS: ({"index": (types.DT_INT64, [-1])}, {"label": (types.DT_STRING, [-1])}),
+    }
+
+
+def test_export_answers_as_the_network_does(server, pictures):
+    answer = server(contract.SERVING_DEFAULT, [as_png(image) for image in pictures])
+    wanted = expected(pictures)
+    np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-5)
+    assert [label.decode() for label in answer["label"]] == [LABELS[k] for k in wanted.argmax(1)]
+    np.testing.assert_allclose(answer["probability"], wanted.max(1), atol=1e-5)
+    tensor = server(contract.TENSOR, pictures)
+    np.testing.assert_allclose(tensor["probabilities"], answer["probabilities"], atol=1e-6)
+
+
+def test_export_resizes_tensors_as_it_resizes_files(server):
+    large = picture(1, np.random.default_rng(0), side=30)
+    by_file = server(contract.SERVING_DEFAULT, [as_png(large)])["probabilities"]
+    by_tensor = server(contract.TENSOR, large[None])["probabilities"]
+    np.testing.assert_allclose(by_file, by_tensor, atol=1e-6)
+    small = images.resize(large, 8, 8).numpy()
+    np.testing.assert_allclose(by_file, expected(small[None]), atol=1e-5)
+
+
+def test_export_turns_photographs_upright(server):
+    image = Image.fromarray(picture(0, np.random.default_rng(0), side=16))
+    plain, turned = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter, clockwise
+    image.save(plain, "JPEG", quality=95, subsampling=0)
+    image.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, subsampling=0, exif=exif)
+    answers = server(contract.SERVING_DEFAULT, [plain.getvalue(), turned.getvalue()])["probabilities"]
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
+
+
+def test_export_names_and_embeds(server, pictures):
+    assert list(server(contract.LABELS, np.array([2, 0]))["label"]) == [b"middle", b"bottom"]
+    embedding = server(contract.EMBEDDING, [as_png(pictures[0])])["embedding"]
+    assert embedding.shape[0] == 1 and np.isfinite(embedding).all() and np.ptp(embedding) > 0
+
+
+@pytest.mark.parametrize(
+    ("signature", "value"),
+    [
+        (contract.SERVING_DEFAULT, [b"no picture"]),
+        (contract.SERVING_DEFAULT, [b""]),
+        (contract.SERVING_DEFAULT, [b"\xff\xd8\xff\xe0"]),
+        (contract.SERVING_DEFAULT, np.zeros((0,), object)),
+        (contract.SERVING_DEFAULT, b"a scalar"),
+        (contract.TENSOR, np.zeros((8, 8, 3), np.uint8)),
+        (contract.TENSOR, np.zeros((8, 3), np.uint8)),
+        (contract.TENSOR, np.zeros((1, 1, 8, 8, 3), np.uint8)),
+        (contract.TENSOR, np.zeros((1, 8, 8, 4), np.uint8)),
+        (contract.TENSOR, np.zeros((1, 0, 8, 3), np.uint8)),
+        (contract.TENSOR, np.zeros((0, 8, 8, 3), np.uint8)),
+        (contract.LABELS, np.array([3])),
+        (contract.LABELS, np.array([-1])),
+    ],
+)
+def test_export_refuses_bad_input_and_lives(server, pictures, signature, value):
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        server(signature, value)
+    assert server(contract.TENSOR, pictures)["probabilities"].shape == (4, 3)
+
+
+def test_export_holds_warmup_requests_that_it_answers(server, exported, shards_folder):
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = exported[1] / "saved_model" / "assets.extra" / "tf_serving_warmup_requests"
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(record)
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+    requests = [log.predict_log.request for log in logs]
+    assert [request.inputs["image"].tensor_shape.dim[0].size for request in requests] == list(warmup.BATCHES)
+    for request in requests:
+        assert request.model_spec.signature_name == contract.SERVING_DEFAULT
+        batch = tf.make_ndarray(request.inputs["image"])
+        assert server(contract.SERVING_DEFAULT, batch)["label"].shape == batch.shape
+    first = warmup.encoded_pictures(shards_folder, Shards.load(shards_folder).parts["train"], 1)
+    assert list(tf.make_ndarray(requests[0].inputs["image"])) == first
+
+
+def test_export_divides_logits_by_the_temperature(trained, shards_folder, tmp_path, server, pictures):
+    export.export(trained, shards_folder, tmp_path, temperature=4.0)
+    cool = Server(tmp_path / "saved_model")(contract.TENSOR, pictures)["probabilities"]
+    plain = server(contract.TENSOR, pictures)["probabilities"]
+    ratios = np.log(plain[:, 0] / plain[:, 1]) / np.log(cool[:, 0] / cool[:, 1])
+    np.testing.assert_allclose(ratios, 4.0, rtol=1e-3)
+
+
+def test_fold_changes_no_output(pictures):
+    plain = network(seed=3)
+    folded = fold.fold(plain)
+    assert not [layer for layer in folded.layers if layer.__class__.__name__ == "BatchNormalization"]
+    batch = pictures.astype(np.float32)
+    np.testing.assert_allclose(folded.predict_on_batch(batch), plain.predict_on_batch(batch), atol=1e-4)
+
+
+def test_fused_layers_have_the_weights_and_outputs_of_plain_ones(pictures):
+    fused, plain = network(fused=True, seed=3), network(seed=3)
+    assert [w.shape for w in fused.weights] == [w.shape for w in plain.weights]
+    batch = pictures.astype(np.float32)
+    np.testing.assert_allclose(fused.predict_on_batch(batch), plain.predict_on_batch(batch), atol=1e-4)
+    np.testing.assert_allclose(fused(batch, training=True), plain(batch, training=True), atol=1e-3)
+    for mine, keras_own in zip(fused.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, keras_own, rtol=0.02)  # variance over N - 1 against over N
+
+
+def test_measure_gives_mean_and_deviation_of_each_channel():
+    shape = feed.Shape(4, 4, 2, "stretch")
+    values = np.zeros((3, shape.height, shape.width, 2), np.uint8)
+    values[0, ..., 0] = 30
+    statistics = architectures.measure(values)
+    assert statistics.mean == (10.0, 0.0)
+    assert statistics.deviation == (pytest.approx(14.142, abs=1e-3), 1.0)

@@ -1,0 +1,234 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components import digest
+from components.artifacts import Augmentation, Shards, Training
+from components.errors import InputError, StepError
+from components.training import feed, loop
+from components.training.architectures import ModelSettings
+from components.training.fit import TrainSettings, class_weights, fit
+from tests.components.training.conftest import LABELS, write_shards
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    Augmentation({"flip_vertical": 0.0, "rotation_degrees": 5.0, "brightness": 0.05}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shards_folder, policy_folder):
+    """One training that the others are held against."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    settings = TrainSettings(epochs=4, batch_size=16, precision="float32", learning_rate=0.01)
+    model = ModelSettings(architecture="resnet_fast", width=8)
+    seen = []
+    training = fit(
+        shards_folder, policy_folder, out, model, settings, on_epoch=lambda epoch, m: seen.append((epoch, m))
+    )
+    return training, out, seen
+
+
+class Interrupted(Exception):
+    pass
+
+
+class StopsAfter:
+    """A progress bar that breaks training off after so many steps."""
+
+    def __init__(self, num_steps):
+        self.left = num_steps
+
+    def __call__(self, **options):
+        self.options = options
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error): ...
+
+    def set_postfix_str(self, text=""): ...
+
+    def update(self, num):
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+
+
+def load(folder):
+    import keras
+
+    return keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
+
+
+def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
+    training, out, seen = undisturbed
+    assert training == Training.load(out)
+    assert training.labels == LABELS and training.architecture == "resnet_fast"
+    assert (training.height, training.width, training.channels) == (8, 8, 3)
+    assert training.epochs == len(training.history) == 4 and 1 <= training.best_epoch <= 4
+    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
+    assert [dict(metrics) for _, metrics in seen] == [dict(metrics) for metrics in training.history]
+    assert set(training.history[0]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert sorted(path.name for path in out.iterdir()) == ["model.keras", "training.json"]
+    network = load(out)
+    assert network.count_params() == training.num_parameters
+    assert {layer.__class__.__module__.split(".")[0] for layer in network.layers} == {"keras"}
+    test = feed.read(shards_folder, Shards.load(shards_folder).parts["test"], feed.Shape(8, 8, 3, "stretch"))
+    assert loop.validate(network, *test, 16)["val_accuracy"] >= 0.9
+
+
+def test_fit_is_equal_for_equal_seeds(undisturbed, shards_folder, policy_folder, tiny, short, tmp_path):
+    training, out, _ = undisturbed
+    again = fit(shards_folder, policy_folder, tmp_path / "same", tiny, short)
+    assert again == training
+    assert digest.of_folder(tmp_path / "same") == digest.of_folder(out)
+    other = fit(shards_folder, policy_folder, tmp_path / "other", tiny, replace(short, seed=1))
+    assert other.history != training.history
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 5, 11])
+def test_fit_goes_on_after_a_break_as_if_there_was_none(
+    undisturbed, shards_folder, policy_folder, tiny, short, tmp_path, num_steps
+):
+    training, out, _ = undisturbed
+    often = replace(short, checkpoint_s=0.0)
+    with pytest.raises(Interrupted):
+        fit(shards_folder, policy_folder, tmp_path, tiny, often, progress=StopsAfter(num_steps))
+    assert not (tmp_path / "training.json").exists()
+    new, rest = [], StopsAfter(100)
+    resumed = fit(
+        shards_folder, policy_folder, tmp_path, tiny, often, progress=rest,
+        on_epoch=lambda epoch, metrics: new.append(epoch),
+    )  # fmt: skip
+    assert rest.options["initial"] == num_steps * 16
+    assert new == list(range(num_steps // 3 + 1, 5))
+    assert resumed == training
+    for mine, theirs in zip(load(tmp_path).get_weights(), load(out).get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_fit_does_not_take_up_a_run_with_other_settings(shards_folder, policy_folder, tiny, short, tmp_path):
+    with pytest.raises(Interrupted):
+        fit(
+            shards_folder, policy_folder, tmp_path, tiny, replace(short, checkpoint_s=0.0),
+            progress=StopsAfter(2),
+        )  # fmt: skip
+    rest = StopsAfter(0)
+    with pytest.raises(Interrupted):
+        fit(shards_folder, policy_folder, tmp_path, tiny, replace(short, seed=9), progress=rest)
+    assert rest.options["initial"] == 0
+
+
+def test_fit_starts_anew_when_the_checkpoint_is_damaged(shards_folder, policy_folder, tiny, short, tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.npz").write_bytes(b"PK\x03\x04 not a checkpoint")
+    assert fit(shards_folder, policy_folder, tmp_path, tiny, replace(short, epochs=1)).epochs == 1
+
+
+def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_folder, tiny, short, tmp_path):
+    with pytest.raises(StepError, match=r"learning rate .* Try --set train\.learning_rate="):
+        fit(
+            shards_folder, policy_folder, tmp_path, tiny,
+            replace(short, optimizer="sgd", learning_rate=10.0, warmup=0.0, epochs=400, weight_decay=10.0),
+        )  # fmt: skip
+
+
+def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder, tiny, short, tmp_path):
+    training = fit(shards_folder, policy_folder, tmp_path, tiny, replace(short, memory_mb=0))
+    assert training.history[-1]["val_accuracy"] >= 0.9
+
+
+def test_fit_ends_early_when_nothing_gets_better(shards_folder, policy_folder, tiny, short, tmp_path):
+    settings = replace(short, epochs=50, patience=2, learning_rate=1e-9, average=0.0)
+    training = fit(shards_folder, policy_folder, tmp_path, tiny, settings)
+    assert training.epochs < 50 and training.epochs - training.best_epoch == 2
+
+
+def test_fit_ends_when_its_time_is_over(shards_folder, policy_folder, tiny, short, tmp_path):
+    settings = replace(short, epochs=10_000, max_minutes=0.01, patience=10_000)
+    assert fit(shards_folder, policy_folder, tmp_path, tiny, settings).epochs < 1000
+
+
+def test_fit_trains_on_expanded_shards_too(tmp_path, tiny, short):
+    from components.training.augment import augment, no_variation
+
+    write_shards(tmp_path / "shards")
+    augment(tmp_path / "shards", tmp_path / "aug", replace(no_variation(), expand=1), seed=0)
+    bar = StopsAfter(0)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "shards", tmp_path / "aug", tmp_path / "out", tiny, short, progress=bar)
+    assert bar.options["total"] == 4 * (96 // 16) * 16
+
+
+def test_fit_refuses_an_empty_training_part(tmp_path, policy_folder, tiny, short):
+    counts = {"train": (0, 0, 0), "validation": (1, 1, 1), "test": (1, 1, 1)}
+    write_shards(tmp_path / "shards", counts=counts)
+    with pytest.raises(InputError, match="no training pictures"):
+        fit(tmp_path / "shards", policy_folder, tmp_path / "out", tiny, short)
+
+
+def test_class_weights_raise_rare_classes():
+    assert class_weights("auto", [10, 12, 14]) == ()
+    assert class_weights("off", [10, 100]) == ()
+    weights = class_weights("auto", [10, 40, 0])
+    assert weights == (2.5, 0.625, 1.0)
+    assert 10 * weights[0] + 40 * weights[1] == pytest.approx(50)
+    assert class_weights("on", [10, 10]) == (1.0, 1.0)
+
+
+def test_rate_rises_then_falls_to_nothing():
+    recipe = loop.Recipe("sgd", 10, 8, 0.4, 0.25, 0.0, 0.0, 0.0, 5)
+    rates = [loop.rate(recipe, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.4 / 25) and max(rates) == rates[24] == rates[25] == 0.4
+    assert rates[25:] == sorted(rates[25:], reverse=True) and rates[-1] < 0.001
+
+
+@pytest.mark.slow
+def test_fit_ends_the_same_after_kill_9(undisturbed, shards_folder, policy_folder, tmp_path):
+    """Killed three times, wherever it is, and started again."""
+    script = """
+import json, sys
+from pathlib import Path
+from components.training.architectures import ModelSettings
+from components.training.fit import TrainSettings, fit
+shards, policy, out = map(Path, sys.argv[1:])
+print("ready", flush=True)
+settings = TrainSettings(
+    epochs=4, batch_size=16, precision="float32", learning_rate=0.01, checkpoint_s=0.0
+)
+fit(shards, policy, out, ModelSettings(architecture="resnet_fast", width=8), settings)
+"""
+    command = [sys.executable, "-c", script, str(shards_folder), str(policy_folder), str(tmp_path)]
+    state = tmp_path / "checkpoint" / "state.npz"
+    kills = 0
+    for _ in range(3):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until:
+            if state.exists() and state.stat().st_mtime_ns != before:
+                time.sleep(0.02 * kills)
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    training, out, _ = undisturbed
+    assert Training.load(tmp_path) == training
+    assert digest.of_folder(tmp_path) == digest.of_folder(out)
+    assert json.loads((tmp_path / "training.json").read_text())["seed"] == 0
