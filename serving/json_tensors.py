@@ -1,4 +1,4 @@
-"""Tensors in the JSON of TF-Serving's REST API: requests to arrays, answers to text.
+"""Predict requests in the JSON of TF-Serving's REST API, to arrays. Answers: serving/json_outputs.py.
 
 Row form:     {"signature_name": s, "instances": [row, …]}   -> {"predictions": [row, …]}
 Column form:  {"signature_name": s, "inputs": value}         -> {"outputs": value}
@@ -92,13 +92,6 @@ def read_signature(document: Mapping[str, Any]) -> str:
             "'signature_name' key must be a string value."
         )
     return name
-
-
-def write_predict(outputs: Mapping[str, Array], form: str) -> bytes:
-    """The body of the answer to a predict request."""
-    if not outputs:
-        raise BadRequest(message="Cannot convert empty tensor map to JSON")
-    return _write_rows(outputs) if form == ROW else _write_columns(outputs)
 
 
 def decode_base64(value: Any) -> bytes:
@@ -358,92 +351,3 @@ def _array(values: list[Any], dtype: int, shape: tuple[int, ...]) -> Array:
     if dtype in (DT_INT8, DT_UINT8, DT_INT16):
         return np.array(values, np.int64).astype(dtype_of(dtype)).reshape(shape)
     return np.array(values, dtype_of(dtype)).reshape(shape)
-
-
-def _write_rows(outputs: Mapping[str, Array]) -> bytes:
-    size = 0
-    for name, array in outputs.items():
-        if array.ndim == 0:
-            raise BadRequest(message=f"Tensor name: {name} has no shape information ")
-        if len(array) < 1:
-            raise BadRequest(message=f"Tensor name: {name} has invalid batch size: {len(array)}")
-        if size and len(array) != size:
-            raise BadRequest(
-                message=f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {size}"
-            )
-        size = len(array)
-    columns = {name: _row_texts(name, array) for name, array in outputs.items()}
-    if len(columns) == 1:
-        rows = b", ".join(next(iter(columns.values())))
-        return b'{\n    "predictions": [' + rows + b"\n    ]\n}"
-    keys = [json_text.string(name.encode()) for name in columns]
-    items = []
-    for texts in zip(*columns.values(), strict=True):
-        members = b",\n".join(
-            b"            " + key + b": " + text for key, text in zip(keys, texts, strict=True)
-        )
-        items.append(b"        {\n" + members + b"\n        }")
-    return b'{\n    "predictions": [\n' + b",\n".join(items) + b"\n    ]\n}"
-
-
-def _row_texts(name: str, array: Array) -> list[bytes]:
-    """Each row of a tensor on one line."""
-    texts = _texts(name, array)
-    for size in reversed(array.shape[1:]):
-        texts = (
-            [b"[" + b", ".join(texts[i : i + size]) + b"]" for i in range(0, len(texts), size)]
-            if size
-            else [b"[]"] * (array.shape[0] if array.ndim == 2 else len(texts) or array.shape[0])
-        )
-    return texts
-
-
-def _write_columns(outputs: Mapping[str, Array]) -> bytes:
-    if len(outputs) == 1:
-        name, array = next(iter(outputs.items()))
-        return b'{\n    "outputs": ' + _pretty(name, array, 1) + b"\n}"
-    members = b",\n".join(
-        b"        " + json_text.string(name.encode()) + b": " + _pretty(name, array, 2)
-        for name, array in outputs.items()
-    )
-    return b'{\n    "outputs": {\n' + members + b"\n    }\n}"
-
-
-def _pretty(name: str, array: Array, level: int) -> bytes:
-    """A tensor with a line a value, as PrettyWriter indents."""
-    texts = iter(_texts(name, array))
-
-    def write(axis: int, level: int) -> bytes:
-        if axis == array.ndim:
-            return next(texts)
-        size = array.shape[axis]
-        if not size:
-            return b"[]"
-        inner = b"    " * (level + 1)
-        items = b",\n".join(inner + write(axis + 1, level + 1) for _ in range(size))
-        return b"[\n" + items + b"\n" + b"    " * level + b"]"
-
-    return write(0, level)
-
-
-def _texts(name: str, array: Array) -> list[bytes]:
-    """Every value of a tensor as JSON."""
-    if array.dtype in (np.float32, np.float64):
-        return [text.encode() for text in json_text.numbers(array)]
-    if array.dtype == object:
-        as_base64 = name.endswith("_bytes")
-        return [_string(item, as_base64) for item in array.ravel().tolist()]
-    if array.dtype == np.bool_:
-        return [b"true" if item else b"false" for item in array.ravel().tolist()]
-    if array.dtype in (np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint32, np.uint64):
-        return [b"%d" % item for item in array.ravel().tolist()]
-    from serving.tensors import enum_of
-
-    raise BadRequest(message=f"Failed to write JSON value for tensor type: {name_of(enum_of(array))}")
-
-
-def _string(item: bytes | str, as_base64: bool) -> bytes:
-    data = item.encode() if isinstance(item, str) else item
-    if not as_base64:
-        return json_text.string(data)
-    return b'{\n                "b64": "' + base64.b64encode(data) + b'"\n            }'

@@ -6,6 +6,7 @@ Names and labels are those of TensorFlow Serving with "/" as ":"; latencies are 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CONTENT_TYPE = "text/plain"
 
 _PREFIX = ":tensorflow:serving:"
 _LATENCIES = tuple(10 * 1.8**i for i in range(33))
+_LIMIT = re.compile(rb'le="([\d.e+]+)"')  # which the stock server prints with six digits
 _SIZES = tuple(float(2**i) for i in range(15))
 
 
@@ -175,7 +177,7 @@ class Monitor:
         text = generate_latest(self._registry)
         for name in self._plain_counters:
             text = text.replace(f"# TYPE {name} gauge".encode(), f"# TYPE {name} counter".encode())
-        return text
+        return _LIMIT.sub(lambda found: b'le="%s"' % f"{float(found[1]):g}".encode(), text)
 
     def _counter(self, name: str, text: str, *labels: str) -> Gauge:
         """A counter by its bare name: prometheus_client puts "_total" behind those of its class Counter."""

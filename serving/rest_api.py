@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from serving import json_examples, json_metadata, json_tensors, json_text, requests, tensors
+from serving import json_examples, json_metadata, json_outputs, json_tensors, json_text, requests, tensors
 from serving.errors import (
     HTTP,
     BadRequest,
@@ -89,7 +89,7 @@ class RestApi:
         found = self._predictor.predict(target, request.inputs, (), self._limits)
         if self._log.wants(target.model):
             self._log_prediction(target, request.inputs, found)
-        return json_tensors.write_predict(found.outputs, request.form)
+        return json_outputs.write_predict(found.outputs, request.form)
 
     def _classify(self, target: Target, body: bytes) -> bytes:
         request = json_examples.read(body)

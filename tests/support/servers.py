@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,21 +38,34 @@ class ServerProcess:
         server.rest           "http://localhost:34568"
         server.post("/v1/models/m:predict", {"instances": [1.0]})
 
-    `--port` and `--rest_api_port` are any free ones unless given. Waits until both are open.
+    `--port` and `--rest_api_port` are any free ones unless given. Waits until both are open. `binary`
+    runs the stock tensorflow_model_server instead.
     """
 
     def __init__(
-        self, scratch: Path, *flags: str, wait_s: float = 120, env: dict[str, str] | None = None
+        self,
+        scratch: Path,
+        *flags: str,
+        wait_s: float = 120,
+        env: dict[str, str] | None = None,
+        binary: str | None = None,
     ) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.log = scratch / "server.log"
         self._ports = scratch / "ports.json"
         self._ports.unlink(missing_ok=True)
+        self._expected: dict[str, int | None] = {}
         self.grpc_port: int | None = None
         self.rest_port: int | None = None
         given = {flag.lstrip("-").partition("=")[0] for flag in flags}
-        free = [f"--{name}=-1" for name in ("port", "rest_api_port") if name not in given]
-        command = [sys.executable, "-m", "serving.server", f"--port_file={self._ports}", *free, *flags]
+        open_ports = [name for name in ("port", "rest_api_port") if name not in given]
+        if binary is None:
+            own = [f"--port_file={self._ports}", *(f"--{name}=-1" for name in open_ports)]
+            command = [sys.executable, "-m", "serving.server", *own, *flags]
+        else:
+            chosen = {name: _free_port() for name in open_ports}
+            self._expected = {"grpc": chosen.get("port"), "rest": chosen.get("rest_api_port")}
+            command = [binary, *(f"--{name}={port}" for name, port in chosen.items()), *flags]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(env or {})}
@@ -72,15 +86,24 @@ class ServerProcess:
     def wait(self, timeout_s: float = 120) -> None:
         """Wait until the ports are open."""
         until = time.monotonic() + timeout_s
-        while not self._ports.exists():
+        while not self._are_open():
             if self.process.poll() is not None:
                 raise RuntimeError(f"The server ended with {self.process.returncode}:\n{self.text()}")
             if time.monotonic() > until:
                 self.kill()
                 raise TimeoutError(f"The server did not start in {timeout_s} s:\n{self.text()}")
             time.sleep(0.02)
-        ports = json.loads(self._ports.read_text())
+        ports = self._expected or json.loads(self._ports.read_text())
         self.grpc_port, self.rest_port = ports["grpc"], ports["rest"]
+
+    def _are_open(self) -> bool:
+        if not self._expected:
+            return self._ports.exists()
+        for port in filter(None, self._expected.values()):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)):
+                    return False
+        return True
 
     def text(self) -> str:
         """What it wrote to stdout and stderr."""
@@ -120,6 +143,12 @@ class ServerProcess:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def fetch(
