@@ -1,0 +1,153 @@
+"""Accuracy by slice: small pictures, dark ones, one source, any column, and which slices stand out.
+
+A slice is compared with all other pictures by Fisher's exact test, and all slices together are corrected by
+Holm's method, so that looking at many does not make one seem bad by chance. A slice with few pictures is
+said to be too small to judge, whatever its accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifacts import Record
+from components.evaluation.metrics import wilson_interval
+from components.records import setting
+
+Bools = npt.NDArray[np.bool_]
+
+WORSE, BETTER, ALIKE, TOO_SMALL = "worse", "better", "alike", "too small to judge"
+OTHER, UNKNOWN = "(other)", "(unknown)"
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """How slices are cut and judged."""
+
+    num_bins: int = setting(4, "slices of a column of numbers, of equally many pictures", low=2, high=20)
+    max_values: int = setting(12, "values of a column of words; rarer ones are one slice", low=2, high=100)
+    min_images: int = setting(30, "smaller slices are not judged", low=2)
+    significance: float = setting(
+        0.05, "chance that any slice is called worse or better wrongly", low=1e-4, high=0.5
+    )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How a model did on some of the pictures."""
+
+    column: str
+    name: str  # "12 to 80", "JPEG", "(unknown)"
+    num_images: int
+    accuracy: float
+    interval: tuple[float, float]  # 95%, Wilson
+    rest: float  # accuracy on all other pictures
+    p_value: float | None  # after correction; None when not judged
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Slices(Record):
+    """All slices, by column and rising value."""
+
+    FILE: ClassVar[str] = "slices.json"
+
+    slices: tuple[Slice, ...]
+
+
+def slice_scores(
+    correct: Bools, columns: Mapping[str, Sequence[Any]], settings: SliceSettings | None = None
+) -> Slices:
+    """Accuracy of each slice of each column.
+
+    correct: bool (N,), whether the model was right.  columns: name -> N values, numbers or words; None and
+    nan
+        are a slice of their own. A column with one value is left out, since it cuts nothing.
+    """
+    settings = settings or SliceSettings()
+    found = []
+    for column, values in columns.items():
+        if len(values) != len(correct):
+            raise ValueError(f"Column '{column}' has {len(values)} values for {len(correct)} pictures.")
+        parts = cut(values, settings)
+        found += [(column, name, inside) for name, inside in parts] if len(parts) > 1 else []
+    p_values = [_p_value(correct, inside, settings) for _, _, inside in found]
+    corrected = iter(holm([p for p in p_values if p is not None]))
+    judged = [None if p is None else next(corrected) for p in p_values]
+    return Slices(
+        tuple(
+            _slice(column, name, correct, inside, p, settings)
+            for (column, name, inside), p in zip(found, judged, strict=True)
+        )
+    )
+
+
+def cut(values: Sequence[Any], settings: SliceSettings) -> list[tuple[str, Bools]]:
+    """The slices of a column: name and which pictures are in it, bool (N,). Every picture is in one."""
+    known = np.array([value is not None and value == value for value in values], np.bool_)
+    present = [value for value, is_known in zip(values, known, strict=True) if is_known]
+    if present and all(isinstance(value, int | float | np.number) for value in present):
+        parts = _cut_numbers(np.array(present, np.float64), settings.num_bins)
+    else:
+        parts = _cut_words([str(value) for value in present], settings.max_values)
+    found = []
+    for name, inside in parts:
+        whole = np.zeros(len(values), np.bool_)
+        whole[known] = inside
+        found.append((name, whole))
+    return found if known.all() else [*found, (UNKNOWN, ~known)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, 0 to 1. Source: Holm 1979."""
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1) if len(order) else scaled
+    return [float(p) for p in corrected]
+
+
+def _cut_numbers(values: npt.NDArray[np.float64], num_bins: int) -> list[tuple[str, Bools]]:
+    edges = np.unique(np.quantile(values, np.arange(1, num_bins) / num_bins, method="higher"))
+    bins = np.searchsorted(edges, values, side="right")
+    parts = []
+    for index in np.unique(bins):
+        inside = bins == index
+        low, high = values[inside].min(), values[inside].max()
+        parts.append((f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}", inside))
+    return parts
+
+
+def _cut_words(values: list[str], max_values: int) -> list[tuple[str, Bools]]:
+    words = np.array(values, dtype=object)
+    names, counts = np.unique(words, return_counts=True) if len(words) else (words, words)
+    order = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))
+    kept = sorted(names[i] for i in (order if len(order) <= max_values else order[: max_values - 1]))
+    parts = [(str(name), words == name) for name in kept]
+    rest = ~np.isin(words, kept) if len(words) else np.zeros(0, np.bool_)
+    return [*parts, (OTHER, rest)] if rest.any() else parts
+
+
+def _p_value(correct: Bools, inside: Bools, settings: SliceSettings) -> float | None:
+    from scipy.stats import fisher_exact
+
+    count = int(inside.sum())
+    if count < settings.min_images or len(correct) - count < settings.min_images:
+        return None
+    table = [[int((correct & part).sum()), int((~correct & part).sum())] for part in (inside, ~inside)]
+    return float(fisher_exact(table).pvalue)
+
+
+def _slice(
+    column: str, name: str, correct: Bools, inside: Bools, p_value: float | None, settings: SliceSettings
+) -> Slice:
+    count, hits = int(inside.sum()), int((correct & inside).sum())
+    rest = float(correct[~inside].mean())
+    verdict = TOO_SMALL
+    if p_value is not None:
+        verdict = ALIKE if p_value > settings.significance else WORSE if hits / count < rest else BETTER
+    return Slice(column, name, count, hits / count, wilson_interval(hits, count), rest, p_value, verdict)
