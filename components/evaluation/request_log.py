@@ -1,0 +1,211 @@
+"""What a server was asked and answered, from its request log, without TensorFlow.
+
+The log is TF-Serving's: TFRecord files of PredictionLog (tensorflow_serving/apis/prediction_log.proto), as
+our server and the stock one write them. Only Predict requests of encoded pictures with their probabilities
+are of use here (serving/contract.py); others are passed over. A process that died may leave its last record
+cut off.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from components.data.embeddings import Embed
+from components.errors import InputError
+from components.evaluation.drift_reference import Sample, describe
+from serving import contract, tensors
+
+MAX_RECORD_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One picture that was asked about, and the answer."""
+
+    version: int  # of the model
+    at_s: int  # seconds since 1970
+    image: bytes  # encoded
+    probabilities: npt.NDArray[np.float32]  # (C,)
+
+
+def log_files(prefix: str) -> list[Path]:
+    """The files of a log, oldest first: those whose names begin with `prefix`, the server's own setting.
+
+    Raises InputError when there are none.
+    """
+    start = Path(prefix)
+    found = sorted(start.parent.glob(f"{_literal(start.name)}-*.tfrecord"))
+    if not found:
+        raise InputError(
+            f"There is no request log '{prefix}-*.tfrecord'. Give the filename_prefix of the server's "
+            "logging configuration, and check that its sampling_rate is above 0."
+        )
+    return found
+
+
+def read_log(
+    files: Iterable[Path], *, model: str | None = None, version: int | None = None, since_s: int = 0
+) -> Iterator[Logged]:
+    """The logged pictures in the order of the files, one request in memory at a time.
+
+    model, version: only that one's, when given.  since_s: only later ones.
+    Raises InputError for a file that is no TFRecord or is damaged before its end.
+    """
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                for record in _records(file):
+                    yield from _pictures(record, model, version, since_s)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as a request log: {error}.") from None
+
+
+def sample_log(
+    files: list[Path],
+    embed: Embed | None = None,
+    *,
+    model: str | None = None,
+    version: int | None = None,
+    since_s: int = 0,
+    max_requests: int = 10_000,
+    batch_size: int = 64,
+) -> Sample:
+    """The last `max_requests` logged pictures as drift wants them, a batch of pictures in memory at a time.
+
+    The log is read twice, once to count. Raises InputError when no picture is in it.
+    """
+    count = sum(1 for _ in read_log(files, model=model, version=version, since_s=since_s))
+    if not count:
+        raise InputError(
+            f"The request log has no answered pictures of version {version} since {since_s}. "
+            "Wait for requests, or ask about another version."
+        )
+    logged = read_log(files, model=model, version=version, since_s=since_s)
+    left = islice(logged, max(0, count - max_requests), None)
+    parts = []
+    while batch := list(islice(left, batch_size)):
+        probabilities = np.stack([one.probabilities for one in batch])
+        parts.append(describe([one.image for one in batch], probabilities, embed, batch_size=batch_size))
+    return _joined(parts)
+
+
+def pictures_at(
+    files: list[Path],
+    rows: Collection[int],
+    *,
+    model: str | None = None,
+    version: int | None = None,
+    since_s: int = 0,
+) -> dict[int, bytes]:
+    """The encoded pictures of some rows, counted from the first logged picture: row -> picture."""
+    logged = read_log(files, model=model, version=version, since_s=since_s)
+    wanted = set(rows)
+    return {row: one.image for row, one in enumerate(logged) if row in wanted}
+
+
+def _pictures(record: bytes, model: str | None, version: int | None, since_s: int) -> Iterator[Logged]:
+    entry = _prediction_log()()
+    try:
+        entry.ParseFromString(record)
+    except Exception as error:  # protobuf's DecodeError is not the same class in all its implementations
+        raise ValueError(f"a record is no PredictionLog ({error})") from None
+    spec, answer = entry.log_metadata.model_spec, entry.predict_log
+    number = spec.version.value
+    if (model not in (None, spec.name)) or (version not in (None, number)):
+        return
+    if entry.log_metadata.timestamp_secs < since_s or not entry.HasField("predict_log"):
+        return
+    inputs, outputs = answer.request.inputs, answer.response.outputs
+    if contract.IMAGE not in inputs or contract.PROBABILITIES not in outputs:
+        return
+    if inputs[contract.IMAGE].dtype != tensors.DT_STRING:
+        return
+    images = tensors.to_array(inputs[contract.IMAGE]).ravel()
+    probabilities = np.asarray(tensors.to_array(outputs[contract.PROBABILITIES]), np.float32)
+    if probabilities.ndim != 2 or len(images) != len(probabilities):
+        return
+    for image, row in zip(images, probabilities, strict=True):
+        yield Logged(number, entry.log_metadata.timestamp_secs, bytes(image), row)
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    """Records of a TFRecord file; a last one that is cut off is passed over."""
+    while len(head := file.read(12)) == 12:
+        length, crc = struct.unpack("<QI", head)
+        if crc != _masked_crc(head[:8]) or length > MAX_RECORD_BYTES:
+            raise ValueError("a record's length is damaged")
+        record, tail = file.read(length), file.read(4)
+        if len(record) < length or len(tail) < 4:
+            return
+        if tail != struct.pack("<I", _masked_crc(record)):
+            raise ValueError("a record's checksum does not fit")
+        yield record
+
+
+def _masked_crc(data: bytes) -> int:
+    import google_crc32c
+
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@cache
+def _prediction_log() -> Any:
+    """The message class, with the fields that are read here, under a name of our own."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    from serving.protos import predict_pb2
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name="components/evaluation/prediction_log.proto", package="pergola.evaluation", syntax="proto3"
+    )
+    file.dependency.append(predict_pb2.DESCRIPTOR.name)
+    ours, served = ".pergola.evaluation", f".{predict_pb2.DESCRIPTOR.package}"
+    messages: dict[str, dict[str, tuple[int, str | None]]] = {
+        "LogMetadata": {"model_spec": (1, f"{served}.ModelSpec"), "timestamp_secs": (4, None)},
+        "PredictLog": {
+            "request": (1, f"{served}.PredictRequest"),
+            "response": (2, f"{served}.PredictResponse"),
+        },
+        "PredictionLog": {
+            "log_metadata": (1, f"{ours}.LogMetadata"),
+            "predict_log": (6, f"{ours}.PredictLog"),
+        },
+    }
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, type_name) in fields.items():
+            field = message.field.add(name=field_name, number=number, label="LABEL_OPTIONAL")
+            field.type = field.TYPE_MESSAGE if type_name else field.TYPE_INT64
+            if type_name:
+                field.type_name = type_name
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("pergola.evaluation.PredictionLog"))
+
+
+def _joined(parts: list[Sample]) -> Sample:
+    columns = {
+        name: np.concatenate([part.statistics[name] for part in parts]) for name in parts[0].statistics
+    }
+    vectors = [part.embeddings for part in parts if part.embeddings is not None]
+    return Sample(
+        np.concatenate([part.predicted for part in parts]),
+        np.concatenate([part.confidence for part in parts]),
+        columns,
+        np.concatenate(vectors) if vectors else None,
+    )
+
+
+def _literal(name: str) -> str:
+    """A name in which glob's special characters stand for themselves."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
