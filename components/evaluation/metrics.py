@@ -130,15 +130,15 @@ def bootstrap_macro_f1(
 
     Pictures of one cell of the confusion matrix are interchangeable, so cells are drawn, not pictures.
     """
-    cells = confusion_matrix(predicted, labels, num_classes).ravel()
-    used = np.flatnonzero(cells)
+    cells = confusion_matrix(predicted, labels, num_classes)
+    truth, answer = np.nonzero(cells)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(labels), cells[used] / len(labels), size=num_samples)
-    table = np.zeros((num_classes, num_classes), np.int64)
+    draws = rng.multinomial(len(labels), cells[truth, answer] / len(labels), size=num_samples)
     values = np.empty(num_samples)
     for index, draw in enumerate(draws):
-        table.flat[used] = draw
-        values[index] = macro_f1(table)
+        hits = np.bincount(truth, draw * (truth == answer), num_classes)
+        both = np.bincount(truth, draw, num_classes) + np.bincount(answer, draw, num_classes)
+        values[index] = (2 * hits[both > 0] / both[both > 0]).mean()
     low, high = np.quantile(values, [0.025, 0.975])
     return (float(low), float(high))
 

@@ -172,14 +172,15 @@ class Registry:
     ) -> Version:
         """The version of `model` that holds this SavedModel of this run; made when there is none.
 
-        The folder is stored as the run's artifact "model", so that TF-Serving can load what is registered.
+        The folder itself is stored as an artifact of the run, so that TF-Serving can load what is registered.
         """
         with _said():
             if (known := self._find(model, run, sha256)) is not None:
                 return known
             self._create_model(model)
-            self._client.log_artifacts(run, str(saved_model), "model")
-            source = f"{self._client.get_run(run).info.artifact_uri}/model"
+            place = f"model-{sha256[:12]}"  # two models of one run must not end up in one folder
+            self._client.log_artifacts(run, str(saved_model), place)
+            source = f"{self._client.get_run(run).info.artifact_uri}/{place}"
             tags = {SHA256: sha256, EXPORT_KEY: export_key, STATUS: REGISTERED}
             made = self._client.create_model_version(model, source, run, tags=tags)
             return _version(made, champion=False)

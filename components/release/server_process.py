@@ -51,7 +51,7 @@ class ServerProcess:
         self._folder = _short_folder()
         (self._folder / "models.config").write_text("model_config_list {}\n")
         command = [
-            sys.executable, "-m", "components.release.tether", "serving.server",
+            sys.executable, "-m", "components.release.tether", str(self._folder), "serving.server",
             "--port=0", f"--grpc_socket_path={self._socket}",
             f"--model_config_file={self._folder / 'models.config'}",
             "--max_num_load_retries=0",

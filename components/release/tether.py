@@ -1,16 +1,18 @@
-"""A Python module as a process that ends when its parent does, however the parent dies.
+"""The `main` of a Python module as a process that ends when its parent does, however the parent dies.
 
-    python -m components.release.tether serving.server --port=0 …
+    python -m components.release.tether FOLDER serving.server --port=0 …
 
-The parent holds the other end of this process's standard input. When it dies, kill -9 included, the
-kernel closes that end; a thread here sees it and asks the process to stop, then makes it. TensorFlow
-is loaded at once, so that a model is soon up when it is named.
+FOLDER is the parent's for this process; it is deleted when the parent can no longer do so. The parent
+holds the other end of this process's standard input. When it dies, kill -9 included, the kernel closes
+that end; a thread here sees it and asks the process to stop, then makes it. TensorFlow is loaded at
+once, so that a model is soon up when it is named.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-import runpy
+import shutil
 import signal
 import sys
 import threading
@@ -20,18 +22,26 @@ GRACE_S = 10.0
 
 
 def main() -> None:
-    """Become the module that the first argument names; the others are its own."""
-    threading.Thread(target=_watch, name="tether", daemon=True).start()
-    module = sys.argv[1]
-    sys.argv = sys.argv[1:]
-    import tensorflow  # noqa: F401
+    """Run `main` of the module that the second argument names; those after it are its own."""
+    alone = threading.Event()
+    threading.Thread(target=_watch, args=(alone,), name="tether", daemon=True).start()
+    folder, module, *arguments = sys.argv[1:]
+    status = 1
+    try:
+        import tensorflow  # noqa: F401
 
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = importlib.import_module(module).main(arguments)
+    finally:
+        if alone.is_set():
+            shutil.rmtree(folder, ignore_errors=True)
+        sys.stderr.flush()
+    os._exit(status)  # TensorFlow's own tear-down takes a second and has nothing left to save
 
 
-def _watch() -> None:
+def _watch(alone: threading.Event) -> None:
     while os.read(0, 4096):
         pass
+    alone.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(1)
