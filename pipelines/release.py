@@ -1,4 +1,4 @@
-"""The commands that bring models to servers: sync, release, rollback, deploy.
+"""The commands that bring models to servers: push, release, rollback, sync, deploy.
 
 `register` adds them to the command line. Nothing heavy is imported before a command runs; `sync` never
 imports more than click and what its store needs, since it runs in a small container.
@@ -26,7 +26,7 @@ ACTIONS = ("stable", "canary", "promote", "withdraw", "status")
 
 def register(group: click.Group) -> None:
     """Add the commands to `group`."""
-    for command in (sync, release, rollback, deploy):
+    for command in (sync, push, release, rollback, deploy):
         group.add_command(command)
 
 
@@ -76,6 +76,36 @@ def sync(
     if once:
         click.echo(status.to_json() if as_json else status.reason or "ok", nl=not as_json)
         sys.exit(1 if status.reason else 0)
+
+
+@click.command()
+@click.argument("version", type=int)
+@click.option(
+    "--store", "uri", envvar="PERGOLA_STORE", required=True, help="To here: a folder, s3://… or gs://…"
+)
+@click.option("--from", "source", type=click.Path(path_type=Path), default=Path("pergola-work/models"),
+              show_default=True, help="Where it is published already.")  # fmt: skip
+@click.option("--model", help="Which model; not needed while there is one.")
+def push(version: int, uri: str, source: Path, model: str | None) -> None:
+    """Copy a published VERSION to another model store, without releasing it.
+
+    \b
+    pergola push 3 --store s3://models/pergola
+    pergola release canary 3 --share 10% --store s3://models/pergola
+    """
+    from components.release.store import MissingVersion, open_store
+
+    here, there = open_store(source), open_store(uri)
+    name = model or _only_model(here)
+    if version not in here.versions(name):
+        known = ", ".join(map(str, here.versions(name))) or "none"
+        raise InputError(f"{source} has no version {version} of '{name}'. Published: {known}.")
+    there.put(source / name / str(version), name, version)
+    try:
+        files = len(there.checksums(name, version))
+    except MissingVersion as error:
+        raise StepError(f"{error} It was taken away while it was pushed.") from None
+    click.echo(f"{there.uri}/{name}/{version}: {files} files.")
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -70,6 +70,15 @@ def test_release_says_what_is_wrong(typed, line, message):
         typed(line)
 
 
+def test_push_copies_a_version_to_another_store(typed, store, tmp_path):
+    (tmp_path / "other").mkdir()
+    output = typed(f"push 2 --from {store.uri}", at=str(tmp_path / "other")).output
+    assert output == f"{tmp_path / 'other'}/leaves/2: 4 files.\n"
+    assert open_store(tmp_path / "other").versions("leaves") == [2]
+    with pytest.raises(InputError, match=r"no version 9 of 'leaves'\. Published: 1, 2, 3"):
+        typed(f"push 9 --from {store.uri}", at=str(tmp_path / "other"))
+
+
 def test_release_wants_a_model_when_there_are_several(typed, store, tmp_path):
     store.put(tmp_path / "model-1", "plants", 1)
     with pytest.raises(InputError, match=r"holds 2 models \(leaves, plants\)"):
