@@ -244,7 +244,7 @@ class Client:
         Raises ServerError when the pinned version failed to load, DeadlineExceeded with the last state.
         """
         allowed = _checked_timeout(self._timeout_s if timeout_s is None else timeout_s)
-        ends, last = time.monotonic() + allowed, "no answer"
+        ends, last = time.monotonic() + allowed, ""
         while (left := ends - time.monotonic()) > 0:
             try:
                 versions = self.status(timeout_s=left)
@@ -253,8 +253,10 @@ class Client:
                 last = ", ".join(f"version {v.version} {v.state} {v.error}".strip() for v in versions)
                 if self._version is not None and any(v.state == "END" and v.error for v in versions):
                     raise ServerError(f"{self._named()} did not load on {self._target}: {last}", last)
-            except (NotFound, Unavailable, DeadlineExceeded) as error:
+            except (NotFound, Unavailable) as error:
                 last = str(error)
+            except DeadlineExceeded as error:
+                last = last or str(error)
             time.sleep(min(poll_s, max(ends - time.monotonic(), 0.0)))
         raise DeadlineExceeded(
             f"{self._named()} is not available on {self._target} after {allowed:g} s: {last}"

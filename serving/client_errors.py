@@ -80,7 +80,14 @@ class Question:
 def from_status(code: grpc.StatusCode, details: str, question: Question) -> ClientError:
     """The error for a gRPC status. `question.attempts` says how often it was tried."""
     kind, text = _TABLE.get(code, (ServerError, _broke))
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not is_about_size(details):
+        kind, text = Unavailable, _away
     return kind(text(details, question), details)
+
+
+def is_about_size(details: str) -> bool:
+    """Whether "resource exhausted" means a message or a tensor that is too big, not a server that is full."""
+    return "larger than max" in details or "OOM when allocating" in details
 
 
 def from_rpc(error: grpc.RpcError, question: Question) -> ClientError:

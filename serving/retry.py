@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from serving.client_errors import is_about_size
+
 _NEVER_SENT = (
     "failed to connect to all addresses",
     "connections to all backends failing",
@@ -64,6 +66,8 @@ def may_retry(error: grpc.RpcError, idempotent: bool) -> bool:
         return details.startswith(_CUT)
     if code is grpc.StatusCode.CANCELLED:
         return not details.startswith(_OURS)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return not is_about_size(details)
     return code is grpc.StatusCode.UNAVAILABLE
 
 

@@ -110,7 +110,6 @@ def test_predict_refused_says_what_came_and_what_was_wanted(server, client):
         (grpc.StatusCode.OUT_OF_RANGE, InvalidInput, ValueError),
         (grpc.StatusCode.NOT_FOUND, NotFound, LookupError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded, TimeoutError),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge, ValueError),
         (grpc.StatusCode.PERMISSION_DENIED, NotAllowed, PermissionError),
         (grpc.StatusCode.UNAUTHENTICATED, NotAllowed, PermissionError),
         (grpc.StatusCode.UNIMPLEMENTED, Unsupported, Exception),
@@ -131,6 +130,17 @@ def test_predict_is_sent_again_when_the_server_is_full(server, client):
     server.failures = [UNAVAILABLE] * 3
     assert client.predict({"image": [b"a"]}).version == 1
     assert len(server.requests) == 4
+
+
+def test_exhausted_is_a_message_too_large_or_a_server_too_busy(server, client):
+    server.failures = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 4)")]
+    with pytest.raises(TooLarge, match="Send fewer images"):
+        client.predict({"image": [b"a"]})
+    server.failures = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many requests")] * 2
+    assert client.predict({"image": [b"a"]}).version == 1
+    server.failures = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many requests")] * 1000
+    with pytest.raises(Unavailable, match="Too many requests"):
+        client.predict({"image": [b"a"]}, timeout_s=0.3)
 
 
 def test_predict_is_sent_again_when_a_server_shuts_down_over_it(server, client):

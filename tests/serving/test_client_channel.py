@@ -224,7 +224,9 @@ class Failed(grpc.RpcError, grpc.Call):
         ("CANCELLED", "Locally cancelled by application!", False, False),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", False, False),
         ("NOT_FOUND", "Servable not found", False, False),
-        ("RESOURCE_EXHAUSTED", "too large", False, False),
+        ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", False, False),
+        ("RESOURCE_EXHAUSTED", "OOM when allocating tensor", False, False),
+        ("RESOURCE_EXHAUSTED", "too many requests at once", True, False),
     ],
 )
 def test_only_what_may_help_and_cannot_harm_is_sent_again(code, details, again, reload_again):
