@@ -153,7 +153,7 @@ def _wanted(
         source = {"pipeline_id": ids[0], "version_id": ids[1]}
         spec = submit.pipeline_spec(client, *ids)
     else:
-        package = _package(schedule, plan.folder, scratch)
+        package = _package(schedule, plan, scratch)
         source = {
             "pipeline_package_path": str(package),
             "enable_caching": None if schedule.caching else False,
@@ -184,12 +184,14 @@ def _wanted(
     return _Wanted(schedule, text, body, sha256, description)
 
 
-def _package(schedule: Schedule, folder: Path, scratch: Path) -> Path:
+def _package(schedule: Schedule, plan: Plan, scratch: Path) -> Path:
     if schedule.package:
-        return folder / schedule.package
-    from pipelines import compiled
+        return plan.folder / schedule.package
+    from pipelines import compiled, config
 
-    return compiled.compile_to(scratch / f"{schedule.pipeline}.yaml", schedule.pipeline)
+    settings = config.load(plan.folder / schedule.config if schedule.config else None)
+    out = scratch / f"{schedule.pipeline}.yaml"
+    return compiled.compile_to(out, schedule.pipeline, settings=settings, cluster=plan.cluster)
 
 
 def _present(client: Any, connection: Connection) -> dict[str, list[Any]]:

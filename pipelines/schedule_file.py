@@ -26,6 +26,7 @@ from typing import Any
 from components import records
 from components.errors import InputError
 from pipelines import cron, submit
+from pipelines.cluster import ClusterSettings
 
 OURS = ("training", "retraining")  # pipelines that are compiled when a schedule is applied
 
@@ -37,6 +38,7 @@ class Schedule:
     name: str
     cron: str = records.setting("", "five fields as in crontab(5), or six with seconds first")
     pipeline: str = records.setting("", "one of ours, compiled when applied", choices=("", *OURS))
+    config: str = records.setting("", "settings of our pipeline as TOML, relative to this file")
     package: str = records.setting("", "a compiled file, relative to this one")
     uploaded: str = records.setting("", "a pipeline that was uploaded")
     version: str = records.setting("", "of the uploaded pipeline; empty: the newest when applied")
@@ -59,7 +61,8 @@ class Plan:
     name: str
     cluster_time_zone: str
     schedules: tuple[Schedule, ...]
-    folder: Path  # against which packages are resolved
+    folder: Path  # against which packages and configs are resolved
+    cluster: ClusterSettings
 
 
 def load(file: Path) -> Plan:
@@ -71,8 +74,9 @@ def load(file: Path) -> Plan:
     data = _read(file)
     name, zone = data.pop("name", file.stem), data.pop("cluster_time_zone", "UTC")
     tables = data.pop("schedule", None)
+    pods = records.from_dict(ClusterSettings, data.pop("cluster", {}), f"{file}: [cluster]")
     if data:
-        known = records.nearest(next(iter(data)), ("name", "cluster_time_zone", "schedule"))
+        known = records.nearest(next(iter(data)), ("name", "cluster_time_zone", "cluster", "schedule"))
         raise InputError(f"{file}: unknown key '{next(iter(data))}'.{known}")
     if not isinstance(tables, list) or not tables:
         raise InputError(f"{file} has no [[schedule]]. Begin with name, pipeline and cron.")
@@ -85,7 +89,7 @@ def load(file: Path) -> Plan:
         if schedule.name in [other.name for other in schedules[:number]]:
             raise InputError(f"{file} has two schedules named '{schedule.name}'. Rename one.")
         sent(schedule, cluster.key, datetime.now(UTC))
-    return Plan(name, cluster.key, schedules, file.absolute().parent)
+    return Plan(name, cluster.key, schedules, file.absolute().parent, pods)
 
 
 def sent(schedule: Schedule, cluster_time_zone: str, now: datetime) -> cron.Cron:
@@ -125,6 +129,8 @@ def _check(schedule: Schedule, file: Path) -> None:
     if len(sources) != 1:
         got = " and ".join(sources) or "none"
         raise InputError(f"{where}: wanted one of pipeline, package and uploaded, got {got}.")
+    if schedule.config and not schedule.pipeline:
+        raise InputError(f"{where}: config goes with pipeline only; the others are compiled already.")
     if schedule.version and not schedule.uploaded:
         raise InputError(f"{where}: version goes with uploaded only.")
     start, end = (moment(getattr(schedule, key), f"{where}: {key}") for key in ("start", "end"))

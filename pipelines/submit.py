@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.errors import InputError
 from components.records import nearest
 from pipelines import kubeflow
 from pipelines.kubeflow import Connection
+
+if TYPE_CHECKING:
+    from pipelines.cluster import ClusterSettings
+    from pipelines.config import Settings
 
 EXPERIMENT = "pergola"  # the one that is made when it is missing, whoever submits first
 
@@ -85,6 +90,21 @@ def submit(connection: Connection, request: Request) -> RunLine:
             )
         )
     return line(connection, made)
+
+
+def submit_ours(
+    connection: Connection, pipeline: str, settings: Settings, cluster: ClusterSettings, request: Request
+) -> RunLine:
+    """Compile "training" or "retraining" with these settings and create a run of it.
+
+    request: its `package` is left out. Raises what `compile_to` and `submit` raise.
+    """
+    from pipelines import compiled
+
+    with tempfile.TemporaryDirectory(prefix="pergola-") as scratch:
+        package = Path(scratch) / f"{pipeline}.yaml"
+        compiled.compile_to(package, pipeline, settings=settings, cluster=cluster)
+        return submit(connection, replace(request, package=package))
 
 
 def runs(connection: Connection, *, experiment: str | None = None, limit: int = 20) -> list[RunLine]:

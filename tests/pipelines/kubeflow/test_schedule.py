@@ -174,6 +174,24 @@ def test_apply_sends_the_cron_in_the_clusters_zone(kubeflow, plan):
     assert done.cron == "0 0 3 * * 1-5" and done.next[0] == "2026-11-23T03:00:00+01:00"
 
 
+def test_apply_compiles_our_pipelines_with_their_config(kubeflow, plan, tmp_path):
+    (tmp_path / "pergola.toml").write_text("[train]\nepochs = 7\n")
+    text = (
+        '[cluster]\nimage = "reg.example/pergola:1"\n[[schedule]]\nname = "n"\npipeline = "retraining"\n'
+        'config = "pergola.toml"\ncron = "0 3 * * *"\nparameters = { photos = "/p", model = "m" }\n'
+    )
+    apply(kubeflow, plan(text))
+    (job,) = kubeflow.recurring.values()
+    spec = job["pipeline_spec"]["pipeline_spec"]
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert spec["pipelineInfo"]["name"] == "retraining" and declared["train"]["defaultValue"]["epochs"] == 7
+    images = {e["container"]["image"] for e in spec["deploymentSpec"]["executors"].values()}
+    assert images == {"reg.example/pergola:1"} and "platforms" in job["pipeline_spec"]["platform_spec"]
+    assert names(apply(kubeflow, plan(text))) == [("n", "unchanged")]
+    (tmp_path / "pergola.toml").write_text("[train]\nepochs = 8\n")
+    assert names(apply(kubeflow, plan(text))) == [("n", "recreated")]
+
+
 def test_list_pause_resume_and_delete(kubeflow, plan):
     to = Connection(host=kubeflow.url)
     assert schedule.table(schedule.list_schedules(to)) == "No schedules."
@@ -218,6 +236,8 @@ def test_apply_tells_a_server_that_fails(kubeflow, plan):
             NIGHTLY + "pipeline = 'training'",
             "wanted one of pipeline, package and uploaded, got pipeline and package",
         ),
+        (NIGHTLY + "config = 'c.toml'", "config goes with pipeline only"),
+        ("[cluster]\nimages = 'x'" + NIGHTLY, "[cluster]: unknown key 'images'. Did you mean 'image'"),
         (NIGHTLY + "version = 'v1'", "version goes with uploaded only"),
         (NIGHTLY + "start = 'soon'", "'soon' is no moment"),
         (NIGHTLY + "start = '2027-01-01'\nend = '2026-01-01'", "is not after start"),

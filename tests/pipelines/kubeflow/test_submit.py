@@ -22,6 +22,9 @@ def package(tmp_path):
     return write_pipeline(tmp_path / "pipeline.yaml", "leaves", PARAMETERS)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
 def connection(kubeflow, **options):
     return Connection(host=kubeflow.url, **options)
 
@@ -39,6 +42,20 @@ def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, ca
     assert kubeflow.experiments[body["experiment_id"]]["display_name"] == "pergola"
     assert run.link == f"{kubeflow.url}/#/runs/details/{run.id}" and run.state == "PENDING"
     assert run.finished_at is None and capsys.readouterr().out == ""
+
+
+def test_submit_ours_compiles_with_settings(kubeflow):
+    from pipelines.cluster import ClusterSettings
+    from pipelines.config import load
+
+    settings, request = (
+        load(None, ["gate.min_accuracy=0.9"]),
+        Request(parameters={"photos": "/p", "model": "m"}),
+    )
+    run = submit.submit_ours(connection(kubeflow), "training", settings, ClusterSettings(), request)
+    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
+    declared = body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    assert run.name == "training" and declared["gate"]["defaultValue"]["min_accuracy"] == 0.9
 
 
 def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, package):
