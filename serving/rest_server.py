@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.errors import BadRequest, DeadlineExceeded, Overloaded, ShuttingDown
 from serving.rest_api import Reply, RestApi, failure
@@ -117,6 +118,42 @@ class Application:
         return body
 
 
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with a limit to the time that a request's head may take to arrive."""
+
+    header_timeout_s = 30.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody connects."""
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first bytes of a request are here."""
+        super().on_message_begin()
+        self._arm()
+
+    def on_headers_complete(self) -> None:
+        """The head is here; the application watches over the body."""
+        self._disarm()
+        super().on_headers_complete()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class RestServer:
     """A bound port and the thread that serves it. Raises OSError when the port is taken."""
 
@@ -125,7 +162,7 @@ class RestServer:
         self._socket = socket.create_server((settings.host, settings.port), backlog=1024)
         config = uvicorn.Config(
             application,
-            http="httptools",
+            http=type("Protocol", (_Protocol,), {"header_timeout_s": settings.timeout_s or 30.0}),
             loop="asyncio",
             ws="none",
             lifespan="off",

@@ -67,21 +67,21 @@ def test_nan_and_infinity_are_bare_words(target):
     )
 
 
-@pytest.mark.parametrize(
-    ("dtype", "value"),
-    [
-        ("int32", -5),
-        ("uint8", 200),
-        ("int64", -(2**60)),
-        ("bool", True),
-        ("uint32", 2**32 - 1),
-        ("string", "ü"),
-        ("uint64", 2**64 - 1),
-        ("float64", 0.1),
-        ("int16", -300),
-        ("int8", -7),
-    ],
-)
+VALUES = {
+    "int32": -5,
+    "uint8": 200,
+    "int64": -(2**60),
+    "bool": True,
+    "uint32": 2**32 - 1,
+    "string": "ü",
+    "uint64": 2**64 - 1,
+    "float64": 0.1,
+    "int16": -300,
+    "int8": -7,
+}
+
+
+@pytest.mark.parametrize(("dtype", "value"), VALUES.items())
 def test_every_dtype_of_json_comes_back(target, dtype, value):
     body = {"signature_name": dtype, "instances": [[value, value]]}
     assert target.post("/v1/models/echo:predict", body).json() == {"predictions": [[value, value]]}
