@@ -16,8 +16,8 @@ import numpy as np
 
 from components.data.probe import THUMBNAIL_SIDE
 
-# Measured: copies of leaves and foods (JPEG of quality 20 to 50, half the size, 30% darker, 20% brighter, more
-# contrast) lie 0.01 to 0.12 from each other, the nearest other photos of these 0.15 and more. In small pictures
+# Measured: copies of leaves and foods (JPEG of quality 20 to 50, half the size, darker, brighter, more
+# contrast) lie 0.01 to 0.12 from each other, the nearest other photos of these 0.15 and more. In small ones
 # less is to be seen: two different trousers of Fashion-MNIST's 70,000 may lie 0.09 from each other.
 _MAX_DISTANCE = 0.12
 _MAX_DISTANCE_SMALL = 0.08

@@ -1,0 +1,213 @@
+"""What is wrong with the data, and which pictures stay out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.artifacts import CRITICAL, Finding, Manifest, ValidationReport
+from components.data import rules
+from components.data.expectations import Checker
+from components.data.facts import NO_PICTURE, Facts, gather, texts
+from components.data.rules import Rule
+from components.records import setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BLOCK = 50_000
+_PATHS = 100  # named in a finding
+_COLUMNS = [
+    "path", "label", "given_split", "format", "mode", "width", "height", "bytes", "orientation",
+    "brightness", "contrast", "sharpness", "reason",
+]  # fmt: skip
+_MEASURED = ["width", "height", "orientation", "brightness", "contrast", "sharpness"]
+
+
+@dataclass(frozen=True)
+class ValidateSettings:
+    """Which expectations the data must meet, and how much of it may be left out."""
+
+    expectations: str = setting("", "TOML file with the expectations; empty: those that come with pergola")
+    max_quarantined: float = setting(
+        0.2, "share of the files that may be lost to checks before the run stops", low=0.0, high=1.0
+    )
+
+
+def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationReport:
+    """Findings, quarantined files and groups of near-duplicates of a manifest.
+
+    Each expectation that fails is a finding. Files that a rule quarantines stay out; an exact copy whose
+    original stays is not lost. When more than `max_quarantined` of the files are lost, that is critical, too.
+    Raises InputError for expectations that cannot be run.
+    """
+    wanted = rules.load(Path(settings.expectations) if settings.expectations else rules.DEFAULT)
+    manifest = Manifest.load(manifest_folder)
+    facts = gather(manifest_folder)
+    failed = _failing_files(manifest_folder, facts, wanted.pictures)
+    out = _quarantined(wanted.pictures, failed, manifest.num_rows)
+    findings = [
+        _finding(rule, rows, manifest.num_rows, texts(manifest_folder, "path", rows[:_PATHS]))
+        for rule, rows in zip(wanted.pictures, failed, strict=True)
+        if _is_finding(rule, len(rows), manifest.num_rows)
+    ]
+    classes = _classes(manifest_folder, facts, out, manifest.labels)
+    findings += _findings_on_classes(classes, wanted.classes)
+    findings += _too_many(facts, out, manifest.num_rows, settings.max_quarantined)
+    rank = ("critical", "warning", "info")
+    findings.sort(key=lambda finding: rank.index(finding.severity))
+    return ValidationReport(
+        ok=all(finding.severity != CRITICAL for finding in findings),
+        findings=tuple(findings),
+        quarantined=_named(manifest_folder, out),
+        num_images=manifest.num_rows,
+        counts={
+            str(label): int(count) for label, count in zip(classes["label"], classes["pictures"], strict=True)
+        },
+        groups=_group_ids(manifest_folder, facts),
+    )
+
+
+def _failing_files(folder: Path, facts: Facts, wanted: tuple[Rule, ...]) -> list[np.ndarray]:
+    """For each rule the rows of the files that fail it, ascending."""
+    checker = Checker(wanted)
+    failed: list[list[int]] = [[] for _ in wanted]
+    for start, table in _tables(folder, facts):
+        for rows, places in zip(failed, checker.failing(table), strict=True):
+            rows += [start + place for place in places]
+    return [np.array(rows, np.int64) for rows in failed]
+
+
+def _tables(folder: Path, facts: Facts) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The columns that expectations may name, block by block, see expectations.toml."""
+    import pyarrow.parquet
+
+    start = 0
+    with pyarrow.parquet.ParquetFile(folder / "manifest.parquet") as file:
+        for batch in file.iter_batches(_BLOCK, columns=_COLUMNS):
+            table = batch.to_pandas()
+            yield start, _with_facts(table, facts, start)
+            start += len(table)
+
+
+def _with_facts(table: pd.DataFrame, facts: Facts, start: int) -> pd.DataFrame:
+    rows = np.arange(start, start + len(table))
+    picture = facts.picture[rows]
+    readable = picture != NO_PICTURE
+    some = np.where(readable, picture, 0)
+
+    def of_picture(values: np.ndarray) -> np.ndarray:
+        return np.where(readable, values[some], np.nan) if len(values) else np.full(len(rows), np.nan)
+
+    for column in _MEASURED:
+        table[column] = table[column].astype(np.float64).where(readable)
+    table["labels"] = of_picture(facts.labels)
+    copies = (of_picture(facts.first) != rows) & (table["labels"] == 1)
+    table["copies"] = copies.astype(np.float64).where(readable)
+    for column in ("near_copies", "near_labels", "splits"):
+        table[column] = of_picture(getattr(facts, column))
+    # A picture under two labels is a conflict of its own, not a near one.
+    table["near_labels"] = table["near_labels"].mask(table["labels"] > 1)
+    table["side"] = table[["width", "height"]].min(axis=1)
+    table["aspect"] = table[["width", "height"]].max(axis=1) / table["side"]
+    table["shadows"] = table["brightness"] - 2 * table["contrast"]
+    table["highlights"] = table["brightness"] + 2 * table["contrast"]
+    return table
+
+
+def _is_finding(rule: Rule, count: int, total: int) -> bool:
+    return count > 0 and count > rule.tolerate * total
+
+
+def _finding(rule: Rule, rows: np.ndarray, total: int, paths: list[str]) -> Finding:
+    message = rule.sentence(len(rows), total, paths)
+    return Finding(rule.check, rule.severity, len(rows), tuple(paths), message)
+
+
+def _quarantined(wanted: tuple[Rule, ...], failed: list[np.ndarray], total: int) -> dict[int, str]:
+    """Row -> name of the check that keeps it out, the first one that does."""
+    out: dict[int, str] = {}
+    for rule, rows in zip(wanted, failed, strict=True):
+        if rule.quarantine and _is_finding(rule, len(rows), total):
+            for row in rows.tolist():
+                out.setdefault(row, rule.check)
+    return out
+
+
+def _named(folder: Path, out: dict[int, str]) -> dict[str, str]:
+    rows = np.array(sorted(out), np.int64)
+    return {path: out[row] for path, row in zip(texts(folder, "path", rows), rows.tolist(), strict=True)}
+
+
+def _classes(folder: Path, facts: Facts, out: dict[int, str], labels: tuple[str, ...]) -> pd.DataFrame:
+    """A row a class: label, pictures and groups that are left, share of the largest class's pictures."""
+    import pandas as pd
+
+    left = np.ones(len(facts.picture), bool)
+    left[np.array(sorted(out), np.int64)] = False
+    places = {label: place for place, label in enumerate(labels)}
+    held: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    for start, table in _labels(folder):
+        picture = facts.picture[start : start + len(table)]
+        keep = left[start : start + len(table)] & (picture != NO_PICTURE)
+        numbers = table.map(places).fillna(NO_PICTURE).to_numpy(np.int64)
+        held.append(np.unique(np.stack([numbers[keep], picture[keep]], axis=1), axis=0))
+    pairs = np.unique(np.concatenate(held), axis=0)
+    grouped = np.unique(np.stack([pairs[:, 0], facts.group[pairs[:, 1]]], axis=1), axis=0)
+    pictures = np.bincount(pairs[:, 0], minlength=len(labels))
+    groups = np.bincount(grouped[:, 0], minlength=len(labels))
+    share = pictures / max(1, pictures.max(initial=0))
+    return pd.DataFrame({"label": list(labels), "pictures": pictures, "groups": groups, "share": share})
+
+
+def _labels(folder: Path) -> Iterator[tuple[int, pd.Series[str]]]:
+    import pyarrow.parquet
+
+    start = 0
+    with pyarrow.parquet.ParquetFile(folder / "manifest.parquet") as file:
+        for batch in file.iter_batches(_BLOCK, columns=["label"]):
+            yield start, batch.to_pandas()["label"]
+            start += len(batch)
+
+
+def _findings_on_classes(classes: pd.DataFrame, wanted: tuple[Rule, ...]) -> list[Finding]:
+    """One finding a failed rule; of two rules with one name the graver one counts."""
+    findings: dict[str, Finding] = {}
+    for rule, places in zip(wanted, Checker(wanted).failing(classes), strict=True):
+        if not _is_finding(rule, len(places), len(classes)) or rule.check in findings:
+            continue
+        names = [f"{classes['label'][place]}: {classes['pictures'][place]}" for place in places]
+        message = rule.sentence(len(places), len(classes), names)
+        findings[rule.check] = Finding(rule.check, rule.severity, len(places), (), message)
+    return list(findings.values())
+
+
+def _too_many(facts: Facts, out: dict[int, str], total: int, limit: float) -> list[Finding]:
+    """A critical finding when too many files are lost; a copy whose original stays is not lost."""
+    left = np.ones(total, bool)
+    left[np.array(sorted(out), np.int64)] = False
+    still_there = np.zeros(len(facts.first) + 1, bool)  # the last one stands for NO_PICTURE
+    still_there[facts.picture[left]] = True
+    still_there[NO_PICTURE] = False
+    lost = int((~left & ~still_there[facts.picture]).sum())
+    if lost <= limit * total:
+        return []
+    message = (
+        f"{lost:,} of {total:,} files would be left out, more than the share of {limit:g} that "
+        f"validate.max_quarantined allows: mend the data, or raise the limit."
+    )
+    return [Finding("quarantine", CRITICAL, lost, (), message)]
+
+
+def _group_ids(folder: Path, facts: Facts) -> dict[str, str]:
+    """id -> the smallest id of its group, for pictures that have near copies."""
+    members = np.flatnonzero(facts.near_copies > 0)
+    ids = texts(folder, "id", facts.first[members])
+    names: dict[int, str] = {}
+    for group, id in zip(facts.group[members].tolist(), ids, strict=True):
+        names[group] = min(id, names.get(group, id))
+    return {id: names[group] for group, id in sorted(zip(facts.group[members].tolist(), ids, strict=True))}
