@@ -113,11 +113,10 @@ def test_difference_interval_is_newcombes_published_example():
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 
+@pytest.mark.parametrize("answers", [(5, 200), (9, 61)], ids=str, indirect=True)
 def test_bootstrap_macro_f1_covers_what_scipys_bootstrap_covers(answers):
     probabilities, labels, predicted = answers
     classes = probabilities.shape[1]
-    if len(labels) < 50:
-        pytest.skip("the percentile bootstrap of seven pictures is only noise")
 
     def f1(truth, answer):
         return reference.f1_score(truth.astype(int), answer.astype(int), average="macro", zero_division=0)
@@ -128,3 +127,10 @@ def test_bootstrap_macro_f1_covers_what_scipys_bootstrap_covers(answers):
     got = metrics.bootstrap_macro_f1(predicted, labels, classes, seed=1)
     assert got == pytest.approx((wanted.low, wanted.high), abs=0.03)
     assert got == metrics.bootstrap_macro_f1(predicted, labels, classes, seed=1)
+
+
+def test_bootstrap_macro_f1_without_an_error_is_no_certainty():
+    labels = np.arange(60) % 3
+    low, high = metrics.bootstrap_macro_f1(labels, labels, 3, seed=0)
+    assert (low, high) == metrics.wilson_interval(60, 60)
+    assert 0.9 < low < 1 == high
