@@ -133,10 +133,16 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("version", type=int, required=False)
 @click.option("--share", help="Of the requests that go to the canary: 10% or 0.1.")
 @click.option("--route", metavar="NAMESPACE/NAME", help="GRPCRoute whose weights follow the share.")
+@click.option("--watch", is_flag=True, help="With promote: compare first, then promote or withdraw.")
+@click.option("--stable-at", multiple=True, help="With --watch: REST address of stable servers.")
+@click.option("--canary-at", multiple=True, help="With --watch: REST address of canary servers.")
+@click.option("--canary-grpc", help="With --golden: gRPC address of the canary.")
+@click.option("--golden", type=click.Path(path_type=Path), help="With --watch: folder with golden.json.")
+@click.option("--window", type=float, default=300.0, show_default=True, help="With --watch: seconds.")
 @_options
 def release(
     action: str, version: int | None, share: str | None, route: str | None, uri: str, model: str | None,
-    tracking: str | None, as_json: bool,
+    tracking: str | None, as_json: bool, watch: bool, **watched: Any,
 ) -> None:  # fmt: skip
     """Say which version is stable and which is canary.
 
@@ -144,12 +150,14 @@ def release(
     pergola release stable 4                 all requests go to version 4
     pergola release canary 5 --share 10%     version 5 on trial beside it
     pergola release promote                  the canary becomes stable
+    pergola release promote --watch --stable-at http://… --canary-at http://…
     pergola release withdraw                 the canary goes; `withdraw 4` takes a stable version away
     pergola release status
 
     Changes <store>/<model>/release.json, which every `pergola sync` follows within seconds.
     """
     from components.release import traffic
+    from components.release.store import open_store
 
     changes: dict[str, Callable[[Release], Release]] = {
         "stable": lambda r: traffic.make_stable(r, _needed(version, action)),
@@ -158,6 +166,17 @@ def release(
         "withdraw": lambda r: traffic.withdraw(r, version),
         "status": lambda r: r,
     }
+    if watch:
+        from pipelines import canary
+
+        if action != "promote":
+            raise InputError(f"--watch belongs to promote, not to {action}.")
+        model = model or _only_model(open_store(uri))
+        seen = open_store(uri).release(model)
+        action, reasons = canary.verdict(seen, model, **watched)
+        for reason in reasons:
+            click.echo(f"{action}: {reason}", err=as_json)
+        changes = {name: _of(seen.canary, change) for name, change in changes.items()}
     after = _apply(changes[action], uri, model, tracking, as_json)
     if route:
         _write_share(route, after.share)
@@ -174,6 +193,19 @@ def rollback(uri: str, model: str | None, tracking: str | None, as_json: bool) -
     from components.release import traffic
 
     _apply(traffic.rollback, uri, model, tracking, as_json)
+
+
+def _of(canary: int | None, change: Callable[[Release], Release]) -> Callable[[Release], Release]:
+    """The change, as long as the canary is the one that was watched."""
+
+    def guarded(release: Release) -> Release:
+        if release.canary != canary:
+            raise InputError(
+                f"Version {canary} was watched, but {release.canary} is the canary now. Watch again."
+            )
+        return change(release)
+
+    return guarded
 
 
 def _apply(

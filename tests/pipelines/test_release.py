@@ -1,10 +1,12 @@
 """The commands sync, release and rollback, as typed."""
 
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import click
 import pytest
@@ -203,3 +205,84 @@ def test_release_canary_moves_the_weights_of_a_route(cluster, typed):
     assert weights == [900, 100]
     with pytest.raises(StepError, match="The release record is written, the route is not"):
         typed("release promote --route pergola/absent")
+
+
+class Monitored(http.server.BaseHTTPRequestHandler):
+    """A monitoring page that counts `step` requests more, `bad` of them failed, each time it is read."""
+
+    def do_GET(self):
+        track = self.server.track
+        track["good"] += track["step"] - track["bad"]
+        track["failed"] += track["bad"]
+        name = ":tensorflow:serving:request_count"
+        page = "".join(
+            f'{name}{{model_name="leaves",status="{status}"}} {track[key]}\n'
+            for status, key in (("OK", "good"), ("INTERNAL", "failed"))
+        )
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(page.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def monitored():
+    servers = []
+
+    def start(step, bad=0):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Monitored)
+        server.track = {"good": 0, "failed": 0, "step": step, "bad": bad}
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_promote_watch_promotes_a_sound_canary(typed, store, monitored):
+    typed("release stable 1")
+    typed("release canary 2 --share 10%")
+    at = f"--stable-at {monitored(9000)} --canary-at {monitored(1000)} --window 1"
+    output = typed(f"release promote --watch {at}").output
+    assert output.startswith("promote: error rate 0.00%")
+    assert store.release("leaves").stable == 2
+
+
+def test_promote_watch_withdraws_a_canary_that_fails(typed, store, monitored):
+    typed("release stable 1")
+    typed("release canary 2 --share 10%")
+    at = f"--stable-at {monitored(9000)} --canary-at {monitored(1000, bad=100)} --window 1"
+    output = typed(f"release promote --watch {at}").output
+    assert output.startswith("withdraw: error rate 10.00%")
+    assert (store.release("leaves").stable, store.release("leaves").canary) == (1, None)
+
+
+def test_promote_watch_changes_nothing_when_it_cannot_tell(typed, store, monitored):
+    typed("release stable 1")
+    typed("release canary 2 --share 10%")
+    at = f"--stable-at {monitored(9000)} --canary-at {monitored(3)} --window 1"
+    with pytest.raises(StepError, match="Nothing was changed: the canary got 3 requests"):
+        typed(f"release promote --watch {at}")
+    assert store.release("leaves").canary == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("release status --watch", "belongs to promote"),
+        ("release promote --watch", "wants --stable-at and --canary-at"),
+        ("release promote --watch --stable-at http://a --canary-at http://b --golden x", "belong together"),
+    ],
+)
+def test_promote_watch_says_what_it_wants(typed, line, message):
+    typed("release stable 1")
+    typed("release canary 2 --share 10%")
+    with pytest.raises(InputError, match=message):
+        typed(line)
