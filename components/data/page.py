@@ -1,0 +1,162 @@
+"""The result of the checks as one HTML page that needs nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from components import records
+from components.artifacts import Finding, ValidationReport
+from components.data.disk import explained
+from components.data.probe import pillow_as_is
+from components.data.sources import Source
+from serving import images
+
+FILE = "index.html"
+
+_SETS = 12  # of pictures shown for a finding
+_IN_A_SET = 3  # a picture and its likes
+_SIDE = 128  # pixels of a thumbnail
+_WITH_LIKES = ("exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak")
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: str
+    label: str
+    id: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    path: str
+    label: str
+    data: str  # base64 of a JPEG, empty when there is no picture to show
+    reason: str
+
+
+def write_page(report: ValidationReport, manifest_folder: Path, source: Source, out: Path) -> Path:
+    """Write index.html into `out`: the verdict, each finding with pictures, the classes. Gives its path."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    sets = _sets(report, manifest_folder)
+    most = max(report.counts.values(), default=0)
+    with pillow_as_is():
+        html = template.render(
+            report=report,
+            verdict="The data can be used" if report.ok else "The data cannot be used as it is",
+            summary=_summary(report),
+            findings=[
+                {
+                    "title": finding.check.replace("_", " ").capitalize(),
+                    "severity": finding.severity,
+                    "message": finding.message,
+                    "sets": [[_shown(source, row) for row in rows] for rows in sets.get(place, [])],
+                }
+                for place, finding in enumerate(report.findings)
+            ],
+            classes=[
+                (name, count, round(100 * count / max(1, most), 1)) for name, count in report.counts.items()
+            ],
+        )
+    with explained(out):
+        records.write_atomic(out / FILE, html)
+    return out / FILE
+
+
+def _summary(report: ValidationReport) -> str:
+    left = sum(report.counts.values())
+    parts = [
+        f"{report.num_images:,} files, {left:,} distinct pictures in {len(report.counts)} classes to use"
+    ]
+    if report.quarantined:
+        parts.append(f"{len(report.quarantined):,} files left out")
+    if not report.findings:
+        parts.append("nothing was found")
+    return "; ".join(parts) + "."
+
+
+def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]:
+    """For each finding, by its place, what to show: a picture and, where that is the point, its likes."""
+    wanted = {path for finding in report.findings for path in finding.paths[:_SETS]}
+    rows = {row.path: row for row in _rows(folder) if row.path in wanted}
+    groups = {
+        _group(report, rows[path]) for finding in _about_likes(report) for path in finding.paths[:_SETS]
+    }
+    likes: dict[str, list[_Row]] = {}
+    for row in _rows(folder):
+        group = _group(report, row)
+        if group in groups and len(likes.setdefault(group, [])) < _SETS:
+            likes[group].append(row)
+    return {
+        place: list(_chosen(finding, report, rows, likes)) for place, finding in enumerate(report.findings)
+    }
+
+
+def _about_likes(report: ValidationReport) -> Iterable[Finding]:
+    return (finding for finding in report.findings if finding.check in _WITH_LIKES)
+
+
+def _chosen(
+    finding: Finding, report: ValidationReport, rows: dict[str, _Row], likes: dict[str, list[_Row]]
+) -> Iterator[list[_Row]]:
+    seen: set[str] = set()
+    for path in finding.paths[:_SETS]:
+        row = rows[path]
+        if finding.check not in _WITH_LIKES:
+            yield [row]
+            continue
+        group = _group(report, row)
+        if group not in seen:
+            seen.add(group)
+            others = [like for like in likes[group] if like.path != path]
+            # What differs is the point: another label first.
+            others.sort(key=lambda like: like.label == row.label)
+            yield [row, *others[: _IN_A_SET - 1]]
+
+
+def _group(report: ValidationReport, row: _Row) -> str:
+    return report.groups.get(row.id, row.id)
+
+
+def _rows(folder: Path) -> Iterator[_Row]:
+    import pyarrow.parquet
+
+    columns = ["path", "label", "id", "reason"]
+    with pyarrow.parquet.ParquetFile(folder / "manifest.parquet") as file:
+        for batch in file.iter_batches(_BLOCK, columns=columns):
+            yield from map(_Row, *(batch.column(name).to_pylist() for name in columns))
+
+
+def _shown(source: Source, row: _Row) -> _Shown:
+    if row.reason is not None:
+        return _Shown(row.path, row.label, "", row.reason)
+    try:
+        data = source.read(row.path)
+        return _Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "")
+    except (OSError, ValueError):
+        return _Shown(row.path, row.label, "", "it cannot be read any more")
+
+
+def _thumbnail(data: bytes) -> bytes:
+    """A small upright JPEG; tiny pictures are enlarged without smoothing, to show their pixels."""
+    with images.opened(data, max_pixels=1 << 40) as picture, images.decoding("it"):
+        turn = images.orientation(picture, data)
+        picture.draft(picture.mode, (_SIDE, _SIDE))
+        picture.load()
+        small = images.upright(images.flat(picture), turn)
+    scale = _SIDE / max(small.size)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))), how)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
