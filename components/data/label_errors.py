@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from components.artifacts import WARNING, Finding, Record
 from components.data.embeddings import principal
+from components.data.folds import enough_groups, group_folds, group_numbers
 from components.records import setting
 
 Floats = npt.NDArray[np.floating]
@@ -87,8 +88,8 @@ def find_label_errors(
             f"Got {len(embeddings)}, {len(ids)}, {len(paths)} and {len(labels)}."
         )
     names, given = np.unique(np.asarray(labels, dtype=np.str_), return_inverse=True)
-    group = np.unique([(groups or {}).get(id, id) for id in ids], return_inverse=True)[1]
-    judged = _judged(given, group, len(names), settings.folds)
+    group = group_numbers(ids, groups)
+    judged = enough_groups(given, group, len(names), settings.folds)
     not_judged = tuple(str(name) for name in names[~judged])
     rows = np.flatnonzero(judged[given])
     if judged.sum() < 2:
@@ -118,13 +119,11 @@ def out_of_fold(embeddings: Floats, labels: Ints, groups: Ints, settings: LabelE
     labels: int (N,), every value from 0 to C - 1 occurs.  groups: int (N,).
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
 
     num_classes = int(labels.max()) + 1
     features = principal(embeddings, settings.num_components).astype(np.float64)
-    folds = StratifiedGroupKFold(settings.folds, shuffle=True, random_state=settings.seed)
     found = np.zeros((len(labels), num_classes))
-    for seen, unseen in folds.split(features, labels, groups):
+    for seen, unseen in group_folds(labels, groups, settings.folds, settings.seed):
         classes = np.unique(labels[seen])
         if len(classes) == 1:
             found[unseen, classes[0]] = 1.0
@@ -166,9 +165,3 @@ def finding(errors: LabelErrors) -> Finding | None:
         "classes into relabel.csv and run again with it."
     )
     return Finding(CHECK, WARNING, errors.num_flagged, tuple(s.path for s in worst[:100]), message)
-
-
-def _judged(labels: Ints, groups: Ints, num_classes: int, folds: int) -> Bools:
-    """Which classes have enough groups, bool (C,)."""
-    pairs = np.unique(np.stack([labels, groups]), axis=1)
-    return np.bincount(pairs[0], minlength=num_classes) >= folds
