@@ -177,7 +177,7 @@ def _threads(now: BatchingParameters, concurrency: int) -> list[BatchingParamete
 
 
 def _waits(now: BatchingParameters, concurrency: int) -> list[BatchingParameters]:
-    return [dataclasses.replace(now, batch_timeout_micros=wait) for wait in (1000, 5000)]
+    return [dataclasses.replace(now, batch_timeout_micros=wait) for wait in (1000, 5000, 20000)]
 
 
 def _paddings(now: BatchingParameters, concurrency: int) -> list[BatchingParameters]:

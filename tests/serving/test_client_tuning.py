@@ -30,7 +30,7 @@ def likes(size: int, threads: int, wait: int, padded: bool, tried: list):
 
 @pytest.mark.parametrize("size", [8, 16, 32])
 @pytest.mark.parametrize("threads", [1, 2, 4])
-@pytest.mark.parametrize("wait", [0, 1000, 5000])
+@pytest.mark.parametrize("wait", [0, 1000, 5000, 20000])
 @pytest.mark.parametrize("padded", [False, True])
 def test_search_finds_the_best_setting(size, threads, wait, padded):
     tried = []
