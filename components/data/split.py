@@ -142,7 +142,7 @@ def _pictures(folder: Path, report: ValidationReport) -> pd.DataFrame:
         raise InputError("No picture is left after the checks: see the report of the validation.")
     rows["given"] = rows.groupby("id", sort=False)["given"].transform("max")
     rows = rows.drop_duplicates("id").reset_index(drop=True)
-    rows["group"] = rows["id"].map(dict(report.groups)).fillna(rows["id"])
+    rows["group"] = rows["id"].map(lambda id: report.groups.get(id, id))
     return rows
 
 
