@@ -46,7 +46,7 @@ def settings(
     """All settings, checked before any work is done, as TOML."""
     from components import pod_settings
 
-    return pod_settings.text(
+    return pod_settings.settings(
         {
             "scan": scan,
             "validate": validate,
@@ -397,9 +397,14 @@ def changes(
 
 
 @op
-def finish(status: dsl.PipelineTaskFinalStatus, run: str, run_id: str, model: str, ui: str) -> None:
+def finish(
+    status: dsl.PipelineTaskFinalStatus, run: str, run_id: str, model: str, workspace: str, ui: str
+) -> None:
     """Tell how the run ended, to the webhook in PERGOLA_WEBHOOK_URL if there is one."""
+    from components import failures
     from components.notify import Ending, notify
 
+    failed = status.state != "SUCCEEDED"
+    error = (failures.read(run_id, workspace) or status.error_message or "") if failed else ""
     link = f"{ui.rstrip('/')}/#/runs/details/{run_id}" if ui else ""
-    notify(Ending(run, model, status.state, status.error_message or "", link))
+    notify(Ending(run, model, status.state, error, link))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from components import artifacts, code, digest, steps
+from components.failures import noted
 from components.pods import Champion, Workspace, made, settings_of
 
 STORE_VARIABLE = "PERGOLA_STORE"
@@ -71,6 +72,7 @@ class Told(_Folders):
     report: Path
 
 
+@noted
 def report(folders: Shown, out: str, model: str, settings: str) -> Path:
     """All that a run found out -> one page.  settings: of the run, as TOML."""
     from components.evaluation.report import About, Parts
@@ -95,6 +97,7 @@ def report(folders: Shown, out: str, model: str, settings: str) -> Path:
     return steps.report(parts, About(model, "", settings, code.version(), fingerprints), made(out))
 
 
+@noted
 def register(
     folders: Told, out: str, *, model: str, settings: str, photos: str, workspace: str
 ) -> int | None:
@@ -136,12 +139,14 @@ def register(
     return registration.version if registration else None
 
 
+@noted
 def publish(registration: str, export: str, out: str, workspace: str) -> artifacts.Publication:
     """A registered SavedModel -> <workspace>/models/<model>/<N>/."""
     base = Workspace(Path(workspace)).models
     return steps.publish(Path(registration), Path(export) / "saved_model", made(out), base=base)
 
 
+@noted
 def confirm(
     publication: str,
     evaluation: str,
@@ -170,6 +175,7 @@ def confirm(
             )
 
 
+@noted
 def deliver(
     confirmation: str, manifest: str, store: str, release: bool, settings: str, workspace: str
 ) -> str:
@@ -207,6 +213,7 @@ def remember(manifest: Path, model: str, settings: str, workspace: str, *, versi
     last.save(Workspace(Path(workspace)).state(model))
 
 
+@noted
 def changes(manifest: str, model: str, settings: str, workspace: str) -> tuple[str, str]:
     """Whether a run would do anything new, "changed" or "unchanged", and why.  settings: as TOML."""
     folder = Workspace(Path(workspace)).state(model)

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from components import records
+from components.failures import noted
 
 
-def text(sections: Mapping[str, Mapping[str, Any]]) -> str:
+@noted
+def settings(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """The settings as TOML, with the types that their sections declare.
 
     sections: "scan", "train", … -> key -> value. Raises InputError for an unknown key or a bad value,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from components import artifacts, code, digest, records, steps
 from components.data.scan import ScanSettings
 from components.errors import InputError
+from components.failures import noted
 
 if TYPE_CHECKING:
     from components.release.registry import Version
@@ -75,6 +76,7 @@ def settings_of(cls: type[T], table: Mapping[str, Any], name: str) -> T:
     return records.from_dict(cls, table, f"parameter {name}")
 
 
+@noted
 def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
     """SHA-256 over the names, sizes and times of the pictures: what a scan is reused by."""
     from components.data.sources import open_source
@@ -85,12 +87,14 @@ def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
     return digest.of_rows((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
 
 
+@noted
 def scan(photos: str, out: str, settings: Mapping[str, Any], workspace: str) -> artifacts.Manifest:
     """Pictures -> manifest."""
     scratch = Workspace(Path(workspace)).scratch
     return steps.scan(Path(photos), made(out), settings_of(ScanSettings, settings, "scan"), scratch=scratch)
 
 
+@noted
 def validate(
     photos: str, manifest: str, out: str, settings: Mapping[str, Any], scan: Mapping[str, Any], workspace: str
 ) -> artifacts.ValidationReport:
@@ -108,6 +112,7 @@ def validate(
     )
 
 
+@noted
 def split(
     manifest: str, validation: str, out: str, settings: Mapping[str, Any], model: str, workspace: str
 ) -> artifacts.Split:
@@ -127,6 +132,7 @@ def split(
     return result
 
 
+@noted
 def shards(
     photos: str,
     manifest: str,
@@ -150,6 +156,7 @@ def shards(
     )
 
 
+@noted
 def augment(
     shards: str, out: str, settings: Mapping[str, Any], train: Mapping[str, Any]
 ) -> artifacts.Augmentation:
@@ -162,6 +169,7 @@ def augment(
     return steps.augment(Path(shards), made(out), wanted, seed=seed)
 
 
+@noted
 def train(
     shards: str,
     augmentation: str,
@@ -191,11 +199,13 @@ def train(
     return training
 
 
+@noted
 def export(training: str, shards: str, out: str) -> artifacts.Export:
     """A trained network -> a SavedModel."""
     return steps.export(Path(training), Path(shards), made(out))
 
 
+@noted
 def evaluate(
     export: str, shards: str, split: str, out: str, settings: Mapping[str, Any]
 ) -> artifacts.Evaluation:
@@ -206,6 +216,7 @@ def evaluate(
     return steps.evaluate(Path(export) / "saved_model", Path(shards), Path(split), made(out), wanted)
 
 
+@noted
 def champion(
     export: str, shards: str, split: str, out: str, settings: Mapping[str, Any], model: str, workspace: str
 ) -> Champion:
@@ -234,6 +245,7 @@ def champion(
     return result
 
 
+@noted
 def rehearse(export: str, evaluation: str, out: str, settings: Mapping[str, Any]) -> artifacts.Rehearsal:
     """A SavedModel -> what a real server answered with it."""
     from components.release.rehearse import Rehearsals, RehearseSettings
@@ -242,6 +254,7 @@ def rehearse(export: str, evaluation: str, out: str, settings: Mapping[str, Any]
         return steps.rehearse(rehearsals, Path(export) / "saved_model", Path(evaluation), made(out))
 
 
+@noted
 def gate(
     evaluation: str, champion: str, rehearsal: str, out: str, settings: Mapping[str, Any]
 ) -> artifacts.Decision:

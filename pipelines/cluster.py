@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from components import records
+from components import failures, records
 
 ENV_KEYS = ("MLFLOW_TRACKING_URI", "PERGOLA_STORE")
 SECRET_KEYS = (
@@ -19,6 +19,8 @@ SECRET_KEYS = (
     "PERGOLA_WEBHOOK_URL",
 )
 LABELS = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
+
+RUN_LABEL = "metadata.labels['pipeline/runid']"  # put on every pod by Kubeflow
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _environment(task: Any, cluster: ClusterSettings) -> None:
 
     task.set_env_variable("MLFLOW_DISABLE_TELEMETRY", "true")
     task.set_env_variable("TF_CPP_MIN_LOG_LEVEL", "2")
+    task.set_env_variable(failures.WORKSPACE_VARIABLE, cluster.workspace)
+    kubernetes.use_field_path_as_env(task, failures.RUN_VARIABLE, RUN_LABEL)
     if cluster.config_map:
         keys = {key: key for key in ENV_KEYS}
         kubernetes.use_config_map_as_env(task, cluster.config_map, keys, optional=True)

@@ -130,6 +130,7 @@ def finish(asked: Asked, cluster: ClusterSettings) -> Any:
         run=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         model=asked.model,
+        workspace=asked.place.workspace,
         ui=asked.place.ui,
     )
     return configured(task, "finish", cluster, cache=False)

@@ -21,19 +21,19 @@ def changes(found, tmp_path, settings=SETTINGS):
 
 
 def test_settings_text_has_all_sections_with_their_types():
-    text = pod_settings.text({"train": {"epochs": 7.0, "learning_rate": 1}, "split": {}})
+    text = pod_settings.settings({"train": {"epochs": 7.0, "learning_rate": 1}, "split": {}})
     found = tomllib.loads(text)
     assert found["train"]["epochs"] == 7 and type(found["train"]["epochs"]) is int
     assert type(found["train"]["learning_rate"]) is float and found["train"]["learning_rate"] == 1
     assert {"scan", "validate", "gate", "rehearse"} <= set(found)
-    assert pod_settings.text(found) == text
+    assert pod_settings.settings(found) == text
 
 
 def test_settings_text_refuses_before_any_work():
     with pytest.raises(InputError, match=r"parameter train: unknown key 'epoch'\. Did you mean 'epochs'"):
-        pod_settings.text({"train": {"epoch": 3}})
+        pod_settings.settings({"train": {"epoch": 3}})
     with pytest.raises(InputError, match=r"parameter gate: min_accuracy: 2.* out of bounds"):
-        pod_settings.text({"gate": {"min_accuracy": 2}})
+        pod_settings.settings({"gate": {"min_accuracy": 2}})
 
 
 def test_changes_compares_with_the_last_run_that_came_to_its_end(tmp_path):

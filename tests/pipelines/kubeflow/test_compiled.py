@@ -109,6 +109,9 @@ def test_every_pod_has_limits_workspace_labels_and_a_time(training):
         assert resources["resourceCpuRequest"] and resources["resourceMemoryLimit"], name
         assert pod["pvcMount"][0]["mountPath"] == "/workspace" and pod["imagePullSecret"], name
         assert pod["podMetadata"]["labels"]["app.kubernetes.io/part-of"] == "pergola", name
+        assert pod["fieldPathAsEnv"] == [
+            {"name": "PERGOLA_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
         assert pod["secretAsEnv"][0]["optional"] is True and pod["activeDeadlineSeconds"], name
 
 
