@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from serving.protos import manage_pb2, predict_pb2, tensor_pb2
@@ -136,6 +138,36 @@ def test_messages_have_names_of_their_own():
     for file in FILES:
         assert file.DESCRIPTOR.package == "pergola.serving"
         assert file.DESCRIPTOR.name.startswith("serving/protos/")
+
+
+def test_generated_files_are_those_of_the_proto_files(tmp_path):
+    """After an edit of a .proto file: scripts/protos."""
+    root = Path(__file__).parents[2]
+    words = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "--proto_path=.",
+        f"--descriptor_set_out={tmp_path}/all",
+    ]
+    names = [file.DESCRIPTOR.name for file in FILES]
+    subprocess.run([*words, *names], cwd=root, check=True, timeout=60)
+    compiled = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "all").read_bytes())
+    for ours, file in zip(FILES, compiled.file, strict=True):
+        made = descriptor_pb2.FileDescriptorProto()
+        ours.DESCRIPTOR.CopyToProto(made)
+        for message in _protos(file):
+            for field in message.field:
+                field.ClearField("json_name")
+        assert made == file
+    assert {path.name for path in (root / "serving/protos").glob("*.proto")} == {
+        name.rpartition("/")[2] for name in names
+    }
+
+
+def _protos(holder) -> list:
+    nested = [*(holder.message_type if hasattr(holder, "message_type") else holder.nested_type)]
+    return nested + [inner for message in nested for inner in _protos(message)]
 
 
 def test_request_bytes_are_read_by_tf_serving_api(theirs):
