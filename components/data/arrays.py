@@ -107,13 +107,14 @@ def open_idx(folder: Path, scratch: Path) -> ArraySource:
 def open_cifar(folder: Path, scratch: Path) -> ArraySource:
     """CIFAR-10's data_batch_1 … test_batch, or CIFAR-100's train and test (with fine labels)."""
     ten = (folder / "data_batch_1").is_file()
-    names = batches.label_names(folder / ("batches.meta" if ten else "meta"))
+    meta = folder / ("batches.meta" if ten else "meta")
+    names = batches.label_names(meta)
     parts = []
     for name, split in (_CIFAR10 if ten else _CIFAR100).items():
         file = folder / name
         if not file.is_file():
             continue
-        laid = staged(scratch, [file], functools.partial(_lay_cifar, file, names))
+        laid = staged(scratch, [file, meta], functools.partial(_lay_cifar, file, names))
         parts.append(_part(laid, file, name, split))
     return _source("cifar", scratch, parts, folder)
 

@@ -121,7 +121,14 @@ def _children(folder: str) -> list[Child]:
         raise InputError(
             f"The folder '{folder}' may not be read: allow it, or leave the folder out."
         ) from None
-    return sorted(((c.name + "/" * c.is_dir(), c) for c in visible), key=lambda named: named[0])
+    return sorted(((c.name + "/" * _is_dir(c), c) for c in visible), key=lambda named: named[0])
+
+
+def _is_dir(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # A link to itself.
+        return False
 
 
 def _reads_as_picture(child: os.DirEntry[str]) -> bool:
@@ -129,9 +136,11 @@ def _reads_as_picture(child: os.DirEntry[str]) -> bool:
     suffix = os.path.splitext(child.name)[1].lower()
     if suffix in PICTURES or suffix in UNREADABLE_PICTURES:
         return True
-    if suffix or not child.is_file():
+    if suffix:
         return False
     try:
+        if not child.is_file():
+            return False
         with open(child.path, "rb") as file:
             return file.read(6).startswith(NOT_IGNORED_WITHOUT_SUFFIX)
     except OSError:
