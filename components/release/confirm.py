@@ -31,7 +31,8 @@ def confirm(
     client: of any server that watches `base`, asking the model that was published: the rehearsal's own
     (Rehearsals.serve), or that of a running `pergola serve`.
     Raises StepError when the version is not there in time or answers otherwise; it is withdrawn then,
-    from the folder and in the registry, and the champion stays what it was.
+    from the folder and in the registry, and the champion stays what it was. A version that is the champion
+    already is not withdrawn.
     """
     model, version = publication.model, publication.version
     try:
@@ -41,9 +42,15 @@ def confirm(
                 f"its probabilities are up to {difference:.2g} away, allowed is {max_difference:g}"
             )
     except Exception as error:
+        champion = registry.champion(model)
+        if champion is not None and champion.version == version:
+            raise StepError(
+                f"Version {version} of '{model}' is the champion and stays it, but could not be confirmed "
+                f"again: {error}. Look at the server's log."
+            ) from error
         withdraw(base, model, version)
-        champion = registry.withdraw(model, version)
-        now = f"Version {champion} stays the champion." if champion else "There is no champion."
+        registry.withdraw(model, version)
+        now = f"Version {champion.version} stays the champion." if champion else "There is no champion."
         raise StepError(
             f"Version {version} of '{model}' was published but could not be confirmed, so it was withdrawn: "
             f"{error}. {now}"

@@ -148,6 +148,18 @@ def test_confirm_withdraws_what_answers_otherwise(rehearsals, registry, built, t
     assert registry.versions("ferns")[0].status == "withdrawn"
 
 
+def test_confirm_never_withdraws_the_champion(rehearsals, registry, built, tmp_path):
+    publication = release(registry, tmp_path, "palms", built["good"], 1)
+    with rehearsals.serve(tmp_path, "palms", 1) as client:
+        confirm(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
+        again = confirm(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
+        assert (again.version, again.previous) == (1, None)
+        with pytest.raises(StepError, match="is the champion and stays it"):
+            confirm(client, golden_of(1.0), publication, tmp_path, registry, max_difference=0.01)
+    assert published(tmp_path, "palms") == [1]
+    assert registry.champion("palms").version == 1
+
+
 def test_confirm_withdraws_what_no_server_has(rehearsals, registry, built, tmp_path):
     publication = release(registry, tmp_path, "mosses", built["good"], 1)
     with (
