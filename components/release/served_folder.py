@@ -65,9 +65,15 @@ class ServedFolder:
         _log.info("model=%s version=%d removed", model, version)
 
     def write(self, configs: Mapping[str, ModelConfig]) -> None:
-        """Both files, each whole, and only when they change, since the server polls."""
+        """Both files, each whole, and only when they change, since the server polls.
+
+        The first models.config names a version: a server that starts had better wait for one than serve none.
+        """
         data = {name: {"versions": c.versions, "labels": dict(c.labels)} for name, c in configs.items()}
         _write_if_changed(self.root / STATE, json.dumps(data, indent=1) + "\n")
+        is_first = not (self.root / CONFIG).exists()
+        if is_first and not any(config.versions for config in configs.values()):
+            return
         if _write_if_changed(self.root / CONFIG, models_config.to_text(configs, self.root)):
             _log.info("config=%s", {name: dict(c.labels) for name, c in configs.items()})
 

@@ -89,7 +89,7 @@ class Sync:
             self._count("store", self._store_error)
         else:
             self._counters.last_success = time.time()
-        if self._releases or self._configs:  # else a server had better wait for the file
+        if self._releases or self._configs:
             self._folder.write(self._configs)
         self._remove_unused()
 

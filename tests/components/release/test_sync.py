@@ -108,6 +108,14 @@ def test_sync_keeps_the_old_version_while_the_new_one_is_on_its_way(models, foll
     assert labels(sync) == {"stable": 2}
 
 
+def test_sync_writes_no_config_before_there_is_a_version(follow, served):
+    sync = follow()
+    sync.round()
+    assert not (served / "models.config").exists()
+    sync.settle()
+    assert "versions: 1" in (served / "models.config").read_text()
+
+
 def test_sync_never_serves_what_fails_its_checksum(models, follow, served, tmp_path):
     sync = follow()
     sync.settle()
