@@ -1,0 +1,171 @@
+"""How often the gate errs: 200 retrainings of an unchanged model, and of ones that are worse or better.
+
+scripts/bench gate_simulation [--runs 200] [--json]
+
+Each run trains a champion and a candidate anew. "drawn": a picture has a difficulty, drawn from a Beta law,
+and each model errs on it with that chance, so both tend to fail on the same pictures, as retrained networks
+do.
+"digits": extremely randomised trees with another seed, really trained on scikit-learn's digits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifacts import Rehearsal
+from components.evaluation import baselines
+from components.evaluation.compare import compare
+from components.evaluation.evaluate import EvaluateSettings, summarise
+from components.evaluation.gate import Facts, GateSettings, decide
+from components.evaluation.metrics import wilson_interval
+from components.evaluation.scoring import Scores
+
+Ints = npt.NDArray[np.int64]
+Pair = tuple[Ints, Ints, Ints]  # true labels, the candidate's answers, the champion's
+SERVED = Rehearsal(ok=True, reason="", num_requests=8, max_difference=0.0)
+CLASSES = 9
+DIFFICULTY = (0.07, 0.93)  # of the Beta law: mean error 7%, most pictures easy, a few hard
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of retraining, and what the gate states about it."""
+
+    name: str
+    pairs: Callable[[int, int], Iterator[Pair]]  # (seed, runs)
+    settings: GateSettings
+    max_rejected: float | None = None  # stated
+    max_accepted: float | None = None
+    max_called_better: float | None = None
+
+
+def drawn(num_images: int, worse: float = 0.0) -> Callable[[int, int], Iterator[Pair]]:
+    """Pairs of models; the candidate's true accuracy is lower by `worse`."""
+
+    def pairs(seed: int, runs: int) -> Iterator[Pair]:
+        rng = np.random.default_rng((seed, num_images, round(1e4 * (worse + 1))))
+        for _ in range(runs):
+            labels = rng.integers(0, CLASSES, num_images)
+            chance = rng.beta(*DIFFICULTY, num_images)
+            mean = DIFFICULTY[0] / sum(DIFFICULTY)
+            moved = chance + worse * ((1 - chance) / (1 - mean) if worse > 0 else chance / mean)
+            yield labels, _answers(rng, labels, moved), _answers(rng, labels, chance)
+
+    return pairs
+
+
+def digits(seed: int, runs: int) -> Iterator[Pair]:
+    """Pairs of really trained models that differ in their seed alone."""
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    for run in range(runs):
+        parts = train_test_split(images, labels, test_size=360, random_state=seed + run, stratify=labels)
+        train, test, known, truth = parts
+        answers = [
+            ExtraTreesClassifier(10, random_state=seed + 2 * run + i).fit(train, known).predict(test)
+            for i in range(2)
+        ]
+        yield truth.astype(np.int64), answers[0].astype(np.int64), answers[1].astype(np.int64)
+
+
+def cases() -> tuple[Case, ...]:
+    """What is simulated."""
+    forgiving, strict = GateSettings(), GateSettings(prove_not_worse=True)
+    half = forgiving.significance / 2  # McNemar's test is two-sided, the rules look at one side
+    found = [
+        Case("unchanged, digits, 360 pictures", digits, forgiving, max_rejected=half, max_called_better=half)
+    ]
+    for count in (262, 2000):
+        name = f"{count} pictures"
+        found += [
+            Case(f"unchanged, {name}", drawn(count), forgiving, max_rejected=half, max_called_better=half),
+            Case(f"3 points worse, {name}", drawn(count, 0.03), forgiving, max_called_better=half),
+            Case(f"6 points worse, {name}", drawn(count, 0.06), forgiving, max_called_better=half),
+            Case(f"3 points better, {name}", drawn(count, -0.03), forgiving, max_rejected=half),
+            Case(f"unchanged, prove_not_worse, {name}", drawn(count), strict, max_called_better=half),
+            Case(
+                f"worse by max_loss, prove_not_worse, {name}",
+                drawn(count, strict.max_loss),
+                strict,
+                max_accepted=half,
+            ),
+        ]
+    return tuple(found)
+
+
+def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
+    """Shares of rejected, accepted and called-better candidates with their 95% intervals, and what is stated.
+
+    `kept`: no stated rate lies below its interval, so none is surely exceeded.
+    """
+    rejected = better = 0
+    for labels, candidate, champion in case.pairs(seed, runs):
+        test = _scores(labels, candidate)
+        pair = compare(test.right, champion == labels, seed=seed)
+        evaluation = summarise(
+            test, None, tuple(map(str, range(test.probabilities.shape[1]))), EvaluateSettings()
+        )
+        evaluation = dataclasses.replace(evaluation, baselines=(baselines.majority(test.right, labels),))
+        rejected += not decide(Facts(evaluation, SERVED, pair, 1), case.settings).accepted
+        better += pair.difference > 0 and pair.p_value < case.settings.significance
+    counts = {"rejected": rejected, "accepted": runs - rejected, "called_better": better}
+    stated = {
+        "rejected": case.max_rejected, "accepted": case.max_accepted, "called_better": case.max_called_better,
+    }  # fmt: skip
+    found: dict[str, Any] = {"case": case.name, "runs": runs, "kept": True}
+    for name, count in counts.items():
+        low, high = wilson_interval(count, runs)
+        limit = stated[name]
+        found[name] = {"share": count / runs, "low": low, "high": high, "stated_at_most": limit}
+        found["kept"] &= limit is None or low <= limit
+    return found
+
+
+def _answers(rng: np.random.Generator, labels: Ints, chance: npt.NDArray[np.float64]) -> Ints:
+    wrong = rng.random(len(labels)) < chance
+    return np.where(wrong, (labels + rng.integers(1, CLASSES, len(labels))) % CLASSES, labels)
+
+
+def _scores(labels: Ints, answers: Ints) -> Scores:
+    classes = int(max(labels.max(), answers.max())) + 1
+    ids = tuple(f"{i:05}" for i in range(len(labels)))
+    return Scores(ids, labels, np.eye(classes, dtype=np.float32)[answers])
+
+
+def _row(found: dict[str, Any]) -> str:
+    cells = []
+    for name in ("rejected", "called_better"):
+        one = found[name]
+        limit = "" if one["stated_at_most"] is None else f" (at most {100 * one['stated_at_most']:.1f}%)"
+        cells.append(
+            f"{name} {100 * one['share']:5.1f}% [{100 * one['low']:.1f}, {100 * one['high']:.1f}]{limit}"
+        )
+    accepted = found["accepted"]["stated_at_most"]
+    if accepted is not None:
+        cells.append(f"accepted {100 * found['accepted']['share']:.1f}% (at most {100 * accepted:.1f}%)")
+    return f"{found['case']:45} {'kept' if found['kept'] else 'BROKEN':7}" + "   ".join(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench gate_simulation", description=__doc__)
+    parser.add_argument("--runs", type=int, default=200, help="retrainings a case (default 200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args()
+    found = [simulate(case, options.runs, options.seed) for case in cases()]
+    print(json.dumps({"cases": found}) if options.json else "\n".join(map(_row, found)))
+
+
+if __name__ == "__main__":
+    main()
