@@ -102,14 +102,15 @@ def visible_names(folder: Path) -> list[str]:
 
 def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Child]:
     """Files below `folder` in the order of their paths as texts. above: folders it lies in, against loops."""
+    info = os.stat(folder)
+    here = (info.st_dev, info.st_ino)
+    if here in above:
+        return
     for name, child in _children(folder):
-        if not name.endswith("/"):
-            yield prefix + name, child
-            continue
-        info = child.stat()
-        here = (info.st_dev, info.st_ino)
-        if here not in above:
+        if name.endswith("/"):
             yield from _walk(child.path, prefix + name, above | {here})
+        else:
+            yield prefix + name, child
 
 
 def _children(folder: str) -> list[Child]:

@@ -166,7 +166,9 @@ def write_list(path: Path, text: str) -> Path:
 
 def test_list_gives_paths_labels_and_splits(tmp_path, opened):
     root = put(tmp_path / "p", "x/b.png", "x/a, too.png", "c.png")
-    text = f'\ufeffPath,label,split,who\nx/b.png, cat ,train,me\n"x/a, too.png",dog,VAL,you\n{root}/c.png,cat,,\n'
+    text = (
+        f'\ufeffPath,label,split,who\nx/b.png, cat ,train,me\n"x/a, too.png",dog,VAL,you\n{root}/c.png,cat,,'
+    )
     source = opened(write_list(root / "list.csv", text))
     assert rows(source) == [
         ("c.png", "cat", None),
