@@ -23,25 +23,19 @@ GRACE_S = 10.0
 
 def main() -> None:
     """Run `main` of the module that the second argument names; those after it are its own."""
-    alone = threading.Event()
-    threading.Thread(target=_watch, args=(alone,), name="tether", daemon=True).start()
     folder, module, *arguments = sys.argv[1:]
-    status = 1
-    try:
-        import tensorflow  # noqa: F401
+    threading.Thread(target=_watch, args=(folder,), name="tether", daemon=True).start()
+    import tensorflow  # noqa: F401
 
-        status = importlib.import_module(module).main(arguments)
-    finally:
-        if alone.is_set():
-            shutil.rmtree(folder, ignore_errors=True)
-        sys.stderr.flush()
+    status = importlib.import_module(module).main(arguments)
+    sys.stderr.flush()
     os._exit(status)  # TensorFlow's own tear-down takes a second and has nothing left to save
 
 
-def _watch(alone: threading.Event) -> None:
+def _watch(folder: str) -> None:
     while os.read(0, 4096):
         pass
-    alone.set()
+    shutil.rmtree(folder, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(1)
