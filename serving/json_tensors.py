@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving import json_text
-from serving.errors import BadRequest, NotImplementedHere, ServingError
+from serving.errors import BadRequest, NotImplementedHere, ServingError, TensorParsingError
 from serving.json_text import kind, show
 from serving.tensors import (
     DT_BOOL,
@@ -30,6 +30,7 @@ from serving.tensors import (
     DT_UINT8,
     DT_UINT32,
     DT_UINT64,
+    MAX_RANK,
     Array,
     dtype_of,
     name_of,
@@ -127,6 +128,7 @@ def _rows(rows: list[Any], dtypes: Mapping[str, int]) -> dict[str, Array]:
     if _is_object(rows[0]):
         return _object_rows(rows, dtypes)
     name, dtype = next(iter(dtypes.items()))
+    _shape(name, rows, 0)
     quick = _quick(rows, dtype)
     if quick is not None:
         return {name: quick}
@@ -165,11 +167,11 @@ def _columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, Array]:
                 "required as per tensorinfo_map"
             )
         name, dtype = next(iter(dtypes.items()))
-        return {name: _tensor(value, dtype)}
+        return {name: _tensor(name, value, dtype)}
     for name in dtypes:
         if name not in value:
             raise BadRequest(message=f"Missing named input: {name} in 'inputs' object.")
-    return {name: _tensor(value[name], dtype) for name, dtype in dtypes.items()}
+    return {name: _tensor(name, value[name], dtype) for name, dtype in dtypes.items()}
 
 
 class _Place:
@@ -198,7 +200,7 @@ class _Column:
         self._size = 0
 
     def add(self, value: Any) -> None:
-        shape = _shape(value)
+        shape = _shape(self.name, value, 1)
         before = len(self._values)
         _fill(value, 0, shape, self._dtype, self._values)
         size = len(self._values) - before
@@ -216,11 +218,11 @@ class _Column:
         return _array(self._values, self._dtype, (self._rows, *(self._shape or ())))
 
 
-def _tensor(value: Any, dtype: int) -> Array:
+def _tensor(name: str, value: Any, dtype: int) -> Array:
+    shape = _shape(name, value, 0)
     quick = _quick(value, dtype)
     if quick is not None:
         return quick
-    shape = _shape(value)
     values: list[Any] = []
     _fill(value, 0, shape, dtype, values)
     return _array(values, dtype, shape)
@@ -262,13 +264,16 @@ def _holds_odd(value: list[Any]) -> bool:
     return False
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    shape = []
+def _shape(name: str, value: Any, outer: int) -> tuple[int, ...]:
+    """The dimensions of nested lists, by their first elements. outer: dimensions around them."""
+    shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))
         if not value:
             break
         value = value[0]
+    if len(shape) + outer > MAX_RANK:
+        raise TensorParsingError(alias=name)
     return tuple(shape)
 
 

@@ -56,7 +56,10 @@ def show(value: Any) -> str:
     """A JSON value as error texts print it."""
     if isinstance(value, float):
         return number(value)
-    return json.dumps(value, indent=4, ensure_ascii=False)
+    try:
+        return json.dumps(value, indent=4, ensure_ascii=False)
+    except RecursionError:
+        return "(nested too deeply to be shown)"
 
 
 def kind(value: Any) -> str:

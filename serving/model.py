@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from serving import rank_guard
 from serving.errors import Code, LoadFailed, RuntimeFailure
 from serving.tensors import Array, TensorError, to_array
@@ -99,7 +101,9 @@ class SessionModel:
         try:
             inputs = {self._tensor(name): array for name, array in feeds.items()}
             outputs = [self._tensor(name) for name in fetches]
-            return self._session._call_tf_sessionrun(self._run_options(timeout_ms), inputs, outputs, [], None)
+            options = self._run_options(timeout_ms)
+            values = self._session._call_tf_sessionrun(options, inputs, outputs, [], None)
+            return [value if isinstance(value, np.ndarray) else _scalar(value) for value in values]
         except tf.errors.OpError as error:
             raise RuntimeFailure(Code(error.error_code), rank_guard.plain_text(error.message)) from None
         except (TypeError, ValueError) as error:
@@ -169,6 +173,11 @@ def load(folder: Path, settings: RuntimeSettings) -> SessionModel:
 
 
 _ONE_AT_A_TIME = threading.Lock()  # graph.as_default and importing are not made for several threads
+
+
+def _scalar(value: Any) -> Array:
+    """What the binding gives for a tensor of no dimensions: bytes, or a NumPy number."""
+    return np.array(value, object) if isinstance(value, bytes | str) else np.asarray(value)
 
 
 def _config(settings: RuntimeSettings) -> Any:

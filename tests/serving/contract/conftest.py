@@ -65,5 +65,7 @@ def target(tmp_path_factory):
     )
     from tests.support.wire import Wire
 
-    with server, Wire(server.address) as wire:
+    with Wire(server.address) as wire:
         yield Target(server, wire, binary is None)
+    status = server.stop()
+    assert binary is not None or status == 0, f"SIGTERM gave {status}:\n{server.text()[-2000:]}"
