@@ -19,6 +19,7 @@ from serving.tuning import Trial
 PROMISES = (
     ("import_cost", "client.seconds", 0.25, "most"),
     ("import_cost", "client.resident_mb", 70, "most"),
+    ("import_cost", "client.installed_mb", 130, "most"),
     ("unary", "above_ms", 0.7, "most"),
     ("beside_mlflow", "row.ratio", 30, "least"),
     ("beside_mlflow", "picture.ratio", 30, "least"),

@@ -36,7 +36,8 @@ class Connection:
     """How a channel behaves. The defaults are our advice.
 
     A call in flight is probed after `keepalive_s` of silence and given up `keepalive_timeout_s`
-    later. TensorFlow Serving takes at most two probes in a row without data, which gRPC keeps to.
+    later. gRPC servers hang up on the fourth probe without an answer to a call in between, so by default
+    no call lives long enough for a fourth.
     """
 
     tls: Tls | None = None
@@ -46,7 +47,7 @@ class Connection:
     metadata: tuple[tuple[str, str], ...] = ()  # sent with every call
     plain_token: bool = False  # allow the token to travel without TLS (a mesh encrypts)
     max_message_mib: int = 1024  # of a request and of an answer; gRPC's own 4 MB is too little for images
-    keepalive_s: float = 10.0
+    keepalive_s: float | None = None  # None: a third of the client's timeout_s, at least 10
     keepalive_timeout_s: float = 10.0
     max_reconnect_s: float = 2.0  # longest pause between two tries to connect
     options: tuple[tuple[str, int | str], ...] = ()  # more of gRPC's channel arguments
@@ -65,13 +66,13 @@ class Connection:
         return (*self.metadata, ("authorization", f"Bearer {token}"))
 
 
-def open_channel(target: str, connection: Connection) -> grpc.Channel:
-    """A channel to `target`. It connects when it is first used.
+def open_channel(target: str, connection: Connection, timeout_s: float = 30.0) -> grpc.Channel:
+    """A channel to `target` for calls that last up to `timeout_s`. It connects when it is first used.
 
     With a name that stands for many addresses ("dns:///leaves.models.svc:8500" of a headless
     Service), calls go to all of them in turn.
     """
-    options = [*_options(connection), *connection.options]
+    options = [*_options(connection, timeout_s), *connection.options]
     if connection.tls is None:
         _check_token(target, connection)
         return grpc.insecure_channel(target, options=options)
@@ -133,13 +134,14 @@ def _is_ip(address: str) -> bool:
     return True
 
 
-def _options(connection: Connection) -> list[tuple[str, int | str]]:
+def _options(connection: Connection, timeout_s: float) -> list[tuple[str, int | str]]:
+    keepalive_s = connection.keepalive_s or max(10.0, timeout_s / 3)
     limit = connection.max_message_mib * 2**20
     return [
         ("grpc.max_send_message_length", limit),
         ("grpc.max_receive_message_length", limit),
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-        ("grpc.keepalive_time_ms", int(connection.keepalive_s * 1000)),
+        ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(connection.keepalive_timeout_s * 1000)),
         # gRPC 1.85 takes the shorter of the two only where both are set (seen: a minute otherwise).
         ("grpc.http2.ping_timeout_ms", int(connection.keepalive_timeout_s * 1000)),

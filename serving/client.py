@@ -80,7 +80,7 @@ class Client:
 
     address: "host:8500", "dns:///name:8500" (all addresses of the name in turn), "unix:/path", or a
     list of IP addresses with ports.  version or label: ask that one, not the newest.  timeout_s: what
-    a call may take, retries included.
+    a call may take, retries included; set it to your longest call's, since probing goes by it.
     """
 
     def __init__(
@@ -98,7 +98,8 @@ class Client:
         self._target = target_of(address)
         self._model, self._version, self._label = _checked_spec(model, version, label)
         self._timeout_s = _checked_timeout(timeout_s)
-        self._caller = Caller(open_channel(self._target, connection), connection, retry or Retry())
+        channel = open_channel(self._target, connection, self._timeout_s)
+        self._caller = Caller(channel, connection, retry or Retry())
         self._classes: dict[tuple[str, int], tuple[str, ...]] = {}
 
     def __enter__(self) -> Self:

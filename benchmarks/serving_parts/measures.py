@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packaging.requirements import Requirement
 
 from benchmarks.serving_parts import http_load, models
 from benchmarks.serving_parts.mlflow_server import mlflow_server
@@ -30,24 +32,55 @@ Figures = dict[str, Any]
 
 
 def import_cost() -> Figures:
-    """Seconds and memory of `import serving.client` in a fresh process, beside Python alone; medians of 5."""
-    code = "{}\nprint(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
-    figures: Figures = {}
-    for name, line in (("client", "import serving.client"), ("python", "")):
-        seconds, cpu_s, megabytes = [], [], []
-        for _ in range(5):
-            before, clock = os.times(), time.perf_counter()
-            done = subprocess.run([sys.executable, "-c", code.format(line)], capture_output=True, check=True)
-            seconds.append(time.perf_counter() - clock)
-            after = os.times()
-            cpu_s.append(sum(after[2:4]) - sum(before[2:4]))
-            megabytes.append(int(done.stdout) / 1024)
-        figures[name] = {
-            "seconds": statistics.median(seconds),
-            "cpu_s": statistics.median(cpu_s),
-            "resident_mb": statistics.median(megabytes),
-        }
-    return figures
+    """Seconds and memory of `import serving.client`, beside Python alone and beside the usual stubs."""
+    usual = "import tensorflow_serving.apis.prediction_service_pb2_grpc"
+    return {
+        "client": {**_import("import serving.client", 5), "installed_mb": _installed_mb("pergola")},
+        "python": _import("", 5),
+        "tensorflow_serving_api": {
+            **_import(usual, 1),
+            "installed_mb": _installed_mb("tensorflow-serving-api"),
+        },
+    }
+
+
+def _import(line: str, times: int) -> Figures:
+    """Medians over fresh processes."""
+    code = f"{line}\nprint(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
+    rows = []
+    for _ in range(times):
+        before, clock = os.times(), time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        seconds, after = time.perf_counter() - clock, os.times()
+        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+        rows.append((seconds, cpu_s, int(done.stdout) / 1024))
+    names = ("seconds", "cpu_s", "resident_mb")
+    return {name: statistics.median(row[i] for row in rows) for i, name in enumerate(names)}
+
+
+def _installed_mb(name: str) -> float:
+    """Megabytes of a distribution's files and of all that it depends on without extras, bytecode included."""
+    seen: dict[str, float] = {}
+    waiting = [name]
+    while waiting:
+        distribution = importlib.metadata.distribution(waiting.pop())
+        if distribution.name in seen:
+            continue
+        seen[distribution.name] = _files_mb(distribution)
+        for text in distribution.requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return sum(seen.values())
+
+
+def _files_mb(distribution: importlib.metadata.Distribution) -> float:
+    if distribution.name == "pergola":  # an editable install lists no files of its packages
+        folders = [Path(folder) for folder in ("pipelines", "components", "serving", "k8s")]
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    else:
+        files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
+    return sum(file.stat().st_size for file in files if file.exists()) / 1e6
 
 
 def unary(work: Path, seconds: float) -> Figures:
