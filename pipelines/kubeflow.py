@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import warnings
@@ -94,8 +95,7 @@ def connect(connection: Connection) -> Any:
     address, token = connection.address(), connection.secret()
     cookie = connection.cookie or os.environ.get(COOKIE_VARIABLE)
     where = address or "the cluster of the kubeconfig"
-    with explain(where), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with explain(where), _quiet():
         client = _client_class()(
             host=address,
             namespace=connection.pipelines_namespace
@@ -134,8 +134,7 @@ def explain(where: str, doing: str = "") -> Iterator[None]:
 
 def quietly(call: Callable[[], T]) -> T:
     """The result of an SDK call that prints links and warns of itself."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with _quiet():
         return call()
 
 
@@ -201,6 +200,20 @@ def link(connection: Connection, kind: str, id: str) -> str:
     """Where a person sees a run or recurring run in the web interface; empty without a host."""
     address = connection.address()
     return f"{address}/#/{kind}/details/{id}" if address else ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the SDK's prints and warnings, and without a line for each try to reach a server."""
+    tries = logging.getLogger("urllib3.connectionpool")
+    level = tries.level
+    tries.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        tries.setLevel(level)
 
 
 def _client_class() -> Any:

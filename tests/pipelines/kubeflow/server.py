@@ -22,6 +22,7 @@ import yaml
 EXPERIMENT, RUN = "V2beta1Experiment", "V2beta1Run"
 RECURRING, FILTER = "V2beta1RecurringRun", "V2beta1Filter"
 PREFIX = "/apis/v2beta1/"
+PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"  # of the Kubernetes API server
 
 
 class Refused(Exception):
@@ -231,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, method: str) -> None:
         state = self.server.state
-        url = urlsplit(self.path)
+        url = urlsplit(self.path.removeprefix(PROXY).replace("//", "/"))
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = json.loads(raw) if raw else None
         if state.login_page:

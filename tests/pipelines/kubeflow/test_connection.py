@@ -1,7 +1,11 @@
+import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
+import yaml
 
 from components.errors import InputError, StepError
 from pipelines import kubeflow as way
@@ -25,13 +29,14 @@ def test_connect_takes_the_host_from_the_environment(kubeflow, monkeypatch):
     assert submit.runs(Connection()) == []
 
 
-def test_connect_says_at_once_that_nobody_is_there(kubeflow):
+def test_connect_says_at_once_that_nobody_is_there(kubeflow, caplog):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     begin = time.monotonic()
     with pytest.raises(InputError, match=f"No answer from http://127.0.0.1:{port}.*refused.*--host"):
         submit.runs(Connection(host=f"http://127.0.0.1:{port}"))
+    assert caplog.text == ""
     assert time.monotonic() - begin < 10
 
 
@@ -81,6 +86,47 @@ def test_connect_tells_a_broken_server_from_a_wrong_request(kubeflow):
     kubeflow.failures = [500]
     with pytest.raises(StepError, match=r"failed to list runs .500.: upstream connect error"):
         submit.runs(Connection(host=kubeflow.url))
+
+
+def write_kubeconfig(path, server, token):
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": server}}],
+                "users": [{"name": "u", "user": {"token": token}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            }
+        )
+    )
+
+
+def runs_in_a_process_of_its_own(kubeconfig):
+    """kubernetes reads $KUBECONFIG when it is imported."""
+    code = "from pipelines import submit, kubeflow; print(submit.runs(kubeflow.Connection()))"
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_connect_goes_through_the_kubeconfigs_cluster(kubeflow, tmp_path):
+    kubeflow.token = "mine"
+    write_kubeconfig(tmp_path / "config", kubeflow.url, "mine")
+    result = runs_in_a_process_of_its_own(tmp_path / "config")
+    assert result.stdout == "[]\n", result.stderr
+    kubeflow.token = "other"
+    result = runs_in_a_process_of_its_own(tmp_path / "config")
+    assert "Kubeflow at the cluster of the kubeconfig does not accept the token (401)" in result.stderr
+
+
+def test_connect_tells_a_broken_kubeconfig(kubeflow, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("clusters: [")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(InputError, match=r"kubeconfig"):
+        submit.runs(Connection())
 
 
 def test_connect_refuses_a_missing_ca_file(kubeflow, tmp_path):
