@@ -4,57 +4,20 @@ scripts/images builds them; a test whose image is not there is skipped, saying s
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import time
-import tomllib
-from pathlib import Path
 
 import pytest
 
 from components.release import traffic
 from components.release.store import open_store
+from tests.support.images import ENGINE, USER, VERSION, command, environment, image, remove, run
 from tests.support.versions import saved_model
 
 pytestmark = pytest.mark.containers
 
-ROOT = Path(__file__).resolve().parents[2]
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-ENGINE = os.environ.get("ENGINE") or ("podman" if shutil.which("podman") else "docker")
 LIMITS_MB = {"cpu": 2600, "sync": 250}
-USER = 123456
-
-
-def image(target):
-    name = f"pergola:{VERSION}-{target}"
-    if shutil.which(ENGINE) is None:
-        pytest.skip("no container engine: install podman or docker")
-    if subprocess.run([ENGINE, "image", "inspect", name], capture_output=True, env=environment()).returncode:
-        pytest.skip(f"no image {name}: scripts/images {target} builds it")
-    return name
-
-
-def environment():
-    settings = ROOT / ".tools" / "containers.conf"
-    return {**os.environ, **({"CONTAINERS_CONF": str(settings)} if settings.exists() else {})}
-
-
-def command(target, *words, mounts=(), name=""):
-    volumes = [f"--volume={source}:{place}:{mode}" for source, place, mode in mounts]
-    return [
-        ENGINE, "run", "--rm", "--read-only", "--tmpfs=/tmp", f"--user={USER}:{USER}", "--network=host",
-        "--cap-drop=all", "--security-opt=no-new-privileges", *([f"--name={name}"] if name else []), *volumes,
-        image(target), *words,
-    ]  # fmt: skip
-
-
-def run(target, *words):
-    done = subprocess.run(
-        command(target, *words), capture_output=True, text=True, timeout=300, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("target", ["cpu", "sync"])
@@ -118,5 +81,5 @@ def test_sync_image_follows_a_store_until_sigterm(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:
-        subprocess.run([ENGINE, "rm", "--force", name], capture_output=True, env=environment())
+        remove(name)
         process.wait(30)

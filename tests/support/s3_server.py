@@ -44,7 +44,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     """A server over `folder`; stopped and gone afterwards."""
     buckets = folder / "buckets"
     (buckets / BUCKET).mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     credentials = {"ROOT_ACCESS_KEY": "pergola", "ROOT_SECRET_KEY": "pergola-secret"}
     with open(folder / "s3.log", "wb") as log:
         command = [program() or PROGRAM, "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(buckets)]
@@ -57,7 +57,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

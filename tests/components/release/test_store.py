@@ -1,16 +1,21 @@
 """The model store, in a folder and on real object stores."""
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import threading
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 
 from components.errors import InputError, StepError
 from components.release import store, traffic
 from components.release.store import ChecksumError, Conflict, MissingVersion, StoreError, open_store
-from tests.support.s3_server import BUCKET, program, s3_server
+from tests.support.s3_server import BUCKET, TOOLS, free_port, program, s3_server
 from tests.support.versions import saved_model
 
 
@@ -285,3 +290,50 @@ def test_a_link_in_a_folder_store_is_not_followed(tmp_path, target):
     path.symlink_to("/etc/hostname")
     with pytest.raises(StoreError, match="is a link"):
         models.fetch("leaves", 1, target)
+
+
+@pytest.fixture
+def gs(monkeypatch):
+    """The address of an empty bucket in a stand-in for Google's storage."""
+    found = shutil.which("fake-gcs-server", path=str(TOOLS)) or shutil.which("fake-gcs-server")
+    if found is None:
+        pytest.skip("no fake-gcs-server: scripts/kustomize-tools builds one")
+    address = f"127.0.0.1:{free_port()}"
+    host, port = address.split(":")
+    flags = ["-scheme", "http", "-host", host, "-port", port, "-public-host", address, "-backend", "memory"]
+    process = subprocess.Popen([found, *flags, "-log-level", "error"], stderr=subprocess.DEVNULL)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{address}")
+    try:
+        for _ in range(200):
+            try:
+                body = json.dumps({"name": "models"}).encode()
+                headers = {"Content-Type": "application/json"}
+                request = urllib.request.Request(f"http://{address}/storage/v1/b", body, headers)
+                urllib.request.urlopen(request, timeout=2).close()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.05)
+        yield "gs://models/store"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_gs_store_keeps_versions_and_refuses_a_stale_write(gs, tmp_path, target):
+    models = open_store(gs)
+    assert models.guarded
+    models.put(saved_model(tmp_path / "model"), "leaves", 1)
+    models.fetch("leaves", 1, target)
+    store.verify(target)
+    assert (models.models(), models.versions("leaves")) == (["leaves"], [1])
+    models.change("leaves", lambda release: traffic.make_stable(release, 1))
+
+    def overtaken(release):
+        open_store(gs).change("leaves", lambda r: _counted(r, 1))
+        return _counted(release, 1)
+
+    with pytest.raises(Conflict, match="changed by others 2 times"):
+        models.change("leaves", overtaken, attempts=2)
+    models.change("leaves", lambda release: traffic.Release(generation=release.generation + 1))
+    models.remove("leaves", 1)
+    assert models.versions("leaves") == []
