@@ -173,28 +173,42 @@ def batching(work: Path, seconds: float, on_trial: Callable[[Trial], None]) -> F
 
 
 def encoded(work: Path, seconds: float) -> Figures:
-    """CPU of the server for a request with one JPEG, beside TensorFlow's decoder on the same bytes."""
+    """CPU of the server for a request with one JPEG, beside TensorFlow's decoder on the same bytes.
+
+    And beside the same request with the pixels at the network's size, which needs no decoding.
+    """
     import tensorflow as tf
 
     models.pictures(work / "pictures" / "1")
     data = jpeg()
     request = _request("pictures", {"image": [data]})
-    bare, total, p50 = [], [], []
+    pixels = _request("pictures", {"image": np.zeros((1, 96, 96, 3), np.uint8)}, "tensor")
+    bare, total, rest, p50 = [], [], [], []
     with ChildServer(work / "pictures", "pictures") as server:
         measure(Load(server.address, request, 1, 0.5))
         for _ in range(ROUNDS):
             bare.append(_cpu_ms(lambda: tf.io.decode_jpeg(data, channels=3).numpy(), seconds))
-            before = server.cpu_s()
-            result = measure(Load(server.address, request, 1, seconds, warmup_s=0.0))
-            total.append((server.cpu_s() - before) * 1000 / len(result.latency_ms))
-            p50.append(result.p50_ms)
+            cost, latency = _server_cpu_ms(server, request, seconds)
+            total.append(cost)
+            p50.append(latency)
+            rest.append(_server_cpu_ms(server, pixels, seconds)[0])
     return {
         "jpeg_bytes": len(data),
         "request_p50_ms": statistics.median(p50),
         "server_cpu_ms": statistics.median(total),
         "decoder_cpu_ms": statistics.median(bare),
+        "without_decoding_cpu_ms": statistics.median(rest),
         "decoding_share": statistics.median(b / t for b, t in zip(bare, total, strict=True)),
     }
+
+
+def _server_cpu_ms(
+    server: ChildServer, request: predict_pb2.PredictRequest, seconds: float
+) -> tuple[float, float]:
+    """CPU that the server takes for a request, and the p50, both in milliseconds."""
+    before = server.cpu_s()
+    result = measure(Load(server.address, request, 1, seconds, warmup_s=0.0))
+    return (server.cpu_s() - before) * 1000 / len(result.latency_ms), result.p50_ms
 
 
 def switch(work: Path, seconds: float) -> Figures:
@@ -246,9 +260,11 @@ def jpeg(width: int = 800, height: int = 600) -> bytes:
     return buffer.getvalue()
 
 
-def _request(model: str, inputs: Mapping[str, Any]) -> predict_pb2.PredictRequest:
+def _request(
+    model: str, inputs: Mapping[str, Any], signature: str = "serving_default"
+) -> predict_pb2.PredictRequest:
     request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, "serving_default"
+    request.model_spec.name, request.model_spec.signature_name = model, signature
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(to_tensor(value))
     return request

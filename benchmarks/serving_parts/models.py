@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-CLASSES = tuple(f"class {i}" for i in range(10))
-
 
 def tiny_module(scale: float = 2.0) -> Any:
     """A tf.Module, x: float32 (N, 4) -> output_0: float32 (N, 4)."""
@@ -89,34 +87,30 @@ def slow(folder: Path, size_px: int = 128, channels: int = 64) -> Path:
 
 
 def pictures(folder: Path, size_px: int = 96) -> Path:
-    """serving/contract.py's serving_default: encoded pictures, decoded and resized in the graph."""
+    """Encoded pictures, decoded and resized in the graph by what pergola's exports use, and little else.
+
+    A second signature, "tensor", takes the pixels at the network's size: what is left without decoding.
+    """
     import tensorflow as tf
+
+    from components.data import images
 
     rng = np.random.default_rng(0)
     module = tf.Module()
     module.kernel = tf.Variable(rng.normal(0, 0.1, (3, 3, 3, 8)).astype(np.float32))
-    module.dense = tf.Variable(rng.normal(0, 0.1, (8, len(CLASSES))).astype(np.float32))
-    module.labels = tf.constant(CLASSES)
+    module.dense = tf.Variable(rng.normal(0, 0.1, (8, 10)).astype(np.float32))
 
-    def decode(data: Any) -> Any:
-        picture = tf.io.decode_jpeg(data, channels=3)
-        return tf.image.resize(tf.cast(picture, tf.float32), (size_px, size_px))
+    def answer(pixels: Any) -> dict[str, Any]:
+        x = tf.nn.relu(tf.nn.conv2d(tf.cast(pixels, tf.float32) / 255, module.kernel, 2, "SAME"))
+        return {"probabilities": tf.nn.softmax(tf.reduce_mean(x, [1, 2]) @ module.dense)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
-    def predict(image: Any) -> dict[str, Any]:
-        x = tf.map_fn(decode, image, fn_output_signature=tf.float32) / 255
-        x = tf.nn.relu(tf.nn.conv2d(x, module.kernel, 2, "SAME"))
-        p = tf.nn.softmax(tf.reduce_mean(x, [1, 2]) @ module.dense)
-        likeliest = tf.argmax(p, 1)
-        return {
-            "probabilities": p,
-            "label": tf.gather(module.labels, likeliest),
-            "probability": tf.reduce_max(p, 1),
-        }
+    def encoded(image: Any) -> dict[str, Any]:
+        return answer(images.load_batch(image, size_px, size_px, 3))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="index")])
-    def labels(index: Any) -> dict[str, Any]:
-        return {"label": tf.gather(module.labels, index)}
+    @tf.function(input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, name="image")])
+    def tensor(image: Any) -> dict[str, Any]:
+        return answer(image)
 
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": predict, "labels": labels})
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": encoded, "tensor": tensor})
     return folder
