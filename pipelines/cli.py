@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import InputError, PergolaError
-from pipelines import release
+from pipelines import kubeflow_commands, release
 
 if TYPE_CHECKING:
     from pipelines.config import Settings
@@ -213,6 +213,7 @@ def status_of(error: PergolaError) -> int:
 
 
 release.register(pergola)
+kubeflow_commands.register(pergola)
 
 
 def main() -> None:

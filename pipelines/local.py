@@ -263,9 +263,14 @@ def _validate(walk: Walk, manifest: Output) -> Output:
         "validate",
         lambda out: steps.validate(walk.photos, manifest.folder, out, settings.validate,
                                    scan=settings.scan, scratch=walk.workspace.scratch),
-        inputs={"manifest": manifest.sha256},
+        inputs={"manifest": manifest.sha256, "expectations": _sha256(settings.validate.expectations)},
         settings=settings.validate,
     )  # fmt: skip
+
+
+def _sha256(file: str) -> str | None:
+    """Of a file that a setting names; None when it names none. A missing one is for the step to refuse."""
+    return digest.of_file(Path(file)) if file and Path(file).is_file() else None
 
 
 def _stop_if_critical(validation: Output) -> None:

@@ -1,0 +1,150 @@
+"""The walk in one process on 120 small pictures, with a real registry and a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components import artifacts
+from components.errors import InputError
+from components.release.registry import Registry
+from pipelines import config, local
+from pipelines.show import Quiet
+from pipelines.workspace import Workspace
+from tests.support import pictures
+
+SMALL = ("train.epochs=8", "model.architecture=resnet_fast", "gate.min_accuracy=0", "gate.min_recall=0",
+         "gate.max_gap=1", "gate.max_loss=1", "gate.max_drop=1")  # fmt: skip
+
+
+def run(photos: Path, workspace: Workspace, *changes: str, **arguments):
+    return local.run(photos, config.load(None, (*SMALL, *changes)), workspace, show=Quiet(), **arguments)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return pictures.write_folder(tmp_path_factory.mktemp("data") / "shapes", classes=3, per_class=40, size=16)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("local") / "work")
+
+
+@pytest.fixture(scope="module")
+def first(photos, workspace):
+    return run(photos, workspace, command="pergola run shapes")
+
+
+def test_run_publishes_a_version_that_is_the_champion(first, workspace):
+    assert (first.decision, first.version, first.model, first.reused) == ("accepted", 1, "shapes", ())
+    assert tuple(first.seconds) == tuple(step for step in local.STEPS if step != "champion")
+    assert Path(first.model_path, "saved_model.pb").is_file()
+    champion = Registry(workspace.tracking_uri).champion("shapes")
+    assert champion is not None and champion.version == 1 and champion.status == "published"
+    assert "<html" in Path(first.report).read_text()
+
+
+def test_run_counts_every_picture(first):
+    counts = first.counts
+    assert counts["images"] == 120
+    kept_out = sum(counts["quarantined"].values())
+    assert counts["train"] + counts["validation"] + counts["test"] == 120 - kept_out
+
+
+def test_run_is_recorded_with_settings_and_epochs(first, workspace):
+    registry = Registry(workspace.tracking_uri)
+    run_id = registry.run(first.run)
+    data = registry._client.get_run(run_id).data
+    assert data.params["train.epochs"] == "8"
+    assert data.metrics["accuracy"] == pytest.approx(first.metrics["accuracy"])
+    training = artifacts.Training.load(_output(workspace, first, "train"))
+    steps = [metric.step for metric in registry._client.get_metric_history(run_id, "loss")]
+    assert sorted(steps) == list(range(1, training.epochs + 1))
+    assert len(data.tags["pergola.data_fingerprint"]) == 64
+    record = workspace.run_record(first.run)
+    assert record["state"] == "done" and record["command"] == "pergola run shapes"
+    assert json.loads(json.dumps(first.to_json()))["version"] == 1
+
+
+def test_unchanged_rerun_reuses_everything(first, photos, workspace):
+    again = run(photos, workspace)
+    assert set(again.reused) == set(first.seconds)
+    assert (again.version, again.metrics) == (1, first.metrics)
+    assert "Nothing changed" in again.words()
+
+
+def test_a_stricter_gate_rejects_without_training_again(first, photos, workspace):
+    rejected = run(photos, workspace, "gate.min_accuracy=1")
+    assert (rejected.decision, rejected.version) == ("rejected", None)
+    assert len(rejected.reasons) == 1
+    redone = set(rejected.seconds) - set(rejected.reused)
+    assert redone == {"gate", "report", "register"}
+    assert [p.name for p in (workspace.models / "shapes").iterdir() if p.name.isdecimal()] == ["1"]
+    assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
+
+
+def test_a_withdrawn_folder_is_published_again(first, photos, workspace):
+    from components.release.publish import withdraw
+
+    withdraw(workspace.models, "shapes", 1)
+    again = run(photos, workspace)
+    assert again.version == 1 and set(again.seconds) - set(again.reused) == {"publish", "confirm"}
+    assert Path(again.model_path, "saved_model.pb").is_file()
+
+
+def test_more_pictures_make_a_second_version_beside_the_champion(first, photos, workspace):
+    before = _parts(workspace, first)
+    for path, image in (("class_0/new.png", 40), ("class_1/new.png", 41)):
+        label = int(path[6])
+        (photos / path).write_bytes(pictures.png(pictures.pixels(label, image, classes=3, size=16)))
+    second = run(photos, workspace)
+    assert (second.decision, second.version) == ("accepted", 2)
+    assert "champion" in second.seconds
+    after = _parts(workspace, second)
+    assert {id: after[id] for id in before} == before
+    confirmation = artifacts.Confirmation.load(_output(workspace, second, "confirm"))
+    assert (confirmation.version, confirmation.previous) == (2, 1)
+    assert run(photos, workspace).version == 2
+
+
+def test_critical_findings_stop_the_run_and_ship_nothing(tmp_path):
+    photos = pictures.write_folder(tmp_path / "photos", classes=2, per_class=40, size=16)
+    for path in sorted(photos.rglob("*.png"))[:50]:
+        path.write_bytes(b"not a picture")
+    workspace = Workspace(tmp_path / "work")
+    with pytest.raises(InputError, match=r"The data cannot be used: .*index\.html"):
+        run(photos, workspace)
+    (failed,) = workspace.run_ids()
+    assert workspace.run_record(failed)["state"] == "failed"
+    assert not list(workspace.models.iterdir())
+
+
+def test_validate_looks_and_does_nothing_else(photos, tmp_path):
+    found = local.validate(photos, config.Settings(), Workspace(tmp_path / "work"), show=Quiet())
+    assert found.ok and Path(found.page).is_file()
+    assert not list((tmp_path / "work" / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("Blätter 2024", "blatter-2024"), ("日本", "pictures"), ("a.tar.gz", "a")]
+)
+def test_model_name_comes_from_the_data(folder, name):
+    assert local._model_name(Path(folder), config.Settings()) == name
+
+
+def test_model_name_that_is_none_is_refused():
+    settings = config.load(None, ["release.name=my leaves"])
+    with pytest.raises(InputError, match="such as 'my-leaves'"):
+        local._model_name(Path("x"), settings)
+
+
+def _output(workspace: Workspace, result, step: str) -> Path:
+    return workspace.steps / step / workspace.run_record(result.run)["steps"][step]["key"]
+
+
+def _parts(workspace: Workspace, result) -> dict[str, str]:
+    table = artifacts.Split.table(_output(workspace, result, "split"))
+    return dict(zip(table["id"], table["part"], strict=True))
