@@ -7,10 +7,12 @@ client against real servers.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -176,3 +178,27 @@ class ScriptedServer:
         reply = manage_pb2.ReloadConfigResponse()
         reply.status.error_code, reply.status.error_message = self.reload_error
         return reply
+
+
+def main(words: list[str]) -> None:
+    """As a child process with TF-Serving's flags: one request at a time without --enable_batching."""
+    flags = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
+    one_at_a_time = threading.Lock()
+
+    def slowly(inputs, signature):
+        with one_at_a_time:
+            time.sleep(0.02)
+        return {"y": np.zeros(1, np.float32)}
+
+    def at_once(inputs, signature):
+        return {"y": np.zeros(1, np.float32)}
+
+    batched = "batching_parameters_file" in flags
+    if batched and "max_batch_size { value:" not in Path(flags["batching_parameters_file"]).read_text():
+        raise SystemExit("the batching file cannot be read")
+    with ScriptedServer(at_once if batched else slowly, address=f"127.0.0.1:{flags['port']}"):
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
