@@ -105,31 +105,38 @@ class _Places:
     def fill_gaps(self, parts: np.ndarray, fixed: np.ndarray, old: np.ndarray) -> None:
         """Move a group, new ones first, into each part that a class would miss; changes `parts`."""
         free = fixed == _NONE
-        for label, name in enumerate(self.names):
+        pairs = np.unique(np.stack([self.groups, self.labels]), axis=1)[0]
+        spanning = pairs[1:][pairs[1:] == pairs[:-1]]
+        # Best to move are groups without old pictures, and among them those of one class.
+        cost = np.isin(np.arange(len(self.order)), spanning).astype(int)
+        cost[self.groups[free & (old != _NONE)]] += 2
+        # What spans classes moves whole and may leave a gap behind: so a second round.
+        for label, name in [*enumerate(self.names)] * 2:
             mine = free & (self.labels == label)
-            self._require(name, len(np.unique(self.groups[mine])))
             for part in (_TRAIN, *self.cut):
                 if not (parts[mine] == part).any():
-                    self._move_one(parts, mine, part, old)
+                    self._require(name, len(np.unique(self.groups[mine])))
+                    self._move_one(parts, mine, part, cost)
 
     def _require(self, name: str, count: int) -> None:
         wanted = 1 + len(self.cut)
         if count < wanted:
             raise InputError(
                 f"Class '{name}' has too few pictures to split: {count} that are not copies of each other, "
-                f"wanted "
-                f"at least {wanted}. Add pictures, or take the class out."
+                f"wanted at least {wanted}. Add pictures, or take the class out."
             )
 
-    def _move_one(self, parts: np.ndarray, mine: np.ndarray, part: int, old: np.ndarray) -> None:
-        """Take a group from the part in which the class has most, and leave it one there."""
-        counts = {p: len(np.unique(self.groups[mine & (parts == p)])) for p in (_TRAIN, *self.cut)}
-        donor = max(counts, key=lambda p: (counts[p], p == _TRAIN))
-        candidates = np.unique(self.groups[mine & (parts == donor)])
-        was_here = set(self.groups[mine & (old != _NONE)].tolist())
-        chosen = min(candidates.tolist(), key=lambda group: (group in was_here, self.order[group]))
-        # A group that spans classes moves whole.
-        parts[(self.groups == chosen) & (parts == donor)] = part
+    def _move_one(self, parts: np.ndarray, mine: np.ndarray, part: int, cost: np.ndarray) -> None:
+        """Take the cheapest group from a part that keeps another one of the class, best from the fullest."""
+        held = {p: np.unique(self.groups[mine & (parts == p)]).tolist() for p in (_TRAIN, *self.cut)}
+        choices = [
+            (cost[group], -len(groups), self.order[group], group, donor)
+            for donor, groups in held.items()
+            if len(groups) > 1
+            for group in groups
+        ]
+        *_, group, donor = min(choices)
+        parts[(self.groups == group) & (parts == donor)] = part
 
 
 def _pictures(folder: Path, report: ValidationReport) -> pd.DataFrame:
