@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from components.errors import InputError
+from components.errors import InputError, StepError
 from components.release import traffic
 from components.release.models_config import ModelConfig
 from components.release.store import open_store
@@ -225,11 +225,12 @@ def test_sync_stops_fetching_a_version_that_is_withdrawn_meanwhile(models, follo
     os.mkfifo(pipe)  # the first file of the list: reading it waits for a writer
     models.change("leaves", lambda release: traffic.make_stable(release, 2))
     sync.round()
+    writer = _wait_for(lambda: _open_once_read(pipe))
     models.change("leaves", traffic.rollback)
     sync.round()
     assert labels(sync) == {"stable": 1}
-    with open(pipe, "wb") as writer:
-        writer.write(b"v2")
+    os.write(writer, b"v2")
+    os.close(writer)
     sync.settle()
     assert os.listdir(served / "leaves") == ["1"]
     assert sync.status().models["leaves"].fetching == ()
@@ -374,11 +375,20 @@ def _read(served):
     return (served / "models.config").read_text()
 
 
+def _open_once_read(pipe):
+    """A pipe's file descriptor for writing, once someone reads it; None before."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
 def _wait_for(condition, timeout_s=20):
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (result := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return result
 
 
 def test_configs_survive_a_restart(models, follow, served):
@@ -387,3 +397,45 @@ def test_configs_survive_a_restart(models, follow, served):
         "leaves": {"versions": [1], "labels": {"stable": 1}}
     }
     assert labels(follow()) == ModelConfig((1,), {"stable": 1}).labels
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for 256 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_sync_with_a_full_disk_keeps_what_it_serves_and_says_so(models, tmp_path, small_disk):
+    models.put(saved_model(tmp_path / "large", "large", num_bytes=1_000_000), "leaves", 4)
+    with Sync(models, small_disk / "served", SyncSettings(interval_s=0.05)) as sync:
+        sync.settle()
+        models.change("leaves", lambda release: traffic.make_stable(release, 4))
+        sync.settle()
+        assert labels(sync) == {"stable": 1}
+        assert sync.status().models["leaves"].rejected[4].kind == "disk"
+        assert "No space left" in sync.status().models["leaves"].rejected[4].message
+        assert os.listdir(small_disk / "served" / "leaves") == ["1"]
+
+
+def test_a_store_on_a_full_disk_publishes_nothing(tmp_path, small_disk):
+    store = open_store(small_disk)
+    with pytest.raises(StepError, match="full"):
+        store.put(saved_model(tmp_path / "large", "large", num_bytes=1_000_000), "leaves", 1)
+    assert store.versions("leaves") == []
+    assert [name for name in os.listdir(small_disk / "leaves") if name != ".lock"] == []
+
+
+def test_sync_restarted_after_a_kill_drops_what_was_half_fetched(follow, served):
+    follow().settle()
+    (served / "leaves" / ".incoming-2-4711").mkdir()
+    (served / "leaves" / ".incoming-2-4711" / "saved_model.pb").write_bytes(b"half")
+    follow()
+    assert os.listdir(served / "leaves") == ["1"]
