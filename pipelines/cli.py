@@ -191,6 +191,26 @@ def versions(options: Options, model: str | None) -> dict[str, Any]:
 
 
 @command
+@click.argument("picture", type=PATH)
+@click.option("--model", help="Model to tune; needed when the workspace has several.")
+@click.option("--concurrency", type=int, default=32, show_default=True, help="Callers at the same time.")
+@click.option("--seconds", type=float, default=4.0, show_default=True, help="How long each trial lasts.")
+@click.option("--max-p99-ms", type=float, help="No setting whose slowest percent takes longer.")
+@click.option("--output", type=PATH, default=Path("batching.config"), show_default=True)
+def tune_batching(options: Options, picture: Path, **asked: Any) -> dict[str, Any]:
+    """Find the server's best batching parameters by measuring it with PICTURE.
+
+    Writes the file for --batching_parameters_file; the server must not be busy with anything else.
+    """
+    from pipelines import batching
+
+    found = batching.tune(options.open_workspace(), picture, say=_say, **asked)
+    if not options.json:
+        click.echo(found["summary"])
+    return found
+
+
+@command
 def config(options: Options) -> dict[str, Any]:
     """Print the settings in force as TOML, with a comment each.
 
