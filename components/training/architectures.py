@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, Any
 from components import records
 from components.artifacts import Shards
 from components.data.images import ASPECTS
+from components.errors import InputError
+from components.training import pretrained
+from components.training.convnet import ConvPlan, conv
+from components.training.ladder import LADDER
+from components.training.pretrained import FAMILIES, IMAGENET, architecture_of
+from components.training.resnet import resnet_fast
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-AUTO = "auto"
-RESNET_FAST = "resnet_fast"
-NAMES = (AUTO, RESNET_FAST)
+AUTO, RESNET_FAST, CONV = "auto", "resnet_fast", "conv"
+NAMES = (AUTO, RESNET_FAST, CONV, *LADDER, *FAMILIES)
 
 LOGITS = "logits"
 LARGEST_AUTO_SIDE = 128  # pixels: enough to tell leaves apart, and a ninth of the work of 384
+LARGEST_PRETRAINED_SIDE = 224  # what the weights were trained with
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,9 @@ class ModelSettings:
     aspect: str = records.setting(
         "stretch", "how a picture of another aspect is brought to the input's", choices=ASPECTS
     )
-    weights: str = records.setting("", "file of pretrained weights (.h5, .weights.h5); empty: none")
+    weights: str = records.setting(
+        "", "pretrained weights: a .h5 file without top, or imagenet (Keras's cache or download); empty: none"
+    )
     scaling: str = records.setting(
         "zscore",
         "how grey levels are scaled: to 0-1, less their mean, or by mean and deviation",
@@ -46,6 +54,21 @@ class ModelSettings:
     width: int = records.setting(0, "channels of resnet_fast's stem; 0: by the pictures", low=0, high=512)
     dropout: float = records.setting(
         0.2, "share of features dropped before the last layer", low=0.0, high=0.9
+    )
+    conv_blocks: int = records.setting(3, "conv: blocks, each of twice the filters", low=1, high=6)
+    conv_filters: int = records.setting(32, "conv: filters of the first block", low=1, high=1024)
+    conv_kernel: int = records.setting(3, "conv: side of the filters", low=1, high=15)
+    conv_pool: str = records.setting(
+        "max", "conv: pooling; global: once more, at the end", choices=("max", "average", "global")
+    )
+    conv_separable: bool = records.setting(False, "conv: depthwise separable convolutions")
+    conv_residual: bool = records.setting(False, "conv: a shortcut around each block")
+    conv_attention: bool = records.setting(False, "conv: weigh channels by the whole picture")
+    conv_normalize: bool = records.setting(True, "conv: batch normalisation")
+    conv_dropout: float = records.setting(0.25, "conv: share dropped after each block", low=0.0, high=0.9)
+    conv_dense: tuple[int, ...] = records.setting((128,), "conv: widths of dense layers before the last")
+    conv_activation: str = records.setting(
+        "relu", "conv: activation", choices=("relu", "gelu", "silu", "elu", "tanh", "leaky_relu")
     )
 
 
@@ -71,35 +94,33 @@ class Statistics:
 
 
 def choose(settings: ModelSettings, shards: Shards) -> Plan:
-    """The network for these pictures, and why."""
-    height, width = _input_size(settings, shards)
-    num_train = shards.parts["train"].num_images
-    asked = settings.architecture != AUTO
-    name = settings.architecture if asked else RESNET_FAST
-    why = (
-        "the settings ask for it"
-        if asked
-        else f"{num_train} pictures of {height}x{width} pixels and no pretrained weights: "
-        "a small residual network learns fastest from scratch"
-    )
+    """The network for these pictures, and why. Raises InputError for weights that are not there."""
+    name, why = _choose_architecture(settings, shards)
+    height, width = _input_size(settings, shards, name)
     stem = settings.width or (64 if min(height, width) <= 48 else 32)
     return Plan(name, why, height, width, shards.channels, len(shards.labels), stem)
 
 
 def build(plan: Plan, settings: ModelSettings, statistics: Statistics, *, fused: bool) -> keras.Model:
-    """The network, not yet trained, under the dtype policy in force.
+    """The network under the dtype policy in force; pretrained weights are loaded where it is to train.
 
     fused: with layers that only train (see components/training/layers.py); False for one to be saved.
     """
     import keras
 
-    from components.training.resnet import resnet_fast
-
     inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="float32", name="image")
-    scaled = _scale(inputs, settings.scaling, statistics)
-    features = resnet_fast(scaled, width=plan.stem, dropout=settings.dropout, fused=fused)
+    features = _features(inputs, plan, settings, statistics, fused)
+    if plan.num_classes == 2 and plan.architecture == CONV:
+        # One sigmoid unit z is a softmax over (0, z); saying it so, two classes are nothing special.
+        unit = keras.layers.Dense(1, dtype="float32", name=LOGITS)(features)
+        return keras.Model(inputs, keras.ops.pad(unit, [[0, 0], [1, 0]]), name=plan.architecture)
     logits = keras.layers.Dense(plan.num_classes, dtype="float32", name=LOGITS)(features)
     return keras.Model(inputs, logits, name=plan.architecture)
+
+
+def is_pretrained(settings: ModelSettings, plan: Plan) -> bool:
+    """Whether training starts from weights that know pictures already."""
+    return bool(settings.weights) and plan.architecture in FAMILIES
 
 
 def measure(images: np.ndarray) -> Statistics:
@@ -112,12 +133,59 @@ def measure(images: np.ndarray) -> Statistics:
     return Statistics(tuple(map(float, mean)), tuple(float(max(d, 1.0)) for d in deviation))
 
 
-def check_weights(settings: ModelSettings) -> None:
-    """Raises InputError when the file of pretrained weights is not there."""
-    from components.errors import InputError
+def _choose_architecture(settings: ModelSettings, shards: Shards) -> tuple[str, str]:
+    asked = settings.architecture
+    if settings.weights and asked not in (AUTO, *FAMILIES):
+        raise InputError(f"model.weights: '{asked}' takes no pretrained weights. Leave one of both out.")
+    if asked != AUTO:
+        return asked, "the settings ask for it"
+    num_train = shards.parts["train"].num_images
+    pictures = f"{num_train} pictures in {len(shards.labels)} classes"
+    if settings.weights:
+        found = "mobilenet_v2" if settings.weights == IMAGENET else architecture_of(Path(settings.weights))
+        if found is None:
+            raise InputError(
+                f"model.weights: {settings.weights} is of no known architecture. "
+                "Name it with model.architecture."
+            )
+        return found, f"{pictures}, and weights of {found} at hand: they know pictures already"
+    size = f"{shards.median_height}x{shards.median_width}"
+    return RESNET_FAST, (
+        f"{pictures} of about {size} pixels and no pretrained weights: a small residual network learns "
+        "fastest from scratch"
+    )
 
-    if settings.weights and not Path(settings.weights).is_file():
-        raise InputError(f"model.weights: '{settings.weights}' is no file. Give the path of a .h5 file.")
+
+def _features(inputs: Any, plan: Plan, settings: ModelSettings, statistics: Statistics, fused: bool) -> Any:
+    """What goes into the last layer, (N, D)."""
+    import keras
+
+    name = plan.architecture
+    if name in FAMILIES:
+        x = pretrained.features(name, inputs, settings.weights if fused else "")
+        return keras.layers.Dropout(settings.dropout)(x) if settings.dropout else x
+    scaled = _scale(inputs, settings.scaling, statistics)
+    if name in LADDER:
+        return LADDER[name](scaled, fused)
+    if name == CONV:
+        return conv(scaled, _conv_plan(settings), fused)
+    return resnet_fast(scaled, width=plan.stem, dropout=settings.dropout, fused=fused)
+
+
+def _conv_plan(settings: ModelSettings) -> ConvPlan:
+    return ConvPlan(
+        settings.conv_blocks,
+        settings.conv_filters,
+        settings.conv_kernel,
+        settings.conv_pool,
+        settings.conv_separable,
+        settings.conv_residual,
+        settings.conv_attention,
+        settings.conv_normalize,
+        settings.conv_dropout,
+        settings.conv_dense,
+        settings.conv_activation,
+    )
 
 
 def _scale(inputs: Any, scaling: str, statistics: Statistics) -> Any:
@@ -132,12 +200,16 @@ def _scale(inputs: Any, scaling: str, statistics: Statistics) -> Any:
     )
 
 
-def _input_size(settings: ModelSettings, shards: Shards) -> tuple[int, int]:
+def _input_size(settings: ModelSettings, shards: Shards, name: str) -> tuple[int, int]:
+    least = FAMILIES[name].least_side if name in FAMILIES else 1
     if settings.image_size:
+        if settings.image_size < least:
+            raise InputError(f"model.image_size: {name} needs at least {least}, got {settings.image_size}.")
         return settings.image_size, settings.image_size
+    largest = LARGEST_PRETRAINED_SIDE if name in FAMILIES else LARGEST_AUTO_SIDE
     height, width = max(1, shards.median_height), max(1, shards.median_width)
-    shrink = min(1.0, (LARGEST_AUTO_SIDE**2 / (height * width)) ** 0.5)
-    return _round(height * shrink), _round(width * shrink)
+    shrink = min(1.0, (largest**2 / (height * width)) ** 0.5)
+    return max(least, _round(height * shrink)), max(least, _round(width * shrink))
 
 
 def _round(side: float) -> int:

@@ -49,7 +49,7 @@ class Checkpoint:
     def load(self, fingerprint: str) -> tuple[State, list[NDArray[Any]]] | None:
         """The last state and its variables, or None when there is none of this run."""
         try:
-            with np.load(self._folder / _STATE, allow_pickle=False) as file:
+            with open(self._folder / _STATE, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 data = json.loads(str(file["state"]))
                 if data.get("fingerprint") != fingerprint:
                     return None

@@ -107,9 +107,9 @@ class StreamFeed:
 
         epoch, step = divmod(first_step, self.steps)
         kept = self.steps * self._batch
-        records = tf.data.Dataset.range(epoch, -(-last_step // self.steps)).flat_map(
-            lambda number: self._records(number).take(kept)
-        )
+        records = self._records(epoch).take(kept)
+        for number in range(epoch + 1, -(-last_step // self.steps)):
+            records = records.concatenate(self._records(number).take(kept))
         pictures = records.skip(step * self._batch).map(
             lambda record: _parse(record, self._shape), num_parallel_calls=tf.data.AUTOTUNE
         )
@@ -124,15 +124,13 @@ class StreamFeed:
             )
         )
 
-    def _records(self, epoch: Any) -> tf.data.Dataset:
+    def _records(self, epoch: int) -> tf.data.Dataset:
         import tensorflow as tf
 
-        seed = self._variety.seed * 1_000_003 + epoch
-        order = tf.random.experimental.stateless_shuffle(
-            tf.constant(self._files), tf.stack([self._variety.seed, epoch])
-        )
-        files = tf.data.Dataset.from_tensor_slices(order)
+        seeds = np.random.default_rng((self._variety.seed, epoch))
+        files = tf.data.Dataset.from_tensor_slices(list(seeds.permutation(self._files)))
         lines = files.interleave(tf.data.TFRecordDataset, cycle_length=4, block_length=16)
+        seed = int(seeds.integers(1, 1 << 31))
         return lines.shuffle(_SHUFFLED, seed=seed, reshuffle_each_iteration=False)
 
 

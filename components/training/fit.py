@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from components import digest, records
 from components.artifacts import TRAIN, VALIDATION, Augmentation, Part, Shards, Training
 from components.errors import InputError
 from components.progress import Progress, silent
-from components.training import architectures, feed, precision
+from components.training import architectures, feed, keras_file, precision
 from components.training.architectures import ModelSettings, Plan
 from components.training.checkpoint import Checkpoint, State
 from components.training.loop import Loop, OnEpoch, Recipe
@@ -43,7 +41,7 @@ class TrainSettings:
     weight_decay: float = records.setting(-1.0, "pull of weights to zero; -1: by the optimiser", low=-1.0)
     label_smoothing: float = records.setting(0.1, "share of a label spread over all", low=0.0, high=0.5)
     average: float = records.setting(
-        0.98, "momentum of the average of the weights that is kept; 0: the last ones", low=0.0, high=0.9999
+        0.03, "share of training over which weights are averaged; 0: take them as they are", low=0.0, high=0.5
     )
     patience: int = records.setting(0, "end after so many epochs without a better one; 0: half of all", low=0)
     balance: str = records.setting(
@@ -180,10 +178,12 @@ def _with_extra(shards_folder: Path, part: Part, extra_folder: Path, extra: Part
 
 
 def _recipe(settings: TrainSettings, plan: Plan, num_train: int) -> Recipe:
-    """What the settings leave open, decided by the number of pictures (never by the clock)."""
+    """What the settings leave open, decided by the number and size of pictures (never by the clock)."""
     optimizer = "adamw" if settings.optimizer == "auto" else settings.optimizer
-    batch_size = min(settings.batch_size or (32 if num_train < 4000 else 128), num_train)
-    epochs = settings.epochs or int(np.clip(round(60_000 / num_train), 12, 60))
+    tiny = plan.height * plan.width <= 16 * 16  # a step costs the same for 32 of them as for 64
+    few = 64 if tiny else 32
+    batch_size = min(settings.batch_size or (few if num_train < 4000 else 128), num_train)
+    epochs = settings.epochs or int(np.clip(round((25_000 if tiny else 60_000) / num_train), 12, 60))
     default_rate, default_decay = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (2e-3, 0.05)}[optimizer]
     return Recipe(
         optimizer,
@@ -193,7 +193,7 @@ def _recipe(settings: TrainSettings, plan: Plan, num_train: int) -> Recipe:
         settings.warmup,
         default_decay if settings.weight_decay < 0 else settings.weight_decay,
         settings.label_smoothing,
-        settings.average,
+        1.0 - 1.0 / max(1.0, settings.average * epochs * max(1, num_train // batch_size)),
         settings.patience or max(5, epochs // 2),
     )
 
@@ -267,7 +267,7 @@ def _finish(
     with precision.policy("float32"):
         network = architectures.build(plan, model, statistics, fused=False)
     network.set_weights(loop.checkpoint.load_best(loop.state.best_epoch))
-    _save(network, out / MODEL)
+    keras_file.save(network, out / MODEL)
     training = Training(
         architecture=plan.architecture,
         why=plan.why,
@@ -285,28 +285,6 @@ def _finish(
     )
     training.save(out)
     return training
-
-
-def _save(network: Any, path: Path) -> None:
-    """Write a .keras file without the time of day, so that equal networks are equal files."""
-    partial = path.with_name(f".partial-{os.getpid()}.keras")
-    try:
-        network.save(partial)
-        with zipfile.ZipFile(partial) as source:
-            contents = {name: source.read(name) for name in sorted(source.namelist())}
-        contents["metadata.json"] = b'{"keras_version": "%s"}' % _keras_version().encode()
-        with zipfile.ZipFile(partial, "w") as target:
-            for name, content in contents.items():
-                target.writestr(zipfile.ZipInfo(name), content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _keras_version() -> str:
-    import keras
-
-    return str(keras.__version__)
 
 
 def _fingerprint(

@@ -74,10 +74,12 @@ class Loop:
 
     def resume(self, variables: list[NDArray[Any]]) -> None:
         """Put variables back; those of the metrics once Keras has reset them for the epoch."""
-        for variable, value in zip(self._variables(), variables, strict=True):
+        own = [*self.network.variables, *self.network.optimizer.variables]
+        for variable, value in zip(own, variables[: len(own)], strict=True):
             variable.assign(value)
-        num_metrics = len(self.network.metrics_variables)
-        self._resumed = variables[len(variables) - num_metrics :]
+        nothing = np.zeros((1, self.network.output_shape[-1]), np.float32)
+        self.network.compute_metrics(None, nothing, nothing)  # Keras makes their variables at first use
+        self._resumed = variables[len(own) :]
 
     def _variables(self) -> list[Any]:
         network = self.network

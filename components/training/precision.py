@@ -27,10 +27,14 @@ def choose(asked: str) -> tuple[str, str]:
 
 @contextmanager
 def policy(name: str) -> Iterator[None]:
-    """Layers made inside compute under this dtype policy."""
+    """Layers made inside compute under this dtype policy, and their names count from the start.
+
+    Else equal networks would be saved with names that tell how many were built before.
+    """
     import keras
 
     before = keras.config.dtype_policy()
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(name)
     try:
         yield

@@ -83,4 +83,4 @@ def tiny() -> ModelSettings:
 
 @pytest.fixture
 def short() -> TrainSettings:
-    return TrainSettings(epochs=4, batch_size=16, precision="float32", learning_rate=0.01)
+    return TrainSettings(epochs=8, batch_size=16, precision="float32", learning_rate=0.01)

@@ -1,0 +1,129 @@
+"""Networks of `keras.applications`, with weights from a file, from Keras's cache or download, or none.
+
+Each family prepares pixels in its own way; that is part of the network here, so it is part of the exported
+model. Batch normalisation keeps the statistics that it came with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.errors import InputError
+
+IMAGENET = "imagenet"  # in place of a file: Keras's own cache or download
+NEWEST_FORMAT = ".weights.h5"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of keras.applications."""
+
+    constructor: str
+    mark: str  # a layer that only its weights have
+    pixels: str  # "symmetric": to -1..1; "caffe": BGR less ImageNet's mean; "own": it scales by itself
+    least_side: int  # pixels
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+FAMILIES = {
+    "vgg16": Family("VGG16", "block5_conv3", "caffe", 32),
+    "inception_v3": Family("InceptionV3", "conv2d_93", "symmetric", 75),
+    "xception": Family("Xception", "block14_sepconv2", "symmetric", 71),
+    "resnet50": Family("ResNet50", "conv5_block3_3_conv", "caffe", 32),
+    "mobilenet_v2": Family("MobileNetV2", "block_16_project", "symmetric", 32),
+    "mobilenet_025": Family("MobileNet", "conv_pw_13", "symmetric", 32, {"alpha": 0.25}),
+    "efficientnet_v2b0": Family("EfficientNetV2B0", "block6h_se_expand", "own", 32),
+    "convnext_tiny": Family("ConvNeXtTiny", "convnext_tiny_stage_3_block_2_depthwise_conv", "own", 32),
+}
+
+
+def features(name: str, inputs: Any, weights: str) -> Any:
+    """Pooled features (N, D) of pictures (N, H, W, C) from 0 to 255.
+
+    weights: "" for random ones, "imagenet" for Keras's own, or a file (.h5, without the top).
+    Raises InputError for a file that is missing or of another architecture.
+    """
+    import keras
+
+    family = FAMILIES[name]
+    pixels = _prepare(inputs, family.pixels)
+    backbone = getattr(keras.applications, family.constructor)(
+        include_top=False,
+        weights=IMAGENET if weights == IMAGENET else None,
+        input_tensor=pixels,
+        pooling="avg",
+        **family.options,
+    )
+    if weights and weights != IMAGENET:
+        load(backbone, name, Path(weights))
+    return backbone.output
+
+
+def load(network: Any, name: str, path: Path) -> None:
+    """Put weights of a file into a network of this architecture, or raise InputError."""
+    found = architecture_of(path)
+    if found is not None and found != name:
+        raise InputError(f"model.weights: {path} holds weights of '{found}', wanted '{name}'.")
+    try:
+        network.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"model.weights: {path} does not fit '{name}' without its top ({reason}). "
+            "Give weights without top of this architecture and width."
+        ) from None
+
+
+def architecture_of(path: Path) -> str | None:
+    """The name of the architecture whose weights a file holds, by its layers; None for one unknown.
+
+    Raises InputError when there is no such file, or it is no HDF5 file.
+    """
+    import h5py  # type: ignore[import-untyped]
+
+    if not path.is_file():
+        raise InputError(f"model.weights: '{path}' is no file. Give a .h5 file of weights without top.")
+    try:
+        with h5py.File(path) as file:
+            layers = _layer_names(file)
+    except OSError:
+        raise InputError(f"model.weights: {path} is no HDF5 file. Give a .h5 file of weights.") from None
+    matches = [name for name, family in FAMILIES.items() if family.mark in layers]
+    return matches[0] if len(matches) == 1 else None
+
+
+def trainable(network: Any, share: float, head: str) -> list[Any]:
+    """Freeze all but the head and the last `share` of the other layers; these are given back.
+
+    Batch normalisation stays frozen, that is, in inference mode, wherever it is.
+    """
+    layers = [layer for layer in network.layers if layer.weights and layer.name != head]
+    learnable = [layer for layer in layers if layer.__class__.__name__ != "BatchNormalization"]
+    first = len(learnable) - round(share * len(learnable))
+    for layer in layers:
+        layer.trainable = False
+    for layer in learnable[first:]:
+        layer.trainable = True
+    return learnable[first:]
+
+
+def _prepare(inputs: Any, pixels: str) -> Any:
+    from keras import layers
+
+    x = layers.Concatenate()([inputs] * 3) if inputs.shape[-1] == 1 else inputs
+    if pixels == "symmetric":
+        return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(x)
+    if pixels == "caffe":
+        shift = {"mean": [103.939, 116.779, 123.68], "variance": [1.0, 1.0, 1.0]}
+        return layers.Normalization(**shift, dtype="float32", name="scale")(x[..., ::-1])
+    return x
+
+
+def _layer_names(file: Any) -> set[str]:
+    """Of a legacy file by its attribute, of a `.weights.h5` file by its groups."""
+    if "layer_names" in file.attrs:
+        return {name.decode() if isinstance(name, bytes) else str(name) for name in file.attrs["layer_names"]}
+    group = file.get("layers")
+    return set(group.keys()) if group is not None else set()
