@@ -142,8 +142,10 @@ def read_spec(package: Path) -> dict[str, Any]:
     """The pipeline of a compiled file. Raises InputError when it is none."""
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
     try:
-        documents = [doc for doc in yaml.safe_load_all(package.read_text(encoding="utf-8")) if doc]
+        text = package.read_text(encoding="utf-8")
+        documents = [doc for doc in yaml.load_all(text, Loader=loader) if doc]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Compiled pipeline {package} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

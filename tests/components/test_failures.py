@@ -42,5 +42,5 @@ def test_a_note_that_cannot_be_written_hides_no_error(workspace, monkeypatch, tm
 
 def test_every_step_of_a_pod_is_noted(workspace):
     with pytest.raises(Exception, match="none"):
-        pods.export("none", "none", workspace + "/out")
-    assert failures.read("run-1", workspace).startswith("export failed: ")
+        pods.gate("none", "none", "none", workspace + "/out", {})
+    assert failures.read("run-1", workspace).startswith("gate failed: ")

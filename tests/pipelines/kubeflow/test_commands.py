@@ -41,7 +41,7 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
     status, out, _ = pergola("compile", "-o", "a.yaml", "--set", "train.epochs=4", "--cluster", "pods.toml",
                              "--image", "reg/p:1", "--json")  # fmt: skip
     assert (status, json.loads(out)) == (0, {"path": "a.yaml", "pipeline": "training"})
-    spec = next(yaml.safe_load_all((tmp_path / "a.yaml").read_text()))
+    spec = next(yaml.load_all((tmp_path / "a.yaml").read_text(), Loader=yaml.CSafeLoader))
     assert spec["root"]["inputDefinitions"]["parameters"]["train"]["defaultValue"]["epochs"] == 4
     scan = spec["deploymentSpec"]["executors"]["exec-scan"]["container"]
     assert scan["image"] == "reg/p:1" and scan["resources"]["resourceMemoryLimit"] == "9Gi"
@@ -56,7 +56,6 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
         (("submit", "--package", "p.yaml", "--param", "gpus"), "--param wants NAME=VALUE"),
         (("submit", "--package", "p.yaml", "--uploaded", "x"), "exclude each other"),
         (("submit", "--uploaded", "x"), "no pipeline 'x'"),
-        (("submit", "/photos"), "wants a value for model: --param model="),
         (("runs", "--experiment", "none"), "no experiment 'none'"),
         (("runs", "--host", "nowhere"), "'nowhere' is no address"),
         (("schedule", "apply", "none.toml"), "none.toml does not exist"),
@@ -95,7 +94,8 @@ def test_submit_compiles_ours_with_photos_and_model(pergola, kubeflow):
     (body,) = kubeflow.bodies("/apis/v2beta1/runs")
     assert status == 0 and out.strip() in kubeflow.runs
     assert body["runtime_config"]["parameters"] == {"photos": "/photos", "model": "leaves"}
-    assert body["display_name"] == "retraining"
+    declared = body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    assert body["display_name"] == "retraining" and declared["gate"]["defaultValue"]["min_accuracy"] == 0.9
 
 
 def test_runs_and_schedules_are_listed(pergola, tmp_path):

@@ -25,7 +25,11 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def training(files):
-    return list(yaml.safe_load_all(files["training"].read_text()))
+    return documents(files["training"])
+
+
+def documents(path):
+    return list(yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader))
 
 
 def tasks(spec, component):
@@ -54,7 +58,7 @@ def test_training_tells_how_it_ended_whatever_happened(training):
 
 
 def test_retraining_does_nothing_more_when_nothing_changed(files):
-    spec = next(yaml.safe_load_all(files["retraining"].read_text()))
+    spec = documents(files["retraining"])[0]
     run = tasks(spec, "comp-exit-handler-1")
     assert set(run) == {"settings", "listing", "scan", "changes", "condition-2"}
     assert run["condition-2"]["triggerPolicy"]["condition"].endswith("-Output'] == 'changed'")
@@ -134,12 +138,10 @@ def test_parameters_are_one_struct_a_step_with_the_settings_as_defaults(training
     assert given["accelerator_count"] == "1"
 
 
-def test_compiling_twice_gives_the_same(files, tmp_path):
-    again = compiled.compile_to(tmp_path / "again.yaml", "training", settings=load(None, ["train.epochs=3"]),
-                                cluster=CLUSTER)  # fmt: skip
-    assert list(yaml.safe_load_all(again.read_text())) == list(
-        yaml.safe_load_all(files["training"].read_text())
-    )
+def test_compiling_twice_gives_the_same(training, tmp_path):
+    settings = load(None, ["train.epochs=3"])
+    again = compiled.compile_to(tmp_path / "again.yaml", settings=settings, cluster=CLUSTER)
+    assert documents(again) == training
 
 
 def test_compile_to_refuses(tmp_path):

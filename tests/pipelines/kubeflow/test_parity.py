@@ -18,8 +18,8 @@ from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from tests.support.pictures import write_folder
 
-QUICK = ("train.epochs=6", "train.precision=float32", "rehearse.rounds=1", "release.name=stripes",
-         "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1")  # fmt: skip
+QUICK = ("train.epochs=12", "train.precision=float32", "rehearse.rounds=1", "release.name=stripes",
+         "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1", "gate.max_drop=1")  # fmt: skip
 UP_TO_GATE = {"settings", "listing", "scan", "validate", "split", "shards", "augment", "train", "export",
               "evaluate", "rehearse", "champion", "gate", "report", "register", "finish"}  # fmt: skip
 SHIPPED = {"publish", "confirm", "deliver"}
@@ -68,7 +68,7 @@ def kubeflow(pipeline: str, photos: Path, workspace: Path, root: Path, *override
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("data") / "stripes", classes=2, per_class=40)
+    return write_folder(tmp_path_factory.mktemp("data") / "stripes", classes=2, per_class=60)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_kubeflow_is_shown_figures_findings_and_the_report(ran):
     assert ran.output("validate", "page").read_text().lstrip().startswith("<")
     assert "stripes" in ran.output("report", "report").read_text()
     settings = ran.value("settings")
-    assert "epochs = 6\n" in settings and "min_accuracy = 0.05" in settings
+    assert "epochs = 12\n" in settings and "min_accuracy = 0.05" in settings
 
 
 def test_a_retraining_ends_early_when_nothing_changed(ran, photos, there):

@@ -44,20 +44,6 @@ def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, ca
     assert run.finished_at is None and capsys.readouterr().out == ""
 
 
-def test_submit_ours_compiles_with_settings(kubeflow):
-    from pipelines.cluster import ClusterSettings
-    from pipelines.config import load
-
-    settings, request = (
-        load(None, ["gate.min_accuracy=0.9"]),
-        Request(parameters={"photos": "/p", "model": "m"}),
-    )
-    run = submit.submit_ours(connection(kubeflow), "training", settings, ClusterSettings(), request)
-    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
-    declared = body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
-    assert run.name == "training" and declared["gate"]["defaultValue"]["min_accuracy"] == 0.9
-
-
 def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, package):
     kubeflow.add_pipeline("other", package[1])
     id = kubeflow.add_pipeline("leaves", package[1], package[1], package[1])
