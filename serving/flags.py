@@ -196,3 +196,9 @@ def _convert(flag: Flag, text: str) -> Any:
     except ValueError:
         word = "a whole number" if kind is int else "a number"
         raise FlagError(f"--{flag.name} wants {word}, got '{text}'") from None
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(table())

@@ -20,6 +20,7 @@ from serving.errors import Code, LoadFailed, RuntimeFailure
 from serving.tensors import Array, TensorError, to_array
 
 DEFAULT_SIGNATURE = "serving_default"
+MAX_SIMPLE_NODES = 300
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -155,22 +156,25 @@ def load(folder: Path, settings: RuntimeSettings) -> SessionModel:
         raise LoadFailed(
             message=f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}"
         )
-    graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph, config=_config(settings))
+    graph, session = tf.Graph(), None
     try:
         with _ONE_AT_A_TIME, graph.as_default():
             loader = loader_impl.SavedModelLoader(str(folder))
-            rank_guard.guard(loader.get_meta_graph_def_from_tags(list(settings.tags)))
-            meta_graph = loader.load(session, list(settings.tags))
+            meta_graph = loader.get_meta_graph_def_from_tags(list(settings.tags))
+            rank_guard.guard(meta_graph)
+            session = tf.compat.v1.Session(graph=graph, config=_config(settings, _is_simple(meta_graph)))
+            loader.load(session, list(settings.tags))
     except tf.errors.OpError as error:
-        session.close()
+        _close(session)
         raise RuntimeFailure(Code(error.error_code), error.message) from None
     except Exception as error:  # a damaged file fails in many ways: DecodeError, KeyError, OSError, …
-        session.close()
+        _close(session)
         message = str(error).strip() or type(error).__name__
         raise LoadFailed(message=f"{folder} cannot be loaded: {message}") from error
     return SessionModel(session, dict(meta_graph.signature_def.items()))
 
+
+_LOOPS = {"While", "StatelessWhile", "Enter", "RefEnter", "MapDefun", "For"}
 
 _ONE_AT_A_TIME = threading.Lock()  # graph.as_default and importing are not made for several threads
 
@@ -180,10 +184,27 @@ def _scalar(value: Any) -> Array:
     return np.array(value, object) if isinstance(value, bytes | str) else np.asarray(value)
 
 
-def _config(settings: RuntimeSettings) -> Any:
+def _close(session: Any) -> None:
+    if session is not None:
+        session.close()
+
+
+def _is_simple(meta_graph: Any) -> bool:
+    """Whether a graph has nothing that would gain from operations run side by side: few nodes, no loop."""
+    graph = meta_graph.graph_def
+    lists = [graph.node, *(function.node_def for function in graph.library.function)]
+    if sum(map(len, lists)) > MAX_SIMPLE_NODES:
+        return False
+    return not any(node.op in _LOOPS for nodes in lists for node in nodes)
+
+
+def _config(settings: RuntimeSettings, simple: bool) -> Any:
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto()
+    if simple:
+        # In the thread that asks: handing a tiny graph to TensorFlow's pool costs four times its work.
+        config.inter_op_parallelism_threads = -1
     if settings.session_config:
         config.MergeFromString(settings.session_config)
     if settings.session_parallelism:

@@ -108,10 +108,6 @@ class Monitor:
             "pergola_batch_size", "Rows in a batch, padding left out.", ["model_name"], buckets=_SIZES,
             registry=self._registry,
         )  # fmt: skip
-        self._by_version = Counter(
-            "pergola_model_runs", "Runs of the model by version.", ["model_name", "version", "API"],
-            registry=self._registry,
-        )  # fmt: skip
         self._version_latency = Histogram(
             "pergola_model_run_microseconds", "Wall time in TensorFlow.", ["model_name", "version"],
             buckets=_LATENCIES, registry=self._registry,
@@ -140,7 +136,6 @@ class Monitor:
         """A model ran."""
         micros = seconds * 1e6
         self._child(self._runtime, model, api, "TF1").observe(micros)
-        self._child(self._by_version, model, str(version), api).inc()
         self._child(self._version_latency, model, str(version)).observe(micros)
 
     def examples(self, model: str, count: int) -> None:

@@ -122,3 +122,8 @@ def test_unknown_flags_print_usage_and_idle_flags_are_said_to_be_idle():
 
 def test_table_has_every_flag():
     assert flags.table().count("\n") == len(flags.flags()) + 2
+
+
+def test_the_reference_has_the_table_as_the_code_has_it():
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert flags.table() in text

@@ -61,7 +61,7 @@ def test_versions_have_counters_of_their_own(target):
     before = page(target)
     target.wire.outputs("half", {"x": [1.0]}, version=1)
     after = page(target)
-    assert value(after, "pergola_model_runs_total", model_name="half", version="1") == 1 + value(
-        before, "pergola_model_runs_total", model_name="half", version="1"
-    )
+    series = "pergola_model_run_microseconds_count"
+    runs = [value(page, series, model_name="half", version="1") for page in (before, after)]
+    assert runs[1] == runs[0] + 1
     assert value(after, "pergola_model_version_state", model_name="half", version="2", state="AVAILABLE") == 1
