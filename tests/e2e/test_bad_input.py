@@ -56,7 +56,7 @@ def test_class_with_too_few_images(photos, tmp_path):
 def test_all_images_corrupt(photos, tmp_path):
     for path in photos.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:40])
-    assert "read" in refused(photos, workspace=tmp_path / "work")
+    assert "usable" in refused(photos, workspace=tmp_path / "work")
 
 
 def test_label_list_that_names_missing_files(photos, tmp_path):

@@ -9,7 +9,17 @@ import pytest
 
 from tests.support import pictures
 
-HEAVY = ("tensorflow", "keras", "mlflow", "great_expectations", "kfp", "pandas", "pyarrow", "grpc", "matplotlib")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "mlflow",
+    "great_expectations",
+    "kfp",
+    "pandas",
+    "pyarrow",
+    "grpc",
+    "matplotlib",
+)
 
 
 def pergola(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -74,14 +84,14 @@ def test_run_refuses_a_missing_folder_and_makes_no_workspace(tmp_path):
 
 
 def test_run_refuses_an_unknown_step(tmp_path):
-    photos = pictures.write_folder(tmp_path / "photos", num_images=12)
+    photos = pictures.write_folder(tmp_path / "photos", per_class=4)
     done = pergola("run", photos, "--workspace", tmp_path / "work", "--force", "trian")
     assert done.returncode == 2
     assert "there is no step 'trian'. Did you mean 'train'?" in done.stderr
 
 
 def test_predict_without_a_server_says_how_to_start_one(tmp_path):
-    photos = pictures.write_folder(tmp_path / "photos", num_images=12)
+    photos = pictures.write_folder(tmp_path / "photos", per_class=4)
     picture = next(photos.rglob("*.png"))
     done = pergola("predict", picture, "--model", "m", "--server", "localhost:9", "--timeout", "1")
     assert done.returncode == 1
