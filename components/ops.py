@@ -42,6 +42,7 @@ def settings(
     evaluate: dict[str, Any],
     rehearse: dict[str, Any],
     gate: dict[str, Any],
+    model: str,
 ) -> str:
     """All settings, checked before any work is done, as TOML."""
     from components import pod_settings
@@ -58,7 +59,8 @@ def settings(
             "evaluate": evaluate,
             "rehearse": rehearse,
             "gate": gate,
-        }
+        },
+        model,
     )
 
 

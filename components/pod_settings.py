@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from components import records
+from components.errors import InputError
 from components.failures import noted
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 @noted
-def settings(sections: Mapping[str, Mapping[str, Any]]) -> str:
+def settings(sections: Mapping[str, Mapping[str, Any]], model: str = "model") -> str:
     """The settings as TOML, with the types that their sections declare.
 
-    sections: "scan", "train", … -> key -> value. Raises InputError for an unknown key or a bad value,
-    before any work is done.
+    sections: "scan", "train", … -> key -> value.  model: the name under which it will be released.
+    Raises InputError for an unknown key, a bad value or a name that cannot be one, before any work.
     """
+    if not _NAME.fullmatch(model):
+        raise InputError(f"parameter model: '{model}' is no model's name. Wanted letters, digits, '-', '_'.")
     lines = []
     for name, cls in _classes().items():
         values = records.to_dict(records.from_dict(cls, sections.get(name, {}), f"parameter {name}"))

@@ -265,4 +265,4 @@ class Steps:
 
     def _settings(self) -> dict[str, Any]:
         given = dict(self.asked.sections)
-        return {"network": given.pop("model"), **given}
+        return {"network": given.pop("model"), "model": self.asked.model, **given}

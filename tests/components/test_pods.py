@@ -34,6 +34,8 @@ def test_settings_text_refuses_before_any_work():
         pod_settings.settings({"train": {"epoch": 3}})
     with pytest.raises(InputError, match=r"parameter gate: min_accuracy: 2.* out of bounds"):
         pod_settings.settings({"gate": {"min_accuracy": 2}})
+    with pytest.raises(InputError, match=r"parameter model: 'my leaves' is no model's name"):
+        pod_settings.settings({}, "my leaves")
 
 
 def test_changes_compares_with_the_last_run_that_came_to_its_end(tmp_path):
