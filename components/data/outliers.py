@@ -2,8 +2,8 @@
 
 A screenshot among leaves, a grey picture among coloured ones, one compressed to mush. Distances to the
 nearest neighbours outside a picture's own group of near-duplicates (Ramaswamy, Rastogi, Shim 2000; for deep
-features Sun et al. 2022), and Tukey's outer fences (1977): beyond three times the interquartile range.
-Under a normal law one value in 400,000 lies out there.
+features Sun et al. 2022), on a scale of logarithms, and a fence after Tukey (1977): two interquartile ranges
+above the upper quartile, beyond which one value in 2,700 lies under a normal law.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class OutlierSettings:
 
     enabled: bool = setting(True, "look for outliers")
     neighbours: int = setting(10, "nearest pictures whose mean distance counts", low=1, high=100)
-    reach: float = setting(3.0, "interquartile ranges above the upper quartile", low=1, high=20)
-    num_components: int = setting(64, "directions of the embedding that are used", low=2, high=4096)
+    reach: float = setting(2.0, "interquartile ranges above the upper quartile", low=1, high=20)
+    num_components: int = setting(256, "directions of the embedding that are used", low=2, high=4096)
     max_compared: int = setting(20_000, "pictures that each is compared with, drawn by chance", low=100)
     min_images: int = setting(50, "fewer pictures have no outliers", low=10)
     min_colour: float = setting(
@@ -121,14 +121,14 @@ def neighbour_distances(embeddings: Floats, groups: Ints, settings: OutlierSetti
     return found
 
 
-def fences(values: Floats, reach: float = 3.0) -> tuple[float, float]:
+def fences(values: Floats, reach: float) -> tuple[float, float]:
     """Tukey's fences: the quartiles, and `reach` times their distance further out."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float(low - reach * (high - low)), float(high + reach * (high - low))
 
 
 def beyond(values: Floats, reach: float = 3.0) -> Bools:
-    """Which values lie beyond the fences, bool (N,). nan does not.
+    """Which values lie beyond the fences, bool (N,). nan does not. 3 are Tukey's outer fences.
 
     For a column of the manifest: ln of width x height, of width / height or of bytes a pixel. Where more
     than half of all values are equal, the fences are at that value: give the column a spread first, or do
