@@ -23,6 +23,7 @@ from components.data.scan import ScanSettings, scan
 from components.data.sources import open_source
 from components.data.validate import ValidateSettings, validate
 from components.errors import InputError
+from tests.support.manifests import path_of, write_manifest
 from tests.support.pictures import jpeg, pixels, png, truncated, write_folder
 
 
@@ -138,15 +139,16 @@ def test_validate_report_survives_saving(tmp_path, root):
     assert ValidationReport.load(tmp_path / "v") == report
 
 
-def test_validate_is_the_same_in_small_blocks(tmp_path, root, monkeypatch):
-    (root / "class_0/text.jpg").write_bytes(b"hello")
-    shutil.copy(root / "class_2/001.png", root / "class_2/zz.png")
-    (root / "class_0/near.png").write_bytes(png((pixels(0, 5, size=32) * 0.8).astype(np.uint8)))
-    report, _ = checked(root, tmp_path)
-    for module, size in (("facts", 7), ("validate", 11), ("duplicates", 5)):
-        name = "_CHUNK" if module == "duplicates" else "_BLOCK"
-        monkeypatch.setattr(f"components.data.{module}.{name}", size)
-    assert validate(tmp_path / "m", ValidateSettings()) == report
+def test_validate_finds_rows_beyond_the_first_block(tmp_path):
+    rows = 50_040
+    folder = write_manifest(tmp_path / "m", rows, copies={50_030: 20}, unreadable=[50_010])
+    report = validate(folder, ValidateSettings())
+    assert report.quarantined == {path_of(50_010): "unreadable", path_of(50_030): "exact_duplicate"}
+    assert {finding.check: finding.paths for finding in report.findings} == {
+        "unreadable": (path_of(50_010),),
+        "exact_duplicate": (path_of(50_030),),
+    }
+    assert sum(report.counts.values()) == rows - 2
 
 
 RULES = """
