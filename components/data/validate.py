@@ -19,7 +19,7 @@ from components.records import setting
 if TYPE_CHECKING:
     import pandas as pd
 
-_BLOCK = 50_000
+_BLOCK = 25_000
 _PATHS = 100  # named in a finding
 _COLUMNS = [
     "path", "label", "given_split", "format", "mode", "width", "height", "bytes", "orientation",

@@ -140,13 +140,13 @@ def test_validate_report_survives_saving(tmp_path, root):
 
 
 def test_validate_finds_rows_beyond_the_first_block(tmp_path):
-    rows = 50_040
-    folder = write_manifest(tmp_path / "m", rows, copies={50_030: 20}, unreadable=[50_010])
+    rows = 25_040
+    folder = write_manifest(tmp_path / "m", rows, copies={25_030: 20}, unreadable=[25_010])
     report = validate(folder, ValidateSettings())
-    assert report.quarantined == {path_of(50_010): "unreadable", path_of(50_030): "exact_duplicate"}
+    assert report.quarantined == {path_of(25_010): "unreadable", path_of(25_030): "exact_duplicate"}
     assert {finding.check: finding.paths for finding in report.findings} == {
-        "unreadable": (path_of(50_010),),
-        "exact_duplicate": (path_of(50_030),),
+        "unreadable": (path_of(25_010),),
+        "exact_duplicate": (path_of(25_030),),
     }
     assert sum(report.counts.values()) == rows - 2
 
