@@ -144,6 +144,10 @@ class Manager:
         with self._changed:
             return sorted(name for name, entry in self._entries.items() if not entry.removed)
 
+    def in_flight(self) -> int:
+        """Requests that are being answered now."""
+        return sum(servable.in_flight for loaded in self._ready.values() for servable in loaded.values())
+
     def overview(self) -> list[tuple[str, int, str]]:
         """(model, version, state) of everything that is known."""
         with self._changed:

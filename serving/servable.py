@@ -48,6 +48,11 @@ class Servable:
         self._closing = False
         self._when_closed: Callable[[], None] = lambda: None
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold it now."""
+        return self._holders
+
     def acquire(self) -> bool:
         """Hold it; False when it is already going, and another one must be looked up."""
         with self._lock:

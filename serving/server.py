@@ -79,7 +79,7 @@ def run(chosen: Options) -> int:
         if stop.is_set():
             return 0
         return _refuse(f"Failed to start server. Error: {error}")
-    log.info("stopping grace_s=%g", chosen.grace_s)
+    log.info("stopping in_flight=%d grace_s=%g", server.manager.in_flight(), chosen.grace_s)
     server.stop(chosen.grace_s, unload=False)
     log.info("stopped")
     return 0
@@ -101,6 +101,7 @@ class Server:
         self.grpc_port: int | None = None
         self.rest_port: int | None = None
         self._stopping = threading.Event()
+        self._stop_once = threading.Lock()
         self._grpc: Any = None
         self._rest: Any = None
         self._health: Any = None
@@ -130,8 +131,14 @@ class Server:
         self.manager.apply(configs, timeout_s, lambda: cancelled() or self._stopping.is_set())
 
     def stop(self, grace_s: float = 5.0, *, unload: bool = True) -> None:
-        """Take no more requests, finish those in flight for at most `grace_s`, unload everything."""
-        self._stopping.set()
+        """Take no more requests, finish those in flight for at most `grace_s`, unload everything.
+
+        A second call does nothing.
+        """
+        with self._stop_once:
+            if self._stopping.is_set():
+                return
+            self._stopping.set()
         if self._health:
             self._health.drain()
         stopping = self._grpc.stop(grace_s) if self._grpc else None

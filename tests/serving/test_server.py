@@ -233,7 +233,7 @@ def test_a_request_that_waits_longer_than_its_deadline_is_let_go(slow):
         ThreadPoolExecutor(4) as pool,
     ):
         held = [pool.submit(wire.predict, "slow", {"x": [0.0]}) for _ in range(3)]
-        time.sleep(0.1)
+        until(lambda: server.manager.in_flight() >= 2)
         assert wire.predict("slow", {"x": [0.0]}, timeout_s=0.2).code == "DEADLINE_EXCEEDED"
         assert all(not isinstance(h.result(), Refusal) for h in held)
 
@@ -248,7 +248,7 @@ def test_stop_finishes_what_is_in_flight_and_takes_no_more(slow):
         body = json.dumps({"instances": [1.0]}).encode()
         pending = pool.submit(wire.predict, "slow", {"x": [1.0]})
         rest = pool.submit(fetch, url, body)
-        time.sleep(0.15)
+        until(lambda: server.manager.in_flight() == 2)
         stopping = pool.submit(server.stop, 10)
         assert y_of(pending.result()) == 2.0
         assert rest.result().json() == {"predictions": [2.0]}
