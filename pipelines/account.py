@@ -58,7 +58,13 @@ def run_record(walk: Walk, data: Data, model: Model, verdict: Verdict, report: O
         model.evaluation.folder / artifacts.Evaluation.FILE,
         data.validation.folder / artifacts.ValidationReport.FILE,
     )
-    return steps.RunRecord(walk.run.id, walk.model, params, _metrics(model), tags, files, training.history)
+    figures = {_in_registry(name): value for name, value in _metrics(model).items()}
+    return steps.RunRecord(walk.run.id, walk.model, params, figures, tags, files, training.history)
+
+
+def _in_registry(name: str) -> str:
+    """Epochs have an "accuracy" there as well, which is on the training part."""
+    return name if name.startswith("train_") else f"test_{name}"
 
 
 def _metrics(model: Model) -> dict[str, float | None]:

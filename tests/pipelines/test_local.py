@@ -59,7 +59,7 @@ def test_run_is_recorded_with_settings_and_epochs(first, workspace):
     run_id = registry.run(first.run)
     data = registry._client.get_run(run_id).data
     assert data.params["train.epochs"] == "8"
-    assert data.metrics["accuracy"] == pytest.approx(first.metrics["accuracy"])
+    assert data.metrics["test_accuracy"] == pytest.approx(first.metrics["accuracy"])
     training = artifacts.Training.load(_output(workspace, first, "train"))
     steps = [metric.step for metric in registry._client.get_metric_history(run_id, "loss")]
     assert sorted(steps) == list(range(1, training.epochs + 1))
