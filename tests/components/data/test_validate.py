@@ -23,7 +23,7 @@ from components.data.scan import ScanSettings, scan
 from components.data.sources import open_source
 from components.data.validate import ValidateSettings, validate
 from components.errors import InputError
-from tests.support.manifests import path_of, write_manifest
+from tests.support.many_rows import path_of, write_manifest
 from tests.support.pictures import jpeg, pixels, png, truncated, write_folder
 
 
