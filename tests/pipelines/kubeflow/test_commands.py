@@ -89,8 +89,9 @@ def test_submit_waits_and_ends_with_the_runs_state(pergola, kubeflow):
 
 def test_submit_compiles_ours_with_photos_and_model(pergola, kubeflow):
     status, out, _ = pergola(
-        "submit", "/photos", "--model", "leaves", "--pipeline", "retraining", "--no-caching"
-    )
+        "submit", "/photos", "--model", "leaves", "--pipeline", "retraining", "--no-caching",
+        "--set", "gate.min_accuracy=0.9",
+    )  # fmt: skip
     (body,) = kubeflow.bodies("/apis/v2beta1/runs")
     assert status == 0 and out.strip() in kubeflow.runs
     assert body["runtime_config"]["parameters"] == {"photos": "/photos", "model": "leaves"}
