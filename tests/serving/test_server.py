@@ -238,9 +238,10 @@ def test_a_request_that_waits_longer_than_its_deadline_is_let_go(slow):
         assert all(not isinstance(h.result(), Refusal) for h in held)
 
 
-def test_stop_finishes_what_is_in_flight_and_takes_no_more(slow):
+def test_stop_finishes_what_is_in_flight_and_takes_no_more(tmp_path):
+    models.slow(tmp_path / "slow", ms=1500)
     with (
-        in_process(f"--model_base_path={slow}", "--model_name=slow") as server,
+        in_process(f"--model_base_path={tmp_path / 'slow'}", "--model_name=slow") as server,
         ThreadPoolExecutor(4) as pool,
     ):
         wire = Wire(f"localhost:{server.grpc_port}")
