@@ -58,7 +58,7 @@ def test_vary_changes_pictures_by_each_key_and_only_by_the_seed(key):
 
 
 def test_vary_mirrors_exactly_and_about_half():
-    images, targets = batch(64)
+    images, _ = batch(64)
     varied, _ = vary({"flip_horizontal": 1.0}, images, np.eye(64, dtype=np.float32))
     mirrored = np.abs(varied - images[:, :, ::-1]).max((1, 2, 3)) < 0.01
     kept = np.abs(varied - images).max((1, 2, 3)) < 0.01

@@ -55,7 +55,7 @@ def test_feed_depends_on_the_seed(make):
 
 
 def test_feed_weighs_pictures_by_class(make):
-    images, targets, weights = collect(make(policy={}, weights=(1.0, 2.0, 3.0)), 0, 1)[0]
+    _, targets, weights = collect(make(policy={}, weights=(1.0, 2.0, 3.0)), 0, 1)[0]
     np.testing.assert_array_equal(weights, targets @ [1, 2, 3])
 
 
