@@ -81,7 +81,7 @@ def architecture_of(path: Path) -> str | None:
 
     Raises InputError when there is no such file, or it is no HDF5 file.
     """
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     if not path.is_file():
         raise InputError(f"model.weights: '{path}' is no file. Give a .h5 file of weights without top.")
