@@ -42,18 +42,20 @@ def near_pairs(sides: np.ndarray, blocks: Blocks, some: Some) -> np.ndarray:
     """
     from scipy.spatial import cKDTree
 
-    count = len(sides)
-    limits = np.where(sides < _SMALL_SIDE, _MAX_DISTANCE_SMALL, _MAX_DISTANCE)
-    directions = _directions(count, blocks)
-    straight, mirrored = _projected(count, blocks, directions)
-    usable = np.flatnonzero(np.isfinite(straight[:, 0]))
+    limits = np.where(sides < _SMALL_SIDE, _MAX_DISTANCE_SMALL, _MAX_DISTANCE).astype(np.float32)
+    directions = _directions(len(sides), blocks)
+    points = np.full((len(sides), _DIRECTIONS), np.nan)
+    for start, unit in _units(blocks):
+        points[start : start + len(unit)] = _small(unit) @ directions
+    usable = np.flatnonzero(np.isfinite(points[:, 0]))
     if len(usable) < 2:
         return np.zeros((0, 2), np.int64)
-    tree = cKDTree(straight[usable])
-    found = [
-        _confirmed(_candidates(tree, points[usable], usable, limits.max()), some, turned, limits)
-        for points, turned in ((straight, False), (mirrored, True))
-    ]
+    tree = cKDTree(points[usable] if len(usable) < len(points) else points, copy_data=False)
+    del points
+    found = []
+    for turned in (False, True):
+        pairs = _candidates(tree, usable, blocks, directions, turned, float(limits.max()))
+        found.append(_confirmed(pairs, some, turned, limits))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -92,30 +94,28 @@ def _directions(count: int, blocks: Blocks) -> np.ndarray:
     return directions.astype(np.float32)
 
 
-def _projected(count: int, blocks: Blocks, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each thumbnail and its mirror image on the directions, float64 (count, _DIRECTIONS); nan for flat "
-    "ones."""
-    straight, mirrored = np.empty((2, count, _DIRECTIONS), np.float64)
+def _units(blocks: Blocks) -> Iterator[tuple[int, np.ndarray]]:
+    """All thumbnails as `_unit` gives them, in small portions with the number of their first."""
     place = 0
     for block in blocks():
         for start in range(0, len(block), _CHUNK):
             unit = _unit(block[start : start + _CHUNK])
-            rows = slice(place, place + len(unit))
-            straight[rows] = _small(unit) @ directions
-            mirrored[rows] = _small(_turned(unit)) @ directions
+            yield place, unit
             place += len(unit)
-    return straight, mirrored
 
 
-def _candidates(tree: Any, points: np.ndarray, usable: np.ndarray, max_distance: float) -> np.ndarray:
+def _candidates(
+    tree: Any, usable: np.ndarray, blocks: Blocks, directions: np.ndarray, turned: bool, max_distance: float
+) -> np.ndarray:
     """Pairs that may be copies, int64 (M, 2), smaller index first, each once."""
     found = [np.zeros((0, 2), np.int64)]
     neighbours = min(_NEIGHBOURS, len(usable))
-    for start in range(0, len(points), _CHUNK):
-        chunk = points[start : start + _CHUNK]
-        distances, near = tree.query(chunk, k=neighbours, distance_upper_bound=max_distance)
+    for start, unit in _units(blocks):
+        rows = np.flatnonzero(np.isfinite(unit[:, 0]))
+        points = _small(_turned(unit[rows]) if turned else unit[rows]) @ directions
+        distances, near = tree.query(points, k=neighbours, distance_upper_bound=max_distance)
         row, _ = places = np.nonzero(np.isfinite(distances))
-        first, second = usable[row + start], usable[near[places]]
+        first, second = rows[row] + start, usable[near[places]]
         pairs = np.stack([np.minimum(first, second), np.maximum(first, second)], axis=1)
         found.append(pairs[pairs[:, 0] != pairs[:, 1]])
     return np.unique(np.concatenate(found), axis=0)

@@ -9,23 +9,23 @@ training part.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components import digest
-from components.artifacts import PARTS, TEST, TRAIN, VALIDATION, Manifest, Split, ValidationReport
+from components.artifacts import PARTS, TEST, TRAIN, VALIDATION, Split, ValidationReport
+from components.data import distinct
 from components.data.disk import explained
+from components.data.distinct import Distinct
 from components.errors import InputError
 from components.records import setting
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _TRAIN, _VALIDATION, _TEST = range(3)  # places in PARTS
-_NONE = -1
+_NONE = distinct.NO_PART
 _RULE = b"pergola.rule"
 
 
@@ -54,23 +54,60 @@ def split(
     picture goes to its group's part (to training, when it joins groups of different parts).
     Raises InputError for a class with fewer groups than there are parts to fill.
     """
-    rows = _pictures(manifest_folder, report)
+    pictures = distinct.read(manifest_folder, report.quarantined)
+    if not len(pictures.ids):
+        raise InputError("No picture is left after the checks: see the report of the validation.")
     rule = digest.of_data([settings.seed, settings.validation, settings.test])
-    labels, names = _factorised(rows["label"])
-    groups, group_names = _factorised(rows["group"])
-    given = rows["given"].to_numpy()
+    groups = _Groups.of(pictures, report.groups)
     places = _Places(
-        labels=labels,
-        groups=groups,
-        names=list(names),
-        order=_hashes(group_names, settings.seed),
-        cut=tuple(part for part in (_TEST, _VALIDATION) if not (given == part).any()),
+        labels=pictures.label,
+        groups=groups.numbers,
+        names=list(pictures.labels),
+        order=groups.hashes(settings.seed),
+        cut=tuple(part for part in (_TEST, _VALIDATION) if not (pictures.given == part).any()),
     )
-    fixed = np.where((given == _TRAIN) | (given == _NONE), _NONE, given)
-    old = _earlier_parts(rows["id"], previous, rule)
+    fixed = np.where(pictures.given == _TRAIN, _NONE, pictures.given)
+    old = _earlier_parts(pictures, previous, rule)
     parts = places.parts(fixed, old, settings)
     places.fill_gaps(parts, fixed, old)
-    return _save(rows, parts, out, rule)
+    return _save(pictures, groups, parts, manifest_folder, out, rule)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Each picture's group: a picture's place, or beyond them a group whose name is no picture's id."""
+
+    pictures: Distinct
+    numbers: np.ndarray  # int64 (N,)
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pictures: Distinct, named: Mapping[str, str]) -> _Groups:
+        numbers = np.arange(len(pictures.ids))
+        others: dict[str, int] = {}
+        for id, group in named.items():
+            member, leader = pictures.places(
+                np.array([distinct.raw(id), distinct.raw(group)], "S32")
+            ).tolist()
+            if member != _NONE and leader == _NONE:
+                numbers[member] = len(numbers) + others.setdefault(group, len(others))
+            elif member != _NONE:
+                numbers[member] = leader
+        return cls(pictures, numbers, tuple(others))
+
+    def name(self, number: int) -> str:
+        count = len(self.numbers)
+        return self.pictures.hex(number) if number < count else self.others[number - count]
+
+    def hashes(self, seed: int) -> np.ndarray:
+        """A number in [0, 1) a group, from the first 53 bits of a SHA-256."""
+
+        def fraction(number: int) -> float:
+            raw = hashlib.sha256(f"{seed}\0{self.name(number)}".encode()).digest()
+            return (int.from_bytes(raw[:8], "big") >> 11) / (1 << 53)
+
+        count = len(self.numbers) + len(self.others)
+        return np.fromiter(map(fraction, range(count)), np.float64, count)
 
 
 @dataclass(frozen=True)
@@ -139,73 +176,69 @@ class _Places:
         parts[(self.groups == group) & (parts == donor)] = part
 
 
-def _pictures(folder: Path, report: ValidationReport) -> pd.DataFrame:
-    """A row a distinct picture, by path: id, path, label, given (index in PARTS or _NONE), group."""
-    rows = Manifest.table(folder, columns=["path", "label", "given_split", "id", "reason"])
-    rows = rows[rows["reason"].isna() & ~rows["path"].isin(list(report.quarantined))]
-    given = rows["given_split"].map({part: place for place, part in enumerate(PARTS)}).fillna(_NONE)
-    rows = rows[["id", "path", "label"]].assign(given=given.astype(np.int64))
-    if rows.empty:
-        raise InputError("No picture is left after the checks: see the report of the validation.")
-    rows["given"] = rows.groupby("id", sort=False)["given"].transform("max")
-    rows = rows.drop_duplicates("id").reset_index(drop=True)
-    rows["group"] = rows["id"].map(lambda id: report.groups.get(id, id))
-    return rows
-
-
-def _factorised(column: Any) -> tuple[np.ndarray, Any]:
-    import pandas as pd
-
-    codes, names = pd.factorize(column, sort=True)
-    return np.asarray(codes, np.int64), names
-
-
-def _hashes(groups: Any, seed: int) -> np.ndarray:
-    """A number in [0, 1) a group, from the first 53 bits of a SHA-256."""
-
-    def fraction(group: str) -> float:
-        raw = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-        return (int.from_bytes(raw[:8], "big") >> 11) / (1 << 53)
-
-    return np.fromiter((fraction(group) for group in groups), np.float64, len(groups))
-
-
-def _earlier_parts(ids: Any, previous: Path | None, rule: str) -> np.ndarray:
+def _earlier_parts(pictures: Distinct, previous: Path | None, rule: str) -> np.ndarray:
     """The part of each picture in the earlier split; _NONE for new ones, and for all under another rule."""
     import pyarrow.parquet
 
     file = previous / "split.parquet" if previous else None
     if file is None or not file.is_file():
-        return np.full(len(ids), _NONE)
+        return np.full(len(pictures.ids), _NONE)
     if (pyarrow.parquet.read_schema(file).metadata or {}).get(_RULE) != rule.encode():
-        return np.full(len(ids), _NONE)
-    earlier = Split.table(file.parent, columns=["id", "part"]).set_index("id")["part"]
-    places = earlier.map({part: place for place, part in enumerate(PARTS)})
-    return np.asarray(ids.map(places).fillna(_NONE), np.int64)
+        return np.full(len(pictures.ids), _NONE)
+    return distinct.earlier_parts(file, pictures)
 
 
-def _save(rows: pd.DataFrame, parts: np.ndarray, out: Path, rule: str) -> Split:
+def _save(
+    pictures: Distinct, groups: _Groups, parts: np.ndarray, folder: Path, out: Path, rule: str
+) -> Split:
     import pyarrow as pa
     import pyarrow.parquet
 
-    rows = rows.assign(part=np.asarray(PARTS, object)[parts])
-    columns = {name: pa.array(rows[name], pa.string()) for name in ("id", "path", "label", "part", "group")}
-    table = pa.table(columns).replace_schema_metadata({_RULE: rule.encode()})
-    by_label = {
-        part: {str(label): int(n) for label, n in mine.value_counts().sort_index().items()}
-        for part, mine in ((part, rows["label"][parts == place]) for place, part in enumerate(PARTS))
-    }
-    ordered = rows.sort_values("id")[["id", "label", "part"]].itertuples(index=False)
-    result = Split(
-        counts={part: sum(by_label[part].values()) for part in PARTS},
-        by_label=by_label,
-        fingerprint=digest.of_rows(ordered),
-    )
+    names = ("id", "path", "label", "part", "group")
+    schema = pa.schema([(name, pa.string()) for name in names], metadata={_RULE: rule.encode()})
+    by_row = np.argsort(pictures.row)
+    partial = out / ".split.parquet.partial"
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, out / "split.parquet", compression="zstd")
+        try:
+            with pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+                for portion, paths in distinct.paths(folder, pictures.row[by_row]):
+                    columns = _columns(pictures, groups, parts, paths, by_row[portion].tolist())
+                    arrays = [pa.array(column, pa.string()) for column in columns]
+                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            os.replace(partial, out / "split.parquet")
+        finally:
+            partial.unlink(missing_ok=True)
+        result = _result(pictures, parts)
         result.save(out)
     return result
+
+
+def _columns(
+    pictures: Distinct, groups: _Groups, parts: np.ndarray, paths: list[str], some: list[int]
+) -> tuple[list[str], ...]:
+    return (
+        [pictures.hex(n) for n in some],
+        paths,
+        [pictures.labels[pictures.label[n]] for n in some],
+        [PARTS[parts[n]] for n in some],
+        [groups.name(groups.numbers[n]) for n in some],
+    )
+
+
+def _result(pictures: Distinct, parts: np.ndarray) -> Split:
+    counts = np.zeros((len(PARTS), len(pictures.labels)), np.int64)
+    np.add.at(counts, (parts, pictures.label), 1)
+    labels = pictures.labels
+    rows = ((pictures.hex(n), labels[pictures.label[n]], PARTS[parts[n]]) for n in range(len(parts)))
+    return Split(
+        counts={part: int(mine.sum()) for part, mine in zip(PARTS, counts, strict=True)},
+        by_label={
+            part: {label: int(n) for label, n in zip(labels, mine, strict=True) if n}
+            for part, mine in zip(PARTS, counts, strict=True)
+        },
+        fingerprint=digest.of_rows(rows),
+    )
 
 
 assert (PARTS[_TRAIN], PARTS[_VALIDATION], PARTS[_TEST]) == (TRAIN, VALIDATION, TEST)
