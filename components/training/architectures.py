@@ -28,6 +28,7 @@ AUTO, RESNET_FAST, CONV = "auto", "resnet_fast", "conv"
 NAMES = (AUTO, RESNET_FAST, CONV, *LADDER, *FAMILIES)
 
 LOGITS = "logits"
+SMALL = 20  # pixels of the shorter side below which few channels do
 LARGEST_AUTO_SIDE = 128  # pixels: enough to tell leaves apart, and a ninth of the work of 384
 LARGEST_PRETRAINED_SIDE = 224  # what the weights were trained with
 
@@ -97,7 +98,7 @@ def choose(settings: ModelSettings, shards: Shards) -> Plan:
     """The network for these pictures, and why. Raises InputError for weights that are not there."""
     name, why = _choose_architecture(settings, shards)
     height, width = _input_size(settings, shards, name)
-    stem = settings.width or (64 if min(height, width) <= 48 else 32)
+    stem = settings.width or (64 if SMALL <= min(height, width) <= 48 else 32)
     return Plan(name, why, height, width, shards.channels, len(shards.labels), stem)
 
 

@@ -29,7 +29,6 @@ class State:
 
     fingerprint: str  # of data, settings and code: a checkpoint of another run is not used
     step: int = 0  # done, counted from the start of training
-    epochs: int = 0  # planned
     history: tuple[Mapping[str, float], ...] = ()
     best_epoch: int = 0  # 1-based; 0: none yet
     seconds: float = field(default=0.0)  # of training so far, in all attempts

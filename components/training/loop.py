@@ -14,32 +14,9 @@ from numpy.typing import NDArray
 from components.errors import StepError
 from components.progress import Bar
 from components.training.checkpoint import Checkpoint, State
+from components.training.recipe import Recipe, rate
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast to train, decided before the first step."""
-
-    optimizer: str
-    epochs: int
-    batch_size: int
-    learning_rate: float  # the highest
-    warmup: float  # share of the steps in which the rate rises
-    weight_decay: float
-    label_smoothing: float
-    average: float  # momentum of the weights' moving average; 0: none
-    patience: int  # epochs without a better one after which training ends
-
-
-def rate(recipe: Recipe, step: int, num_steps: int) -> float:
-    """Learning rate at a step: a straight rise, then half a cosine down to nothing."""
-    rise = max(1, round(recipe.warmup * num_steps))
-    if step < rise:
-        return recipe.learning_rate * (step + 1) / rise
-    done = min(1.0, (step - rise) / max(1, num_steps - rise))
-    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 @dataclass
@@ -77,6 +54,8 @@ class Loop:
         own = [*self.network.variables, *self.network.optimizer.variables]
         for variable, value in zip(own, variables[: len(own)], strict=True):
             variable.assign(value)
+        if self.state.step % self.steps == 0:
+            return  # the epoch is over, and so is what was measured in it
         nothing = np.zeros((1, self.network.output_shape[-1]), np.float32)
         self.network.compute_metrics(None, nothing, nothing)  # Keras makes their variables at first use
         self._resumed = variables[len(own) :]
@@ -93,15 +72,15 @@ class Loop:
         self._last_step = time.monotonic()
 
     def _set_rate(self) -> None:
-        value = rate(self.recipe, self.state.step, self.state.epochs * self.steps)
-        self.network.optimizer.learning_rate.assign(value)
+        self.network.optimizer.learning_rate.assign(rate(self.recipe, self.state.step, self.steps))
 
     def _end_step(self, logs: Mapping[str, Any]) -> None:
         if not math.isfinite(float(logs["loss"])):
+            highest = self.recipe.stages[0].learning_rate
             raise StepError(
                 f"Training broke down: the loss became {float(logs['loss'])} at step {self.state.step + 1} "
-                f"(learning rate {self.recipe.learning_rate:g}). Try --set train.learning_rate="
-                f"{self.recipe.learning_rate / 4:g} or --set train.precision=float32."
+                f"(learning rate {highest:g}). Try --set train.learning_rate={highest / 4:g} or "
+                "--set train.precision=float32."
             )
         now = time.monotonic()
         spent = self.state.seconds + now - self._last_step
@@ -130,8 +109,10 @@ class Loop:
     def is_done(self) -> bool:
         """Whether to stop: all epochs done, no progress, or out of time."""
         done = len(self.state.history)
-        is_stuck = self.recipe.patience and done - self.state.best_epoch >= self.recipe.patience
-        return done >= self.state.epochs or bool(is_stuck) or self.state.seconds >= self.deadline_s
+        first_of_last = self.recipe.epochs - self.recipe.stages[-1].epochs
+        since_best = done - max(self.state.best_epoch, first_of_last)
+        is_out_of_time = self.state.seconds >= self.deadline_s
+        return done >= self.recipe.epochs or since_best >= self.recipe.patience or is_out_of_time
 
     def _save(self) -> None:
         self.checkpoint.save(self.state, [np.asarray(v) for v in self._variables()])

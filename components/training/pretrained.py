@@ -6,6 +6,7 @@ model. Batch normalisation keeps the statistics that it came with.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Family:
 
 FAMILIES = {
     "vgg16": Family("VGG16", "block5_conv3", "caffe", 32),
-    "inception_v3": Family("InceptionV3", "conv2d_93", "symmetric", 75),
+    "inception_v3": Family("InceptionV3", "mixed10", "symmetric", 75),
     "xception": Family("Xception", "block14_sepconv2", "symmetric", 71),
     "resnet50": Family("ResNet50", "conv5_block3_3_conv", "caffe", 32),
     "mobilenet_v2": Family("MobileNetV2", "block_16_project", "symmetric", 32),
@@ -45,40 +46,51 @@ def features(name: str, inputs: Any, weights: str) -> Any:
     weights: "" for random ones, "imagenet" for Keras's own, or a file (.h5, without the top).
     Raises InputError for a file that is missing or of another architecture.
     """
+    network = _without_top(name, _prepare(inputs, FAMILIES[name].pixels))
+    if weights:
+        height, width = inputs.shape[1:3]
+        network.set_weights(_loaded(name, weights, (height, width, 3)))
+    return network.output
+
+
+def _loaded(name: str, weights: str, shape: tuple[int, int, int]) -> list[Any]:
+    """Weights as Keras keeps them: of a network that has nothing before its first layer."""
     import keras
 
-    family = FAMILIES[name]
-    pixels = _prepare(inputs, family.pixels)
-    backbone = getattr(keras.applications, family.constructor)(
-        include_top=False,
-        weights=IMAGENET if weights == IMAGENET else None,
-        input_tensor=pixels,
-        pooling="avg",
-        **family.options,
-    )
-    if weights and weights != IMAGENET:
-        load(backbone, name, Path(weights))
-    return backbone.output
-
-
-def load(network: Any, name: str, path: Path) -> None:
-    """Put weights of a file into a network of this architecture, or raise InputError."""
+    if weights == IMAGENET:
+        return list(_without_top(name, keras.Input(shape), IMAGENET).get_weights())
+    path = Path(weights)
     found = architecture_of(path)
     if found is not None and found != name:
         raise InputError(f"model.weights: {path} holds weights of '{found}', wanted '{name}'.")
+    network = _without_top(name, keras.Input(shape))
     try:
-        network.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns when it leaves layers as they were
+            network.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"model.weights: {path} does not fit '{name}' without its top ({reason}). "
             "Give weights without top of this architecture and width."
         ) from None
+    return list(network.get_weights())
+
+
+def _without_top(name: str, inputs: Any, weights: str | None = None) -> Any:
+    import keras
+
+    family = FAMILIES[name]
+    constructor = getattr(keras.applications, family.constructor)
+    return constructor(
+        include_top=False, weights=weights, input_tensor=inputs, pooling="avg", **family.options
+    )
 
 
 def architecture_of(path: Path) -> str | None:
     """The name of the architecture whose weights a file holds, by its layers; None for one unknown.
 
+    Files of Keras 2 name the layers; those of Keras 3 (.weights.h5) number them, and none is known.
     Raises InputError when there is no such file, or it is no HDF5 file.
     """
     import h5py
@@ -122,8 +134,6 @@ def _prepare(inputs: Any, pixels: str) -> Any:
 
 
 def _layer_names(file: Any) -> set[str]:
-    """Of a legacy file by its attribute, of a `.weights.h5` file by its groups."""
-    if "layer_names" in file.attrs:
-        return {name.decode() if isinstance(name, bytes) else str(name) for name in file.attrs["layer_names"]}
-    group = file.get("layers")
-    return set(group.keys()) if group is not None else set()
+    return {
+        name.decode() if isinstance(name, bytes) else str(name) for name in file.attrs.get("layer_names", ())
+    }

@@ -15,7 +15,9 @@ from components.artifacts import Augmentation, Shards, Training
 from components.errors import InputError, StepError
 from components.training import feed, loop
 from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings, class_weights, fit
+from components.training.fit import TrainSettings, fit
+from components.training.material import class_weights
+from components.training.recipe import decide, rate
 from tests.components.training.conftest import LABELS, write_shards
 
 ROOT = Path(__file__).parents[3]
@@ -139,7 +141,8 @@ def test_fit_starts_anew_when_the_checkpoint_is_damaged(shards_folder, policy_fo
     assert fit(shards_folder, policy_folder, tmp_path, tiny, replace(short, epochs=1)).epochs == 1
 
 
-def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_folder, tiny, short, tmp_path):
+def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_folder, short, tmp_path):
+    model = ModelSettings(architecture="mlp")
     with pytest.raises(StepError, match=r"learning rate .* Try --set train\.learning_rate="):
         fit(
             shards_folder, policy_folder, tmp_path, tiny,
@@ -191,10 +194,57 @@ def test_class_weights_raise_rare_classes():
 
 
 def test_rate_rises_then_falls_to_nothing():
-    recipe = loop.Recipe("sgd", 10, 8, 0.4, 0.25, 0.0, 0.0, 0.0, 5)
-    rates = [loop.rate(recipe, step, 100) for step in range(100)]
+    recipe = decide(
+        TrainSettings(epochs=10, learning_rate=0.4, warmup=0.25), side=8, num_train=320, is_pretrained=False
+    )
+    rates = [rate(recipe, step, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.4 / 25) and max(rates) == rates[24] == rates[25] == 0.4
     assert rates[25:] == sorted(rates[25:], reverse=True) and rates[-1] < 0.001
+
+
+def test_decide_trains_pretrained_networks_head_first():
+    recipe = decide(TrainSettings(epochs=10), side=224, num_train=1000, is_pretrained=True)
+    assert [(stage.epochs, stage.share) for stage in recipe.stages] == [(4, 0.0), (6, 0.3)]
+    assert recipe.stages[1].learning_rate == pytest.approx(0.1 * recipe.stages[0].learning_rate)
+    assert [recipe.stage_at(epoch)[1] for epoch in (0, 3, 4, 9)] == [0, 0, 4, 4]
+    rates = [rate(recipe, step, 31) for step in range(310)]
+    assert rates[123] < 0.01 * rates[30] and rates[124] < rates[140] > rates[309]
+
+
+def test_decide_follows_the_number_of_pictures_not_the_clock():
+    epochs = [
+        decide(TrainSettings(), side=side, num_train=num, is_pretrained=False).epochs
+        for side, num in ((8, 1257), (128, 1220), (28, 60_000), (128, 100))
+    ]
+    assert epochs == [13, 49, 12, 60]
+
+
+@pytest.mark.slow
+def test_fit_of_a_pretrained_network_goes_on_in_either_stage(tmp_path, policy_folder, short):
+    import keras
+
+    write_shards(tmp_path / "shards", side=32)
+    source = keras.applications.MobileNet(
+        include_top=False, weights=None, alpha=0.25, input_shape=(32, 32, 3)
+    )
+    source.save_weights(tmp_path / "own.weights.h5")
+    model = ModelSettings(architecture="mobilenet_025", weights=str(tmp_path / "own.weights.h5"))
+    settings = replace(short, epochs=3, checkpoint_s=0.0)
+    folders = tmp_path / "shards", policy_folder
+    whole = fit(*folders, tmp_path / "whole", model, settings)
+    for num_steps in (2, 1, 1, 2):  # the head learns for three steps, then the last layers too
+        with pytest.raises(Interrupted):
+            fit(*folders, tmp_path / "broken", model, settings, progress=StopsAfter(num_steps))
+    assert fit(*folders, tmp_path / "broken", model, settings) == whole
+    trained = load(tmp_path / "broken")
+    for mine, theirs in zip(load(tmp_path / "whole").get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    first, last = (trained.get_layer(name).get_weights()[0] for name in ("conv1", "conv_pw_13"))
+    np.testing.assert_array_equal(first, source.get_layer("conv1").get_weights()[0])
+    statistics = (net.get_layer("conv_pw_13_bn").get_weights() for net in (trained, source))
+    for mine, theirs in zip(*statistics, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert whole.best_epoch == 1 or not np.array_equal(last, source.get_layer("conv_pw_13").get_weights()[0])
 
 
 @pytest.mark.slow

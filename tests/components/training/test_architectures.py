@@ -1,0 +1,216 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.artifacts import Part, Shards
+from components.errors import InputError
+from components.training import architectures, keras_file, pretrained
+from components.training.architectures import ModelSettings, Plan, Statistics, build, choose
+from tests.components.training.conftest import LABELS
+
+
+def shards(height=32, width=32, channels=3, num_train=1000, num_labels=10):
+    labels = LABELS if num_labels == 3 else tuple(f"label {k}" for k in range(num_labels))
+    parts = {part: Part((), num_train, {}) for part in ("train", "validation", "test")}
+    return Shards(labels, parts, channels, height, width, 1, max(height, width), "f")
+
+
+def network(name, side, channels, classes=10, settings=None, fused=False):
+    settings = settings or ModelSettings(architecture=name)
+    plan = Plan(name, "a test", side, side, channels, classes, 64)
+    return build(plan, settings, Statistics((0.0,) * channels, (1.0,) * channels), fused=fused)
+
+
+def kinds(model):
+    return [layer.__class__.__name__ for layer in model.layers if layer.name not in ("image", "scale")]
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "channels", "parameters"),
+    [
+        ("mlp", 32, 3, 312_860),
+        ("cnn1", 32, 3, 3_283_356),
+        ("cnn2", 32, 3, 6_578_652),
+        ("cnn_pool", 32, 3, 434_652),
+        ("cnn_dropout", 32, 3, 434_652),
+        ("cnn_batchnorm", 32, 3, 435_036),
+        ("dense", 28, 1, 286_210),
+        ("fashion_cnn", 28, 1, 1_413_834),
+        ("minimal_cnn", 28, 1, 34_826),
+        ("dropout_cnn", 28, 1, 34_826),
+        ("batchnorm_cnn", 64, 3, 230_186),
+    ],
+)
+def test_ladder_has_the_parameters_of_its_sources(name, side, channels, parameters):
+    assert network(name, side, channels).count_params() == parameters
+
+
+def test_fashion_cnn_has_the_layers_of_its_source_in_order():
+    assert kinds(network("fashion_cnn", 28, 1)) == [
+        "Conv2D", "MaxPooling2D", "Conv2D", "Conv2D", "MaxPooling2D", "Conv2D", "Conv2D", "MaxPooling2D",
+        "Flatten", "Dense", "Dropout", "Dense", "Dropout", "Dense",
+    ]  # fmt: skip
+
+
+def test_batchnorm_cnn_normalises_after_each_convolution():
+    block = ["Conv2D", "BatchNormalization"] * 2 + ["MaxPooling2D"]
+    assert kinds(network("batchnorm_cnn", 64, 3)) == [*block, *block, "Flatten", "Dropout", "Dense"]
+
+
+def test_minimal_cnn_is_a_teaching_network():
+    assert kinds(network("minimal_cnn", 28, 1)) == [
+        "Conv2D", "MaxPooling2D", "Conv2D", "MaxPooling2D", "Flatten", "Dense",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*architectures.LADDER, "resnet_fast", "conv"])
+@pytest.mark.parametrize("side", [4, 9])
+def test_networks_take_pictures_of_any_size_and_are_saved_and_loaded(name, side, tmp_path):
+    import keras
+
+    model = network(name, side, 1, classes=3)
+    batch = np.random.default_rng(0).integers(0, 255, (2, side, side, 1)).astype(np.float32)
+    logits = model.predict_on_batch(batch)
+    assert logits.shape == (2, 3) and logits.dtype == np.float32
+    keras_file.save(model, tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict_on_batch(batch), logits)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv_blocks": 2, "conv_pool": "average", "conv_dense": (32, 16)},
+        {"conv_separable": True, "conv_pool": "global", "conv_activation": "silu"},
+        {"conv_residual": True, "conv_attention": True, "conv_normalize": False, "conv_dense": ()},
+        {"conv_blocks": 4, "conv_filters": 4, "conv_kernel": 5, "conv_dropout": 0.0},
+    ],
+)
+def test_conv_is_built_as_the_settings_say(changes):
+    settings = dataclasses.replace(ModelSettings(architecture="conv", conv_filters=8), **changes)
+    model = network("conv", 16, 3, classes=3, settings=settings)
+    found = kinds(model)
+    convolution = "SeparableConv2D" if settings.conv_separable else "Conv2D"
+    assert found.count(convolution) >= 2 * settings.conv_blocks
+    assert ("BatchNormalization" in found) == settings.conv_normalize
+    assert ("Multiply" in found) == settings.conv_attention and ("Add" in found) == settings.conv_residual
+    assert found.count("Dense") == len(settings.conv_dense) + 1
+    assert model.predict_on_batch(np.zeros((1, 16, 16, 3), np.float32)).shape == (1, 3)
+
+
+def test_conv_of_two_classes_ends_in_one_sigmoid_unit():
+    model = network("conv", 8, 1, classes=2)
+    assert model.get_layer("logits").units == 1
+    logits = model.predict_on_batch(np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 1)).astype(np.float32))
+    assert logits.shape == (3, 2) and (logits[:, 0] == 0).all() and (logits[:, 1] != 0).all()
+
+
+def test_choose_explains_itself():
+    plan = choose(ModelSettings(), shards(num_train=1234))
+    assert plan.architecture == "resnet_fast" and "1234 pictures in 10 classes" in plan.why
+    assert choose(ModelSettings(architecture="mlp"), shards()).why == "the settings ask for it"
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((8, 8), (8, 8)),
+        ((28, 28), (28, 28)),
+        ((224, 224), (128, 128)),
+        ((300, 600), (88, 184)),
+        ((3, 5), (4, 5)),
+    ],
+)
+def test_choose_sizes_the_input_by_the_pictures(size, wanted):
+    plan = choose(ModelSettings(), shards(*size))
+    assert (plan.height, plan.width) == wanted
+    assert choose(ModelSettings(image_size=20), shards(*size)).height == 20
+
+
+def without_top(name, side):
+    import keras
+
+    family = pretrained.FAMILIES[name]
+    return getattr(keras.applications, family.constructor)(
+        include_top=False, weights=None, input_shape=(side, side, 3), **family.options
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    source = without_top("mobilenet_025", 32)
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    source.save_weights(path)
+    return path, source
+
+
+def test_pretrained_weights_are_loaded_from_a_file(weights):
+    path, source = weights
+    settings = ModelSettings(architecture="mobilenet_025", weights=str(path))
+    model = network("mobilenet_025", 64, 1, settings=settings, fused=True)
+    for layer in ("conv1", "conv_dw_1", "conv_pw_13", "conv_pw_13_bn"):
+        mine, theirs = (net.get_layer(layer).get_weights() for net in (model, source))
+        np.testing.assert_array_equal(mine[0], theirs[0])
+    assert model.get_layer("scale").__class__.__name__ == "Rescaling"
+
+
+def test_pretrained_weights_of_another_architecture_are_refused(weights):
+    settings = ModelSettings(architecture="mobilenet_v2", weights=str(weights[0]))
+    with pytest.raises(InputError, match=r"does not fit 'mobilenet_v2' without its top"):
+        network("mobilenet_v2", 32, 3, settings=settings, fused=True)
+
+
+REAL_WEIGHTS = Path(__file__).parents[4] / "shared" / "data" / "weights"
+
+
+@pytest.mark.skipif(not REAL_WEIGHTS.is_dir(), reason="no ../shared/data/weights beside the repository")
+def test_pretrained_weights_of_imagenet_are_recognised_and_used():
+    path = next(REAL_WEIGHTS.glob("mobilenet_2_5*.h5"))
+    settings = ModelSettings(weights=str(path))
+    plan = choose(settings, shards(224, 300))
+    assert plan.architecture == "mobilenet_025" and "weights of mobilenet_025" in plan.why
+    assert (plan.height, plan.width) == (192, 256)
+    wrong = ModelSettings(architecture="mobilenet_v2", weights=str(path))
+    with pytest.raises(InputError, match=r"holds weights of 'mobilenet_025', wanted 'mobilenet_v2'"):
+        network("mobilenet_v2", 32, 3, settings=wrong, fused=True)
+    model = network("mobilenet_025", 32, 3, settings=settings, fused=True)
+    deviations = [np.std(w) for w in model.get_layer("conv_pw_13").get_weights()]
+    assert deviations[0] < 0.1
+
+
+def test_pretrained_weights_that_are_missing_or_none_are_refused(tmp_path):
+    with pytest.raises(InputError, match="is no file"):
+        choose(ModelSettings(weights=str(tmp_path / "none.h5")), shards())
+    (tmp_path / "text.h5").write_text("not weights")
+    with pytest.raises(InputError, match="is no HDF5 file"):
+        choose(ModelSettings(weights=str(tmp_path / "text.h5")), shards())
+    with pytest.raises(InputError, match="takes no pretrained weights"):
+        choose(ModelSettings(architecture="mlp", weights="some.h5"), shards())
+    with pytest.raises(InputError, match="at least 75"):
+        choose(ModelSettings(architecture="inception_v3", image_size=32), shards())
+
+
+def test_trainable_unfreezes_the_last_layers_and_never_normalisation(weights):
+    model = network("mobilenet_025", 32, 3)
+    assert pretrained.trainable(model, 0.0, "logits") == []
+    assert {v.path.split("/")[0] for v in model.trainable_variables} == {"logits"}
+    unfrozen = pretrained.trainable(model, 0.2, "logits")
+    assert [layer.name for layer in unfrozen][-1] == "conv_pw_13" and 4 <= len(unfrozen) <= 7
+    assert not [v for v in model.trainable_variables if "_bn" in v.path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(pretrained.FAMILIES))
+def test_every_pretrained_family_is_built_and_takes_its_own_weights(name, tmp_path):
+    side = pretrained.FAMILIES[name].least_side
+    source = without_top(name, side)
+    names = {layer.name for layer in source.layers}
+    assert [other for other, family in pretrained.FAMILIES.items() if family.mark in names] == [name]
+    source.save_weights(tmp_path / "own.weights.h5")
+    settings = ModelSettings(architecture=name, weights=str(tmp_path / "own.weights.h5"))
+    model = network(name, side, 1, classes=3, settings=settings, fused=True)
+    width = model.get_layer("logits").input.shape[-1]
+    assert model.count_params() == source.count_params() + 3 * (width + 1)
+    assert model.predict_on_batch(np.full((1, side, side, 1), 99, np.float32)).shape == (1, 3)
