@@ -71,6 +71,7 @@ class Manifest(Record):
       phash         uint64  perceptual hash
       thumbnail     binary  8-bit luma thumbnail by which near-duplicates are confirmed
       reason        str     why it is unreadable, null when it is readable
+      list.<name>   str     a further column of a list, for results by slice; only with such a list
     """
 
     FILE: ClassVar[str] = "manifest.json"

@@ -52,6 +52,7 @@ class ArraySource:
     kind: str
     scratch: Path
     parts: tuple[ArrayPart, ...]
+    columns: tuple[str, ...] = ()
 
     def entries(self) -> Iterator[Entry]:
         """Every picture, in order of path."""

@@ -36,6 +36,7 @@ class FolderSource:
     scratch: Path
     called: Path  # what the caller named, for messages
     has_splits: bool
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, scratch: Path, kind: str, called: Path) -> FolderSource:

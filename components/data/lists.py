@@ -1,4 +1,7 @@
-"""Pictures named in a CSV, TSV or Parquet list with the columns path, label and, if wanted, split."""
+"""Pictures named in a CSV, TSV or Parquet list with the columns path, label and, if wanted, split.
+
+Further columns go into the manifest as texts, for results by slice.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from components.data.sources import SPLIT_NAMES, Entry, Stamp, check_labels
 from components.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+_OWN = ("path", "label", "split")
 
 
 @dataclass(frozen=True)
@@ -21,22 +25,25 @@ class ListSource:
     location: Path
     scratch: Path
     kind: str = "list"
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, location: Path, scratch: Path) -> ListSource:
         """Raises InputError for missing columns, empty labels, unknown splits, doubled or missing files."""
-        source = cls(location.absolute(), scratch)
-        table = source._table()
+        table = cls(location.absolute(), scratch)._table()
+        source = cls(location.absolute(), scratch, columns=tuple(table.column_names[len(_OWN) :]))
         check_labels(table["label"].unique().to_pylist(), location)
         source._check_files(table)
         return source
 
     def entries(self) -> Iterator[Entry]:
         """Every row of the list, in order of path."""
-        for path, label, split in _rows(self._table()):
+        for path, label, split, *extra in _rows(self._table()):
             stamp = self._stamp(path)
             reason = None if stamp else "it is gone"
-            yield Entry(path, label, split, stamp or (0, 0, 0), stamp[0] if stamp else 0, reason)
+            yield Entry(
+                path, label, split, stamp or (0, 0, 0), stamp[0] if stamp else 0, reason, tuple(extra)
+            )
 
     def read(self, path: str) -> bytes:
         with open(self.location.parent / path, "rb") as file:
@@ -50,7 +57,7 @@ class ListSource:
         return info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
     def _check_files(self, table: Any) -> None:
-        missing = [path for path, _, _ in _rows(table) if self._stamp(path) is None]
+        missing = [path for path, *_ in _rows(table) if self._stamp(path) is None]
         if missing:
             raise InputError(
                 f"'{self.location}' names {len(missing)} of {table.num_rows} files that do not exist, the "
@@ -59,7 +66,7 @@ class ListSource:
             )
 
     def _table(self) -> Any:
-        """Columns path, label, split (null when the list has none), ordered by path."""
+        """Columns path, label, split (null when the list has none) and all others, ordered by path."""
         import pyarrow as pa
 
         raw = _read(self.location)
@@ -77,7 +84,8 @@ class ListSource:
         labels = _texts(raw.column(columns["label"]))
         self._check_labels(paths, labels)
         splits = self._splits(_texts(raw.column(columns["split"])) if "split" in columns else None, paths)
-        table = pa.table({"path": paths, "label": labels, "split": splits}).sort_by("path")
+        extra = {name: _texts(raw.column(i)) for name, i in columns.items() if name and name not in _OWN}
+        table = pa.table({"path": paths, "label": labels, "split": splits, **extra}).sort_by("path")
         self._check_doubles(table)
         return table
 
@@ -164,7 +172,6 @@ def _each(column: Any) -> Iterator[str]:
         yield from column[start : start + 10_000].to_pylist()
 
 
-def _rows(table: Any) -> Iterator[tuple[str, str, str | None]]:
+def _rows(table: Any) -> Iterator[tuple[Any, ...]]:
     for batch in table.to_batches(10_000):
-        columns = (batch.column(name).to_pylist() for name in ("path", "label", "split"))
-        yield from zip(*columns, strict=True)
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

@@ -21,6 +21,8 @@ from components.data.sources import Entry, Source
 from components.errors import InputError, StepError
 from components.records import setting
 
+LIST_COLUMN = "list."  # before the names of a list's further columns in the manifest
+
 _CHUNK_FILES = 64
 _CHUNK_BYTES = 32 << 20
 _ROW_GROUP = 8192
@@ -59,7 +61,7 @@ def scan(
     num_rows = num_unreadable = 0
     with (
         explained(out),
-        _Table(out) as table,
+        _Table(out, source.columns) as table,
         Stamps(source.scratch, state) as stamps,
         Known(source.scratch, state, previous) as known,
         _Readers(source, limits, settings.workers) as readers,
@@ -169,8 +171,9 @@ class _Readers:
 class _Table:
     """manifest.parquet, written row group by row group, and put into place when it is whole."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, columns: tuple[str, ...]) -> None:
         self.path = out / "manifest.parquet"
+        self.columns = columns
         self.partial = out / ".manifest.parquet.partial"
         self.rows: list[tuple[Any, ...]] = []
 
@@ -178,11 +181,13 @@ class _Table:
         import pyarrow.parquet
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.writer = pyarrow.parquet.ParquetWriter(self.partial, schema(), compression="zstd")
+        self.schema = schema(self.columns)
+        self.writer = pyarrow.parquet.ParquetWriter(self.partial, self.schema, compression="zstd")
         return self
 
     def add(self, entries: list[Entry], looks: list[Look]) -> None:
-        self.rows += [(e.path, e.label, e.given_split, *look) for e, look in zip(entries, looks, strict=True)]
+        pairs = zip(entries, looks, strict=True)
+        self.rows += [(e.path, e.label, e.given_split, *look, *e.extra) for e, look in pairs]
         while len(self.rows) >= _ROW_GROUP:
             self._write(_ROW_GROUP)
 
@@ -199,13 +204,16 @@ class _Table:
         import pyarrow as pa
 
         columns = zip(*self.rows[:count], strict=True)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, schema(), strict=True)]
-        self.writer.write_table(pa.Table.from_arrays(arrays, schema=schema()), row_group_size=count)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self.schema, strict=True)]
+        self.writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema), row_group_size=count)
         del self.rows[:count]
 
 
-def schema() -> Any:
-    """Arrow's schema of manifest.parquet, see components.artifacts.Manifest."""
+def schema(columns: tuple[str, ...] = ()) -> Any:
+    """Arrow's schema of manifest.parquet, see components.artifacts.Manifest.
+
+    columns: further ones of a list.
+    """
     import pyarrow as pa
 
     texts = {name: pa.string() for name in ("path", "label", "given_split", "id", "format", "mode")}
@@ -219,7 +227,10 @@ def schema() -> Any:
         "sharpness": pa.float32(),
         "phash": pa.uint64(),
     }
-    return pa.schema(list({**texts, **numbers, "thumbnail": pa.binary(), "reason": pa.string()}.items()))
+    further = [(LIST_COLUMN + name, pa.string()) for name in columns]
+    return pa.schema(
+        list({**texts, **numbers, "thumbnail": pa.binary(), "reason": pa.string()}.items()) + further
+    )
 
 
 def _content(folder: Path) -> Iterator[tuple[Any, ...]]:

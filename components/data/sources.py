@@ -45,6 +45,7 @@ class Entry:
     stamp: Stamp
     num_bytes: int  # of the picture's file
     reason: str | None = None  # why there is no point in reading it
+    extra: tuple[str | None, ...] = ()  # values of Source.columns
 
 
 class Source(Protocol):
@@ -55,6 +56,9 @@ class Source(Protocol):
 
     @property
     def scratch(self) -> Path: ...  # a folder for what helps the next scan
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...  # names of further columns, of a list alone
 
     def entries(self) -> Iterator[Entry]:
         """Every picture, in order of path. Raises InputError when there is none."""

@@ -33,7 +33,8 @@ class Counting:
 
     def __init__(self, source):
         self.source, self.reads = source, []
-        self.kind, self.scratch, self.entries = source.kind, source.scratch, source.entries
+        self.kind, self.scratch, self.columns = source.kind, source.scratch, source.columns
+        self.entries = source.entries
 
     def read(self, path):
         self.reads.append(path)
@@ -140,6 +141,14 @@ def test_scan_moves_labels_without_reading(tmp_path):
     source = Counting(open_source(root / "list.csv", ScanSettings(), tmp_path / "scratch"))
     manifest = scanned(root, tmp_path / "m2", previous=tmp_path / "m1", source=source)
     assert source.reads == [] and manifest.labels == ("b", "c")
+
+
+def test_scan_keeps_further_columns_of_a_list(tmp_path):
+    root = write_folder(tmp_path / "p", classes=2, per_class=1)
+    (root / "list.csv").write_text("Camera,path,label,night\nA,class_0/000.png,a,1\n,class_1/000.png,b,0\n")
+    scanned(root / "list.csv", tmp_path / "m")
+    table = Manifest.table(tmp_path / "m")
+    assert table["list.camera"].tolist() == ["A", ""] and table["list.night"].tolist() == ["1", "0"]
 
 
 def test_scan_of_arrays_and_archives(tmp_path):
