@@ -145,7 +145,7 @@ def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_fold
     model = ModelSettings(architecture="mlp")
     with pytest.raises(StepError, match=r"learning rate .* Try --set train\.learning_rate="):
         fit(
-            shards_folder, policy_folder, tmp_path, tiny,
+            shards_folder, policy_folder, tmp_path, model,
             replace(short, optimizer="sgd", learning_rate=10.0, warmup=0.0, epochs=400, weight_decay=10.0),
         )  # fmt: skip
 
