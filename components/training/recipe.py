@@ -27,6 +27,9 @@ class TrainSettings:
         0.0, "the highest, after warm-up; 0: by the optimiser", low=0.0, high=10.0
     )
     warmup: float = records.setting(0.15, "share of the steps in which the rate rises", low=0.0, high=0.9)
+    schedule: str = records.setting(
+        "cosine", "how the rate goes on after warm-up", choices=("cosine", "constant")
+    )
     weight_decay: float = records.setting(-1.0, "pull of weights to zero; -1: by the optimiser", low=-1.0)
     label_smoothing: float = records.setting(0.1, "share of a label spread over all", low=0.0, high=0.5)
     average: float = records.setting(
@@ -70,6 +73,7 @@ class Recipe:
     is_pretrained: bool
     batch_size: int
     warmup: float  # share of a stage's steps in which the rate rises
+    schedule: str  # after warm-up: "cosine", half of one down to nothing, or "constant"
     weight_decay: float
     label_smoothing: float
     average: float  # momentum of the weights' moving average; 0: none
@@ -104,6 +108,7 @@ def decide(settings: TrainSettings, *, side: int, num_train: int, is_pretrained:
         is_pretrained,
         batch_size,
         settings.warmup,
+        settings.schedule,
         default_decay if settings.weight_decay < 0 else settings.weight_decay,
         settings.label_smoothing,
         1.0 - 1.0 / max(1.0, settings.average * steps),
@@ -115,9 +120,11 @@ def rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
     """Learning rate at a step, counted from the start: in each stage a rise, then half a cosine."""
     stage, first = recipe.stage_at(step // steps_an_epoch)
     step, num_steps = step - first * steps_an_epoch, stage.epochs * steps_an_epoch
-    rise = max(1, round(recipe.warmup * num_steps))
+    rise = round(recipe.warmup * num_steps)
     if step < rise:
         return stage.learning_rate * (step + 1) / rise
+    if recipe.schedule == "constant":
+        return stage.learning_rate
     done = min(1.0, (step - rise) / max(1, num_steps - rise))
     return stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 

@@ -199,6 +199,8 @@ def test_rate_rises_then_falls_to_nothing():
     )
     rates = [rate(recipe, step, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.4 / 25) and max(rates) == rates[24] == rates[25] == 0.4
+    constant = replace(recipe, schedule="constant", warmup=0.0)
+    assert {rate(constant, step, 10) for step in range(100)} == {0.4}
     assert rates[25:] == sorted(rates[25:], reverse=True) and rates[-1] < 0.001
 
 
