@@ -39,6 +39,7 @@ def settings(
     augment: dict[str, Any],
     network: dict[str, Any],
     train: dict[str, Any],
+    export: dict[str, Any],
     evaluate: dict[str, Any],
     rehearse: dict[str, Any],
     gate: dict[str, Any],
@@ -56,6 +57,7 @@ def settings(
             "augment": augment,
             "model": network,
             "train": train,
+            "export": export,
             "evaluate": evaluate,
             "rehearse": rehearse,
             "gate": gate,
@@ -180,11 +182,17 @@ def train(
 
 
 @op
-def export(training: Input[Model], shards: Input[Dataset], code: str, export: Output[Model]) -> None:
+def export(
+    training: Input[Model],
+    shards: Input[Dataset],
+    settings: dict[str, Any],
+    code: str,
+    export: Output[Model],
+) -> None:
     """A trained network -> a SavedModel."""
     from components import pods
 
-    made = pods.export(training.path, shards.path, export.path)
+    made = pods.export(training.path, shards.path, export.path, settings)
     export.metadata.update(sha256=made.sha256, bytes=made.num_bytes)
 
 

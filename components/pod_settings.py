@@ -40,6 +40,7 @@ def _classes() -> dict[str, type[Any]]:
     from components.release.rehearse import RehearseSettings
     from components.training.architectures import ModelSettings
     from components.training.augment import AugmentSettings
+    from components.training.export import ExportSettings
     from components.training.fit import TrainSettings
 
     return {
@@ -50,6 +51,7 @@ def _classes() -> dict[str, type[Any]]:
         "augment": AugmentSettings,
         "model": ModelSettings,
         "train": TrainSettings,
+        "export": ExportSettings,
         "evaluate": EvaluateSettings,
         "rehearse": RehearseSettings,
         "gate": GateSettings,

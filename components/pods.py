@@ -200,9 +200,12 @@ def train(
 
 
 @noted
-def export(training: str, shards: str, out: str) -> artifacts.Export:
+def export(training: str, shards: str, out: str, settings: Mapping[str, Any]) -> artifacts.Export:
     """A trained network -> a SavedModel."""
-    return steps.export(Path(training), Path(shards), made(out))
+    from components.training.export import ExportSettings
+
+    wanted = settings_of(ExportSettings, settings, "export")
+    return steps.export(Path(training), Path(shards), made(out), wanted)
 
 
 @noted

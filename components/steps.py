@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from components.release.rehearse import Rehearsals
     from components.training.architectures import ModelSettings
     from components.training.augment import AugmentSettings
+    from components.training.export import ExportSettings
     from components.training.fit import TrainSettings
     from serving.client import Client
 
@@ -118,11 +119,11 @@ def train(
     return fit(shards, augmentation, out, model, settings, progress=progress, on_epoch=on_epoch)
 
 
-def export(training: Path, shards: Path, out: Path) -> artifacts.Export:
+def export(training: Path, shards: Path, out: Path, settings: ExportSettings) -> artifacts.Export:
     """A trained network -> a SavedModel that takes encoded pictures."""
     from components.training.export import export as write
 
-    return write(training, shards, out)
+    return write(training, shards, out, settings)
 
 
 def evaluate(

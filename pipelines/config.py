@@ -25,6 +25,7 @@ from components.evaluation.gate import GateSettings
 from components.release.rehearse import RehearseSettings
 from components.training.architectures import ModelSettings
 from components.training.augment import AugmentSettings
+from components.training.export import ExportSettings
 from components.training.fit import TrainSettings
 
 
@@ -47,6 +48,7 @@ class Settings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     rehearse: RehearseSettings = field(default_factory=RehearseSettings)
     gate: GateSettings = field(default_factory=GateSettings)

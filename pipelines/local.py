@@ -19,6 +19,7 @@ from components import artifacts, digest, records, steps
 from components.data.disk import explained
 from components.data.sources import open_source
 from components.errors import InputError, PergolaError
+from components.evaluation.costs import read_costs, read_text
 from components.release.registry import Version, champion_of, version_of
 from components.release.rehearse import Rehearsals
 from components.release.tracker import Tracker
@@ -48,6 +49,8 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
     """
     if force is not None and force not in STEPS:
         raise InputError(f"--force: there is no step '{force}'.{records.nearest(force, STEPS)}")
+    if settings.export.costs:
+        read_text(settings.export.costs)  # told before any work is done
     walk = _walk(photos, settings, workspace, show, force)
     with workspace.lock("a run"), explained(workspace.root):
         walk.run = runs.Run.begin(workspace, walk.photos, settings, command)
@@ -103,6 +106,8 @@ def _prepare_data(walk: Walk) -> Data:
         inputs={"split": split.sha256},
         settings=settings.shards,
     )  # fmt: skip
+    if settings.export.costs:
+        read_costs(settings.export.costs, artifacts.Shards.load(shards.folder).labels)
     return Data(manifest, validation, split, shards)
 
 
@@ -124,8 +129,13 @@ def _make_model(walk: Walk, data: Data) -> Model:
     )  # fmt: skip
     export = walk.steps.run(
         "export",
-        lambda out: steps.export(training.folder, shards.folder, out),
-        inputs={"training": training.sha256, "shards": shards.sha256},
+        lambda out: steps.export(training.folder, shards.folder, out, settings.export),
+        inputs={
+            "training": training.sha256,
+            "shards": shards.sha256,
+            "costs": _sha256(settings.export.costs),
+        },
+        settings=settings.export,
     )
     evaluation = _evaluate(walk, data, "evaluate", export.folder / "saved_model", export.sha256)
     return Model(augmentation, training, export, evaluation)
@@ -270,7 +280,7 @@ def _validate(walk: Walk, manifest: Output) -> Output:
 
 def _sha256(file: str) -> str | None:
     """Of a file that a setting names; None when it names none. A missing one is for the step to refuse."""
-    return digest.of_file(Path(file)) if file and Path(file).is_file() else None
+    return digest.of_file(Path(file)) if file and "\n" not in file and Path(file).is_file() else None
 
 
 def _stop_if_critical(validation: Output) -> None:

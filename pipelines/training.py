@@ -81,6 +81,7 @@ def pipeline(
         augment: dict[str, Any] = default["augment"],
         network: dict[str, Any] = default["model"],
         train: dict[str, Any] = default["train"],
+        export: dict[str, Any] = default["export"],
         evaluate: dict[str, Any] = default["evaluate"],
         rehearse: dict[str, Any] = default["rehearse"],
         gate: dict[str, Any] = default["gate"],
@@ -101,6 +102,7 @@ def pipeline(
             "augment": augment,
             "model": network,
             "train": train,
+            "export": export,
             "evaluate": evaluate,
             "rehearse": rehearse,
             "gate": gate,
@@ -115,8 +117,15 @@ def pipeline(
 
 
 def sections(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Struct parameters from settings: without empty values, which Kubeflow does not take."""
+    """Struct parameters from settings: without empty values, which Kubeflow does not take.
+
+    A file of costs goes along as its text: no pod has to find it, and what depends on it is keyed by it.
+    """
+    from components.evaluation.costs import read_text
+
     plain = records.to_dict(settings)
+    if settings.export.costs:
+        plain["export"]["costs"] = read_text(settings.export.costs)
     return {name: {k: v for k, v in part.items() if v is not None} for name, part in plain.items()}
 
 
@@ -202,7 +211,9 @@ class Steps:
         )
         on_accelerator(train, nodes.accelerator, nodes.accelerator_count, nodes.selector, nodes.tolerations)
         training = train.outputs["training"]
-        export = self._step("export", training=training, shards=shards, retry=False).outputs["export"]
+        export = self._step(
+            "export", training=training, shards=shards, settings=given["export"], retry=False
+        ).outputs["export"]
         return {**done, "augmentation": augmentation, "training": training, "export": export}
 
     def _judged(self, done: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Everywhere `probabilities` is float (N, C), rows sum to 1, and `labels` int (N,). Confidence is a row's
 largest probability. Sources: Guo et al. 2017 (temperature, expected calibration error), Naeini et al. 2015
-(equal width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives).
+(equal width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives), Platt 1999
+(targets short of 1, so that few pictures that are all right do not make a model infinitely sure).
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class Calibration(Record):
     log_loss: float
     brier: float  # mean squared distance to the true class, 0 to 2
     bins: tuple[Bin, ...]  # equal mass, rising
+    interval: tuple[float, float] = (0.0, 1.0)  # 95%, of the error, bootstrap corrected for its bias
+    temperature: float = 1.0  # by which the model divides its logits
+    before: Calibration | None = None  # the same pictures without that; None where it is 1
 
 
 @dataclass(frozen=True)
@@ -66,26 +70,29 @@ class Temperature(Record):
     log_loss_after: float
 
 
-def fit_temperature(probabilities: Floats, labels: Ints) -> Temperature:
+def fit_temperature(probabilities: Floats, labels: Ints, *, doubt: float = 0.0) -> Temperature:
     """The temperature with the lowest log loss on these pictures, which must not have been trained on.
 
     Logits may be given through their softmax: the temperature is the same. The loss is convex in
     1 / temperature, so the minimum is the only one; it is looked for between 0.05 and 20. A temperature
     never changes which class is likeliest.
+    doubt: so many further pictures are taken to have been answered half right, half wrong. With 1 the true
+    class of N pictures has the target (N + 1) / (N + 2): Platt's, which matters for small N only.
     """
     from scipy.optimize import minimize_scalar
 
     _check(probabilities, labels)
     logits = _logits(probabilities)
+    short = doubt / (len(labels) + 2 * doubt)  # of 1, the target of the true class
 
     def loss(inverse: float) -> float:
-        return _log_loss(logits * inverse, labels)
+        return _log_loss(logits * inverse, labels, short)
 
     bounds = (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE)
     best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    before, after = loss(1.0), float(best.fun)
-    inverse = float(best.x) if after < before else 1.0
-    return Temperature(1 / inverse, len(labels), before, min(before, after))
+    inverse = float(best.x) if best.fun < loss(1.0) else 1.0
+    before, after = (_log_loss(logits * scale, labels) for scale in (1.0, inverse))
+    return Temperature(1 / inverse, len(labels), before, after)
 
 
 def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
@@ -97,12 +104,15 @@ def calibration(
     probabilities: Floats,
     labels: Ints,
     *,
+    temperature: float = 1.0,
     seed: int = 0,
     num_bins: int = NUM_BINS,
     num_samples: int = 1000,
 ) -> Calibration:
     """All figures of one part.
 
+    temperature: what the model divided its logits by; with another than 1 the figures without it are given
+    too, as `before`.
     The error is above 0 for a perfect model too, since bins are small; so `error_by_chance` and `p_value` say
     what a model would have whose confidences are the true shares of right answers (drawn num_samples times).
     """
@@ -111,8 +121,16 @@ def calibration(
     groups = _groups(confidence, num_bins, EQUAL_MASS)
     error = _error(confidence, correct, groups)
     rng = np.random.default_rng(seed)
-    draws = rng.random((num_samples, len(confidence))) < confidence
-    by_chance = np.array([_error(confidence, draw.astype(np.float64), groups) for draw in draws])
+    by_chance = np.array(
+        [
+            _error(confidence, (rng.random(len(confidence)) < confidence).astype(np.float64), groups)
+            for _ in range(num_samples)
+        ]
+    )
+    before = None
+    if temperature != 1:
+        raw = apply_temperature(probabilities, 1 / temperature)
+        before = calibration(raw, labels, seed=seed, num_bins=num_bins, num_samples=num_samples)
     truth = np.eye(probabilities.shape[1])[labels]
     return Calibration(
         num_images=len(labels),
@@ -124,6 +142,9 @@ def calibration(
         log_loss=_log_loss(_logits(probabilities), labels),
         brier=float(((probabilities - truth) ** 2).sum(axis=1).mean()),
         bins=reliability(probabilities, labels, num_bins, EQUAL_MASS),
+        interval=_error_interval(confidence, correct, groups, error, rng, num_samples),
+        temperature=temperature,
+        before=before,
     )
 
 
@@ -178,6 +199,25 @@ def _error(confidence: Floats, correct: Floats, groups: Ints) -> float:
     return float(np.abs(np.bincount(groups, weights=correct - confidence)).sum() / len(confidence))
 
 
+def _error_interval(
+    confidence: Floats,
+    correct: Floats,
+    groups: Ints,
+    error: float,
+    rng: np.random.Generator,
+    num_samples: int,
+) -> tuple[float, float]:
+    """Basic bootstrap (Davison and Hinkley 1997, 5.2): drawing pictures adds to the error as much again as
+    having so few of them did, and this is taken off."""
+    gaps, size = correct - confidence, len(confidence)
+    values = np.empty(num_samples)
+    for index in range(num_samples):
+        drawn = rng.integers(0, size, size)
+        values[index] = np.abs(np.bincount(groups[drawn], weights=gaps[drawn])).sum() / size
+    low, high = np.quantile(values, [0.025, 0.975])
+    return (float(np.clip(2 * error - high, 0, error)), float(np.clip(2 * error - low, error, 1)))
+
+
 def _logits(probabilities: Floats) -> Floats:
     """ln, with 0 at the smallest float32, so that a sure error stays finite."""
     return np.log(np.maximum(probabilities.astype(np.float64), float(np.finfo(np.float32).tiny)))
@@ -188,8 +228,12 @@ def _log_softmax(logits: Floats) -> Floats:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _log_loss(logits: Floats, labels: Ints) -> float:
-    return float(-_log_softmax(logits)[np.arange(len(labels)), labels].mean())
+def _log_loss(logits: Floats, labels: Ints, short: float = 0.0) -> float:
+    """Mean cross entropy; the true class has the target 1 - short, the others share the rest evenly."""
+    scores = _log_softmax(logits)
+    own = scores[np.arange(len(labels)), labels]
+    others = (scores.sum(axis=1) - own) / max(1, scores.shape[1] - 1)
+    return float(-((1 - short) * own + short * others).mean())
 
 
 def _check(probabilities: Floats, labels: Ints) -> None:

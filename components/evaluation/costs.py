@@ -87,13 +87,32 @@ class CurvePoint:
     per_thousand: float  # cost of 1,000 pictures, asking included
 
 
-def read_costs(path: Path, labels: Sequence[str]) -> Costs:
-    """The costs in a CSV file for a model with these labels, in their order.
+def read_text(given: str) -> str:
+    """The text of the file that a setting names; a setting with more than one line is the text itself.
+
+    Raises InputError for a file that cannot be read or whose columns are others.
+    """
+    if "\n" in given:
+        text = given
+    else:
+        try:
+            text = Path(given).read_bytes()[: 1 << 24].decode("utf-8-sig")
+        except OSError as error:
+            raise InputError(f"{given} cannot be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{given} is not UTF-8 text: save it as 'CSV UTF-8'.") from None
+    _rows(text, _place(given))
+    return text
+
+
+def read_costs(given: str | Path, labels: Sequence[str]) -> Costs:
+    """The costs in a CSV file, or in its text, for a model with these labels, in their order.
 
     Raises InputError for a file that cannot be read, an unknown class, a pair given twice, a cost that is no
     finite number, a pair that no row covers, or costs of asking for some classes and not for others.
     """
-    rows = _rows(path)
+    path = _place(str(given))
+    rows = _rows(read_text(str(given)), path)
     known = (*labels, ANY)
     pairs: dict[tuple[str, str], float] = {}
     asking: dict[str, float] = {}
@@ -229,13 +248,12 @@ def _answered(chosen: Ints, labels: Ints, costs: Costs) -> tuple[float, float | 
     return float(1 - answered.mean()), float(right.mean()) if answered.any() else None
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        text = path.read_bytes()[: 1 << 24].decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'.") from None
+def _place(given: str) -> str:
+    """What to call a setting's file in an error."""
+    return "export.costs" if "\n" in given else given
+
+
+def _rows(text: str, path: str) -> list[tuple[int, dict[str, str]]]:
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
     names = [(name or "").strip() for name in reader.fieldnames or ()]
@@ -271,7 +289,7 @@ def _number(text: str, where: str) -> float:
     return value
 
 
-def _pair(pairs: dict[tuple[str, str], float], true: str, answer: str, path: Path) -> float:
+def _pair(pairs: dict[tuple[str, str], float], true: str, answer: str, path: str) -> float:
     """The cost of a pair: its own row before a row for the truth before one for the answer before `*,*`."""
     if true == answer:
         return pairs.get((true, answer), 0.0)
@@ -281,7 +299,7 @@ def _pair(pairs: dict[tuple[str, str], float], true: str, answer: str, path: Pat
     raise InputError(f"{path} has no cost for '{true}' answered with '{answer}'. Add a row, or '*,*,1'.")
 
 
-def _asking(asking: dict[str, float], true: str, path: Path) -> float:
+def _asking(asking: dict[str, float], true: str, path: str) -> float:
     if true not in asking and ANY not in asking:
         raise InputError(f"{path} says for some classes what asking a person costs, and not for '{true}'.")
     return asking.get(true, asking.get(ANY, 0.0))

@@ -79,18 +79,6 @@ def log_loss(probabilities: Floats, labels: Ints) -> float:
     return float(-np.log(np.clip(own.astype(np.float64), smallest, 1 - smallest)).mean())
 
 
-def expected_calibration_error(probabilities: Floats, labels: Ints, num_bins: int = 15) -> float:
-    """How far confidence is from accuracy, in [0, 1]: the mean gap over bins of equal width.
-
-    Source: Naeini, Cooper, Hauskrecht 2015; Guo et al. 2017, section 2.
-    """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     """Interval of a share, within [0, 1]; (0, 1) when there were no trials.
 

@@ -1,20 +1,29 @@
 """A SavedModel that takes pictures as they come: bytes in, label names and probabilities out.
 
-Decoding, EXIF, resizing, scaling, calibration and label names are inside, so no caller can prepare
-pictures otherwise than training did. Signatures are those of serving/contract.py. It computes in
-float32, whatever it was trained in.
+Decoding, EXIF, resizing, scaling, calibration, costs and label names are inside, so no caller can prepare
+pictures or read probabilities otherwise than the evaluation did. Signatures are those of
+serving/contract.py. It computes in float32, whatever it was trained in. What is inside is written down
+beside it: temperature.json and, with costs, costs.json in assets.extra/.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from components import digest
-from components.artifacts import Export, Shards, Training
+from components.artifacts import VALIDATION, Export, Shards, Training
 from components.data import images
+from components.evaluation.calibration import Temperature, fit_temperature
+from components.evaluation.costs import Costs, read_costs
+from components.evaluation.pictures import pictures
+from components.records import setting
 from components.training import warmup
 from components.training.architectures import LOGITS
 from components.training.fit import MODEL
@@ -23,24 +32,47 @@ from serving import contract
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 SAVED_MODEL = "saved_model"
+EXTRA = "assets.extra"  # of a SavedModel: files that servers leave alone
+MAX_FITTED = 5000  # pictures that a temperature is fitted on
+BATCH = 64
 
 
-def export(training_folder: Path, shards_folder: Path, out: Path, *, temperature: float = 1.0) -> Export:
+@dataclass(frozen=True)
+class ExportSettings:
+    """What the exported model holds besides the network."""
+
+    calibrate: bool = setting(
+        True, "divide logits by a temperature fitted on the validation part, so that confidence is earned"
+    )
+    costs: str = setting(
+        "",
+        "CSV file of what errors cost; the model then also answers with its cheapest decision (empty: none)",
+    )
+
+
+def export(training_folder: Path, shards_folder: Path, out: Path, settings: ExportSettings) -> Export:
     """Write saved_model/ and export.json into `out`.
 
-    temperature: what logits are divided by before they become probabilities; more than 1 for a model
-    that is surer than it is right (Guo et al., 2017).
+    The temperature is what logits are divided by before they become probabilities; above 1 for a network
+    that is surer than it is right (Guo et al., 2017). It is fitted on at most 5,000 validation pictures,
+    decoded as the model decodes them. Raises InputError for costs that do not fit the classes.
     """
     import keras
 
     training, shards = Training.load(training_folder), Shards.load(shards_folder)
+    costs = read_costs(settings.costs, training.labels) if settings.costs else None
     network = keras.saving.load_model(training_folder / MODEL, compile=False, safe_mode=True)
     partial = out / f".{SAVED_MODEL}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    _write(network, training, temperature, partial)
+    module = _module(network, training, costs)
+    temperature = _fit(module, shards_folder) if settings.calibrate else None
+    if temperature:
+        module.set_temperature(temperature.value)
+    _write(module, partial)
+    for inside in filter(None, (temperature, costs)):
+        inside.save(partial / EXTRA)
     warmup.write(shards_folder, shards, partial)
     target = out / SAVED_MODEL
     shutil.rmtree(target, ignore_errors=True)
@@ -57,27 +89,48 @@ def export(training_folder: Path, shards_folder: Path, out: Path, *, temperature
     return exported
 
 
-def _write(network: keras.Model, training: Training, temperature: float, folder: Path) -> None:
+def _fit(module: Any, shards_folder: Path) -> Temperature:
+    """The temperature of the validation part, to four digits."""
     import tensorflow as tf
 
-    module = _module(network, training, temperature)
+    found = list(itertools.islice(pictures(shards_folder, VALIDATION), MAX_FITTED))
+    if not found:
+        return Temperature(1.0, 0, 0.0, 0.0)
+    logits_of = tf.function(module.logits, input_signature=[tf.TensorSpec((None,), tf.string)])
+    batches = (found[at : at + BATCH] for at in range(0, len(found), BATCH))
+    logits = np.concatenate([logits_of([one.image for one in batch]).numpy() for batch in batches])
+    labels = np.array([one.label for one in found], np.int64)
+    scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    fitted = fit_temperature(scores / scores.sum(axis=1, keepdims=True), labels, doubt=1.0)
+    return replace(fitted, value=float(f"{fitted.value:.4g}"))
+
+
+def _write(module: Any, folder: Path) -> None:
+    import tensorflow as tf
+
     signatures = {
         contract.SERVING_DEFAULT: module.serve.get_concrete_function(),
         contract.TENSOR: module.serve_tensor.get_concrete_function(),
         contract.EMBEDDING: module.embed.get_concrete_function(),
         contract.LABELS: module.name.get_concrete_function(),
     }
+    if module.explains:
+        signatures[contract.SALIENCY] = module.explain.get_concrete_function()
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _module(network: keras.Model, training: Training, temperature: float) -> tf.Module:
+def _module(network: keras.Model, training: Training, costs: Costs | None) -> Any:
     """The graph, as a module whose only variables are the network's weights."""
     import keras
     import tensorflow as tf
 
     size = (training.height, training.width)
     network = fold(network)
-    both = keras.Model(network.input, [network.get_layer(LOGITS).input, network.output])
+    features = network.get_layer(LOGITS).input
+    maps = _last_maps(network)
+    explains = maps is not None
+    whole = keras.Model(network.input, [maps if explains else features, features, network.output])
+    head = keras.Model(maps, network.output) if explains else None
     pixels = tf.TensorSpec((None, *size, training.channels), tf.uint8)
     encoded = tf.TensorSpec((None,), tf.string, contract.IMAGE)
     decoded = tf.TensorSpec((None, None, None, training.channels), tf.uint8, contract.IMAGE)
@@ -86,9 +139,18 @@ def _module(network: keras.Model, training: Training, temperature: float) -> tf.
     class Classifier(tf.Module):
         def __init__(self) -> None:
             super().__init__(name="pergola")
-            self.weights = [variable.value for variable in both.weights]
+            self.explains = explains
+            self.weights = [variable.value for variable in whole.weights]
             self.labels = tf.constant(training.labels)
-            self.temperature = tf.constant(temperature, tf.float32)
+            self.temperature = tf.constant(1.0, tf.float32)
+
+        def set_temperature(self, value: float) -> None:
+            """Only before `serve` and `serve_tensor` are traced: they hold it as a constant."""
+            self.temperature = tf.constant(value, tf.float32)
+
+        def logits(self, image: Any) -> Any:
+            """float32 (N, C), before the temperature."""
+            return tf.cast(self._look(image)[2], tf.float32)
 
         @tf.function(input_signature=[encoded])
         def serve(self, image: Any) -> dict[str, Any]:
@@ -103,9 +165,11 @@ def _module(network: keras.Model, training: Training, temperature: float) -> tf.
 
         @tf.function(input_signature=[encoded])
         def embed(self, image: Any) -> dict[str, Any]:
-            pictures = images.load_batch(image, *size, training.channels, training.aspect)
-            features, _ = self._compute(pictures)
-            return {contract.EMBEDDING: tf.cast(features, tf.float32)}
+            return {contract.EMBEDDING: tf.cast(self._look(image)[1], tf.float32)}
+
+        @tf.function(input_signature=[encoded])
+        def explain(self, image: Any) -> dict[str, Any]:
+            return {contract.SALIENCY: _grad_cam(self._look(image)[0], head)}
 
         @tf.function(input_signature=[indices])
         def name(self, index: Any) -> dict[str, Any]:
@@ -113,19 +177,48 @@ def _module(network: keras.Model, training: Training, temperature: float) -> tf.
 
         @tf.function(input_signature=[pixels])
         def _compute(self, pictures: Any) -> Any:
-            return both(tf.cast(_guard_count(pictures), tf.float32), training=False)
+            return whole(tf.cast(_guard_count(pictures), tf.float32), training=False)
+
+        def _look(self, image: Any) -> Any:
+            return self._compute(images.load_batch(image, *size, training.channels, training.aspect))
 
         def _answer(self, pictures: Any) -> dict[str, Any]:
-            _, logits = self._compute(pictures)
+            _, _, logits = self._compute(pictures)
             probabilities = tf.nn.softmax(tf.cast(logits, tf.float32) / self.temperature)
             best = tf.argmax(probabilities, 1)
-            return {
+            answer = {
                 contract.PROBABILITIES: probabilities,
                 contract.LABEL: tf.gather(self.labels, best),
                 contract.PROBABILITY: tf.reduce_max(probabilities, 1),
             }
+            if costs is not None:
+                cheapest = tf.argmin(tf.matmul(probabilities, tf.constant(costs.constants())), 1)
+                answer[contract.DECISION] = tf.gather(tf.constant(costs.actions), cheapest)
+            return answer
 
     return Classifier()
+
+
+def _last_maps(network: keras.Model) -> Any:
+    """The last feature maps, (N, H, W, K) with more than one place; None in a network without any."""
+    found = [layer.output for layer in network.layers if len(getattr(layer.output, "shape", ())) == 4]
+    wide = [maps for maps in found[1:] if min(maps.shape[1:3]) > 1]  # the first are the pictures
+    return wide[-1] if wide else None
+
+
+def _grad_cam(maps: Any, head: keras.Model) -> Any:
+    """Where the likeliest class was seen: float32 (N, H, W), 0 to 1, at the strongest place 1.
+
+    Source: Selvaraju et al. 2017.
+    """
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        best = tf.reduce_max(head(maps, training=False), 1)
+    weights = tf.reduce_mean(tape.gradient(best, maps), [1, 2], keepdims=True)
+    seen = tf.nn.relu(tf.reduce_sum(tf.cast(weights * maps, tf.float32), -1))
+    return tf.math.divide_no_nan(seen, tf.reduce_max(seen, [1, 2], keepdims=True))
 
 
 def _guard_count(pictures: Any) -> Any:

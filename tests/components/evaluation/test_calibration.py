@@ -9,7 +9,6 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from components.evaluation import calibration as c
-from components.evaluation import metrics
 from tests.support.planted import model
 
 
@@ -79,10 +78,13 @@ def test_expected_calibration_error_worked_by_hand():
         c.expected_calibration_error(probabilities, labels, 2, "odd")
 
 
-def test_expected_calibration_error_of_equal_width_is_that_of_metrics():
-    probabilities, labels = model(2.0)
-    ours = c.expected_calibration_error(probabilities, labels, 15, c.EQUAL_WIDTH)
-    assert ours == pytest.approx(metrics.expected_calibration_error(probabilities, labels, 15), abs=1e-9)
+def test_expected_calibration_error_of_a_known_case():
+    # Four answers of confidence 0.9, three right: |0.75 - 0.9|; two of 0.6, one right: |0.5 - 0.6|.
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
+    labels = np.array([0, 0, 0, 1, 1, 0])
+    for scheme in (c.EQUAL_WIDTH, c.EQUAL_MASS):
+        found = c.expected_calibration_error(probabilities, labels, scheme=scheme)
+        assert found == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
 
 
 @pytest.mark.parametrize(("scheme", "strategy"), [(c.EQUAL_WIDTH, "uniform"), (c.EQUAL_MASS, "quantile")])
@@ -105,6 +107,34 @@ def test_calibration_tells_a_sure_model_from_a_calibrated_one():
     probabilities, labels = model(3.0)
     assert sure.brier == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
     assert sure.log_loss == pytest.approx(log_loss(labels, probabilities))
+
+
+def test_interval_of_the_error_holds_the_true_one():
+    """The error of a model whose logits are 3 times too large, by a sample of 200,000; 100 parts of 300."""
+    true = c.expected_calibration_error(*model(3.0, count=200_000))
+    found = [c.calibration(*model(3.0, count=300, seed=i), num_samples=200) for i in range(100)]
+    assert sum(one.interval[0] <= true <= one.interval[1] for one in found) >= 88
+    assert all(one.interval[0] <= one.error <= one.interval[1] for one in found)
+
+
+def test_calibration_before_is_that_of_the_undivided_logits():
+    raw, labels = model(3.0)
+    found = c.calibration(c.apply_temperature(raw, 3.0), labels, temperature=3.0)
+    assert found.before is not None and found.before.before is None
+    assert found.before.error == pytest.approx(c.calibration(raw, labels).error, abs=1e-9)
+    assert found.error < 0.5 * found.before.error
+    assert c.calibration(raw, labels).before is None
+
+
+def test_doubt_keeps_a_model_finite_that_is_right_in_a_few_pictures():
+    probabilities = np.full((20, 2), 0.1)
+    probabilities[:, 0] = 0.9
+    found = c.fit_temperature(probabilities, np.zeros(20, int), doubt=1.0)
+    confidence = c.apply_temperature(probabilities, found.value)[0, 0]
+    assert confidence == pytest.approx(21 / 22, abs=1e-4)  # Platt's target
+    many, labels = model(2.0, count=20_000)
+    plain, doubted = (c.fit_temperature(many, labels, doubt=d).value for d in (0.0, 1.0))
+    assert doubted == pytest.approx(plain, rel=0.01)
 
 
 def test_calibration_p_value_is_uniform_for_calibrated_models():

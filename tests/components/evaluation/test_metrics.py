@@ -80,14 +80,6 @@ def test_log_loss_of_a_sure_error_is_finite():
     assert loss == pytest.approx(-math.log(np.finfo(np.float32).eps))
 
 
-def test_calibration_error_of_a_known_case():
-    # Four answers of confidence 0.9, three right: |0.75 - 0.9|; two of 0.6, one right: |0.5 - 0.6|.
-    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
-    labels = np.array([0, 0, 0, 1, 1, 0])
-    wanted = (4 * 0.15 + 2 * 0.1) / 6
-    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(wanted)
-
-
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (3, 7), (350, 360), (1, 1)])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_wilson_interval_is_scipys(successes, trials, confidence):

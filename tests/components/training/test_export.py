@@ -7,8 +7,13 @@ from PIL import Image
 from components import digest
 from components.artifacts import Export, Shards, Training
 from components.data import images
+from components.errors import InputError
+from components.evaluation import costs
+from components.evaluation import pictures as evaluation_pictures
+from components.evaluation.calibration import Temperature, apply_temperature, fit_temperature
 from components.training import architectures, export, feed, fold, warmup
 from components.training.architectures import ModelSettings, Statistics
+from components.training.export import ExportSettings
 from serving import contract
 from tests.components.training.conftest import LABELS, as_png, picture
 
@@ -41,7 +46,16 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(trained, shards_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported")
-    return export.export(trained, shards_folder, out), out
+    return export.export(trained, shards_folder, out, ExportSettings(calibrate=False)), out
+
+
+@pytest.fixture(scope="module")
+def weighed(trained, shards_folder, tmp_path_factory):
+    """With a temperature, and with costs: to answer "left" wrongly costs much, a person costs 0.3."""
+    folder = tmp_path_factory.mktemp("weighed")
+    costs = "true,predicted,cost,ask a person\n*,*,1,0.3\nleft,*,50,\n"
+    export.export(trained, shards_folder, folder, ExportSettings(costs=costs))
+    return folder / "saved_model"
 
 
 class Server:
@@ -90,6 +104,10 @@ def expected(pictures):
     return keras.ops.softmax(network().predict_on_batch(pictures.astype(np.float32))).numpy()
 
 
+def _maps_size():
+    return export._last_maps(fold.fold(network())).shape[1:3]
+
+
 def test_export_keeps_the_contract(server, exported):
     from tensorflow.core.framework import types_pb2 as types
 
@@ -119,6 +137,10 @@ def test_export_keeps_the_contract(server, exported):
         contract.EMBEDDING: (
             {"image": (types.DT_STRING, [-1])},
             {"embedding": (types.DT_FLOAT, [-1, width])},
+        ),
+        contract.SALIENCY: (
+            {"image": (types.DT_STRING, [-1])},
+            {"saliency": (types.DT_FLOAT, [-1, *_maps_size()])},
         ),
         contract.LABELS: ({"index": (types.DT_INT64, [-1])}, {"label": (types.DT_STRING, [-1])}),
     }
@@ -205,12 +227,61 @@ def test_export_holds_warmup_requests_that_it_answers(server, exported, shards_f
     assert list(tf.make_ndarray(requests[0].inputs["image"])) == first
 
 
-def test_export_divides_logits_by_the_temperature(trained, shards_folder, tmp_path, server, pictures):
-    export.export(trained, shards_folder, tmp_path, temperature=4.0)
-    cool = Server(tmp_path / "saved_model")(contract.TENSOR, pictures)["probabilities"]
-    plain = server(contract.TENSOR, pictures)["probabilities"]
-    ratios = np.log(plain[:, 0] / plain[:, 1]) / np.log(cool[:, 0] / cool[:, 1])
-    np.testing.assert_allclose(ratios, 4.0, rtol=1e-3)
+def test_export_divides_logits_by_the_temperature_of_the_validation_part(
+    weighed, server, pictures, shards_folder
+):
+    validation = list(evaluation_pictures.pictures(shards_folder, "validation"))
+    plain = server(contract.SERVING_DEFAULT, [one.image for one in validation])["probabilities"]
+    wanted = fit_temperature(plain, np.array([one.label for one in validation]), doubt=1.0)
+    fitted = Temperature.load(weighed / "assets.extra")
+    assert fitted.value == pytest.approx(wanted.value, rel=1e-3) and abs(fitted.value - 1) > 0.05
+    assert fitted.num_images == len(validation)
+    cool = Server(weighed)
+    raw = server(contract.TENSOR, pictures)
+    files = cool(contract.SERVING_DEFAULT, [as_png(image) for image in pictures])
+    for answer in (files, cool(contract.TENSOR, pictures)):
+        expected = apply_temperature(raw["probabilities"], fitted.value)
+        np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+        assert list(answer["label"]) == list(raw["label"])  # the likeliest class stays
+
+
+def test_export_decides_by_what_errors_cost(weighed, pictures):
+    held = costs.Costs.load(weighed / "assets.extra")
+    rng = np.random.default_rng(0)
+    many = np.concatenate([pictures, rng.integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)])
+    answer = Server(weighed)(contract.TENSOR, many)
+    wanted = [held.actions[action] for action in costs.decide(answer["probabilities"], held)]
+    assert [decision.decode() for decision in answer["decision"]] == wanted
+    assert costs.ASK in wanted
+
+
+def test_export_of_costs_for_other_classes_says_so(trained, shards_folder, tmp_path):
+    wrong = ExportSettings(costs="true,predicted,cost\nbirch,*,1\n")
+    with pytest.raises(InputError, match=r"export\.costs, line 2: 'birch' is not a class"):
+        export.export(trained, shards_folder, tmp_path, wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_explains_where_it_saw_the_class(server, pictures):
+    """Grad-CAM by finite differences: what a small rise of each feature map does to the best logit."""
+    import keras
+
+    seen = server(contract.SALIENCY, [as_png(image) for image in pictures])["saliency"]
+    folded = fold.fold(network())
+    maps = export._last_maps(folded)
+    values = keras.Model(folded.input, maps)(pictures.astype(np.float32)).numpy()
+    head = keras.Model(maps, folded.output)
+    base = head(values).numpy()
+    best, step = base.argmax(1), 1e-2
+    slopes = np.empty((len(values), values.shape[-1]))
+    for channel in range(values.shape[-1]):
+        moved = values.copy()
+        moved[..., channel] += step
+        slopes[:, channel] = (head(moved).numpy() - base)[np.arange(len(base)), best] / step
+    wanted = np.maximum((values * slopes[:, None, None]).sum(-1), 0)
+    wanted /= np.maximum(wanted.max(axis=(1, 2), keepdims=True), 1e-9)
+    np.testing.assert_allclose(seen, wanted, atol=0.02)
+    assert seen.max() == pytest.approx(1)
 
 
 def test_fold_changes_no_output(pictures):
