@@ -316,6 +316,21 @@ def report(
 
 
 @op
+def reference(
+    export: Input[Model],
+    shards: Input[Dataset],
+    evaluation: Input[Artifact],
+    code: str,
+    reference: Output[Artifact],
+) -> None:
+    """An accepted SavedModel -> what requests will be held against, to notice drift."""
+    from components import pods
+
+    found = pods.reference(export.path, shards.path, evaluation.path, reference.path)
+    reference.metadata["images"] = found.num_images
+
+
+@op
 def register(
     manifest: Input[Dataset],
     validation: Input[Artifact],
@@ -350,12 +365,16 @@ def register(
 
 @op
 def publish(
-    registration: Input[Artifact], export: Input[Model], workspace: str, publication: Output[Artifact]
+    registration: Input[Artifact],
+    export: Input[Model],
+    reference: Input[Artifact],
+    workspace: str,
+    publication: Output[Artifact],
 ) -> None:
     """A registered SavedModel -> the folder that servers watch."""
     from components import pod_release
 
-    done = pod_release.publish(registration.path, export.path, publication.path, workspace)
+    done = pod_release.publish(registration.path, export.path, reference.path, publication.path, workspace)
     publication.metadata["version"] = done.version
 
 
@@ -394,14 +413,19 @@ def deliver(
 
 @op
 def changes(
-    manifest: Input[Dataset], model: str, settings: str, workspace: str, why: Output[Markdown]
+    manifest: Input[Dataset],
+    model: str,
+    settings: str,
+    retrain: dict[str, Any],
+    workspace: str,
+    why: Output[Markdown],
 ) -> str:
-    """Whether a run would do anything new: "changed" or "unchanged"."""
+    """Whether it is time for a run, for new pictures, drift or age: "changed" or "unchanged"."""
     from pathlib import Path
 
     from components import pod_release
 
-    state, reason = pod_release.changes(manifest.path, model, settings, workspace)
+    state, reason = pod_release.changes(manifest.path, model, settings, retrain, workspace)
     Path(why.path).write_text(reason + "\n", encoding="utf-8")
     return state
 

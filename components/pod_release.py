@@ -5,16 +5,22 @@ As in components/pods.py: paths and plain values in, folders out, nothing of Kub
 
 from __future__ import annotations
 
+import io
 import os
+import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from components import artifacts, code, digest, steps
+import numpy as np
+
+from components import artifacts, code, digest, records, steps
+from components.evaluation.drift_looks import Looks
 from components.failures import noted
 from components.pods import Champion, Workspace, made, settings_of
+from components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
 
 STORE_VARIABLE = "PERGOLA_STORE"
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -31,6 +37,8 @@ class LastRun(artifacts.Record):
     settings: str  # SHA-256 of the settings
     decision: str
     version: int | None
+    ended_s: int = 0  # seconds since 1970; 0: it was not noted
+    ROWS: ClassVar[str] = "last-rows.npy"  # beside it: the pictures, see components/release/retrain.py
 
 
 class _Folders:
@@ -140,10 +148,13 @@ def register(
 
 
 @noted
-def publish(registration: str, export: str, out: str, workspace: str) -> artifacts.Publication:
+def publish(
+    registration: str, export: str, reference: str, out: str, workspace: str
+) -> artifacts.Publication:
     """A registered SavedModel -> <workspace>/models/<model>/<N>/."""
     base = Workspace(Path(workspace)).models
-    return steps.publish(Path(registration), Path(export) / "saved_model", made(out), base=base)
+    saved_model = Path(export) / "saved_model"
+    return steps.publish(Path(registration), saved_model, Path(reference), made(out), base=base)
 
 
 @noted
@@ -209,23 +220,55 @@ def remember(manifest: Path, model: str, settings: str, workspace: str, *, versi
     """Note that a run came to its end, for `changes` to compare with. A run that broke is not noted."""
     decision = REJECTED if version is None else ACCEPTED
     fingerprint = artifacts.Manifest.load(manifest).fingerprint
-    last = LastRun(fingerprint, digest.of_data(tomllib.loads(settings)), decision, version)
-    last.save(Workspace(Path(workspace)).state(model))
+    ended_s = int(time.time())
+    last = LastRun(fingerprint, digest.of_data(tomllib.loads(settings)), decision, version, ended_s)
+    place = Workspace(Path(workspace)).state(model)
+    rows = io.BytesIO()
+    np.save(rows, rows_of(manifest))
+    records.write_atomic(place / LastRun.ROWS, rows.getvalue())
+    last.save(place)
 
 
 @noted
-def changes(manifest: str, model: str, settings: str, workspace: str) -> tuple[str, str]:
-    """Whether a run would do anything new, "changed" or "unchanged", and why.  settings: as TOML."""
-    folder = Workspace(Path(workspace)).state(model)
-    if not (folder / LastRun.FILE).is_file():
+def changes(
+    manifest: str, model: str, settings: str, retrain: Mapping[str, Any], workspace: str
+) -> tuple[str, str]:
+    """Whether it is time for a run, "changed" or "unchanged", and why.  settings: as TOML."""
+    wanted, place = settings_of(RetrainSettings, retrain, "retrain"), Workspace(Path(workspace))
+    if not (place.state(model) / LastRun.FILE).is_file():
         return CHANGED, f"{model} has had no run in this workspace."
-    last, found = LastRun.load(folder), artifacts.Manifest.load(Path(manifest))
-    if last.fingerprint != found.fingerprint:
-        return CHANGED, f"The pictures changed: there are {found.num_rows} now."
-    if last.settings != digest.of_data(tomllib.loads(settings)):
-        return CHANGED, "The settings changed."
+    last = LastRun.load(place.state(model))
+    found = due(_facts(Path(manifest), model, settings, place, last), wanted)
+    if found.fire:
+        return CHANGED, found.reason
     number = f" as version {last.version}" if last.version else ""
-    return UNCHANGED, f"Pictures and settings are those of the last run, which was {last.decision}{number}."
+    return UNCHANGED, f"{found.reason} The last run was {last.decision}{number}."
+
+
+def _facts(manifest: Path, model: str, settings: str, place: Workspace, last: LastRun) -> Facts:
+    found, rows = artifacts.Manifest.load(manifest), place.state(model) / LastRun.ROWS
+    changed = 0
+    if last.fingerprint != found.fingerprint:
+        changed = num_changed(np.load(rows), rows_of(manifest)) if rows.is_file() else found.num_rows
+    ended = time.time() - last.ended_s if last.ended_s else None
+    return Facts(
+        num_changed=changed,
+        settings_changed=last.settings != digest.of_data(tomllib.loads(settings)),
+        drifted_looks=_drifted_looks(place, model, last.ended_s),
+        age_days=None if ended is None else ended / 86_400,
+        hours_since_run=None if ended is None else ended / 3600,
+    )
+
+
+def _drifted_looks(place: Workspace, model: str, ended_s: int) -> int:
+    """Looks in a row at the champion that found drift, unless a run came after them."""
+    if not place.drift(model).is_dir():
+        return 0
+    from components.release.registry import champion_of
+
+    champion = champion_of(place.tracking_uri(), model)
+    looks = Looks.of(place.drift(model) / str(champion.version)) if champion else Looks()
+    return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 
 def figures(evaluation: Path) -> dict[str, float | None]:

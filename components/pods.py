@@ -8,6 +8,7 @@ components/records.py mends), and what outlives a pod has its place in the works
       scratch/                 what helps the next scan
       models/<model>/<N>/      published versions
       state/<model>/           the last split, the last run, training that was cut off
+      drift/<model>/<N>/       looks at drift, if `pergola drift` has this workspace
       mlflow.db, mlartifacts/  the registry, unless MLFLOW_TRACKING_URI names a server
 """
 
@@ -28,6 +29,7 @@ from components.errors import InputError
 from components.failures import noted
 
 if TYPE_CHECKING:
+    from components.evaluation.drift_reference import DriftReference
     from components.release.registry import Version
 
 T = TypeVar("T")
@@ -56,6 +58,10 @@ class Workspace:
     def state(self, model: str) -> Path:
         """What one run of a model leaves for the next."""
         return self.root / "state" / model
+
+    def drift(self, model: str) -> Path:
+        """Looks at drift of a model's versions, as `pergola drift` leaves them."""
+        return self.root / "drift" / model
 
     def tracking_uri(self) -> str:
         """The registry: $MLFLOW_TRACKING_URI, otherwise a database in the workspace."""
@@ -273,6 +279,12 @@ def gate(
         settings_of(GateSettings, settings, "gate"),
         champion_version=version,
     )
+
+
+@noted
+def reference(export: str, shards: str, evaluation: str, out: str) -> DriftReference:
+    """An accepted SavedModel -> what requests will be held against."""
+    return steps.reference(Path(export) / "saved_model", Path(shards), Path(evaluation), made(out))
 
 
 def _stop_if_critical(validation: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from components.data.shards import ShardSettings
     from components.data.split import SplitSettings
     from components.data.validate import ValidateSettings
+    from components.evaluation.drift_reference import DriftReference
     from components.evaluation.evaluate import EvaluateSettings
     from components.evaluation.gate import GateSettings
     from components.evaluation.report import About, Parts
@@ -185,6 +186,17 @@ def report(parts: Parts, about: About, out: Path) -> Path:
     return write_report(parts, about, out)
 
 
+def reference(
+    saved_model: Path, shards: Path, evaluation: Path, out: Path, *, progress: Progress = silent
+) -> DriftReference:
+    """An accepted SavedModel and the test part -> what requests will be held against, to notice drift."""
+    from components.evaluation.drift_reference import reference_of
+    from components.evaluation.served import ServedModel
+
+    with ServedModel(saved_model) as model:
+        return reference_of(shards, evaluation, model.embeddings, out, progress=progress)
+
+
 def register(
     decision: Path, export: Path, out: Path, *, record: RunRecord, tracking_uri: str
 ) -> artifacts.Registration | None:
@@ -205,12 +217,14 @@ def register(
     return registration
 
 
-def publish(registration: Path, saved_model: Path, out: Path, *, base: Path) -> artifacts.Publication:
-    """A registered SavedModel -> <base>/<model>/<version>/."""
+def publish(
+    registration: Path, saved_model: Path, reference: Path, out: Path, *, base: Path
+) -> artifacts.Publication:
+    """A registered SavedModel -> <base>/<model>/<version>/, with its reference of drift."""
     from components.release.publish import publish as put
 
     registered = artifacts.Registration.load(registration)
-    publication = put(saved_model, base, registered.model, registered.version)
+    publication = put(saved_model, base, registered.model, registered.version, notes=reference)
     publication.save(out)
     return publication
 

@@ -23,12 +23,16 @@ def predict(
     top: int = 3,
     timeout_s: float = 10.0,
 ) -> list[dict[str, Any]]:
-    """A dict a picture: path, label, probability, top (a list of [label, probability]) and version.
+    """A dict a picture: path, label, probability, top (a list of [label, probability]), version, and id.
+
+    The id is the SHA-256 of what was sent, by which `pergola feedback` knows the request.
 
     Raises InputError for a picture that is missing or cannot be decoded, and for a model or version
     that the server does not have; StepError when no server answers in time.
     """
+    from components.evaluation.feedback import picture_id
     from serving.client import Client, ClientError, InvalidInput, NotFound, Unavailable
+    from serving.images import prepare
 
     for picture in pictures:
         if not picture.is_file():
@@ -54,6 +58,7 @@ def predict(
             "probability": float(probability),
             "top": [[name, p] for name, p in ranked],
             "version": answer.version,
+            "id": picture_id(prepare(path)),
         }
         for path, label, probability, ranked in rows
     ]

@@ -1,56 +1,21 @@
 """The commands. Heavy imports happen inside them, so that --help answers at once.
 
-Exit status: 0 done (a rejected model is done), 1 something broke, 2 the caller's mistake.
+Exit status: 0 done (a rejected model is done), 1 something broke, 2 the caller's mistake, 3 drift.
 With --json, stdout holds one JSON document and nothing else; all other words go to stderr.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import os
-import shlex
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from components.errors import InputError, PergolaError
-from pipelines import kubeflow_commands, release
-
-if TYPE_CHECKING:
-    from pipelines.config import Settings
-    from pipelines.show import Show
-    from pipelines.workspace import Workspace
-
-DEFAULT_WORKSPACE = Path("pergola-work")
-PATH = click.Path(path_type=Path)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the common options said."""
-
-    workspace: Path
-    config: Path | None
-    overrides: tuple[str, ...]
-    json: bool
-
-    def settings(self) -> Settings:
-        """The settings in force."""
-        from pipelines import config
-
-        return config.load(self.config, self.overrides)
-
-    def open_workspace(self) -> Workspace:
-        """The workspace, whether it exists or not."""
-        from pipelines.workspace import Workspace
-
-        return Workspace(self.workspace)
+from components.errors import PergolaError
+from pipelines import after_commands, kubeflow_commands, release
+from pipelines.command import PATH, Options, say, show, status_of, typed, with_options
 
 
 class Group(click.Group):
@@ -66,7 +31,8 @@ class Group(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Those that a newcomer needs come first."""
-        first = ["run", "validate", "serve", "predict", "versions", "config"]
+        first = ["run", "validate", "serve", "predict", "versions", "config",
+                 "drift", "feedback", "retrain", "lineage"]  # fmt: skip
         return [*first, *(name for name in sorted(self.commands) if name not in first)]
 
 
@@ -87,23 +53,10 @@ def pergola() -> None:
 
 
 def command(function: Callable[..., Any]) -> click.Command:
-    """A command with the common options; what the function returns is printed as JSON if asked."""
-
-    @click.option("--workspace", type=PATH, default=DEFAULT_WORKSPACE, show_default=True,
-                  envvar="PERGOLA_WORKSPACE", help="Folder of runs, models and registry.")  # fmt: skip
-    @click.option("--config", type=PATH, help="Settings, TOML; see `pergola config`.")
-    @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
-                  help="Change one setting; may be repeated.")  # fmt: skip
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, words on stderr.")
-    @functools.wraps(function)
-    def wrapped(
-        workspace: Path, config: Path | None, overrides: tuple[str, ...], as_json: bool, **arguments: Any
-    ) -> None:
-        options = Options(workspace, config, overrides, as_json)
-        with _json_only(as_json) as answer:
-            answer(function(options, **arguments))
-
-    return pergola.command()(wrapped)
+    """A command of pergola's with the common options."""
+    made = with_options(function)
+    pergola.add_command(made)
+    return made
 
 
 @command
@@ -122,7 +75,7 @@ def run(options: Options, photos: Path, force: str | None) -> dict[str, Any]:
     from pipelines import local
 
     settings, workspace = options.settings(), options.open_workspace()
-    result = local.run(photos, settings, workspace, force=force, show=_show(), command=_typed())
+    result = local.run(photos, settings, workspace, force=force, show=show(), command=typed())
     if not options.json:
         click.echo(result.words())
     return result.to_json()
@@ -139,7 +92,7 @@ def validate(options: Options, photos: Path) -> dict[str, Any]:
     from pipelines import local
 
     settings, workspace = options.settings(), options.open_workspace()
-    result = local.validate(photos, settings, workspace, show=_show())
+    result = local.validate(photos, settings, workspace, show=show())
     if not options.json:
         click.echo(result.words())
     return result.to_json()
@@ -150,7 +103,30 @@ def validate(options: Options, photos: Path) -> dict[str, Any]:
 @click.option("--port", type=int, default=8500, show_default=True, help="gRPC; 0 takes a free one.")
 @click.option("--rest-port", type=int, default=8501, show_default=True, help="REST; 0 takes a free one.")
 @click.option("--real", is_flag=True, help="Run the stock tensorflow_model_server, if it is on the PATH.")
-def serve(options: Options, model: str | None, port: int, rest_port: int, real: bool) -> dict[str, Any]:
+@click.option(
+    "--log-requests",
+    "log_share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of requests to keep, with their pictures, for `drift` and `feedback`; 1 is all.",
+)
+@click.option(
+    "--log-max-mb",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Megabytes of requests to keep a model; the oldest go first.",
+)
+def serve(
+    options: Options,
+    model: str | None,
+    port: int,
+    rest_port: int,
+    real: bool,
+    log_share: float,
+    log_max_mb: int,
+) -> dict[str, Any]:
     """Serve the workspace's models by TF-Serving's protocol, until stopped.
 
     New versions are picked up while it runs. Ctrl-C or SIGTERM finishes what is in flight.
@@ -158,7 +134,8 @@ def serve(options: Options, model: str | None, port: int, rest_port: int, real: 
     from pipelines import serve as front
 
     listen = front.Listen(port, rest_port)
-    return front.serve(options.open_workspace(), listen, model=model, real=real, say=_say)
+    log = front.Log(log_share, log_max_mb * 1_000_000)
+    return front.serve(options.open_workspace(), listen, model=model, real=real, say=say, log=log)
 
 
 @command
@@ -204,7 +181,7 @@ def tune_batching(options: Options, picture: Path, **asked: Any) -> dict[str, An
     """
     from pipelines import batching
 
-    found = batching.tune(options.open_workspace(), picture, say=_say, **asked)
+    found = batching.tune(options.open_workspace(), picture, say=say, **asked)
     if not options.json:
         click.echo(found["summary"])
     return found
@@ -227,12 +204,8 @@ def config(options: Options) -> dict[str, Any]:
     return records.to_dict(found)
 
 
-def status_of(error: PergolaError) -> int:
-    """Exit status: 2 for the caller's mistake, 1 for what broke."""
-    return 2 if isinstance(error, InputError) else 1
-
-
 release.register(pergola)
+after_commands.register(pergola)
 kubeflow_commands.register(pergola)
 
 
@@ -243,52 +216,6 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     pergola(windows_expand_args=False)
-
-
-@contextlib.contextmanager
-def _json_only(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """Keep stdout for the JSON document; end the process with the right status on an error."""
-    answers: list[Any] = []
-    try:
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            yield answers.append
-    except PergolaError as error:
-        status = status_of(error)
-        click.echo(f"pergola: {error}", err=True)
-        answers = [{"error": str(error), "status": status}]
-    except KeyboardInterrupt:
-        click.echo("pergola: stopped; the same command goes on from here.", err=True)
-        status = 130
-        answers = [{"error": "stopped", "status": status}]
-    else:
-        status = 0
-    if as_json:
-        click.echo(json.dumps(answers[0], ensure_ascii=False))
-    if status:
-        sys.exit(status)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _typed() -> str:
-    return shlex.join(["pergola", *sys.argv[1:]])
-
-
-def _show() -> Show:
-    """A display that stays, with warnings of ours on it."""
-    import logging
-
-    from pipelines.native import own_stderr
-    from pipelines.show import Show
-
-    stream = own_stderr()
-    for package in ("pipelines", "components", "serving"):
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("pergola: %(message)s"))
-        logging.getLogger(package).addHandler(handler)
-    return Show(stream)
 
 
 if __name__ == "__main__":

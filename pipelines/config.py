@@ -20,9 +20,11 @@ from components.data.shards import ShardSettings
 from components.data.split import SplitSettings
 from components.data.validate import ValidateSettings
 from components.errors import InputError
+from components.evaluation.drift import DriftSettings
 from components.evaluation.evaluate import EvaluateSettings
 from components.evaluation.gate import GateSettings
 from components.release.rehearse import RehearseSettings
+from components.release.retrain import RetrainSettings
 from components.training.architectures import ModelSettings
 from components.training.augment import AugmentSettings
 from components.training.export import ExportSettings
@@ -53,6 +55,12 @@ class Settings:
     rehearse: RehearseSettings = field(default_factory=RehearseSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
+    drift: DriftSettings = field(default_factory=DriftSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
+
+    def of_a_run(self) -> Settings:
+        """Without what only matters after a release, which must not make a run another one."""
+        return dataclasses.replace(self, drift=DriftSettings(), retrain=RetrainSettings())
 
 
 def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:

@@ -1,7 +1,7 @@
 """Every step in order, in one process. A newcomer starts here.
 
     scan -> validate -> split -> shards -> augment -> train -> export -> evaluate -> rehearse
-         -> gate -> report -> register -> publish -> confirm
+         -> gate -> report -> reference -> register -> publish -> confirm
 
 Steps hand folders to each other (components/artifacts.py); pipelines/reuse.py decides which need
 to be done. A rejected model stops after its report, and that is a good run.
@@ -36,15 +36,16 @@ log = logging.getLogger(__name__)
 
 STEPS = (
     "scan", "validate", "split", "shards", "augment", "train", "export", "evaluate", "rehearse",
-    "champion", "gate", "report", "register", "publish", "confirm",
+    "champion", "gate", "report", "reference", "register", "publish", "confirm",
 )  # fmt: skip
 
 
 def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, force: str | None = None,
-        command: str = "") -> RunResult:  # fmt: skip
+        command: str = "", reason: str = "") -> RunResult:  # fmt: skip
     """Pictures to a published version, or to a rejected model and its reasons.
 
     force: a step from which everything is redone.  command: what a person typed, for the report.
+    reason: why there is a run, for its record.
     Raises InputError for what the caller can mend, StepError when a step broke.
     """
     if force is not None and force not in STEPS:
@@ -53,7 +54,7 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
         read_text(settings.export.costs)  # told before any work is done
     walk = _walk(photos, settings, workspace, show, force)
     with workspace.lock("a run"), explained(workspace.root):
-        walk.run = runs.Run.begin(workspace, walk.photos, settings, command)
+        walk.run = runs.Run.begin(workspace, walk.photos, walk.settings, command, reason)
         try:
             with stderr_to(walk.run.folder / "native.log"), Rehearsals(settings.rehearse) as walk.rehearsals:
                 result = _all_steps(walk)
@@ -75,6 +76,13 @@ def validate(photos: Path, settings: Settings, workspace: Workspace, *, show: Sh
     return ValidateResult(
         report.ok, report.findings, words.data_counts(report), str(output.folder / "index.html")
     )
+
+
+def scan_only(photos: Path, settings: Settings, workspace: Workspace, *, show: Show) -> Path:
+    """The manifest's folder, which a run will find again."""
+    walk = _walk(photos, settings, workspace, show, None)
+    with workspace.lock("a look at the pictures"), explained(workspace.root):
+        return _scan(walk).folder
 
 
 def _all_steps(walk: Walk) -> RunResult:
@@ -184,6 +192,7 @@ def _report(walk: Walk, data: Data, model: Model, verdict: Verdict) -> Output:
 def _release(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Output) -> int | None:
     """Record the run. An accepted model takes a version number, is published and confirmed."""
     workspace, base = walk.workspace, walk.workspace.models
+    reference = _reference(walk, data, model) if verdict.decision.accepted else None
     registration = walk.steps.run(
         "register",
         lambda out: steps.register(verdict.gate.folder, model.export.folder, out,
@@ -192,13 +201,13 @@ def _release(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Out
         inputs={"export": model.export.sha256, "gate": verdict.gate.sha256, "report": report.sha256,
                 "model": walk.model},
     )  # fmt: skip
-    if not verdict.decision.accepted:
+    if reference is None:
         return None
     registered = artifacts.Registration.load(registration.folder)
     publication = walk.steps.run(
         "publish",
-        lambda out: steps.publish(registration.folder, model.saved_model, out, base=base),
-        inputs={"registration": registration.sha256},
+        lambda out: steps.publish(registration.folder, model.saved_model, reference.folder, out, base=base),
+        inputs={"registration": registration.sha256, "reference": reference.sha256},
         still=lambda: (base / registered.model / str(registered.version)).is_dir(),
     )
     walk.steps.run(
@@ -208,6 +217,16 @@ def _release(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Out
         still=lambda: publication.reused,
     )
     return registered.version
+
+
+def _reference(walk: Walk, data: Data, model: Model) -> Output:
+    return walk.steps.run(
+        "reference",
+        lambda out: steps.reference(model.saved_model, data.shards.folder, model.evaluation.folder, out,
+                                    progress=walk.show.progress),
+        inputs={"export": model.export.sha256, "shards": data.shards.sha256,
+                "evaluation": model.evaluation.sha256},
+    )  # fmt: skip
 
 
 def _confirm(walk: Walk, model: Model, publication: Output, out: Path) -> None:
@@ -228,6 +247,7 @@ def _confirm(walk: Walk, model: Model, publication: Output, out: Path) -> None:
 
 
 def _walk(photos: Path, settings: Settings, workspace: Workspace, show: Show, force: str | None) -> Walk:
+    settings = settings.of_a_run()
     photos = photos.expanduser().absolute()
     if not photos.exists():
         raise InputError(f"There are no pictures at '{photos}': no such file or folder. Check the path.")
@@ -237,10 +257,10 @@ def _walk(photos: Path, settings: Settings, workspace: Workspace, show: Show, fo
         show.step(output.step, words.of_step(output), output.seconds, reused=output.reused)
 
     steps = Steps(workspace.steps, force_from=force, on_end=tell)
-    return Walk(photos, settings, workspace, show, _model_name(photos, settings), steps)
+    return Walk(photos, settings, workspace, show, model_name(photos, settings), steps)
 
 
-def _model_name(photos: Path, settings: Settings) -> str:
+def model_name(photos: Path, settings: Settings) -> str:
     """The name asked for, or the data folder's, as a name that MLflow, URLs and folders all take."""
     asked = settings.release.name or re.sub(
         r"(\.(tar|csv|zip|npz|parquet|gz|xz|bz2|tgz))+$", "", photos.name.lower()

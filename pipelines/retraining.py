@@ -1,7 +1,7 @@
-"""What a schedule runs: looks whether anything changed since the last run, then trains, or ends at once.
+"""What a schedule runs: looks whether it is time to train (new pictures, drift, age), or ends at once.
 
-A run that finds the same pictures and the same settings ends green and says so; it costs a listing and,
-when file times moved, a scan.
+The decision is that of `pergola retrain` (components/release/retrain.py). A run that finds nothing new ends
+green and says so; it costs a listing and, when file times moved, a scan.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def build(settings: Settings, cluster: ClusterSettings) -> Any:
         with dsl.If(steps.changes(scan) == "changed", name="changed"):
             steps.all_after(scan)
 
-    about = "Trains when pictures or settings changed since the last run."
+    about = "Trains for new pictures or settings, drift or age, and else ends at once."
     return pipeline("retraining", about, settings, cluster, body)

@@ -27,10 +27,12 @@ class Run:
     record: dict[str, Any]
 
     @classmethod
-    def begin(cls, workspace: Workspace, photos: Path, settings: Settings, command: str) -> Run:
+    def begin(
+        cls, workspace: Workspace, photos: Path, settings: Settings, command: str, reason: str = ""
+    ) -> Run:
         """A new run, or the last one if it was cut off while it did the very same.
 
-        command: what a person typed, for the report.
+        command: what a person typed, for the report.  reason: why it was begun, when nobody typed it.
         """
         request = {"source": str(photos), "settings": records.to_dict(settings)}
         for last in workspace.run_ids()[-1:]:
@@ -39,6 +41,7 @@ class Run:
                 return cls(last, workspace.runs / last, record)
         id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
         run = cls(id, workspace.runs / id, {"id": id, "state": RUNNING, "command": command, "began": _now()})
+        run.record.update({"reason": reason} if reason else {})
         run.record.update(request, steps={})
         run.save()
         records.write_atomic(run.folder / "settings.toml", to_toml(settings))

@@ -29,6 +29,7 @@ from pipelines.workspace import Workspace
 Say = Callable[[str], None]
 
 POLL_S = 0.5
+PRUNE_S = 60.0
 GRACE_S = 30.0
 
 
@@ -44,8 +45,25 @@ class Listen:
         return Listen(_free_port(self.grpc, "--port"), _free_port(self.rest, "--rest-port"))
 
 
+@dataclass(frozen=True)
+class Log:
+    """Which requests are kept, with their pictures."""
+
+    share: float = 0.0  # 0 to 1
+    max_bytes: int = 1_000_000_000  # a model; the oldest files go first
+
+
+NO_LOG = Log()
+
+
 def serve(
-    workspace: Workspace, listen: Listen, *, model: str | None = None, real: bool = False, say: Say
+    workspace: Workspace,
+    listen: Listen,
+    *,
+    model: str | None = None,
+    real: bool = False,
+    say: Say,
+    log: Log = NO_LOG,
 ) -> dict[str, Any]:
     """Serve until SIGTERM or Ctrl-C; returns where it listened.
 
@@ -59,8 +77,12 @@ def serve(
         )
     if other := workspace.server():
         raise InputError(f"{workspace.root} is served already, at {other['grpc']} (process {other['pid']}).")
+    if real and log.share:
+        raise InputError(
+            "--log-requests: the stock server comes without a log. Leave --real out, or log in the client."
+        )
     listen = listen.checked()
-    front = Front(workspace, listen, (model,) if model else None, say)
+    front = Front(workspace, listen, (model,) if model else None, say, log)
     with _stop_signals() as stop, front.process(_program(real)) as process:
         front.watch(process, stop)
     return {"grpc": front.grpc, "rest": front.rest}
@@ -74,6 +96,8 @@ class Front:
     listen: Listen
     only: tuple[str, ...] | None
     say: Say
+    log_requests: Log = NO_LOG
+    pruned_s: float = 0.0  # when the log was last cut to its size
     served: tuple[str, ...] = ()
     told: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -116,6 +140,7 @@ class Front:
             if self._is_open():
                 self._announce()
                 self._tell_versions()
+            self._prune_log()
             time.sleep(POLL_S)
         self.say("Stopping: finishing what is in flight.")
 
@@ -131,8 +156,20 @@ class Front:
     def _write_models(self) -> None:
         names = self.only or tuple(model_names(self.workspace))
         if names != self.served or not self._models_config.exists():
-            records.write_atomic(self._models_config, models_config(names, self.workspace.models))
+            text = models_config(
+                names, self.workspace.models, log=self.workspace.request_log, share=self.log_requests.share
+            )
+            records.write_atomic(self._models_config, text)
             self.served = names
+
+    def _prune_log(self) -> None:
+        from components.evaluation.request_log import prune
+
+        if not self.log_requests.share or time.monotonic() - self.pruned_s < PRUNE_S:
+            return
+        self.pruned_s = time.monotonic()
+        for name in self.served:
+            prune(self.workspace.request_log(name), self.log_requests.max_bytes)
 
     def _tell_versions(self) -> None:
         from serving.client import NO_RETRY, Client, ClientError
@@ -159,17 +196,34 @@ class Front:
             place = {"pid": os.getpid(), "grpc": self.grpc, "rest": self.rest}
             records.write_atomic(path, json.dumps(place) + "\n")
             self.say(f"gRPC at {self.grpc}, REST at {self.rest}/v1/models/{(*self.served, 'NAME')[0]}")
+            if self.log_requests.share:
+                self.say(
+                    f"Keeping {self.log_requests.share:.0%} of the requests in {self.workspace.requests}"
+                )
             self.say("Ask it:  pergola predict PICTURE    Stop it:  Ctrl-C")
 
 
-def models_config(names: Iterable[str], base: Path) -> str:
-    """The model config file: these models, each at its newest version below base/<name>/."""
+def models_config(
+    names: Iterable[str], base: Path, *, log: Callable[[str], str] = str, share: float = 0.0
+) -> str:
+    """The model config file: these models, each at its newest version below base/<name>/.
+
+    log: name -> where its requests are kept, a prefix of files.  share: of the requests, 0 to 1.
+    """
     entries = "".join(
         f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(base / name))}\n"
-        f'    model_platform: "tensorflow"\n  }}\n'
+        f'    model_platform: "tensorflow"\n{_logging_config(log(name), share) if share else ""}  }}\n'
         for name in names
     )
     return f"model_config_list {{\n{entries}}}\n"
+
+
+def _logging_config(prefix: str, share: float) -> str:
+    return (
+        "    logging_config {\n"
+        f'      log_collector_config {{ type: "file" filename_prefix: {json.dumps(prefix)} }}\n'
+        f"      sampling_config {{ sampling_rate: {share} }}\n    }}\n"
+    )
 
 
 def _program(real: bool) -> list[str]:

@@ -85,6 +85,7 @@ def pipeline(
         evaluate: dict[str, Any] = default["evaluate"],
         rehearse: dict[str, Any] = default["rehearse"],
         gate: dict[str, Any] = default["gate"],
+        retrain: dict[str, Any] = default["retrain"],
         workspace: str = cluster.workspace,
         accelerator: str = ACCELERATOR,
         accelerator_count: str = "0",
@@ -106,6 +107,7 @@ def pipeline(
             "evaluate": evaluate,
             "rehearse": rehearse,
             "gate": gate,
+            "retrain": retrain,
         }
         place = Place(workspace, store, release, ui)
         nodes = Nodes(accelerator, accelerator_count, node_selector, tolerations)
@@ -163,12 +165,13 @@ class Steps:
         return self._step("scan", listing=found.output, settings=asked.sections["scan"], **place)
 
     def changes(self, scan: Any) -> Any:
-        """Whether pictures or settings are other than those of the last run: "changed" or "unchanged"."""
+        """Whether it is time, for new pictures or settings, drift or age: "changed" or "unchanged"."""
         asked = self.asked
         task = self.ops.changes(
             manifest=scan.outputs["manifest"],
             model=asked.model,
             settings=self.settings.output,
+            retrain=asked.sections["retrain"],
             workspace=asked.place.workspace,
         )
         return self._set("changes", task, cache=False).outputs["Output"]
@@ -250,8 +253,13 @@ class Steps:
 
     def _released(self, done: dict[str, Any], registration: Any) -> None:
         asked, given = self.asked, self.asked.sections
+        reference = self._step("reference", export=done["export"], shards=done["shards"],
+                               evaluation=done["evaluation"], retry=False).outputs["reference"]  # fmt: skip
         publish = self.ops.publish(
-            registration=registration, export=done["export"], workspace=asked.place.workspace
+            registration=registration,
+            export=done["export"],
+            reference=reference,
+            workspace=asked.place.workspace,
         )
         publication = self._set("publish", publish, cache=False).outputs["publication"]
         confirm = self.ops.confirm(publication=publication, evaluation=done["evaluation"], gate=given["gate"],
@@ -275,5 +283,5 @@ class Steps:
         return configured(task, name, self.cluster, retry=retry, cache=cache)
 
     def _settings(self) -> dict[str, Any]:
-        given = dict(self.asked.sections)
+        given = {name: part for name, part in self.asked.sections.items() if name != "retrain"}
         return {"network": given.pop("model"), "model": self.asked.model, **given}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components import artifacts
+from components.evaluation.drift_reference import DriftReference
 from pipelines.reuse import Output
 
 
@@ -94,6 +95,10 @@ def _report(folder: Path) -> str:
     return f"{(folder / 'report.html').stat().st_size / 1e3:.0f} kB"
 
 
+def _reference(folder: Path) -> str:
+    return f"{DriftReference.load(folder).num_images:,} test pictures, to hold requests against"
+
+
 def _register(folder: Path) -> str:
     if not (folder / artifacts.Registration.FILE).exists():
         return "recorded, without a version"
@@ -123,6 +128,7 @@ _WORDS: Mapping[str, Callable[[Path], str]] = {
     "rehearse": _rehearse,
     "gate": _gate,
     "report": _report,
+    "reference": _reference,
     "register": _register,
     "publish": _publish,
     "confirm": _confirm,

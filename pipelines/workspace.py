@@ -7,6 +7,9 @@
   runs/<id>/           run.json, settings.toml, report.html
   models/<name>/<N>/   what is published, watched by servers
   mlflow.db, mlartifacts/
+  requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
+  feedback/<name>/     true labels for requests, and their pictures: a data set for scan.also
+  drift/<name>/<N>/    looks at drift: looks.json, drift.json, index.html
   serve.json           where `pergola serve` listens, while it does
 """
 
@@ -36,6 +39,7 @@ class Workspace:
         self.runs = self.root / "runs"
         self.models = self.root / "models"
         self.scratch = self.root / "scratch"
+        self.requests = self.root / "requests"
         self.tracking_uri = f"sqlite:///{self.root / 'mlflow.db'}"
 
     def create(self) -> None:
@@ -61,14 +65,27 @@ class Workspace:
         if not (self.root / "pergola.json").is_file():
             raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run PHOTOS`.")
 
+    def request_log(self, model: str) -> str:
+        """Prefix of the log of a model's requests."""
+        return str(self.requests / model / "log")
+
+    def drift(self, model: str, version: int) -> Path:
+        """Looks at drift of a version."""
+        return self.root / "drift" / model / str(version)
+
+    def feedback(self, model: str) -> Path:
+        """What people said of requests to a model."""
+        return self.root / "feedback" / model
+
     @contextmanager
-    def lock(self, who: str) -> Iterator[None]:
+    def lock(self, who: str, name: str = "lock") -> Iterator[None]:
         """Hold the workspace. Raises InputError at once when another process holds it.
 
+        name: of the lock; another one holds only against those who want the same.
         The kernel lets go of the lock when its holder dies, however it dies.
         """
         with explained(self.root):
-            file = open(self.root / "lock", "a+")  # noqa: SIM115
+            file = open(self.root / name, "a+")  # noqa: SIM115
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

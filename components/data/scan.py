@@ -38,6 +38,7 @@ class ScanSettings:
     max_bytes: int = setting(250_000_000, "larger picture files are not read, in bytes", low=1)
     max_archive_bytes: int = setting(200_000_000_000, "an archive may unpack to this many bytes", low=1)
     max_archive_files: int = setting(5_000_000, "an archive may hold this many files", low=1)
+    also: str = setting("", "more pictures: a second folder or list, such as the one that `feedback` names")
 
 
 def scan(

@@ -9,6 +9,7 @@ Pictures that lie in arrays (IDX, CIFAR batches, .npz) come as Netpbm files: a s
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -70,13 +71,22 @@ class Source(Protocol):
 
 
 def open_source(location: Path, settings: ScanSettings, scratch: Path) -> Source:
-    """The data set at `location`, whatever its kind.
+    """The data set at `location`, whatever its kind, and with that of settings.also.
 
     location: a folder of pictures (a class a folder, also below train/, test/, val/), of IDX files or of
     CIFAR batches; a list (.csv, .tsv, .parquet); an .npz; a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of any
     folder.  scratch: a folder of ours, kept from run to run, into which archives are unpacked.
     Raises InputError for what is missing, empty, damaged or of no kind that is known.
     """
+    if settings.also:
+        from components.data.joined import JoinedSource
+
+        alone, also = dataclasses.replace(settings, also=""), Path(settings.also).expanduser().absolute()
+        return JoinedSource(open_source(location, alone, scratch), open_source(also, alone, scratch / "also"))
+    return _open(location, settings, scratch)
+
+
+def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
     from components.data import archives, arrays, folders, lists
 
     if location.is_dir():

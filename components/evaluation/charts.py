@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from components.evaluation.calibration import Bin
+
+Floats = npt.NDArray[np.floating]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +76,22 @@ def reliability(bins: Sequence[Bin]) -> str:
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
 
     return _svg(draw, 3.6, 2.6)
+
+
+def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
+    """How two samples lie, each as a share of its own, as SVG.  before, after: (N,), (M,), no NaN."""
+    edges = np.histogram_bin_edges(np.concatenate([before, after]), num_bins)
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.subplots()
+        for values, colour in ((before, _FIRST), (after, _SECOND)):
+            shares = np.histogram(values, edges)[0] / len(values)
+            axes.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
+            axes.stairs(shares, edges, color=colour)
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}%")
+        axes.set_ylim(bottom=0)
+
+    return _svg(draw, 3.2, 1.7)
 
 
 def thumbnail(image: bytes, side_px: int = 96) -> str:

@@ -8,11 +8,14 @@ What comes in after a release is held against the reference that was made then (
     embedding    where pictures lie                     maximum mean discrepancy
 
 All tests share one set of permutations (two_samples.py), so `alpha` is the chance of any false alarm at all,
-and it is shared out over repeated looks (`alpha_at`). Drift is not yet loss: only true labels show that.
+and it is shared out over repeated looks (`alpha_at`). Where only some of the requests have embeddings, that
+test has permutations of its own and Bonferroni's bound puts the two together. Drift is not yet loss: only
+true labels show that.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,6 +55,9 @@ class DriftSettings:
     )
     min_requests: int = setting(50, "fewer requests are not judged", low=10)
     max_requests: int = setting(10_000, "only the last so many requests are judged", low=50)
+    max_embedded: int = setting(
+        1_000, "of more requests, a draw of so many is embedded, which takes the model (0: none)", low=0
+    )
     num_permutations: int = setting(999, "permutations at least", low=99, high=100_000)
     seed: int = setting(0, "seed of the permutations", low=0)
 
@@ -126,9 +132,7 @@ def drift(folder: Path, live: Sample, settings: DriftSettings | None = None, *, 
         reason = f"{len(live)} requests are too few to judge: {settings.min_requests} are wanted."
         return DriftReport(False, False, (reason,), len(sample), len(live), look, alpha, (), (), ())
     _check(reference, live)
-    outcomes = compare_samples(
-        _columns(sample, live), alpha=alpha, min_permutations=settings.num_permutations, seed=settings.seed
-    )
+    outcomes = _outcomes(_families(sample, live), alpha, settings)
     classes = class_shifts(reference, sample.predicted, live.predicted)
     tests = tuple(_test(one, sample, live, classes, alpha, settings) for one in outcomes)
     reasons = tuple(test.message for test in tests if test.drifted)
@@ -176,7 +180,24 @@ def _check(reference: DriftReference, live: Sample) -> None:
         )
 
 
-def _columns(sample: Sample, live: Sample) -> Columns:
+def _outcomes(families: list[Columns], alpha: float, settings: DriftSettings) -> list[Outcome]:
+    """Of all families together: each gets its share of alpha, by Bonferroni's bound."""
+    share = len(families)
+    found = [
+        compare_samples(
+            family, alpha=alpha / share, min_permutations=settings.num_permutations, seed=settings.seed
+        )
+        for family in families
+    ]
+    return [
+        dataclasses.replace(one, adjusted_p=min(1.0, share * one.adjusted_p))
+        for family in found
+        for one in family
+    ]
+
+
+def _families(sample: Sample, live: Sample) -> list[Columns]:
+    """What is permuted together: all columns, or two families when only some requests have embeddings."""
     both = {
         name: np.concatenate([sample.statistics[name], live.statistics[name]])
         for name in sample.statistics
@@ -185,13 +206,15 @@ def _columns(sample: Sample, live: Sample) -> Columns:
     # Unknown values lie above all known ones, alike in both samples.
     numbers = {CONFIDENCE: np.concatenate([sample.confidence, live.confidence]).astype(np.float32)}
     numbers |= {name: np.where(np.isnan(values), np.inf, values) for name, values in both.items()}
-    vectors = {}
-    if sample.embeddings is not None and live.embeddings is not None:
-        # The reference was stored with 16 bits; a difference of rounding must not be found.
-        rounded = live.embeddings.astype(np.float16).astype(np.float32)
-        vectors = {EMBEDDING: np.concatenate([sample.embeddings, rounded])}
-    answers = np.concatenate([sample.predicted, live.predicted])
-    return Columns(len(sample), {PRIOR: answers}, numbers, vectors)
+    answers = {PRIOR: np.concatenate([sample.predicted, live.predicted])}
+    if sample.embeddings is None or live.embeddings is None:
+        return [Columns(len(sample), answers, numbers, {})]
+    # The reference was stored with 16 bits; a difference of rounding must not be found.
+    rounded = live.embeddings.astype(np.float16).astype(np.float32)
+    vectors = {EMBEDDING: np.concatenate([sample.embeddings, rounded])}
+    if live.all_embedded:
+        return [Columns(len(sample), answers, numbers, vectors)]
+    return [Columns(len(sample), answers, numbers, {}), Columns(len(sample), {}, {}, vectors)]
 
 
 def _test(
@@ -230,7 +253,8 @@ def _unlike(sample: Sample, live: Sample, seed: int, count: int = 12) -> Ints:
     features = random_features(np.concatenate([sample.embeddings, live.embeddings]), seed)
     before, after = features[: len(sample)], features[len(sample) :]
     witness = after @ (after.mean(axis=0) - before.mean(axis=0))
-    return np.argsort(-witness, kind="stable")[:count]
+    most = np.argsort(-witness, kind="stable")[:count]
+    return most if live.embedded is None else live.embedded[most]
 
 
 def _percent(share: float) -> str:

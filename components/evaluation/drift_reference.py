@@ -5,8 +5,9 @@ reference = make_reference(describe(images, probabilities, embed), labels, confu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from components import records
-from components.artifacts import Record
+from components.artifacts import TEST, Evaluation, Record
 from components.data.embeddings import Embed, embed_all
+from components.errors import InputError
+from components.evaluation.pictures import Picture, pictures
+from components.progress import Progress, silent
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -32,16 +36,30 @@ class Sample:
     predicted: Ints  # (N,), index of the answered class
     confidence: Floats  # (N,), probability of the answered class
     statistics: Mapping[str, Floats] = field(default_factory=dict)  # column -> (N,); nan where unknown
-    embeddings: Floats | None = None  # (N, D)
+    embeddings: Floats | None = None  # (M, D), of the pictures `embedded`
+    embedded: Ints | None = None  # (M,), ascending; None: all N
+
+    @property
+    def all_embedded(self) -> bool:
+        """Whether every picture has an embedding."""
+        return self.embeddings is not None and len(self.embeddings) == len(self)
 
     def __len__(self) -> int:
         return len(self.predicted)
 
     def rows(self, chosen: Ints | slice) -> Sample:
         """Some of the pictures."""
-        vectors = None if self.embeddings is None else self.embeddings[chosen]
         columns = {name: values[chosen] for name, values in self.statistics.items()}
-        return Sample(self.predicted[chosen], self.confidence[chosen], columns, vectors)
+        vectors, embedded = self._vectors_of(np.arange(len(self))[chosen])
+        return Sample(self.predicted[chosen], self.confidence[chosen], columns, vectors, embedded)
+
+    def _vectors_of(self, rows: Ints) -> tuple[Floats | None, Ints | None]:
+        if self.embeddings is None or self.embedded is None:
+            return (None if self.embeddings is None else self.embeddings[rows]), None
+        place = np.full(len(self), -1)
+        place[self.embedded] = np.arange(len(self.embedded))
+        places = place[rows]
+        return self.embeddings[places[places >= 0]], np.flatnonzero(places >= 0)
 
 
 @dataclass(frozen=True)
@@ -75,12 +93,70 @@ class DriftReference(Record):
         return Sample(predicted.astype(np.int64), confidence, columns, vectors)
 
 
+def reference_of(
+    shards_folder: Path,
+    evaluation_folder: Path,
+    embed: Embed,
+    out: Path,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> DriftReference:
+    """Write the reference of a released model from its test part; a batch of pictures in memory at a time.
+
+    embed: the released model's own.  Raises InputError when the evaluation is of other pictures.
+    """
+    evaluation = Evaluation.load(evaluation_folder)
+    answers = _answers(evaluation_folder)
+    chosen = sorted(answers)
+    if len(chosen) > MAX_REFERENCE:
+        rows = np.random.default_rng(seed).choice(len(chosen), MAX_REFERENCE, replace=False)
+        chosen = [chosen[row] for row in np.sort(rows)]
+    wanted = frozenset(chosen)
+    parts = []
+    with progress(total=len(chosen), desc="reference", unit="img") as bar:
+        for batch in _batches(pictures(shards_folder, TEST, wanted), batch_size):
+            probabilities = np.stack([answers[one.id] for one in batch])
+            parts.append(describe([one.image for one in batch], probabilities, embed, batch_size=batch_size))
+            bar.update(len(batch))
+    if sum(map(len, parts)) != len(chosen):
+        raise InputError(
+            f"The evaluation in {evaluation_folder} is of other pictures than the test part in "
+            f"{shards_folder}. Evaluate the model again."
+        )
+    confusion = np.array(evaluation.confusion, np.int64)
+    return make_reference(joined(parts), evaluation.labels, confusion, out, seed=seed)
+
+
+def joined(parts: Sequence[Sample]) -> Sample:
+    """Samples one after another, at least one. All have the same columns."""
+    starts = np.cumsum([0, *map(len, parts)])
+    with_vectors = [
+        (start, one) for start, one in zip(starts, parts, strict=False) if one.embeddings is not None
+    ]
+    rows = [
+        start + (np.arange(len(one)) if one.embedded is None else one.embedded) for start, one in with_vectors
+    ]
+    vectors = [
+        one.embeddings for _, one in with_vectors if one.embeddings is not None and len(one.embeddings)
+    ]
+    embedded = np.concatenate(rows) if rows else None
+    return Sample(
+        np.concatenate([one.predicted for one in parts]),
+        np.concatenate([one.confidence for one in parts]),
+        {name: np.concatenate([one.statistics[name] for one in parts]) for name in parts[0].statistics},
+        np.concatenate(vectors) if vectors else None,
+        embedded if embedded is not None and len(embedded) < starts[-1] else None,
+    )
+
+
 def describe(
     encoded: Sequence[bytes], probabilities: Floats, embed: Embed | None = None, *, batch_size: int = 64
 ) -> Sample:
     """Pictures and a model's answers to them, (N, C), as a sample. Statistics are those of the manifest.
 
-    A picture that cannot be read has nan statistics.
+    A picture that cannot be read has nan statistics.  embed: None makes a sample without embeddings.
     """
     from components.data import probe
 
@@ -128,3 +204,17 @@ def make_reference(
     )
     reference.save(out)
     return reference
+
+
+def _answers(evaluation_folder: Path) -> dict[str, Floats]:
+    """Id of a test picture -> its probabilities, (C,)."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(evaluation_folder / "predictions.parquet", columns=["id", "probabilities"])
+    rows = np.array(table["probabilities"].to_pylist(), np.float32)
+    return dict(zip(table["id"].to_pylist(), rows, strict=True))
+
+
+def _batches(found: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    while batch := list(islice(found, size)):
+        yield batch

@@ -8,6 +8,7 @@ cut off.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from components.data.embeddings import Embed
+from components.data.embeddings import Embed, embed_all
 from components.errors import InputError
-from components.evaluation.drift_reference import Sample, describe
+from components.evaluation.drift_reference import Sample, describe, joined
+from components.progress import Progress, silent
 from serving import contract, tensors
 
 MAX_RECORD_BYTES = 1 << 30
@@ -46,10 +48,47 @@ def log_files(prefix: str) -> list[Path]:
     found = sorted(start.parent.glob(f"{_literal(start.name)}-*.tfrecord"))
     if not found:
         raise InputError(
-            f"There is no request log '{prefix}-*.tfrecord'. Give the filename_prefix of the server's "
-            "logging configuration, and check that its sampling_rate is above 0."
+            f"There is no request log '{prefix}-*.tfrecord'. Start the server with "
+            "`pergola serve --log-requests 1`, or give the filename_prefix of its logging configuration, "
+            "whose sampling_rate is above 0."
         )
     return found
+
+
+def prune(prefix: str, max_bytes: int) -> int:
+    """Delete the oldest files of a log until it has at most `max_bytes`; gives how many went.
+
+    The newest stays, however large: it may be written now.
+    """
+    start = Path(prefix)
+    found = sorted(start.parent.glob(f"{_literal(start.name)}-*.tfrecord"))
+    left, gone = sum(path.stat().st_size for path in found), 0
+    for path in found[:-1]:
+        if left <= max_bytes:
+            break
+        left, gone = left - path.stat().st_size, gone + 1
+        path.unlink(missing_ok=True)
+    return gone
+
+
+@dataclass(frozen=True)
+class Span:
+    """How many logged pictures there are, and from when to when they were asked about."""
+
+    count: int
+    first_s: int  # seconds since 1970; 0 when there is none
+    last_s: int
+
+
+def span_of(
+    files: Iterable[Path], *, model: str | None = None, version: int | None = None, since_s: int = 0
+) -> Span:
+    """What a log holds. Arguments as those of `read_log`."""
+    count, first, last = 0, 0, 0
+    for one in read_log(files, model=model, version=version, since_s=since_s):
+        count, last = count + 1, max(last, one.at_s)
+        first = min(first or one.at_s, one.at_s)
+    return Span(count, first, last)
 
 
 def read_log(
@@ -76,26 +115,45 @@ def sample_log(
     model: str | None = None,
     version: int | None = None,
     since_s: int = 0,
+    count: int | None = None,
     max_requests: int = 10_000,
+    max_embedded: int = 10_000,
+    seed: int = 0,
     batch_size: int = 64,
+    progress: Progress = silent,
 ) -> Sample:
     """The last `max_requests` logged pictures as drift wants them, a batch of pictures in memory at a time.
 
-    The log is read twice, once to count. Raises InputError when no picture is in it.
+    count: of all that are logged, when it is known; else the log is read twice.
+    max_embedded: when there are more, a seeded draw of so many gets embeddings.
+    Raises InputError when no picture is in it.
     """
-    count = sum(1 for _ in read_log(files, model=model, version=version, since_s=since_s))
+    count = span_of(files, model=model, version=version, since_s=since_s).count if count is None else count
     if not count:
         raise InputError(
             f"The request log has no answered pictures of version {version} since {since_s}. "
             "Wait for requests, or ask about another version."
         )
     logged = read_log(files, model=model, version=version, since_s=since_s)
-    left = islice(logged, max(0, count - max_requests), None)
-    parts = []
-    while batch := list(islice(left, batch_size)):
-        probabilities = np.stack([one.probabilities for one in batch])
-        parts.append(describe([one.image for one in batch], probabilities, embed, batch_size=batch_size))
-    return _joined(parts)
+    left = islice(logged, max(0, count - max_requests), count)
+    num_left = min(count, max_requests)
+    drawn = np.zeros(num_left, np.bool_)
+    drawn[np.random.default_rng(seed).permutation(num_left)[:max_embedded]] = True
+    parts: list[Sample] = []
+    with progress(total=num_left, desc="requests", unit="img") as bar:
+        while batch := list(islice(left, batch_size)):
+            start = sum(map(len, parts))
+            parts.append(_described(batch, embed, np.flatnonzero(drawn[start : start + len(batch)])))
+            bar.update(len(batch))
+    return joined(parts)
+
+
+def _described(batch: list[Logged], embed: Embed | None, drawn: npt.NDArray[np.integer]) -> Sample:
+    sample = describe([one.image for one in batch], np.stack([one.probabilities for one in batch]))
+    if embed is None or not len(drawn):
+        return sample
+    vectors = embed_all([batch[row].image for row in drawn], embed)
+    return dataclasses.replace(sample, embeddings=vectors, embedded=drawn)
 
 
 def pictures_at(
@@ -105,11 +163,11 @@ def pictures_at(
     model: str | None = None,
     version: int | None = None,
     since_s: int = 0,
-) -> dict[int, bytes]:
-    """The encoded pictures of some rows, counted from the first logged picture: row -> picture."""
+) -> dict[int, Logged]:
+    """Some of the logged pictures by their row, counted from the first one."""
     logged = read_log(files, model=model, version=version, since_s=since_s)
     wanted = set(rows)
-    return {row: one.image for row, one in enumerate(logged) if row in wanted}
+    return {row: one for row, one in enumerate(logged) if row in wanted}
 
 
 def _pictures(record: bytes, model: str | None, version: int | None, since_s: int) -> Iterator[Logged]:
@@ -191,19 +249,6 @@ def _prediction_log() -> Any:
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(file.SerializeToString())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("pergola.evaluation.PredictionLog"))
-
-
-def _joined(parts: list[Sample]) -> Sample:
-    columns = {
-        name: np.concatenate([part.statistics[name] for part in parts]) for name in parts[0].statistics
-    }
-    vectors = [part.embeddings for part in parts if part.embeddings is not None]
-    return Sample(
-        np.concatenate([part.predicted for part in parts]),
-        np.concatenate([part.confidence for part in parts]),
-        columns,
-        np.concatenate(vectors) if vectors else None,
-    )
 
 
 def _literal(name: str) -> str:

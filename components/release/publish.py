@@ -3,6 +3,10 @@
 A server must never see half a version: it is written beside its place under a name that is no number
 (which TF-Serving passes over), flushed, checked, and renamed. A published version never changes; its
 checksum list, as sha256sum writes it, lies in it and tells whether it is still what it was.
+
+What was noted of a version at its release (the reference of drift) lies in it too, in assets.extra/pergola/,
+which TF-Serving passes over: so it goes wherever the version goes. It is no part of what makes two models
+equal.
 """
 
 from __future__ import annotations
@@ -17,20 +21,24 @@ from components import digest
 from components.artifacts import Publication
 from components.data.disk import explained
 from components.errors import InputError, StepError
-from components.release.store import CHECKSUMS, format_checksums, parse_checksums, verify
+from components.release.store import CHECKSUMS, NOTES, format_checksums, of_model, parse_checksums, verify
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-def publish(saved_model: Path, base: Path, model: str, version: int) -> Publication:
+def publish(
+    saved_model: Path, base: Path, model: str, version: int, *, notes: Path | None = None
+) -> Publication:
     """Put a SavedModel's folder in its place. The same again changes nothing.
 
     base: where all models of a server lie, made when missing.  version: at least 1.
+    notes: a folder whose files are kept with the version, see `notes_of`.
     Raises StepError when another model has this number or the disk is full, InputError for a folder
     that is no SavedModel, a name that is no folder's name, or a place that may not be written.
     """
     folder = _folder(base, model, version)
-    sums = _sums(saved_model)
+    sources = _sources(saved_model, notes)
+    sums = {name: digest.of_file(path) for name, path in sources.items()}
     publication = Publication(model=model, version=version, sha256=_sha256(sums))
     with explained(base):
         if folder.exists():
@@ -39,8 +47,8 @@ def publish(saved_model: Path, base: Path, model: str, version: int) -> Publicat
         partial = folder.with_name(f".{version}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            for name in sums:
-                _copy(saved_model / name, partial / name)
+            for name, source in sources.items():
+                _copy(source, partial / name)
             _write(partial / CHECKSUMS, format_checksums(sums))
             verify(partial)
             _sync_folders(partial)
@@ -79,6 +87,11 @@ def published(base: Path, model: str) -> list[int]:
     return sorted(int(e.name) for e in entries if e.is_dir() and e.name.isdecimal() and int(e.name) > 0)
 
 
+def notes_of(folder: Path) -> Path:
+    """Where a published version keeps what was noted of it at its release."""
+    return folder / NOTES
+
+
 def sha256_of(folder: Path) -> str:
     """SHA-256 of a published version by its checksum list: that of the SavedModel it came from.
 
@@ -97,19 +110,24 @@ def _folder(base: Path, model: str, version: int) -> Path:
     return base / model / str(version)
 
 
-def _sums(saved_model: Path) -> dict[str, str]:
-    """Path -> SHA-256 of every file of a SavedModel."""
+def _sources(saved_model: Path, notes: Path | None) -> dict[str, Path]:
+    """Path in the published folder -> the file that goes there."""
     if not (saved_model / "saved_model.pb").is_file():
         raise InputError(f"{saved_model} is no SavedModel: it has no saved_model.pb.")
-    files = (path for path in saved_model.rglob("*") if path.is_file())
-    sums = {path.relative_to(saved_model).as_posix(): digest.of_file(path) for path in files}
-    sums.pop(CHECKSUMS, None)
-    return sums
+    sources = _below(saved_model)
+    sources.pop(CHECKSUMS, None)
+    if notes is not None:
+        sources |= {f"{NOTES}/{name}": path for name, path in _below(notes).items()}
+    return sources
+
+
+def _below(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
 def _sha256(sums: Mapping[str, str]) -> str:
-    """What `digest.of_folder` gives for the files without their checksum list."""
-    ordered = sorted(sums, key=PurePosixPath)
+    """What `digest.of_folder` gives for the model's files, without their checksum list."""
+    ordered = sorted(of_model(sums), key=PurePosixPath)
     return digest.of_rows((f"{name}", sums[name]) for name in ordered)
 
 
@@ -121,7 +139,7 @@ def _check_same(folder: Path, sums: Mapping[str, str]) -> None:
         raise StepError(
             f"{what} was not published by pergola (no {CHECKSUMS}). Move {folder} away."
         ) from None
-    if listed != sums:
+    if of_model(listed) != of_model(sums):
         raise StepError(
             f"{what} is another model. Published versions never change: publish under a new number."
         )

@@ -2,6 +2,7 @@
 
     <store>/<model>/<version>/…                 a SavedModel
     <store>/<model>/<version>/checksums.sha256  its files, as sha256sum writes and checks them; last to come
+    <store>/<model>/<version>/assets.extra/pergola/  what was noted of it at its release, see publish.py
     <store>/<model>/release.json                which version is stable, which is canary (traffic.py)
 
 A store is a folder (a PVC) or an address that fsspec knows (s3://, gs://). A version without its
@@ -28,6 +29,7 @@ from components.release.traffic import Release
 
 CHECKSUMS = "checksums.sha256"
 RELEASE = "release.json"
+NOTES = "assets.extra/pergola"
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "model.tflite")
 _MAX_LIST_BYTES = 16 << 20
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -114,7 +116,7 @@ class Store:
         """
         sums = _sums_of(folder)
         if self._has(model, version):
-            if self.checksums(model, version) == sums:
+            if of_model(self.checksums(model, version)) == of_model(sums):
                 return
             raise InputError(
                 f"{self.uri} already has another version {version} of '{model}'. "
@@ -209,6 +211,11 @@ class Store:
                 f"{self.uri}/{key} has SHA-256 {got[:12]}…, its checksum list says {wanted[:12]}…. "
                 f"Publish the version again."
             )
+
+
+def of_model(sums: Mapping[str, str]) -> dict[str, str]:
+    """The files that are the model: all but the notes of its release."""
+    return {name: sum for name, sum in sums.items() if not name.startswith(f"{NOTES}/")}
 
 
 def open_store(uri: str | Path) -> Store:

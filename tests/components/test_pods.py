@@ -1,23 +1,30 @@
 """The parts of pods that need no TensorFlow; all of them run in tests/pipelines/kubeflow/test_parity.py."""
 
+import time
 import tomllib
 
+import pandas as pd
 import pytest
 
 from components import artifacts, pod_release, pod_settings, pods
 from components.errors import InputError
+from components.evaluation.drift_looks import Look, Looks
+from components.release.registry import Registry
 from components.release.store import open_store
 
 SETTINGS = "[train]\nepochs = 3\n"
 
 
 def manifest(folder, fingerprint="f", rows=12):
+    folder.mkdir()
+    table = {"path": [f"{i}.png" for i in range(rows)], "label": "a", "given_split": None, "id": "0"}
+    pd.DataFrame(table).to_parquet(folder / "manifest.parquet")
     artifacts.Manifest("folder", rows, 0, ("a", "b"), fingerprint).save(folder)
     return str(folder)
 
 
-def changes(found, tmp_path, settings=SETTINGS):
-    return pod_release.changes(found, "leaves", settings, str(tmp_path / "work"))
+def changes(found, tmp_path, settings=SETTINGS, **retrain):
+    return pod_release.changes(found, "leaves", settings, retrain, str(tmp_path / "work"))
 
 
 def test_settings_text_has_all_sections_with_their_types():
@@ -45,15 +52,33 @@ def test_changes_compares_with_the_last_run_that_came_to_its_end(tmp_path):
     assert changes(found, tmp_path)[0] == "unchanged"
     assert "accepted as version 4" in changes(found, tmp_path)[1]
     assert changes(found, tmp_path, "# reordered\n" + SETTINGS)[0] == "unchanged"
-    assert changes(found, tmp_path, SETTINGS.replace("3", "4")) == ("changed", "The settings changed.")
+    other = changes(found, tmp_path, SETTINGS.replace("3", "4"))
+    assert other == ("changed", "The settings changed since the last run.")
     grown = manifest(tmp_path / "two", "g", 13)
-    assert changes(grown, tmp_path) == ("changed", "The pictures changed: there are 13 now.")
+    assert changes(grown, tmp_path) == ("changed", "1 picture changed since the last run.")
+    waits = changes(grown, tmp_path, min_pictures=2.0)
+    assert waits[0] == "unchanged" and "1 picture changed since the last run, 2 are wanted" in waits[1]
+
+
+def test_changes_asks_for_a_run_when_looks_found_drift(tmp_path):
+    found, work = manifest(tmp_path / "one"), tmp_path / "work"
+    pod_release.remember(tmp_path / "one", "leaves", SETTINGS, str(work), version=1)
+    registry = Registry(f"sqlite:///{work / 'mlflow.db'}")
+    (tmp_path / "model").mkdir()
+    version = registry.register("leaves", registry.run("r"), tmp_path / "model", sha256="0" * 64).version
+    registry.promote("leaves", version)
+    look = Look(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
+    Looks((look,)).save(work / "drift" / "leaves" / str(version))
+    assert changes(found, tmp_path)[0] == "unchanged"  # a run was only just
+    state, reason = changes(found, tmp_path, min_hours=0)
+    assert state == "changed" and reason.startswith("The last look at requests found drift.")
+    assert changes(found, tmp_path, min_hours=0, drift_looks=2)[0] == "unchanged"
 
 
 def test_changes_remembers_rejections_too(tmp_path):
     found = manifest(tmp_path / "one")
     pod_release.remember(tmp_path / "one", "leaves", SETTINGS, str(tmp_path / "work"), version=None)
-    assert changes(found, tmp_path)[1].endswith("which was rejected.")
+    assert changes(found, tmp_path)[1].endswith("The last run was rejected.")
 
 
 @pytest.fixture

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from components import artifacts
 from components.errors import InputError
+from components.evaluation.drift_looks import Look, Looks
+from components.evaluation.drift_reference import DriftReference
+from components.release.publish import notes_of, sha256_of
 from components.release.registry import Registry
-from pipelines import config, local
+from components.release.store import NOTES, open_store
+from pipelines import config, local, retrain
 from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from tests.support import pictures
@@ -45,6 +50,21 @@ def test_run_publishes_a_version_that_is_the_champion(first, workspace):
     champion = Registry(workspace.tracking_uri).champion("shapes")
     assert champion is not None and champion.version == 1 and champion.status == "published"
     assert "<html" in Path(first.report).read_text()
+
+
+def test_run_keeps_the_reference_of_drift_with_the_version(first, workspace):
+    folder = workspace.models / "shapes" / "1"
+    reference = DriftReference.load(notes_of(folder))
+    sample = DriftReference.sample(notes_of(folder))
+    assert reference.num_images == len(sample) == first.counts["test"] and reference.width > 0
+    assert f"{NOTES}/{DriftReference.FILE}" in (folder / "checksums.sha256").read_text()
+    exported = artifacts.Export.load(_output(workspace, first, "export"))
+    assert sha256_of(folder) == exported.sha256
+    store = open_store(workspace.root.parent / "store")
+    (workspace.root.parent / "store").mkdir()
+    store.put(folder, "shapes", 1)
+    store.fetch("shapes", 1, workspace.root.parent / "fetched")
+    assert DriftReference.load(notes_of(workspace.root.parent / "fetched")) == reference
 
 
 def test_run_counts_every_picture(first):
@@ -100,14 +120,38 @@ def test_more_pictures_make_a_second_version_beside_the_champion(first, photos, 
     for path, image in (("class_0/new.png", 40), ("class_1/new.png", 41)):
         label = int(path[6])
         (photos / path).write_bytes(pictures.png(pictures.pixels(label, image, classes=3, size=16)))
-    second = run(photos, workspace)
+    answer = again(photos, workspace)
+    assert answer.trained and answer.reason == "2 pictures changed since the last run."
+    second = answer.run
+    assert workspace.run_record(second.run)["reason"] == answer.reason
     assert (second.decision, second.version) == ("accepted", 2)
     assert "champion" in second.seconds
     after = _parts(workspace, second)
     assert {id: after[id] for id in before} == before
     confirmation = artifacts.Confirmation.load(_output(workspace, second, "confirm"))
     assert (confirmation.version, confirmation.previous) == (2, 1)
+    unchanged = again(photos, workspace)
+    assert (unchanged.trained, unchanged.run) == (False, None)
+    assert unchanged.words().startswith("Not trained. Nothing changed: pictures and settings are those")
+    _look_that_found_drift(workspace, version=2)
+    waits = again(photos, workspace)
+    assert not waits.trained and "found drift. The last run was 0.0 hours ago, 1 are wanted" in waits.reason
+    drifted = again(photos, workspace, "retrain.min_hours=0")
+    assert (
+        drifted.trained
+        and drifted.run.version == 2
+        and "The last look at requests found drift." in drifted.reason
+    )
     assert run(photos, workspace).version == 2
+
+
+def again(photos: Path, workspace: Workspace, *changes: str) -> retrain.RetrainResult:
+    return retrain.retrain(photos, config.load(None, (*SMALL, *changes)), workspace, show=Quiet())
+
+
+def _look_that_found_drift(workspace: Workspace, version: int) -> None:
+    look = Look(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
+    Looks((look,)).save(workspace.drift("shapes", version))
 
 
 def test_critical_findings_stop_the_run_and_ship_nothing(tmp_path):
@@ -132,13 +176,13 @@ def test_validate_looks_and_does_nothing_else(photos, tmp_path):
     ("folder", "name"), [("Blätter 2024", "blatter-2024"), ("日本", "pictures"), ("a.tar.gz", "a")]
 )
 def test_model_name_comes_from_the_data(folder, name):
-    assert local._model_name(Path(folder), config.Settings()) == name
+    assert local.model_name(Path(folder), config.Settings()) == name
 
 
 def test_model_name_that_is_none_is_refused():
     settings = config.load(None, ["release.name=my leaves"])
     with pytest.raises(InputError, match="such as 'my-leaves'"):
-        local._model_name(Path("x"), settings)
+        local.model_name(Path("x"), settings)
 
 
 def _output(workspace: Workspace, result, step: str) -> Path:

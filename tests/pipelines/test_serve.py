@@ -68,6 +68,15 @@ def test_models_config_is_read_by_the_server(tmp_path):
     ]
 
 
+def test_models_config_says_which_requests_are_kept(tmp_path):
+    from serving.config import read_models
+
+    text = models_config(["a"], tmp_path, log=lambda name: f"/logs/{name}/log", share=0.25)
+    (tmp_path / "models.config").write_text(text)
+    (model,) = read_models(tmp_path / "models.config")
+    assert (model.request_log.filename_prefix, model.request_log.sampling_rate) == ("/logs/a/log", 0.25)
+
+
 def _predict_when_ready(rest: str, model: str) -> list[float]:
     import time
 

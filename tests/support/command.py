@@ -42,9 +42,9 @@ def kill_when(arguments: tuple[object, ...], is_time: Callable[[], bool], timeou
 
 
 @contextmanager
-def serving(workspace: Path, timeout_s: float = 120) -> Iterator[dict[str, Any]]:
+def serving(workspace: Path, *flags: str, timeout_s: float = 120) -> Iterator[dict[str, Any]]:
     """`pergola serve` on free ports; gives what serve.json says. Stopped by SIGTERM, and must end with 0."""
-    arguments = ["serve", "--workspace", str(workspace), "--port", "0", "--rest-port", "0"]
+    arguments = ["serve", "--workspace", str(workspace), "--port", "0", "--rest-port", "0", *flags]
     process = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -1,5 +1,6 @@
 """Drift: what moved is found and named, what did not is not, and looks share one budget."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from components.errors import InputError
 from components.evaluation import drift as d
-from components.evaluation.drift_reference import DriftReference, Sample, describe, make_reference
+from components.evaluation.drift_reference import DriftReference, Sample, describe, joined, make_reference
 from tests.support import pictures
 
 LABELS = ("a", "b", "c")
@@ -64,6 +65,18 @@ def test_drift_shows_the_requests_that_are_unlike(reference):
     live.embeddings[150:190, 6] += 8
     found = d.drift(reference, live)
     assert set(found.unlike) <= set(range(150, 190)) and len(found.unlike) == 12
+
+
+def test_drift_judges_embeddings_of_some_of_the_requests(reference):
+    live = sample(300, 10)
+    live.embeddings[150:190, 6] += 8
+    some = np.arange(0, 300, 2)
+    part = dataclasses.replace(live, embeddings=live.embeddings[some], embedded=some)
+    found = d.drift(reference, part)
+    assert {test.name for test in found.tests if test.drifted} == {"embedding"}
+    assert set(found.unlike) <= set(range(150, 190, 2)) and len(found.unlike) == 12
+    later = d.drift(reference, part, d.DriftSettings(max_requests=150))
+    assert later.num_live == 150 and set(later.unlike) <= set(range(150, 190, 2))
 
 
 def test_drift_looks_at_the_last_requests_only(reference):
@@ -134,6 +147,18 @@ def test_class_shifts_recover_a_known_shift(reference):
 def test_class_shifts_do_not_guess_when_the_confusion_is_singular():
     record = DriftReference(LABELS, 9, ((3, 0, 0), (3, 0, 0), (0, 0, 3)), (), 0)
     assert [s.estimated for s in d.class_shifts(record, np.zeros(3, int), np.zeros(3, int))] == [None] * 3
+
+
+def test_samples_are_joined_and_cut_with_their_embeddings():
+    first = dataclasses.replace(sample(4, 0), embeddings=np.array([[1.0], [3.0]]), embedded=np.array([1, 3]))
+    second = dataclasses.replace(sample(3, 1), embeddings=None)
+    third = dataclasses.replace(sample(2, 2), embeddings=np.array([[7.0], [8.0]]))
+    both = joined([first, second, third])
+    assert len(both) == 9 and both.embedded.tolist() == [1, 3, 7, 8] and not both.all_embedded
+    assert both.embeddings.ravel().tolist() == [1, 3, 7, 8]
+    cut = both.rows(slice(3, None))
+    assert cut.embedded.tolist() == [0, 4, 5] and cut.embeddings.ravel().tolist() == [3, 7, 8]
+    assert joined([third, third]).embedded is None
 
 
 def test_reference_comes_back_and_is_bounded(tmp_path):

@@ -76,7 +76,23 @@ def test_sample_log_describes_the_last_requests(log):
     found = request_log.sample_log(files, embed, version=3, max_requests=3, batch_size=2)
     assert found.embeddings.ravel().tolist() == [len(encoded[i]) for i in (2, 3, 3)]
     assert found.predicted.tolist() == [1, 1, 1] and found.statistics["width"].tolist() == [24] * 3
-    assert request_log.pictures_at(files, [0, 4], version=3) == {0: encoded[0], 4: encoded[3]}
+    some = request_log.sample_log(files, embed, version=3, max_embedded=2, batch_size=2)
+    assert len(some) == 5 and len(some.embeddings) == 2 and not some.all_embedded
+    wanted = [len([*encoded, encoded[3]][row]) for row in some.embedded]
+    assert some.embeddings.ravel().tolist() == wanted
+    chosen = request_log.pictures_at(files, [0, 4], version=3)
+    assert {row: one.image for row, one in chosen.items()} == {0: encoded[0], 4: encoded[3]}
+
+
+def test_a_log_is_counted_and_cut_to_its_size(log, tmp_path):
+    files = request_log.log_files(log[0])
+    assert request_log.span_of(files, version=3) == request_log.Span(5, 100, 600)
+    assert request_log.span_of(files, version=9) == request_log.Span(0, 0, 0)
+    for name in ("log-1", "log-2", "log-3", "other-1"):
+        (tmp_path / f"{name}.tfrecord").write_bytes(bytes(100))
+    assert request_log.prune(str(tmp_path / "log"), 250) == 1
+    assert request_log.prune(str(tmp_path / "log"), 1) == 1
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["log-3", "other-1"]
 
 
 def test_read_log_forgives_a_cut_end_and_nothing_else(log, tmp_path):

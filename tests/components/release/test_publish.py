@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from components import digest
 from components.errors import InputError, StepError
-from components.release.publish import publish, published, sha256_of, withdraw
+from components.release.publish import notes_of, publish, published, sha256_of, withdraw
 
 
 @pytest.fixture
@@ -46,6 +46,20 @@ def test_publish_leaves_a_list_that_sha256sum_checks(model, tmp_path):
         ["sha256sum", "--check", "--strict", "checksums.sha256"], cwd=folder, capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_publish_keeps_notes_with_the_version_that_do_not_change_what_it_is(model, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "reference.json").write_bytes(b"{}")
+    with_notes = publish(model, tmp_path / "models", "leaves", 1, notes=notes)
+    folder = tmp_path / "models" / "leaves" / "1"
+    assert (notes_of(folder) / "reference.json").read_bytes() == b"{}"
+    assert with_notes.sha256 == digest.of_folder(model) == sha256_of(folder)
+    assert "assets.extra/pergola/reference.json" in (folder / "checksums.sha256").read_text()
+    (notes / "reference.json").write_bytes(b"[]")
+    assert publish(model, tmp_path / "models", "leaves", 1, notes=notes) == with_notes
+    assert (notes_of(folder) / "reference.json").read_bytes() == b"{}"
 
 
 def test_publish_again_changes_nothing(model, tmp_path):

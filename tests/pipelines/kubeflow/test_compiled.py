@@ -47,7 +47,7 @@ def test_training_ships_only_what_the_gate_accepted(training):
     assert set(run) == BEFORE_GATE | {inside}
     condition = run[inside]["triggerPolicy"]["condition"]
     assert condition == "inputs.parameter_values['pipelinechannel--gate-Output'] == 'accepted'"
-    assert set(tasks(spec, f"comp-{inside}")) == {"publish", "confirm", "deliver"}
+    assert set(tasks(spec, f"comp-{inside}")) == {"reference", "publish", "confirm", "deliver"}
     assert tasks(spec, f"comp-{inside}")["confirm"]["inputs"]["artifacts"]["publication"]
 
 

@@ -22,7 +22,7 @@ QUICK = ("train.epochs=12", "train.precision=float32", "rehearse.rounds=1", "rel
          "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1", "gate.max_drop=1")  # fmt: skip
 UP_TO_GATE = {"settings", "listing", "scan", "validate", "split", "shards", "augment", "train", "export",
               "evaluate", "rehearse", "champion", "gate", "report", "register", "finish"}  # fmt: skip
-SHIPPED = {"publish", "confirm", "deliver"}
+SHIPPED = {"reference", "publish", "confirm", "deliver"}
 EQUAL = {  # task and output -> step of the local front
     ("scan", "manifest"): "scan",
     ("validate", "validation"): "validate",
@@ -32,6 +32,7 @@ EQUAL = {  # task and output -> step of the local front
     ("evaluate", "evaluation"): "evaluate",
     ("rehearse", "rehearsal"): "rehearse",
     ("gate", "decision"): "gate",
+    ("reference", "reference"): "reference",
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the warnings are kfp's own

@@ -1,0 +1,82 @@
+"""When it is time to train anew."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
+
+QUIET = Facts(0, hours_since_run=48.0, age_days=3.0)
+
+
+def changed(**facts) -> Facts:
+    return Facts(**{**vars(QUIET), **facts})
+
+
+def test_nothing_changed_means_nothing_is_done():
+    found = due(QUIET, RetrainSettings())
+    assert not found.fire and found.reason.startswith("Nothing changed")
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "reason"),
+    [
+        (Facts(None), {}, "There has been no run"),
+        (changed(num_changed=1), {}, "1 picture changed since the last run."),
+        (changed(num_changed=1200), {"min_pictures": 1000}, "1,200 pictures changed since the last run."),
+        (changed(settings_changed=True), {}, "The settings changed"),
+        (changed(drifted_looks=1), {}, "The last look at requests found drift. Pictures and settings are"),
+        (changed(drifted_looks=3), {"drift_looks": 2}, "The last 3 looks at requests found drift."),
+        (changed(age_days=31.0), {"max_age_days": 30}, "The model is 31.0 days old, 30 are allowed."),
+        (changed(num_changed=2, drifted_looks=1), {"min_pictures": 9}, "The last look at requests found"),
+        (changed(num_changed=2, newest_minutes=30.0), {"quiet_minutes": 10}, "2 pictures changed"),
+    ],
+)
+def test_a_reason_to_train_is_told(facts, settings, reason):
+    found = due(facts, RetrainSettings(**settings))
+    assert found.fire and found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "reason"),
+    [
+        (
+            changed(num_changed=9),
+            {"min_pictures": 10},
+            "9 pictures changed since the last run, 10 are wanted",
+        ),
+        (changed(num_changed=9, newest_minutes=2.0), {"quiet_minutes": 10}, "the last 2 minutes ago"),
+        (changed(drifted_looks=1), {"drift_looks": 2}, "Nothing changed"),
+        (changed(drifted_looks=1, hours_since_run=0.5), {}, "The last run was 0.5 hours ago, 1 are wanted."),
+        (changed(age_days=400.0), {}, "Nothing changed"),
+        (
+            changed(age_days=400.0, hours_since_run=1.0),
+            {"max_age_days": 30, "min_hours": 24},
+            "24 are wanted",
+        ),
+    ],
+)
+def test_haste_waits(facts, settings, reason):
+    found = due(facts, RetrainSettings(**settings))
+    assert not found.fire and reason in found.reason
+
+
+def test_unchanged_pictures_are_said_to_give_the_same_model():
+    assert "the same one" in due(changed(drifted_looks=1), RetrainSettings()).reason
+    assert "the same one" not in due(changed(drifted_looks=1, num_changed=1), RetrainSettings()).reason
+
+
+def test_num_changed_counts_pictures(tmp_path):
+    rows = [(f"a/{i}.png", "a", None, f"{i:064x}") for i in range(10)]
+
+    def manifest(rows):
+        columns = ["path", "label", "given_split", "id"]
+        pd.DataFrame(rows, columns=columns).to_parquet(tmp_path / "manifest.parquet")
+        return rows_of(tmp_path)
+
+    before = manifest(rows)
+    assert num_changed(before, manifest(rows)) == 0
+    assert num_changed(before, manifest(rows[:8])) == 2
+    assert num_changed(before, manifest([*rows[1:], ("b/0.png", "b", None, f"{0:064x}")])) == 1
+    assert num_changed(before, manifest([*rows, ("b/9.png", "b", "test", "f" * 64)])) == 1
+    assert num_changed(np.array([], np.uint64), before) == 10

@@ -1,0 +1,112 @@
+"""`pergola drift` on a small real model, whose requests a real server kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from components.errors import InputError
+from components.evaluation.drift import DriftSettings
+from components.evaluation.drift_looks import Looks
+from pipelines import ask
+from pipelines import drift as front
+from pipelines.cli import pergola
+from pipelines.named import named
+from pipelines.show import Quiet
+from pipelines.workspace import Workspace
+from serving.client import Client
+from tests.support import released
+from tests.support.command import serving
+
+FEW = DriftSettings(min_requests=40, num_permutations=99)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    """With a released version of "shades"."""
+    return released.workspace(tmp_path_factory.mktemp("drift") / "work")
+
+
+@pytest.fixture(scope="module")
+def looks(workspace) -> list[front.DriftResult]:
+    """A look after each 60 requests."""
+    found = []
+    picture = workspace.root.parent / "asked.png"
+    picture.write_bytes(released.picture(0))
+    with serving(workspace.root, "--log-requests", "1") as place:
+        for shift in (0, -60):
+            time.sleep(1.1)  # a look's last second is not looked at again
+            with Client(place["grpc"], model="shades") as client:
+                client.wait_until_available(timeout_s=60)
+                for batch in np.array_split(np.arange(60), 4):
+                    client.classify_images([released.picture(int(i) + 1000, shift) for i in batch])
+            released.wait_for_log(workspace, 60 * (len(found) + 1))
+            found.append(front.drift(workspace, None, FEW, show=Quiet()))
+        (answer,) = ask.predict(workspace, [picture])
+    assert answer["id"] == hashlib.sha256(picture.read_bytes()).hexdigest()
+    return found
+
+
+def test_drift_is_quiet_about_requests_such_as_the_test_part(looks):
+    first = looks[0]
+    assert (first.model, first.version, first.look, first.num_live, first.status) == ("shades", 1, 1, 60, 0)
+    assert {"prior", "confidence", "brightness", "embedding"} <= {test.name for test in first.tests}
+    assert first.words().startswith("No drift: shades version 1, 60 requests (20")
+
+
+def test_drift_says_what_moved_and_judges_new_requests_only(looks):
+    second = looks[1]
+    assert (second.look, second.num_live, second.status) == (2, 60, 3)
+    assert any("the median of brightness is" in reason for reason in second.reasons)
+    assert second.words().startswith("DRIFT: shades version 1")
+    page = Path(second.page).read_text()
+    assert "What the model is asked about has moved" in page and "brightness: moved" in page
+    assert page.count("<img ") == 12 and page.count("<svg ") >= 3 and 'src="http' not in page
+
+
+def test_drift_remembers_its_looks(looks, workspace):
+    kept = Looks.of(workspace.drift("shades", 1))
+    assert [look.drifted for look in kept.looks] == [False, True] and kept.drifted == 1
+    with pytest.raises(
+        InputError, match=r"The log has 0 requests to version 1 of 'shades' since the last look"
+    ):
+        front.drift(workspace, "shades/1", FEW, show=Quiet())
+    assert Looks.of(workspace.drift("shades", 1)) == kept
+
+
+def test_drift_command_ends_with_status_3_and_json(looks, workspace):
+    done = CliRunner().invoke(pergola, ["drift", "--last", "--json", "--workspace", str(workspace.root)])
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["reasons"] == list(looks[1].reasons)
+
+
+def test_drift_says_what_is_missing(tmp_path):
+    empty = released.workspace(tmp_path / "work")
+    with pytest.raises(InputError, match=r"There is no request log .*pergola serve --log-requests 1"):
+        front.drift(empty, None, FEW, show=Quiet())
+    with pytest.raises(InputError, match="There has been no look at version 1 of 'shades' yet"):
+        front.last_look(empty, None)
+    (empty.models / "shades" / "2").mkdir()
+    with pytest.raises(InputError, match=r"There is no reference of drift in .*2: version 2 of 'shades'"):
+        front.drift(empty, "2", FEW, show=Quiet())
+
+
+@pytest.mark.parametrize(("text", "found"), [(None, 1), ("shades", 1), ("1", 1), ("shades/1", 1)])
+def test_named_takes_a_model_a_version_or_both(looks, workspace, text, found):
+    assert named(workspace, text).version == found
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("shade", "No model 'shade' .* Did you mean 'shades'"), ("7", "No version 7 of 'shades' is published"),
+     ("shades/x", "names no version")],
+)  # fmt: skip
+def test_named_refuses_what_there_is_not(workspace, text, error):
+    with pytest.raises(InputError, match=error):
+        named(workspace, text)
