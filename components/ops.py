@@ -334,6 +334,7 @@ def reference(
 def register(
     manifest: Input[Dataset],
     validation: Input[Artifact],
+    split: Input[Dataset],
     training: Input[Model],
     export: Input[Model],
     evaluation: Input[Artifact],
@@ -351,6 +352,7 @@ def register(
     folders = pod_release.Told.of(
         manifest=manifest.path,
         validation=validation.path,
+        split=split.path,
         training=training.path,
         export=export.path,
         evaluation=evaluation.path,

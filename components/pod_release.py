@@ -73,6 +73,7 @@ class Told(_Folders):
 
     manifest: Path
     validation: Path
+    split: Path
     training: Path
     export: Path
     evaluation: Path
@@ -142,9 +143,46 @@ def register(
     registration = steps.register(
         folders.decision, folders.export, made(out), record=record, tracking_uri=place.tracking_uri()
     )
-    if registration is None:
+    if registration is not None:
+        _keep_dossier(folders, Path(out), registration, record, settings, photos, place)
+    else:
         remember(folders.manifest, model, settings, workspace, version=None)
     return registration.version if registration else None
+
+
+def _keep_dossier(
+    folders: Told,
+    out: Path,
+    registration: artifacts.Registration,
+    record: steps.RunRecord,
+    settings: str,
+    photos: str,
+    place: Workspace,
+) -> None:
+    """Keep what a version was made of in the workspace."""
+    from components.release import dossier
+
+    origin = dossier.Origin(
+        model=registration.model,
+        version=registration.version,
+        run=record.key,
+        source=photos,
+        code=record.tags["pergola.code"],
+        command="",
+        reason="",
+        released_s=int(time.time()),
+    )
+    made = dossier.Made(
+        manifest=folders.manifest,
+        validation=folders.validation,
+        split=folders.split,
+        training=folders.training,
+        export=folders.export,
+        evaluation=folders.evaluation,
+        decision=folders.decision,
+        registration=out,
+    )
+    dossier.keep(place.version(registration.model, registration.version), origin, settings, made)
 
 
 @noted

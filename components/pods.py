@@ -7,6 +7,7 @@ components/records.py mends), and what outlives a pod has its place in the works
     <workspace>/
       scratch/                 what helps the next scan
       models/<model>/<N>/      published versions
+      versions/<model>/<N>/    what each was made of
       state/<model>/           the last split, the last run, training that was cut off
       drift/<model>/<N>/       looks at drift, if `pergola drift` has this workspace
       mlflow.db, mlartifacts/  the registry, unless MLFLOW_TRACKING_URI names a server
@@ -58,6 +59,10 @@ class Workspace:
     def state(self, model: str) -> Path:
         """What one run of a model leaves for the next."""
         return self.root / "state" / model
+
+    def version(self, model: str, version: int) -> Path:
+        """What a version was made of, see components/release/dossier.py."""
+        return self.root / "versions" / model / str(version)
 
     def drift(self, model: str) -> Path:
         """Looks at drift of a model's versions, as `pergola drift` leaves them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from components import artifacts, code, records, steps
@@ -102,4 +103,34 @@ def result(
         reused=tuple(step for step, output in done.items() if output.reused),
         model_path=str(published if version else model.saved_model),
         report=str(page),
+        again=walk.like.compared(decision, artifacts.Export.load(model.export.folder)) if walk.like else None,
     )
+
+
+def keep_dossier(walk: Walk, data: Data, model: Model, verdict: Verdict, registration: Output) -> None:
+    """Keep what a version was made of, where tidying up does not reach."""
+    from components.release import dossier
+
+    registered, record = artifacts.Registration.load(registration.folder), walk.run.record
+    origin = dossier.Origin(
+        model=registered.model,
+        version=registered.version,
+        run=walk.run.id,
+        source=str(walk.photos),
+        code=code.version(),
+        command=record["command"],
+        reason=record.get("reason", ""),
+        released_s=int(time.time()),
+    )
+    made = dossier.Made(
+        manifest=data.manifest.folder,
+        validation=data.validation.folder,
+        split=data.split.folder,
+        training=model.training.folder,
+        export=model.export.folder,
+        evaluation=model.evaluation.folder,
+        decision=verdict.gate.folder,
+        registration=registration.folder,
+    )
+    place = walk.workspace.version(registered.model, registered.version)
+    dossier.keep(place, origin, to_toml(walk.settings), made)

@@ -1,4 +1,4 @@
-"""The commands for what comes after a release: drift, feedback, retrain.
+"""The commands for what comes after a release: drift, feedback, retrain, lineage.
 
 `register` adds them to the command line.
 """
@@ -16,7 +16,7 @@ from pipelines.command import PATH, Answer, Options, show, typed, with_options
 
 def register(group: click.Group) -> None:
     """Add the commands to `group`."""
-    for command in (drift, feedback, retrain):
+    for command in (drift, feedback, retrain, lineage):
         group.add_command(command)
 
 
@@ -131,3 +131,31 @@ def retrain(options: Options, photos: Path, no_feedback: bool) -> dict[str, Any]
     if not options.json:
         click.echo(found.words())
     return found.to_json()
+
+
+@with_options
+@click.argument("what", metavar="VERSION|PICTURE")
+def lineage(options: Options, what: str) -> dict[str, Any]:
+    """What a version was made of and what became of it; or which versions saw a picture, and where.
+
+    \b
+    pergola lineage 3                    or leaves/3, where there are several models
+    pergola lineage leaves/oak/17.jpg    the part it was in, the label it had, how often it was asked about
+    pergola lineage 9f86d08188…          the same by the SHA-256 of its bytes
+
+    Answers come from files of the workspace: images, settings, code, run, network, decision, release,
+    requests, looks at drift, feedback. `pergola run --like 3` makes it again.
+    """
+    from pipelines import lineage as front
+    from pipelines import lineage_words
+
+    workspace = options.open_workspace()
+    if front.is_picture(what):
+        found = front.of_picture(workspace, what)
+        words = lineage_words.of_picture(found)
+    else:
+        found = front.of_version(workspace, what)
+        words = lineage_words.of_version(found)
+    if not options.json:
+        click.echo(words)
+    return found

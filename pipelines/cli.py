@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from components.errors import PergolaError
+from components.errors import InputError, PergolaError
 from pipelines import after_commands, kubeflow_commands, release
-from pipelines.command import PATH, Options, say, show, status_of, typed, with_options
+from pipelines.command import PATH, Answer, Options, say, show, status_of, typed, with_options
 
 
 class Group(click.Group):
@@ -60,25 +60,42 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 
 @command
-@click.argument("photos", type=PATH)
+@click.argument("photos", type=PATH, required=False)
 @click.option("--force", metavar="STEP", help="Redo from this step on, even if nothing changed.")
-def run(options: Options, photos: Path, force: str | None) -> dict[str, Any]:
+@click.option("--like", metavar="VERSION", help="Make this version again and compare; nothing is released.")
+def run(
+    options: Options, photos: Path | None, force: str | None, like: str | None
+) -> dict[str, Any] | Answer:
     """Turn PHOTOS into a served classifier: the main job.
 
     \b
     pergola run leaves/
     pergola run leaves.zip --set train.epochs=20 --workspace work
     pergola run leaves/ --force train --json
+    pergola run --like 3
 
-    What did not change is not done again; a run that was stopped goes on where it was.
+    What did not change is not done again; a run that was stopped goes on where it was. --like takes settings
+    and, unless named, PHOTOS from a version, checks that the pictures are the same, and ends with status 1
+    when it comes to another decision.
     """
     from pipelines import local
+    from pipelines.like import Like
+    from pipelines.lineage import place_of
 
-    settings, workspace = options.settings(), options.open_workspace()
-    result = local.run(photos, settings, workspace, force=force, show=show(), command=typed())
+    workspace = options.open_workspace()
+    settings, version = options.settings(), None
+    if like is not None:
+        if options.config or options.overrides:
+            raise InputError("--like takes the settings of a version: leave --config and --set out.")
+        version = Like.of(place_of(workspace, like))
+        settings, photos = version.settings(), photos or Path(version.origin.source)
+    if photos is None:
+        raise InputError("PHOTOS is missing: name a folder of pictures, a list or an archive.")
+    result = local.run(photos, settings, workspace, force=force, show=show(), command=typed(), like=version)
     if not options.json:
         click.echo(result.words())
-    return result.to_json()
+    failed = result.again is not None and not result.again.same_decision
+    return Answer(result.to_json(), 1) if failed else result.to_json()
 
 
 @command

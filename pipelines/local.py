@@ -25,6 +25,7 @@ from components.release.rehearse import Rehearsals
 from components.release.tracker import Tracker
 from pipelines import account, reuse, runs, words
 from pipelines.config import Settings
+from pipelines.like import Like
 from pipelines.native import stderr_to
 from pipelines.results import RunResult, ValidateResult
 from pipelines.reuse import Output, Steps
@@ -41,11 +42,11 @@ STEPS = (
 
 
 def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, force: str | None = None,
-        command: str = "", reason: str = "") -> RunResult:  # fmt: skip
+        command: str = "", reason: str = "", like: Like | None = None) -> RunResult:  # fmt: skip
     """Pictures to a published version, or to a rejected model and its reasons.
 
     force: a step from which everything is redone.  command: what a person typed, for the report.
-    reason: why there is a run, for its record.
+    reason: why there is a run, for its record.  like: a version that is made again, and not released.
     Raises InputError for what the caller can mend, StepError when a step broke.
     """
     if force is not None and force not in STEPS:
@@ -53,6 +54,7 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
     if settings.export.costs:
         read_text(settings.export.costs)  # told before any work is done
     walk = _walk(photos, settings, workspace, show, force)
+    walk.like = like
     with workspace.lock("a run"), explained(workspace.root):
         walk.run = runs.Run.begin(workspace, walk.photos, walk.settings, command, reason)
         try:
@@ -90,12 +92,14 @@ def _all_steps(walk: Walk) -> RunResult:
     model = _make_model(walk, data)
     verdict = _judge(walk, data, model)
     report = _report(walk, data, model, verdict)
-    version = _release(walk, data, model, verdict, report)
+    version = None if walk.like else _release(walk, data, model, verdict, report)
     return account.result(walk, data, model, verdict, report, version)
 
 
 def _prepare_data(walk: Walk) -> Data:
     manifest = _scan(walk)
+    if walk.like:
+        walk.like.check(manifest.folder)
     validation = _validate(walk, manifest)
     _stop_if_critical(validation)
     settings, scratch = walk.settings, walk.workspace.scratch
@@ -204,6 +208,7 @@ def _release(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Out
     if reference is None:
         return None
     registered = artifacts.Registration.load(registration.folder)
+    account.keep_dossier(walk, data, model, verdict, registration)
     publication = walk.steps.run(
         "publish",
         lambda out: steps.publish(registration.folder, model.saved_model, reference.folder, out, base=base),
@@ -313,7 +318,9 @@ def _stop_if_critical(validation: Output) -> None:
 
 
 def _last_split(walk: Walk) -> Path | None:
-    """The split of the last run on the same data with the same settings of the split."""
+    """The split of the last run on the same data with the same settings of the split, or of walk.like."""
+    if walk.like:
+        return walk.like.place
     wanted = records.to_dict(walk.settings.split)
     for run in reversed(walk.workspace.run_ids()):
         record = walk.workspace.run_record(run)
@@ -347,10 +354,15 @@ def _evaluate(walk: Walk, data: Data, name: str, saved_model: Path, sha256: str)
 
 
 def _champion(walk: Walk, export: artifacts.Export) -> Version | None:
-    """The version to beat: the champion, or the one before it when the champion is this very model."""
+    """The version to beat: the champion, or the one before it when the champion is this very model.
+
+    For a run that is like a version's, the one that it was compared with.
+    """
     uri = walk.workspace.tracking_uri
     champion = champion_of(uri, walk.model)
-    if champion and champion.sha256 == export.sha256:
+    if walk.like:
+        champion = version_of(uri, walk.model, walk.like.champion) if walk.like.champion else None
+    elif champion and champion.sha256 == export.sha256:
         champion = version_of(uri, walk.model, champion.previous) if champion.previous else None
     if champion and not _published(walk, champion).is_dir():
         log.warning(

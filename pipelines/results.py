@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components import artifacts, records
+from pipelines.like import Again
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunResult:
     reused: tuple[str, ...]
     model_path: str  # of the SavedModel that was judged
     report: str
+    again: Again | None = None  # of a run that is like a version's
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -36,6 +38,7 @@ class RunResult:
             "",
             f"{self.decision.upper()}: {self.model}"
             + (f" version {self.version} is the champion." if self.version else " is not shipped."),
+            *([self.again.words()] if self.again else []),
             *(f"  because: {reason}" for reason in self.reasons),
             f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
             f"train accuracy {_percent(scores['train_accuracy'])}, {self.counts['test']} test pictures",

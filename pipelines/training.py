@@ -240,7 +240,7 @@ class Steps:
         asked = self.asked
         shown = {name: artifact for name, artifact in done.items() if name != "verdict"}
         report = self._step("report", model=asked.model, settings=self.settings.output, retry=False, **shown)
-        names = ("manifest", "validation", "training", "export", "evaluation", "decision")
+        names = ("manifest", "validation", "split", "training", "export", "evaluation", "decision")
         told = self.ops.register(
             report=report.outputs["report"],
             photos=asked.photos,

@@ -8,6 +8,7 @@ from pathlib import Path
 from components import artifacts
 from components.release.rehearse import Rehearsals
 from pipelines.config import Settings
+from pipelines.like import Like
 from pipelines.reuse import Output, Steps
 from pipelines.runs import Run
 from pipelines.show import Show
@@ -24,6 +25,7 @@ class Walk:
     show: Show
     model: str
     steps: Steps
+    like: Like | None = None  # a version that is made again, and not released
     run: Run = field(init=False)  # of `run`; a check has none
     rehearsals: Rehearsals = field(init=False)
 

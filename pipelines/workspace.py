@@ -5,6 +5,7 @@
   lock                 held by the run that is going on
   steps/<step>/<key>/  what a step made; <key>.json beside it says that it is whole
   runs/<id>/           run.json, settings.toml, report.html
+  versions/<name>/<N>/ what each version was made of, see components/release/dossier.py
   models/<name>/<N>/   what is published, watched by servers
   mlflow.db, mlartifacts/
   requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
@@ -40,6 +41,7 @@ class Workspace:
         self.models = self.root / "models"
         self.scratch = self.root / "scratch"
         self.requests = self.root / "requests"
+        self.versions = self.root / "versions"
         self.tracking_uri = f"sqlite:///{self.root / 'mlflow.db'}"
 
     def create(self) -> None:
@@ -68,6 +70,10 @@ class Workspace:
     def request_log(self, model: str) -> str:
         """Prefix of the log of a model's requests."""
         return str(self.requests / model / "log")
+
+    def version(self, model: str, version: int) -> Path:
+        """What a version was made of."""
+        return self.versions / model / str(version)
 
     def drift(self, model: str, version: int) -> Path:
         """Looks at drift of a version."""

@@ -59,6 +59,20 @@ def test_digits_with_a_gate_that_asks_too_much_are_rejected_and_nothing_ships(di
 
 
 @pytest.mark.slow
+def test_a_version_is_made_again_from_its_own_record(digits, workspace):
+    """Nothing of the run itself is left but the dossier: settings, split and rival come from there."""
+    shutil.move(workspace / "steps", workspace.parent / "steps")
+    again = pergola_json("run", "--like", "1", "--workspace", workspace)
+    shutil.rmtree(workspace / "steps")
+    shutil.move(workspace.parent / "steps", workspace / "steps")
+    assert again["again"]["same_decision"] and again["version"] is None
+    assert again["metrics"]["accuracy"] == pytest.approx(0.98, abs=0.02)
+    picture = next(iter(sorted((digits / "4").glob("0*.png"))))
+    (seen,) = pergola_json("lineage", picture, "--workspace", workspace)["versions"]
+    assert seen["version"] == 1 and seen["files"][0]["label"] == "4"
+
+
+@pytest.mark.slow
 def test_digits_killed_in_training_end_as_an_undisturbed_run_does(digits, workspace, tmp_path):
     killed = tmp_path / "killed"
     run = ("run", digits, "--workspace", killed)

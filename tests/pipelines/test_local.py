@@ -15,7 +15,8 @@ from components.evaluation.drift_reference import DriftReference
 from components.release.publish import notes_of, sha256_of
 from components.release.registry import Registry
 from components.release.store import NOTES, open_store
-from pipelines import config, local, retrain
+from pipelines import config, lineage, lineage_words, local, retrain
+from pipelines.like import Again, Like
 from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from tests.support import pictures
@@ -96,6 +97,44 @@ def test_unchanged_rerun_reuses_everything(first, photos, workspace):
     assert "Nothing changed" in again.words()
 
 
+def test_lineage_leads_from_a_version_to_its_images_and_back(first, photos, workspace):
+    found = lineage.of_version(workspace, "1")
+    images = found["images"]
+    assert [images[part] for part in artifacts.PARTS] == [first.counts[part] for part in artifacts.PARTS]
+    assert images["files"] == 120 and len(images["fingerprint"]) == 64
+    assert found["run"]["id"] == first.run and found["run"]["command"] == "pergola run shapes"
+    assert found["release"] == {"published": True, "unchanged": True, "champion": True}
+    assert found["decision"]["accuracy"] == first.metrics["accuracy"]
+    assert found["requests"]["logged"] == found["drift"]["looks"] == 0 and found["feedback"] is None
+    assert "epochs = 8\n" in Path(found["settings"]).read_text()
+    assert "120 files in 3 classes" in lineage_words.of_version(found)
+    table = artifacts.Split.table(_output(workspace, first, "split")).set_index("path")
+    path = table.index[0]
+    (seen,) = lineage.of_picture(workspace, str(photos / path))["versions"]
+    (file,) = seen["files"]
+    assert (seen["version"], file["path"], file["part"]) == (1, path, table.loc[path, "part"])
+    by_id = lineage.of_picture(workspace, table.loc[path, "id"])
+    assert by_id["versions"] == [seen] and path in lineage_words.of_picture(by_id)
+    assert lineage.of_picture(workspace, "0" * 64)["versions"] == []
+    with pytest.raises(InputError, match=r"Nothing is known of version '7' .* with a lineage: shapes/1"):
+        lineage.place_of(workspace, "7")
+    with pytest.raises(InputError, match="is no version, such as 3"):
+        lineage.place_of(workspace, "photos/gone.png")
+
+
+def like(photos: Path, workspace: Workspace, version: str):
+    model = Like.of(lineage.place_of(workspace, version))
+    return local.run(photos, model.settings(), workspace, show=Quiet(), like=model)
+
+
+def test_a_version_is_made_again_and_not_released(first, photos, workspace):
+    again = like(photos, workspace, "shapes/1")
+    assert again.again == Again(1, "accepted", same_decision=True, same_model=True)
+    assert "REPRODUCED version 1: accepted as then" in again.words()
+    assert again.version is None and not {"register", "publish"} & set(again.seconds)
+    assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
+
+
 def test_a_stricter_gate_rejects_without_training_again(first, photos, workspace):
     rejected = run(photos, workspace, "gate.min_accuracy=1")
     assert (rejected.decision, rejected.version) == ("rejected", None)
@@ -130,6 +169,10 @@ def test_more_pictures_make_a_second_version_beside_the_champion(first, photos, 
     assert {id: after[id] for id in before} == before
     confirmation = artifacts.Confirmation.load(_output(workspace, second, "confirm"))
     assert (confirmation.version, confirmation.previous) == (2, 1)
+    with pytest.raises(InputError, match=r"not those of version 1 of 'shapes': 2 came and 0 went since"):
+        like(photos, workspace, "1")
+    assert like(photos, workspace, "2").again.same_decision
+    assert lineage.of_version(workspace, "2")["run"]["reason"] == answer.reason
     unchanged = again(photos, workspace)
     assert (unchanged.trained, unchanged.run) == (False, None)
     assert unchanged.words().startswith("Not trained. Nothing changed: pictures and settings are those")

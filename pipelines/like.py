@@ -1,0 +1,89 @@
+"""`pergola run --like N`: the run of a version once more, to see that it comes to the same decision.
+
+Settings and split are those of the version, its rival is that of the time, and nothing is released.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import artifacts, code
+from components.errors import InputError
+from components.release import dossier
+from components.release.dossier import Origin
+from pipelines import config
+from pipelines.config import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Again:
+    """How a run compares with that of the version that it is like."""
+
+    version: int
+    decision: str  # of the version: "accepted" or "rejected"
+    same_decision: bool
+    same_model: bool  # byte by byte
+
+    def words(self) -> str:
+        """One sentence."""
+        model = "the model is the same, byte by byte" if self.same_model else "the model differs in its bytes"
+        if self.same_decision:
+            return f"REPRODUCED version {self.version}: {self.decision} as then; {model}."
+        return f"NOT REPRODUCED: version {self.version} was {self.decision}, this one is not; {model}."
+
+
+@dataclass(frozen=True)
+class Like:
+    """A version to be made again, by its dossier."""
+
+    place: Path
+    origin: Origin
+
+    @classmethod
+    def of(cls, place: Path) -> Like:
+        """From the folder of a dossier."""
+        return cls(place, Origin.load(place))
+
+    @property
+    def champion(self) -> int | None:
+        """The version that this one was compared with."""
+        return artifacts.Decision.load(self.place).champion
+
+    def settings(self) -> Settings:
+        """Those of the version, under its model's name."""
+        found = config.load(self.place / dossier.SETTINGS)
+        return dataclasses.replace(found, release=dataclasses.replace(found.release, name=self.origin.model))
+
+    def check(self, manifest: Path) -> None:
+        """Raises InputError when the pictures are not those of the version; warns when the code is not."""
+        if code.version() != self.origin.code:
+            log.warning(
+                "version %d was made by the code %s, this is %s: the model may differ",
+                self.origin.version, self.origin.code, code.version(),
+            )  # fmt: skip
+        then, now = artifacts.Manifest.load(self.place), artifacts.Manifest.load(manifest)
+        if then.fingerprint == now.fingerprint:
+            return
+        before = dossier.ids(self.place)
+        after = set(artifacts.Manifest.table(manifest, ["id"])["id"])
+        came, went = len(after - before), len(before - after)
+        what = f"{came:,} came and {went:,} went" if came or went else "some were moved or labelled anew"
+        raise InputError(
+            f"The pictures are not those of version {self.origin.version} of '{self.origin.model}': {what} "
+            f"since. Name a copy of what they were ({self.origin.source}), or run without --like."
+        )
+
+    def compared(self, decision: artifacts.Decision, export: artifacts.Export) -> Again:
+        """How a run came out beside the version's."""
+        then = artifacts.Decision.load(self.place)
+        return Again(
+            version=self.origin.version,
+            decision="accepted" if then.accepted else "rejected",
+            same_decision=then.accepted == decision.accepted,
+            same_model=artifacts.Export.load(self.place).sha256 == export.sha256,
+        )
