@@ -110,9 +110,12 @@ def of_picture(workspace: Workspace, text: str) -> dict[str, Any]:
         files = [row for id in ids for row in dossier.pictures(place, id)]
         if files:
             seen.append({"model": model, "version": version, "files": files})
-    return {"id": ids[0], "versions": seen, "requests": _requests_of(workspace, ids)} | _labels(
-        workspace, ids
-    )
+    return {
+        "id": ids[0],
+        "versions": seen,
+        "requests": _requests_of(workspace, ids),
+        "feedback": _labels(workspace, ids),
+    }
 
 
 def _ids(text: str) -> list[str]:

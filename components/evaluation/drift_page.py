@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from components import records
 from components.evaluation import charts
 from components.evaluation.drift import CONFIDENCE, EMBEDDING, PRIOR, DriftReport
 from components.evaluation.drift_reference import Sample
+
+Floats = npt.NDArray[np.float64]
 
 FILE = "index.html"
 MAX_CLASSES = 60  # in the table of classes; those that moved most
@@ -83,10 +86,12 @@ def _charts(report: DriftReport, reference: Sample, live: Sample) -> Iterator[tu
     for test in report.tests:
         if test.name in (PRIOR, EMBEDDING):
             continue
-        before, after = (
-            one.confidence if test.name == CONFIDENCE else one.statistics[test.name]
-            for one in (reference, live)
-        )
-        known = [np.asarray(values[~np.isnan(values)], np.float64) for values in (before, after)]
-        if all(map(len, known)):
-            yield test.name, test.drifted, charts.distributions(*known)
+        before, after = _known(reference, test.name), _known(live, test.name)
+        if len(before) and len(after):
+            yield test.name, test.drifted, charts.distributions(before, after)
+
+
+def _known(sample: Sample, name: str) -> Floats:
+    """The values of a column that are known, (N,)."""
+    values = np.asarray(sample.confidence if name == CONFIDENCE else sample.statistics[name], np.float64)
+    return values[~np.isnan(values)]
