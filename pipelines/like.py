@@ -49,6 +49,9 @@ class Like:
         """From the folder of a dossier."""
         return cls(place, Origin.load(place))
 
+    def __str__(self) -> str:
+        return f"{self.origin.model}/{self.origin.version}"
+
     @property
     def champion(self) -> int | None:
         """The version that this one was compared with."""

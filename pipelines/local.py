@@ -56,7 +56,9 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
     walk = _walk(photos, settings, workspace, show, force)
     walk.like = like
     with workspace.lock("a run"), explained(workspace.root):
-        walk.run = runs.Run.begin(workspace, walk.photos, walk.settings, command, reason)
+        walk.run = runs.Run.begin(
+            workspace, walk.photos, walk.settings, command, reason, str(like) if like else ""
+        )
         try:
             with stderr_to(walk.run.folder / "native.log"), Rehearsals(settings.rehearse) as walk.rehearsals:
                 result = _all_steps(walk)
@@ -324,6 +326,8 @@ def _last_split(walk: Walk) -> Path | None:
     wanted = records.to_dict(walk.settings.split)
     for run in reversed(walk.workspace.run_ids()):
         record = walk.workspace.run_record(run)
+        if record.get("like"):
+            continue
         if record["source"] == str(walk.photos) and record["settings"]["split"] == wanted:
             folder = walk.workspace.steps / "split" / record["steps"].get("split", {}).get("key", "absent")
             if (folder / artifacts.Split.FILE).is_file():

@@ -140,10 +140,12 @@ def _age_days(workspace: Workspace, model: str, now: float) -> float | None:
 
 
 def _last_run(workspace: Workspace, photos: Path) -> dict[str, Any] | None:
-    """The last run on these pictures that came to its end."""
+    """The last run on these pictures that came to its end, but for those that made a version again."""
     for run in reversed(workspace.run_ids()):
         record = workspace.run_record(run)
-        if record.get("source") == str(photos) and record.get("state") == runs.DONE:
+        if record.get("like") or record.get("state") != runs.DONE:
+            continue
+        if record.get("source") == str(photos):
             return record
     return None
 

@@ -28,13 +28,20 @@ class Run:
 
     @classmethod
     def begin(
-        cls, workspace: Workspace, photos: Path, settings: Settings, command: str, reason: str = ""
+        cls,
+        workspace: Workspace,
+        photos: Path,
+        settings: Settings,
+        command: str,
+        reason: str = "",
+        like: str = "",
     ) -> Run:
         """A new run, or the last one if it was cut off while it did the very same.
 
         command: what a person typed, for the report.  reason: why it was begun, when nobody typed it.
+        like: the version that it makes again, such as "leaves/3"; such a run leads to nothing new.
         """
-        request = {"source": str(photos), "settings": records.to_dict(settings)}
+        request = {"source": str(photos), "settings": records.to_dict(settings), "like": like}
         for last in workspace.run_ids()[-1:]:
             record = workspace.run_record(last)
             if record.get("state") == RUNNING and all(record.get(key) == request[key] for key in request):

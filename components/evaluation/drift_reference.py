@@ -6,6 +6,7 @@ reference = make_reference(describe(images, probabilities, embed), labels, confu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -161,8 +162,8 @@ def describe(
     from components.data import probe
 
     limits = probe.Limits(max_pixels=1 << 28, max_side=1 << 20, max_bytes=1 << 30)
-    with probe.pillow_as_is():
-        looks = [probe.look(data, limits) for data in encoded]
+    with probe.pillow_as_is(), ThreadPoolExecutor() as pool:
+        looks = list(pool.map(lambda data: probe.look(data, limits), encoded))
     columns = {
         name: np.array([np.nan if look.reason else getattr(look, name) for look in looks], np.float32)
         for name in STATISTICS
