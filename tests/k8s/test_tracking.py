@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from tests.support import manifests
-from tests.support.images import command, environment, remove
+from tests.support.images import command, environment, missing, remove
 from tests.support.postgres import binaries, postgres
 from tests.support.s3_server import free_port, program, s3_server
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.containers
 def deployment():
     """The objects of base/tracking: what is run is what is applied."""
     if manifests.kustomize() is None:
-        pytest.skip("no kustomize: scripts/kustomize-tools builds one")
+        missing("no kustomize: scripts/kustomize-tools builds one")
     objects = manifests.build(manifests.ROOT / "k8s" / "base" / "tracking")
     return {o["kind"]: o for o in objects if o["kind"] in ("Deployment", "ConfigMap")}
 
@@ -29,9 +29,9 @@ def deployment():
 @pytest.fixture(scope="module")
 def mlflow(deployment, tmp_path_factory):
     if binaries() is None:
-        pytest.skip("no PostgreSQL: apt-get install postgresql")
+        missing("no PostgreSQL: apt-get install postgresql")
     if program() is None:
-        pytest.skip("no S3 server: scripts/kustomize-tools builds one")
+        missing("no S3 server: scripts/kustomize-tools builds one")
     container = deployment["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     port = free_port()
     words = [w.replace("--port=5000", f"--port={port}") for w in container["command"]]

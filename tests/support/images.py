@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
+import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 ENGINE = os.environ.get("ENGINE") or ("podman" if shutil.which("podman") else "docker")
 USER = 123456
+REQUIRED = "PERGOLA_CONTAINERS"  # "required": what is missing fails a test, which it otherwise skips
 
 
 def environment() -> dict[str, str]:
@@ -26,10 +32,37 @@ def image(target: str) -> str:
     """The name of an image; skips the test when it was not built."""
     name = f"pergola:{VERSION}-{target}"
     if shutil.which(ENGINE) is None:
-        pytest.skip("no container engine: install podman or docker")
+        missing("no container engine: install podman or docker")
     if subprocess.run([ENGINE, "image", "inspect", name], capture_output=True, env=environment()).returncode:
-        pytest.skip(f"no image {name}: scripts/images {target} builds it")
+        missing(f"no image {name}: scripts/images {target} builds it")
     return name
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test, or fail it where nothing may be missing."""
+    if os.environ.get(REQUIRED) == "required":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def docker_api() -> Iterator[str]:
+    """The address of an API as Docker has it: Docker's own, or one that podman offers for as long as this."""
+    if ENGINE != "podman":
+        yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"unix://{folder}/podman.sock"
+        service = subprocess.Popen([ENGINE, "system", "service", "--time=0", address], env=environment())
+        try:
+            ends = time.monotonic() + 30
+            while not Path(folder, "podman.sock").exists():
+                assert service.poll() is None and time.monotonic() < ends, "podman offers no API"
+                time.sleep(0.1)
+            yield address
+        finally:
+            service.terminate()
+            service.wait(30)
 
 
 def command(

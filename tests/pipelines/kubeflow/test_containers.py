@@ -1,0 +1,155 @@
+"""The pipeline in containers on real photographs: to a published version, a store, a server, an answer.
+
+kfp.local starts a container a step, as any user with a read-only root and no network: what a step needs must
+come by its inputs, the workspace and the photographs. What came out is compared with what the same machine's
+`pergola run` makes. PERGOLA_LEAVES=all takes all photographs and the settings that a person gets.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from components import artifacts, digest
+from pipelines import compiled, config, local
+from pipelines.cluster import ClusterSettings
+from pipelines.show import Quiet
+from pipelines.workspace import Workspace
+from serving.client import Client
+from tests.pipelines.kubeflow.test_parity import EQUAL, SHIPPED, UP_TO_GATE, Ran, network, step
+from tests.support.images import command, docker_api, environment, image, remove
+from tests.support.s3_server import free_port
+
+LEAVES = Path(__file__).parents[4] / "shared" / "data" / "leaves"
+ALL = os.environ.get("PERGOLA_LEAVES") == "all"
+CLASSES = ("acer_rubrum", "ilex_opaca", "ptelea_trifoliata")
+QUICK = (
+    () if ALL else ("train.epochs=10", "rehearse.rounds=1", "gate.min_accuracy=0.7", "gate.min_recall=0.5")
+)
+OVERRIDES = (*QUICK, "release.name=leaves")
+ID = os.getpid()
+
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.filterwarnings("ignore"),  # the warnings are kfp's own
+    pytest.mark.skipif(not LEAVES.is_dir(), reason="needs the leaf photographs in ../shared/data/leaves"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder of this test; its containers may write there, whoever they are."""
+    folder = tmp_path_factory.mktemp("containers")
+    folder.chmod(0o777)
+    for name in ("store", "served", "work"):
+        (folder / name).mkdir()
+        (folder / name).chmod(0o777)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(root):
+    names = sorted(path.name for path in LEAVES.iterdir() if path.is_dir()) if ALL else CLASSES
+    for name in names:
+        shutil.copytree(LEAVES / name, root / "leaves" / name)
+    return root / "leaves"
+
+
+@pytest.fixture(scope="module")
+def ran(root, photos):
+    """The pipeline "training", a container a step."""
+    from docker.types import Mount
+    from kfp import local as kfp_local
+
+    name = f"localhost/{image('cpu')}"
+    mounts = [Mount("/photos", str(photos), type="bind", read_only=True),
+              Mount("/workspace", str(root / "work"), type="bind"),
+              Mount("/store", str(root / "store"), type="bind")]  # fmt: skip
+    with docker_api() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", address)
+        runner = kfp_local.DockerRunner(
+            mounts=mounts, network_mode="none", read_only=True, tmpfs={"/tmp": "mode=1777"},
+            cap_drop=["ALL"], security_opt=["no-new-privileges"], user=f"{os.getuid()}:{os.getgid()}",
+        )  # fmt: skip
+        kfp_local.init(runner=runner, pipeline_root=str(root / "run"), raise_on_error=True)
+        pipeline = compiled.build("training", config.load(None, OVERRIDES), ClusterSettings(image=name))
+        pipeline(photos="/photos", model="leaves", workspace="/workspace", store="/store", release=True)
+    return Ran(root / "run")
+
+
+@pytest.fixture(scope="module")
+def here(photos, tmp_path_factory):
+    """The same photographs by the local front."""
+    workspace = Workspace(tmp_path_factory.mktemp("here") / "work")
+    result = local.run(photos, config.load(None, OVERRIDES), workspace, show=Quiet())
+    return workspace, result
+
+
+def test_the_pipeline_ships_a_version_from_containers(ran, root):
+    assert ran.tasks == UP_TO_GATE | SHIPPED
+    assert ran.value("gate") == "accepted"
+    assert ran.value("deliver") == "Version 1 of leaves is in /store and stable."
+    confirmation = artifacts.Confirmation.load(ran.output("confirm", "confirmation"))
+    assert (confirmation.model, confirmation.version) == ("leaves", 1)
+    scores = artifacts.Evaluation.load(ran.output("evaluate", "evaluation"))
+    assert scores.accuracy >= (0.85 if ALL else 0.7)
+
+
+def test_containers_make_what_one_process_makes(ran, here):
+    workspace, result = here
+    assert result.decision == ran.value("gate") and result.version == 1
+    for (task, name), ours in EQUAL.items():
+        assert digest.of_folder(ran.output(task, name)) == digest.of_folder(step(workspace, ours)), ours
+    assert network(ran.output("train", "training")) == network(step(workspace, "train"))
+
+
+def test_a_server_answers_from_the_store_that_the_pipeline_filled(ran, root, photos):
+    rest, grpc = free_port(), free_port()
+    store = ((root / "store", "/store", "ro"), (root / "served", "/models", "rw"))
+    served = ((root / "served", "/models", "ro"),)
+    sync, server = f"pergola-sync-{ID}", f"pergola-server-{ID}"
+    started = [
+        start(sync, "sync", store, "pergola", "sync", "/store", "/models", "--interval", "0.2", "--port", "0",
+              "--server", f"http://127.0.0.1:{rest}")
+    ]  # fmt: skip
+    try:
+        wait_for(lambda: (root / "served" / "models.config").exists(), started)
+        started.append(
+            start(server, "cpu", served, "pergola-model-server", "--model_config_file=/models/models.config",
+                  "--model_config_file_poll_wait_seconds=1", f"--port={grpc}", f"--rest_api_port={rest}",
+                  "--allow_version_labels_for_unavailable_models=true")
+        )  # fmt: skip
+        wait_for(lambda: available(rest), started)
+        picture = next(iter(sorted((photos / CLASSES[0]).glob("*.jpg"))))
+        with Client(f"127.0.0.1:{grpc}", model="leaves") as client:
+            answer = client.classify_images([picture])
+        assert answer.version == 1
+    finally:
+        for name, process in zip((sync, server), started, strict=False):
+            remove(name)
+            process.wait(60)
+
+
+def start(name, target, mounts, *words):
+    return subprocess.Popen(command(target, *words, mounts=mounts, name=name), env=environment())
+
+
+def wait_for(condition, processes, timeout_s=180):
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends and all(process.poll() is None for process in processes)
+        time.sleep(0.3)
+
+
+def available(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/leaves", timeout=5) as reply:
+            states = json.load(reply)["model_version_status"]
+    except OSError:
+        return False
+    return [state["state"] for state in states] == ["AVAILABLE"]
