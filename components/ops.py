@@ -86,6 +86,32 @@ def scan(
 
 
 @op
+def scan_part(
+    photos: str,
+    listing: str,
+    settings: dict[str, Any],
+    index: int,
+    count: int,
+    workspace: str,
+    code: str,
+    part: Output[Dataset],
+) -> None:
+    """Every count-th picture from the index-th on -> a part of the manifest."""
+    from components import pods
+
+    pods.scan_part(photos, part.path, settings, index, count, workspace)
+
+
+@op
+def merge_scans(parts: Input[list[Dataset]], code: str, manifest: Output[Dataset]) -> None:
+    """All parts -> manifest."""
+    from components import pods
+
+    found = pods.merge_scans([part.path for part in parts], manifest.path)
+    manifest.metadata.update(images=found.num_rows, fingerprint=found.fingerprint)
+
+
+@op
 def validate(
     photos: str,
     manifest: Input[Dataset],
@@ -144,6 +170,42 @@ def shards(
 
 
 @op
+def shards_part(
+    photos: str,
+    manifest: Input[Dataset],
+    split: Input[Dataset],
+    settings: dict[str, Any],
+    scan: dict[str, Any],
+    index: int,
+    count: int,
+    workspace: str,
+    code: str,
+    part: Output[Dataset],
+) -> None:
+    """Every count-th file of the shards from the index-th on."""
+    from components import pods
+
+    pods.shards_part(photos, manifest.path, split.path, part.path, settings, scan, index, count, workspace)
+
+
+@op
+def merge_shards(
+    parts: Input[list[Dataset]],
+    manifest: Input[Dataset],
+    split: Input[Dataset],
+    settings: dict[str, Any],
+    code: str,
+    shards: Output[Dataset],
+) -> None:
+    """All parts -> TFRecord shards."""
+    from components import pods
+
+    folders = [part.path for part in parts]
+    found = pods.merge_shards(folders, manifest.path, split.path, shards.path, settings)
+    shards.metadata["classes"] = len(found.labels)
+
+
+@op
 def augment(
     shards: Input[Dataset],
     settings: dict[str, Any],
@@ -178,6 +240,38 @@ def train(
     from components import pods
 
     made = pods.train(shards.path, augmentation.path, training.path, settings, architecture, model, workspace)
+    training.metadata.update(architecture=made.architecture, epochs=made.epochs, best_epoch=made.best_epoch)
+
+
+@op
+def train_workers(
+    shards: Input[Dataset],
+    augmentation: Input[Artifact],
+    settings: dict[str, Any],
+    architecture: dict[str, Any],
+    model: str,
+    workspace: str,
+    workers: dict[str, Any],
+    accelerator: str,
+    accelerator_count: str,
+    node_selector: dict[str, Any],
+    tolerations: list[Any],
+    code: str,
+    training: Output[Model],
+) -> None:
+    """Shards -> a network that the workers of a TrainJob trained together."""
+    from components import pod_workers
+
+    asked = {
+        **workers,
+        "accelerator": accelerator,
+        "accelerator_count": accelerator_count,
+        "node_selector": node_selector,
+        "tolerations": tolerations,
+    }
+    made = pod_workers.train_workers(
+        shards.path, augmentation.path, training.path, settings, architecture, model, workspace, asked
+    )
     training.metadata.update(architecture=made.architecture, epochs=made.epochs, best_epoch=made.best_epoch)
 
 

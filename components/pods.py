@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +32,8 @@ from components.failures import noted
 if TYPE_CHECKING:
     from components.evaluation.drift_reference import DriftReference
     from components.release.registry import Version
+    from components.training.architectures import ModelSettings
+    from components.training.fit import TrainSettings
 
 T = TypeVar("T")
 
@@ -106,6 +108,22 @@ def scan(photos: str, out: str, settings: Mapping[str, Any], workspace: str) -> 
 
 
 @noted
+def scan_part(
+    photos: str, out: str, settings: Mapping[str, Any], index: int, count: int, workspace: str
+) -> None:
+    """Every `count`-th picture -> a part of the manifest."""
+    wanted = settings_of(ScanSettings, settings, "scan")
+    scratch = Workspace(Path(workspace)).scratch
+    steps.scan_part(Path(photos), made(out), wanted, int(index), int(count), scratch=scratch)
+
+
+@noted
+def merge_scans(parts: Sequence[str], out: str) -> artifacts.Manifest:
+    """All parts -> manifest."""
+    return steps.merge_scans([Path(part) for part in parts], made(out))
+
+
+@noted
 def validate(
     photos: str, manifest: str, out: str, settings: Mapping[str, Any], scan: Mapping[str, Any], workspace: str
 ) -> artifacts.ValidationReport:
@@ -139,7 +157,7 @@ def split(
     kept = Workspace(Path(workspace)).state(model) / f"split-{key}"
     previous = kept if (kept / artifacts.Split.FILE).is_file() else None
     result = steps.split(Path(manifest), Path(validation), made(out), wanted, previous=previous)
-    _replace(kept, Path(out))
+    replace(kept, Path(out))
     return result
 
 
@@ -165,6 +183,46 @@ def shards(
         scan=settings_of(ScanSettings, scan, "scan"),
         scratch=Workspace(Path(workspace)).scratch,
     )
+
+
+@noted
+def shards_part(
+    photos: str,
+    manifest: str,
+    split: str,
+    out: str,
+    settings: Mapping[str, Any],
+    scan: Mapping[str, Any],
+    index: int,
+    count: int,
+    workspace: str,
+) -> None:
+    """Every `count`-th file of the shards."""
+    from components.data.shards import ShardSettings
+
+    steps.shards_part(
+        Path(photos),
+        Path(manifest),
+        Path(split),
+        made(out),
+        settings_of(ShardSettings, settings, "shards"),
+        int(index),
+        int(count),
+        scan=settings_of(ScanSettings, scan, "scan"),
+        scratch=Workspace(Path(workspace)).scratch,
+    )
+
+
+@noted
+def merge_shards(
+    parts: Sequence[str], manifest: str, split: str, out: str, settings: Mapping[str, Any]
+) -> artifacts.Shards:
+    """All parts -> TFRecord shards."""
+    from components.data.shards import ShardSettings
+
+    wanted = settings_of(ShardSettings, settings, "shards")
+    folders = [Path(part) for part in parts]
+    return steps.merge_shards(folders, Path(manifest), Path(split), made(out), wanted)
 
 
 @noted
@@ -196,15 +254,10 @@ def train(
 
     wanted = settings_of(TrainSettings, settings, "train")
     network = settings_of(ModelSettings, architecture, "model")
-    inputs = {
-        "shards": artifacts.Shards.load(Path(shards)).fingerprint,
-        "augmentation": digest.of_folder(Path(augmentation)),
-        "settings": [records.to_dict(wanted), records.to_dict(network)],
-        "code": code.of_step("train"),
-    }
-    work = Workspace(Path(workspace)).state(model) / f"training-{digest.of_data(inputs)[:20]}"
+    key = training_key(Path(shards), Path(augmentation), wanted, network)
+    work = Workspace(Path(workspace)).state(model) / f"training-{key}"
     work.mkdir(parents=True, exist_ok=True)
-    training = steps.train(Path(shards), Path(augmentation), work, wanted, model=network, on_epoch=_log_epoch)
+    training = steps.train(Path(shards), Path(augmentation), work, wanted, model=network, on_epoch=log_epoch)
     shutil.copytree(work, made(out), dirs_exist_ok=True)
     shutil.rmtree(work, ignore_errors=True)
     return training
@@ -299,6 +352,17 @@ def _stop_if_critical(validation: Path) -> None:
         raise InputError(f"The data cannot be used: {critical} The page of the validate step shows them.")
 
 
+def training_key(shards: Path, augmentation: Path, settings: TrainSettings, network: ModelSettings) -> str:
+    """By which a training that was cut off is found again: equal inputs, settings and code."""
+    inputs = {
+        "shards": artifacts.Shards.load(shards).fingerprint,
+        "augmentation": digest.of_folder(augmentation),
+        "settings": [records.to_dict(settings), records.to_dict(network)],
+        "code": code.of_step("train"),
+    }
+    return digest.of_data(inputs)[:20]
+
+
 def made(out: str) -> Path:
     """An artifact's folder, made."""
     folder = Path(out)
@@ -306,7 +370,7 @@ def made(out: str) -> Path:
     return folder
 
 
-def _replace(target: Path, source: Path) -> None:
+def replace(target: Path, source: Path) -> None:
     """Have `target` be a copy of `source`, whole or not at all."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -315,5 +379,6 @@ def _replace(target: Path, source: Path) -> None:
     os.replace(partial, target)
 
 
-def _log_epoch(epoch: int, values: Mapping[str, float]) -> None:
+def log_epoch(epoch: int, values: Mapping[str, float]) -> None:
+    """A line of the log for an epoch."""
     log.info("epoch=%d %s", epoch, json.dumps({k: round(float(v), 4) for k, v in values.items()}))

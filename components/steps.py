@@ -54,6 +54,23 @@ def scan(
     return scan_source(open_source(photos, settings, scratch), out, settings, progress=progress)
 
 
+def scan_part(
+    photos: Path, out: Path, settings: ScanSettings, index: int, count: int, *, scratch: Path
+) -> None:
+    """Every `count`-th picture from the `index`-th on -> a part of the manifest."""
+    from components.data.partitions import scan_partition
+    from components.data.sources import open_source
+
+    scan_partition(open_source(photos, settings, scratch), out, settings, index, count)
+
+
+def merge_scans(parts: Sequence[Path], out: Path) -> artifacts.Manifest:
+    """All parts -> the manifest that one scan of everything makes."""
+    from components.data.partitions import merge_scans as merge
+
+    return merge(parts, out)
+
+
 def validate(
     photos: Path, manifest: Path, out: Path, settings: ValidateSettings, *, scan: ScanSettings, scratch: Path
 ) -> artifacts.ValidationReport:
@@ -95,6 +112,34 @@ def shards(
 
     source = open_source(photos, scan, scratch)
     return write_shards(source, manifest, split, out, settings, progress=progress)
+
+
+def shards_part(
+    photos: Path,
+    manifest: Path,
+    split: Path,
+    out: Path,
+    settings: ShardSettings,
+    index: int,
+    count: int,
+    *,
+    scan: ScanSettings,
+    scratch: Path,
+) -> None:
+    """Every `count`-th file of the shards from the `index`-th on."""
+    from components.data.partitions import write_partition
+    from components.data.sources import open_source
+
+    write_partition(open_source(photos, scan, scratch), manifest, split, out, settings, index, count)
+
+
+def merge_shards(
+    parts: Sequence[Path], manifest: Path, split: Path, out: Path, settings: ShardSettings
+) -> artifacts.Shards:
+    """All parts -> the shards that one pass over everything writes."""
+    from components.data.partitions import merge_shards as merge
+
+    return merge(parts, manifest, split, out, settings)
 
 
 def augment(shards: Path, out: Path, settings: AugmentSettings, *, seed: int) -> artifacts.Augmentation:

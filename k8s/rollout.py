@@ -29,6 +29,14 @@ class RolloutError(RuntimeError):
     """The cluster refused, or what was applied does not come to run."""
 
 
+class Missing(RolloutError):
+    """The server has no such thing."""
+
+
+class Conflict(RolloutError):
+    """Somebody else made or owns it."""
+
+
 class Cluster:
     """One cluster, by kubeconfig or from within."""
 
@@ -85,7 +93,7 @@ class Cluster:
     def set_share(self, namespace: str, route: str, share: float) -> None:
         """Send `share` (0 to 1) of a GRPCRoute's requests to its backend …-canary, the rest to …-stable."""
         where = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/grpcroutes/{route}"
-        found = self._call("GET", where)
+        found = self.call("GET", where)
         rules = found["spec"]["rules"]
         weights = {"canary": round(share * 1000), "stable": 1000 - round(share * 1000)}
         for backend in (b for rule in rules for b in rule.get("backendRefs", [])):
@@ -95,20 +103,20 @@ class Cluster:
             backend["weight"] = weights[track]
         version = found["metadata"]["resourceVersion"]
         body = {"metadata": {"resourceVersion": version}, "spec": {"rules": rules}}
-        self._call("PATCH", where, body, kind="application/merge-patch+json")
+        self.call("PATCH", where, body, kind="application/merge-patch+json")
 
     def _apply(self, thing: Object, dry_run: bool, force: bool) -> str:
         query = [("fieldManager", MANAGER), ("force", str(force).lower())]
         query += [("dryRun", "All")] if dry_run else []
         try:
             where = self._address(thing)
-            self._call("PATCH", where, thing, query=query, kind="application/apply-patch+yaml")
+            self.call("PATCH", where, thing, query=query, kind="application/apply-patch+yaml")
         except RolloutError as error:
             raise RolloutError(f"{name_of(thing)}: {error}") from None
         return name_of(thing)
 
     def _is_done(self, thing: Object, late: bool, on_progress: Callable[[Progress], None]) -> bool:
-        now = self._call("GET", self._address(thing))
+        now = self.call("GET", self._address(thing))
         progress = pods.progress_of(now)
         on_progress(progress)
         if progress.done:
@@ -136,7 +144,7 @@ class Cluster:
         selector = dict(workload["spec"]["selector"]["matchLabels"])
         if workload["kind"] == "Deployment":
             revision = workload["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision")
-            sets = self._list(f"/apis/apps/v1/namespaces/{namespace}/replicasets", selector)
+            sets = self.items(f"/apis/apps/v1/namespaces/{namespace}/replicasets", selector)
             newest = [
                 s
                 for s in sets
@@ -147,11 +155,12 @@ class Cluster:
             selector["pod-template-hash"] = newest[0]["metadata"]["labels"]["pod-template-hash"]
         elif workload.get("status", {}).get("updateRevision"):
             selector["controller-revision-hash"] = workload["status"]["updateRevision"]
-        return self._list(f"/api/v1/namespaces/{namespace}/pods", selector)
+        return self.items(f"/api/v1/namespaces/{namespace}/pods", selector)
 
-    def _list(self, where: str, selector: dict[str, str]) -> list[Object]:
+    def items(self, where: str, selector: dict[str, str]) -> list[Object]:
+        """The objects of a collection with these labels."""
         query = [("labelSelector", ",".join(f"{key}={value}" for key, value in selector.items()))]
-        items: list[Object] = self._call("GET", where, query=query).get("items", [])
+        items: list[Object] = self.call("GET", where, query=query).get("items", [])
         return items
 
     def _last_words(self, pod: Object) -> str:
@@ -162,7 +171,7 @@ class Cluster:
         where = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
         query = [("container", container), ("previous", "true"), ("tailLines", "5")]
         try:
-            text = self._call("GET", where, query=query, plain=True)
+            text = self.call("GET", where, query=query, plain=True)
         except RolloutError:
             return ""
         return f" Its last words: {text.strip()}" if text.strip() else ""
@@ -184,12 +193,12 @@ class Cluster:
 
     def _discover(self, root: str) -> dict[str, tuple[str, bool]]:
         try:
-            found = self._call("GET", root)
-        except _Missing:
+            found = self.call("GET", root)
+        except Missing:
             return {}
         return {r["kind"]: (r["name"], r["namespaced"]) for r in found["resources"] if "/" not in r["name"]}
 
-    def _call(
+    def call(
         self,
         method: str,
         where: str,
@@ -199,6 +208,11 @@ class Cluster:
         kind: str = "application/json",
         plain: bool = False,
     ) -> Any:
+        """What the server answers to one request: JSON, or text when it is `plain`.
+
+        where: the path.  kind: of the body.
+        Raises Missing, Conflict, or RolloutError with the server's reason.
+        """
         import urllib3
         from kubernetes.client import ApiException
 
@@ -219,10 +233,6 @@ class Cluster:
         return text if plain else json.loads(text)
 
 
-class _Missing(RolloutError):
-    """The server has no such thing."""
-
-
 def _refusal(error: Any) -> RolloutError:
     try:
         message = str(json.loads(error.body)["message"])
@@ -233,7 +243,7 @@ def _refusal(error: Any) -> RolloutError:
     if error.status == 403:
         return RolloutError(f"not allowed: {message}. Ask for this right, or use another account.")
     if error.status == 404:
-        return _Missing(f"not found: {message}")
+        return Missing(f"not found: {message}")
     if error.status == 409:
-        return RolloutError(f"conflict: {message} To take these fields over: --force.")
+        return Conflict(f"conflict: {message} To take these fields over: --force.")
     return RolloutError(message)

@@ -41,6 +41,16 @@ class ClusterSettings:
     train_memory: str = records.setting("4Gi", "memory that training asks for")
     train_memory_limit: str = records.setting("16Gi", "memory above which training is killed")
     shm: str = records.setting("2Gi", "size of /dev/shm for training, in memory")
+    partitions: int = records.setting(
+        1, "pods that scan the pictures and write shards at once, each a part of the data set", low=1, high=64
+    )
+    workers: int = records.setting(
+        1,
+        "pods that train together, as a TrainJob of Kubeflow Trainer; 1: the train step itself",
+        low=1,
+        high=64,
+    )
+    runtime: str = records.setting("pergola-train", "TrainingRuntime of the workers")
     retries: int = records.setting(3, "times that a step is tried again when a try can help", low=0, high=20)
     timeout_s: int = records.setting(3600, "seconds after which a step is stopped", low=60)
     train_timeout_s: int = records.setting(24 * 3600, "seconds after which training is stopped", low=60)
@@ -49,6 +59,17 @@ class ClusterSettings:
         """The image of a step."""
         image = self.train_image if step == "train" and self.train_image else self.image
         return image or f"pergola:{metadata.version('pergola')}-cpu"
+
+    def worker_pods(self) -> dict[str, Any]:
+        """What the train step asks a TrainJob for, see components/pod_workers.py."""
+        return {
+            "count": self.workers,
+            "image": self.image_of("train"),
+            "runtime": self.runtime,
+            "cpu": self.train_cpu,
+            "memory": self.train_memory,
+            "memory_limit": self.train_memory_limit,
+        }
 
 
 def configured(
@@ -70,7 +91,8 @@ def configured(
         task.set_retry(
             cluster.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s"
         )
-    kubernetes.set_timeout(task, cluster.train_timeout_s if training else cluster.timeout_s)
+    long = training or step == "train_workers"
+    kubernetes.set_timeout(task, cluster.train_timeout_s if long else cluster.timeout_s)
     kubernetes.mount_pvc(task, pvc_name=cluster.workspace_claim, mount_path=cluster.workspace)
     _environment(task, cluster)
     for key, value in LABELS.items():
@@ -92,6 +114,22 @@ def on_accelerator(task: Any, kind: Any, count: Any, node_selector: Any, tolerat
     task.set_accelerator_type(kind).set_accelerator_limit(count)
     kubernetes.add_node_selector_json(task, node_selector)
     kubernetes.add_toleration_json(task, tolerations)
+    return task
+
+
+def knows_itself(task: Any) -> Any:
+    """The task, told its pod's name and namespace: it makes other pods, which go when it goes."""
+    from kfp import kubernetes
+
+    from components import pod_workers
+
+    fields = {
+        pod_workers.NAMESPACE_VARIABLE: "metadata.namespace",
+        pod_workers.POD_VARIABLE: "metadata.name",
+        pod_workers.UID_VARIABLE: "metadata.uid",
+    }
+    for variable, path in fields.items():
+        kubernetes.use_field_path_as_env(task, variable, path)
     return task
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components import code, records
-from pipelines.cluster import ClusterSettings, configured, on_accelerator
+from pipelines.cluster import ClusterSettings, configured, knows_itself, on_accelerator
 from pipelines.config import Settings
 
 ACCELERATOR = "nvidia.com/gpu"
@@ -162,7 +162,10 @@ class Steps:
         place = {"photos": asked.photos, "workspace": asked.place.workspace}
         found = self._set("listing", self.ops.listing(scan=asked.sections["scan"], **place), cache=False)
         found.after(self.settings)  # bad settings are told before any work is done
-        return self._step("scan", listing=found.output, settings=asked.sections["scan"], **place)
+        given = {"listing": found.output, "settings": asked.sections["scan"], **place}
+        if self.cluster.partitions == 1:
+            return self._step("scan", **given)
+        return self._step("merge_scans", parts=self._parts("scan_part", **given), retry=False)
 
     def changes(self, scan: Any) -> Any:
         """Whether it is time, for new pictures or settings, drift or age: "changed" or "unchanged"."""
@@ -192,32 +195,59 @@ class Steps:
                                 **place).outputs["validation"]  # fmt: skip
         split = self._step("split", manifest=manifest, validation=validation, settings=given["split"],
                            model=asked.model, workspace=asked.place.workspace).outputs["split"]  # fmt: skip
-        shards = self._step("shards", manifest=manifest, split=split, settings=given["shards"],
-                            scan=given["scan"], **place).outputs["shards"]  # fmt: skip
+        shards = self._shards(manifest, split, place).outputs["shards"]
         return {"manifest": manifest, "validation": validation, "split": split, "shards": shards}
 
+    def _shards(self, manifest: Any, split: Any, place: dict[str, Any]) -> Any:
+        given = {"manifest": manifest, "split": split, "settings": self.asked.sections["shards"]}
+        pictures = {"scan": self.asked.sections["scan"], **place}
+        if self.cluster.partitions == 1:
+            return self._step("shards", **given, **pictures)
+        parts = self._parts("shards_part", **given, **pictures)
+        return self._step("merge_shards", parts=parts, **given, retry=False)
+
+    def _parts(self, name: str, **inputs: Any) -> Any:
+        """One task a partition of the data set, all at once; gives what they made, together."""
+        from kfp import dsl
+
+        count = self.cluster.partitions
+        with dsl.ParallelFor(list(range(count)), name=f"{name}s".replace("_", "-")) as index:
+            part = self._step(name, index=index, count=count, **inputs)
+        return dsl.Collected(part.outputs["part"])
+
     def _trained(self, done: dict[str, Any]) -> dict[str, Any]:
-        asked, nodes = self.asked, self.asked.nodes
-        given, shards = asked.sections, done["shards"]
+        given, shards = self.asked.sections, done["shards"]
         augmentation = self._step("augment", shards=shards, settings=given["augment"], train=given["train"],
                                   retry=False).outputs["augmentation"]  # fmt: skip
-        train = self._step(
-            "train",
-            shards=shards,
-            augmentation=augmentation,
-            settings=given["train"],
-            architecture=given["model"],
-            model=asked.model,
-            workspace=asked.place.workspace,
-            accelerator=nodes.accelerator,
-            accelerator_count=nodes.accelerator_count,
-        )
-        on_accelerator(train, nodes.accelerator, nodes.accelerator_count, nodes.selector, nodes.tolerations)
+        train = self._train(shards, augmentation)
         training = train.outputs["training"]
         export = self._step(
             "export", training=training, shards=shards, settings=given["export"], retry=False
         ).outputs["export"]
         return {**done, "augmentation": augmentation, "training": training, "export": export}
+
+    def _train(self, shards: Any, augmentation: Any) -> Any:
+        """One pod, or a pod that makes a TrainJob of several workers and follows it."""
+        asked, nodes, given = self.asked, self.asked.nodes, self.asked.sections
+        inputs = {
+            "shards": shards,
+            "augmentation": augmentation,
+            "settings": given["train"],
+            "architecture": given["model"],
+            "model": asked.model,
+            "workspace": asked.place.workspace,
+            "accelerator": nodes.accelerator,
+            "accelerator_count": nodes.accelerator_count,
+            "code": code.of_step("train"),
+        }
+        if self.cluster.workers == 1:
+            task = self._set("train", self.ops.train(**inputs))
+            return on_accelerator(
+                task, nodes.accelerator, nodes.accelerator_count, nodes.selector, nodes.tolerations
+            )
+        task = self.ops.train_workers(workers=self.cluster.worker_pods(), node_selector=nodes.selector,
+                                      tolerations=nodes.tolerations, **inputs)  # fmt: skip
+        return knows_itself(self._set("train_workers", task))
 
     def _judged(self, done: dict[str, Any]) -> dict[str, Any]:
         asked, given, export = self.asked, self.asked.sections, done["export"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,29 +56,64 @@ def scan(
     from it; the times are kept in `source.scratch`, since a manifest holds nothing but content.
     Raises InputError when there are no pictures or fewer than two classes.
     """
+    found = read_all(source, out, settings, previous=previous, progress=progress)
+    return whole(source.kind, found, out)
+
+
+@dataclass
+class Found:
+    """What the rows of a manifest add up to."""
+
+    num_rows: int = 0
+    num_unreadable: int = 0
+    labels: set[str] = field(default_factory=set)
+
+    def add(self, labels: Iterable[str], reasons: Iterable[str | None]) -> None:
+        """Count rows in; a picture without a label has the empty one."""
+        self.labels.update(filter(None, labels))
+        for reason in reasons:
+            self.num_rows += 1
+            self.num_unreadable += reason is not None
+
+
+def read_all(
+    source: Source,
+    out: Path,
+    settings: ScanSettings,
+    *,
+    previous: Path | None = None,
+    progress: progress.Progress = progress.silent,
+) -> Found:
+    """A row a picture of `source` in `out`'s manifest.parquet; whether they are enough is not asked."""
     limits = Limits(settings.max_pixels, settings.max_side, settings.max_bytes)
     state = digest.of_data([settings.max_pixels, settings.max_side, settings.max_bytes, version()])
-    labels: set[str] = set()
-    num_rows = num_unreadable = 0
+    found = Found()
     with (
         explained(out),
-        _Table(out, source.columns) as table,
+        Table(out, source.columns) as table,
         Stamps(source.scratch, state) as stamps,
         Known(source.scratch, state, previous) as known,
         _Readers(source, limits, settings.workers) as readers,
         progress(desc="scan", unit=" pictures") as bar,
     ):
         for entries, looks in readers.read(_chunks(source, known)):
-            table.add(entries, looks)
+            pairs = zip(entries, looks, strict=True)
+            table.add((e.path, e.label, e.given_split, *look, *e.extra) for e, look in pairs)
             stamps.add(entries, looks)
-            labels.update(entry.label for entry in entries)
-            num_rows += len(entries)
-            num_unreadable += sum(look.reason is not None for look in looks)
+            found.add((entry.label for entry in entries), (look.reason for look in looks))
             bar.update(len(entries))
-        labels.discard("")
-        _check(labels, num_rows)
+    return found
+
+
+def whole(kind: str, found: Found, out: Path) -> Manifest:
+    """The manifest of the rows that lie in `out`. Raises InputError when they make no classifier."""
+    try:
+        _check(found.labels, found.num_rows)
+    except InputError:
+        (out / "manifest.parquet").unlink(missing_ok=True)
+        raise
     fingerprint = digest.of_rows(_content(out))
-    manifest = Manifest(source.kind, num_rows, num_unreadable, tuple(sorted(labels)), fingerprint)
+    manifest = Manifest(kind, found.num_rows, found.num_unreadable, tuple(sorted(found.labels)), fingerprint)
     manifest.save(out)
     return manifest
 
@@ -169,7 +204,7 @@ class _Readers:
         return entries, [look if look is not None else next(new) for look in looks]
 
 
-class _Table:
+class Table:
     """manifest.parquet, written row group by row group, and put into place when it is whole."""
 
     def __init__(self, out: Path, columns: tuple[str, ...]) -> None:
@@ -186,9 +221,9 @@ class _Table:
         self.writer = pyarrow.parquet.ParquetWriter(self.partial, self.schema, compression="zstd")
         return self
 
-    def add(self, entries: list[Entry], looks: list[Look]) -> None:
-        pairs = zip(entries, looks, strict=True)
-        self.rows += [(e.path, e.label, e.given_split, *look, *e.extra) for e, look in pairs]
+    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Rows with the columns of `schema`, in its order."""
+        self.rows += rows
         while len(self.rows) >= _ROW_GROUP:
             self._write(_ROW_GROUP)
 

@@ -62,18 +62,56 @@ def write_shards(
     are hashes, so every file is a fair sample of its part. Equal input gives equal bytes.
     Raises StepError for a file that changed since the scan or cannot be prepared, and for a full disk.
     """
-    rows = _joined(manifest_folder, split_folder)
-    labels = tuple(sorted(rows["label"].unique()))
-    parts = {part: _files(rows[rows["part"] == part], part, settings) for part in PARTS}
-    places = {label: place for place, label in enumerate(labels)}
-    with explained(out), progress(total=len(rows), desc="shards", unit=" pictures") as bar:
+    plan = Plan.of(manifest_folder, split_folder, settings)
+    with explained(out):
+        plan.write(source, out, settings.workers, progress)
+        return plan.index(out)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pictures go into which file, decided before any is read."""
+
+    rows: pd.DataFrame  # a row a picture, in order of id
+    labels: tuple[str, ...]
+    parts: dict[str, list[tuple[str, pd.DataFrame]]]  # part -> its files and their rows
+
+    @classmethod
+    def of(cls, manifest_folder: Path, split_folder: Path, settings: ShardSettings) -> Plan:
+        """The plan of a split: equal manifests, splits and settings give equal ones."""
+        rows = _joined(manifest_folder, split_folder)
+        parts = {part: _files(rows[rows["part"] == part], part, settings) for part in PARTS}
+        return cls(rows, tuple(sorted(rows["label"].unique())), parts)
+
+    def files(self) -> list[tuple[str, pd.DataFrame]]:
+        """All files in order, with their rows."""
+        return [pair for files in self.parts.values() for pair in files]
+
+    def write(
+        self,
+        source: Source,
+        out: Path,
+        workers: int,
+        progress: progress.Progress,
+        *,
+        files: list[tuple[str, pd.DataFrame]] | None = None,
+    ) -> None:
+        """Write the files into `out`; all, unless `files` says which."""
+        wanted = self.files() if files is None else files
+        total = sum(len(rows) for _, rows in wanted)
+        places = {label: place for place, label in enumerate(self.labels)}
         out.mkdir(parents=True, exist_ok=True)
-        tasks = (_task(out / file, some, places) for files in parts.values() for file, some in files)
-        for done in _written(source, tasks, settings.workers, len(rows)):
-            bar.update(done)
-        shards = _index(rows, labels, {part: [file for file, _ in files] for part, files in parts.items()})
+        with progress(total=total, desc="shards", unit=" pictures") as bar:
+            tasks = (_task(out / file, rows, places) for file, rows in wanted)
+            for done in _written(source, tasks, workers, total):
+                bar.update(done)
+
+    def index(self, out: Path) -> Shards:
+        """What training has to know of the files, written beside them."""
+        files = {part: [file for file, _ in files] for part, files in self.parts.items()}
+        shards = _index(self.rows, self.labels, files)
         shards.save(out)
-    return shards
+        return shards
 
 
 def _joined(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:

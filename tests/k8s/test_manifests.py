@@ -7,6 +7,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from components import pod_workers
+from k8s.trainjob import CONTAINER, TrainJob
+from pipelines.cluster import ClusterSettings
 from tests.support import manifests
 from tests.support.manifests import OVERLAYS, ROOT, build, kustomize, name_of, pods, problems
 
@@ -171,12 +174,40 @@ def test_pipeline_account_may_do_what_the_steps_do_and_nothing_more(built):
         (resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]
     }
     assert not any("*" in right for right in rights)
-    assert {resource for resource, verb in rights if verb in ("create", "patch", "update", "delete")} == {
-        "workflowtaskresults", "trainjobs",
-    }  # fmt: skip
+    assert _changed_by(role) == {"workflowtaskresults"}
     for rule in role["rules"]:
         if {"secrets", "configmaps"} & set(rule["resources"]):
             assert rule["resourceNames"]
+
+
+def _changed_by(role):
+    """What a role may make, change or delete."""
+    verbs = {"create", "patch", "update", "delete"}
+    return {r for rule in role["rules"] if verbs & set(rule["verbs"]) for r in rule["resources"]}
+
+
+def test_workers_get_a_runtime_and_the_train_step_the_rights_for_it(tmp_path):
+    """As docs/kubernetes.md has it: the component trainer beside production."""
+    relative = "../" * len(tmp_path.parts[1:]) + str(ROOT / "k8s").lstrip("/")
+    (tmp_path / "kustomization.yaml").write_text(
+        f"namespace: pergola\nresources: [{relative}/overlays/production]\n"
+        f"components: [{relative}/components/trainer]\n"
+    )
+    objects = build(tmp_path)
+    assert problems(objects) == []
+    (role,) = (o for o in objects if o["kind"] == "Role")
+    assert _changed_by(role) == {"workflowtaskresults", "trainjobs"}
+    (runtime,) = (o for o in objects if o["kind"] == "TrainingRuntime")
+    assert runtime["metadata"]["namespace"] == "pergola"
+    asked = TrainJob("t", "pergola", ClusterSettings().runtime, "i", (), 2).manifest()["spec"]
+    assert asked["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert node["name"] == CONTAINER and node["template"]["spec"]["backoffLimit"] == 0
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == ClusterSettings().workspace_claim
+    (container,) = pod["containers"]
+    assert container["ports"][0]["containerPort"] == pod_workers.PORT
+    assert container["volumeMounts"][0]["mountPath"] == ClusterSettings().workspace
 
 
 def test_a_models_name_reaches_the_probes(built, tmp_path):

@@ -70,7 +70,7 @@ class FakeCluster:
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         self.requests.append((method, parts.path))
         if any(word in parts.path for word in self.forbidden):
-            return 403, _status(403, f'User "dev" cannot {method.lower()} {parts.path}')
+            return 403, status(403, f'User "dev" cannot {method.lower()} {parts.path}')
         if parts.path.endswith("/log"):
             return 200, self.logs
         version = parts.path.strip("/").removeprefix("apis/").removeprefix("api/")
@@ -84,32 +84,30 @@ class FakeCluster:
             return 200, {"items": self._pods_or_sets(parts.path, query["labelSelector"])}
         if parts.path in self.objects:
             return 200, self._read(parts.path)
-        return 404, _status(404, f"{parts.path} not found")
+        return 404, status(404, f"{parts.path} not found")
 
     def _patch(self, path: str, query: dict[str, str], kind: str, body: bytes) -> tuple[int, Any]:
         thing = yaml.safe_load(body)
         if kind == "application/merge-patch+json":
             found = self.objects.get(path)
             if found is None:
-                return 404, _status(404, f"{path} not found")
+                return 404, status(404, f"{path} not found")
             if thing["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
-                return 409, _status(409, "the object has been modified")
+                return 409, status(409, "the object has been modified")
             found["spec"].update(thing["spec"])
             found["metadata"]["resourceVersion"] = str(int(found["metadata"]["resourceVersion"]) + 1)
             return 200, found
         if kind != "application/apply-patch+yaml" or "fieldManager" not in query:
-            return 415, _status(
+            return 415, status(
                 415, f"server-side apply wants its content type and a fieldManager, got {kind}"
             )
         fault = self._fault(path, thing)
         if fault:
-            return 422, _status(422, fault)
+            return 422, status(422, fault)
         before = self.objects.get(path, {"metadata": {"generation": 0, "resourceVersion": "0"}})
         owner = before["metadata"].get("owner", query["fieldManager"])
         if owner != query["fieldManager"] and query.get("force") != "true":
-            return 409, _status(
-                409, f'Apply failed with 1 conflict: conflict with "{owner}": .spec.replicas.'
-            )
+            return 409, status(409, f'Apply failed with 1 conflict: conflict with "{owner}": .spec.replicas.')
         if "dryRun" not in query:
             made = copy.deepcopy(thing)
             made["metadata"]["generation"] = before["metadata"]["generation"] + 1
@@ -180,10 +178,16 @@ class FakeCluster:
             def do_PATCH(self) -> None:
                 self._answer("PATCH")
 
+            def do_POST(self) -> None:
+                self._answer("POST")
+
+            def do_DELETE(self) -> None:
+                self._answer("DELETE")
+
             def _answer(self, method: str) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    code, reply = 401, _status(401, "Unauthorized")
+                    code, reply = 401, status(401, "Unauthorized")
                 else:
                     code, reply = cluster.answer(
                         method, self.path, self.headers.get("Content-Type", ""), body
@@ -200,5 +204,5 @@ class FakeCluster:
         return Handler
 
 
-def _status(code: int, message: str) -> dict[str, Any]:
+def status(code: int, message: str) -> dict[str, Any]:
     return {"kind": "Status", "status": "Failure", "code": code, "message": message}

@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -43,6 +44,21 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get(REQUIRED) == "required":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def run_and_read(client: Any, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
+    """A container's exit status, its log on stdout: what kfp's DockerRunner does, with podman.
+
+    kfp has the engine remove the container at its end, and asks for its status afterwards. Docker keeps it
+    until it was asked; podman does not, and every status would be 0.
+    """
+    container = client.containers.run(image=image, command=command, detach=True, volumes=volumes, **options)
+    try:
+        for line in container.logs(stream=True):
+            sys.stdout.write(line.decode(errors="replace"))
+        return int(container.wait()["StatusCode"])
+    finally:
+        container.remove(force=True)
 
 
 @contextlib.contextmanager

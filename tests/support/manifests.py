@@ -48,6 +48,7 @@ class Pod:
     owner: str
     labels: dict[str, str]
     spec: Object
+    ends: bool = False  # it works and is done; nobody asks it anything
 
     @property
     def containers(self) -> list[Object]:
@@ -55,6 +56,8 @@ class Pod:
 
     @property
     def long_running(self) -> list[Object]:
+        if self.ends:
+            return []
         sidecars = [c for c in self.spec.get("initContainers", []) if c.get("restartPolicy") == "Always"]
         return [*sidecars, *self.spec["containers"]]
 
@@ -70,6 +73,10 @@ def pods(objects: list[Object]) -> Iterator[Pod]:
             yield Pod(name_of(thing), template["metadata"]["labels"], template["spec"])
         elif thing["kind"] == "InferenceService":  # its labels are handed on to its pods
             yield Pod(name_of(thing), thing["metadata"]["labels"], thing["spec"]["predictor"])
+        elif thing["kind"] == "TrainingRuntime":
+            for job in thing["spec"]["template"]["spec"]["replicatedJobs"]:
+                template = job["template"]["spec"]["template"]
+                yield Pod(name_of(thing), template["metadata"]["labels"], template["spec"], ends=True)
 
 
 def problems(objects: list[Object]) -> list[str]:

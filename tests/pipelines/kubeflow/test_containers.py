@@ -1,8 +1,9 @@
 """The pipeline in containers on real photographs: to a published version, a store, a server, an answer.
 
 kfp.local starts a container a step, as any user with a read-only root and no network: what a step needs must
-come by its inputs, the workspace and the photographs. What came out is compared with what the same machine's
-`pergola run` makes. PERGOLA_LEAVES=all takes all photographs and the settings that a person gets.
+come by its inputs, the workspace and the photographs. Scan and shards are made in parts. What came out is
+compared with what the same machine's `pergola run` makes. PERGOLA_LEAVES=all takes all photographs and
+the settings that a person gets.
 """
 
 import json
@@ -22,7 +23,7 @@ from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from serving.client import Client
 from tests.pipelines.kubeflow.test_parity import EQUAL, SHIPPED, UP_TO_GATE, Ran, network, step
-from tests.support.images import command, docker_api, environment, image, remove
+from tests.support.images import ENGINE, command, docker_api, environment, image, remove, run_and_read
 from tests.support.s3_server import free_port
 
 LEAVES = Path(__file__).parents[4] / "shared" / "data" / "leaves"
@@ -32,6 +33,8 @@ QUICK = (
     () if ALL else ("train.epochs=10", "rehearse.rounds=1", "gate.min_accuracy=0.7", "gate.min_recall=0.5")
 )
 OVERRIDES = (*QUICK, "release.name=leaves")
+PARTITIONS = 3
+MERGED = {("merge-scans", "manifest"): "scan", ("merge-shards", "shards"): "shards"}
 ID = os.getpid()
 
 pytestmark = [
@@ -63,23 +66,32 @@ def photos(root):
 @pytest.fixture(scope="module")
 def ran(root, photos):
     """The pipeline "training", a container a step."""
+    run_in_containers(root, root / "run", photos="/photos", model="leaves", store="/store", release=True)
+    return Ran(root / "run")
+
+
+def run_in_containers(root, out, **parameters):
     from docker.types import Mount
     from kfp import local as kfp_local
+    from kfp.local import docker_task_handler
 
     name = f"localhost/{image('cpu')}"
-    mounts = [Mount("/photos", str(photos), type="bind", read_only=True),
+    mounts = [Mount("/photos", str(root / "leaves"), type="bind", read_only=True),
               Mount("/workspace", str(root / "work"), type="bind"),
               Mount("/store", str(root / "store"), type="bind")]  # fmt: skip
     with docker_api() as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", address)
+        if ENGINE == "podman":
+            patch.setattr(docker_task_handler, "run_docker_container", run_and_read)
         runner = kfp_local.DockerRunner(
             mounts=mounts, network_mode="none", read_only=True, tmpfs={"/tmp": "mode=1777"},
             cap_drop=["ALL"], security_opt=["no-new-privileges"], user=f"{os.getuid()}:{os.getgid()}",
         )  # fmt: skip
-        kfp_local.init(runner=runner, pipeline_root=str(root / "run"), raise_on_error=True)
-        pipeline = compiled.build("training", config.load(None, OVERRIDES), ClusterSettings(image=name))
-        pipeline(photos="/photos", model="leaves", workspace="/workspace", store="/store", release=True)
-    return Ran(root / "run")
+        kfp_local.init(runner=runner, pipeline_root=str(out), raise_on_error=True)
+        cluster = ClusterSettings(image=name, partitions=PARTITIONS)
+        compiled.build("training", config.load(None, OVERRIDES), cluster)(
+            workspace="/workspace", **parameters
+        )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +103,10 @@ def here(photos, tmp_path_factory):
 
 
 def test_the_pipeline_ships_a_version_from_containers(ran, root):
-    assert ran.tasks == UP_TO_GATE | SHIPPED
+    whole = (UP_TO_GATE - {"scan", "shards"}) | SHIPPED
+    assert whole | {"merge-scans", "merge-shards"} <= ran.tasks
+    parts = [f"{name}-part" for name in ("scan", "shards") for _ in range(PARTITIONS)]
+    assert len(ran.tasks) == len(whole) + 2 + len(parts), ran.tasks
     assert ran.value("gate") == "accepted"
     assert ran.value("deliver") == "Version 1 of leaves is in /store and stable."
     confirmation = artifacts.Confirmation.load(ran.output("confirm", "confirmation"))
@@ -103,9 +118,18 @@ def test_the_pipeline_ships_a_version_from_containers(ran, root):
 def test_containers_make_what_one_process_makes(ran, here):
     workspace, result = here
     assert result.decision == ran.value("gate") and result.version == 1
-    for (task, name), ours in EQUAL.items():
+    for (task, name), ours in {**EQUAL, **MERGED}.items():
+        if (task, name) in EQUAL and task in ("scan", "shards"):
+            continue
         assert digest.of_folder(ran.output(task, name)) == digest.of_folder(step(workspace, ours)), ours
     assert network(ran.output("train", "training")) == network(step(workspace, "train"))
+
+
+def test_a_step_that_fails_in_its_container_fails_the_run(root, photos, capfd):
+    with pytest.raises(RuntimeError, match="settings"):
+        run_in_containers(root, root / "failed", photos="/photos", model="my leaves")
+    assert "'my leaves' is no model's name" in capfd.readouterr().out
+    assert {path.name for path in next((root / "failed").iterdir()).iterdir()} == {"settings"}
 
 
 def test_a_server_answers_from_the_store_that_the_pipeline_filled(ran, root, photos):
