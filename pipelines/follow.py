@@ -105,7 +105,7 @@ class _Watch:
         return run
 
     def _run(self, pause_s: float) -> Any:
-        import kfp_server_api  # type: ignore[import-untyped]
+        import kfp_server_api
         import urllib3
 
         with kubeflow.explain(self.where, f"to read run {self.run_id}"):

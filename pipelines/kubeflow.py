@@ -117,7 +117,7 @@ def explain(where: str, doing: str = "") -> Iterator[None]:
 
     where: the server.  doing: what was asked of it, such as "to create a run".
     """
-    import kfp_server_api  # type: ignore[import-untyped]
+    import kfp_server_api
     import urllib3
 
     try:

@@ -287,6 +287,25 @@ def test_sync_moves_a_label_only_when_the_server_has_loaded_the_version(models, 
     assert "specific { versions: 2 }" in (served / "models.config").read_text()
 
 
+def test_sync_takes_back_a_version_that_is_withdrawn_while_the_server_loads_it(
+    models, follow, serving, served
+):
+    sync = follow(server=serving)
+    sync.settle()
+    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    sync.settle()
+    FakeServing.states["2"] = ("LOADING", "")
+    sync.round()
+    assert "versions: 2" in (served / "models.config").read_text()
+    models.change("leaves", traffic.rollback)
+    sync.round()
+    assert "specific { versions: 1 }" in (served / "models.config").read_text()
+    FakeServing.states["2"] = ("AVAILABLE", "")  # it was done after all
+    sync.round()
+    assert "versions: 2" not in (served / "models.config").read_text()
+    assert labels(sync) == {"stable": 1} and sync.status().models["leaves"].rejected == {}
+
+
 def test_sync_gives_up_a_version_that_the_server_cannot_load(models, follow, serving, served):
     sync = follow(server=serving)
     sync.settle()

@@ -138,6 +138,41 @@ def test_parameters_are_one_struct_a_step_with_the_settings_as_defaults(training
     assert given["accelerator_count"] == "1"
 
 
+def test_scan_and_shards_fan_out_and_workers_train_where_the_cluster_says_so(tmp_path):
+    cluster = ClusterSettings(image="reg.example/pergola:7-cpu", train_image="reg.example/pergola:7-gpu",
+                              partitions=3, workers=4, train_timeout_s=7200)  # fmt: skip
+    file = compiled.compile_to(tmp_path / "retraining.yaml", "retraining", cluster=cluster)
+    spec, platform = documents(file)
+    outer, inner = tasks(spec, "comp-exit-handler-1"), tasks(spec, "comp-condition-4")
+    loops = {
+        task["taskInfo"]["name"]: task
+        for task in (*outer.values(), *inner.values())
+        if "parameterIterator" in task
+    }
+    assert set(loops) == {"scan-parts", "shards-parts"}
+    for loop in loops.values():
+        assert loop["parameterIterator"]["items"]["raw"] == "[0, 1, 2]"
+    assert outer["merge-scans"]["inputs"]["artifacts"]["parts"]["taskOutputArtifact"][
+        "producerTask"
+    ].startswith("for-loop")
+    assert inner["validate"]["inputs"]["artifacts"]["manifest"] and "merge-shards" in inner
+    assert not {"scan", "shards", "train"} & (set(outer) | set(inner))
+
+    train = inner["train-workers"]["inputs"]["parameters"]
+    asked = train["workers"]["runtimeValue"]["constant"]
+    assert (asked["count"], asked["image"], asked["runtime"]) == (
+        4,
+        "reg.example/pergola:7-gpu",
+        "pergola-train",
+    )
+    assert executor(spec, "train-workers")["image"].endswith("-cpu")
+    assert "accelerator" not in executor(spec, "train-workers")["resources"]
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train-workers"]
+    known = {entry["name"]: entry["fieldPath"] for entry in pod["fieldPathAsEnv"]}
+    assert known["PERGOLA_NAMESPACE"] == "metadata.namespace" and known["PERGOLA_POD_UID"] == "metadata.uid"
+    assert pod["activeDeadlineSeconds"] == "7200"
+
+
 def test_compiling_twice_gives_the_same(training, tmp_path):
     settings = load(None, ["train.epochs=3"])
     again = compiled.compile_to(tmp_path / "again.yaml", settings=settings, cluster=CLUSTER)

@@ -1,0 +1,173 @@
+"""Serving on a real cluster: released, asked, replaced under load, a pod lost, withdrawn, rolled back.
+
+`scripts/test --cluster` runs this on the cluster that KUBECONFIG names, in a namespace of its own that goes again.
+The cluster needs storage for small claims and the images of the overlay `dev`; $PERGOLA_TEST_REGISTRY goes before
+the names of ours, such as registry.example.com/. Everything is asked from a pod of the cluster, as clients are.
+"""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from k8s.manifests import ordered
+from k8s.rollout import Cluster
+from tests.k8s.test_cluster import in_namespace
+from tests.support import manifests
+from tests.support.images import VERSION
+from tests.support.models import half_plus_two
+
+pytestmark = pytest.mark.cluster
+
+NAMESPACE = f"pergola-test-serving-{os.getpid()}"
+STORE = "s3://models/pergola"
+IMAGE = f"{os.environ.get('PERGOLA_TEST_REGISTRY', '')}pergola:{VERSION}"
+LOAD = """
+import collections, json, sys, time
+from serving.client import Client
+answers, failures = collections.Counter(), []
+end = time.monotonic() + float(sys.argv[1])
+with Client("dns:///model-server-headless:8500", model="leaves") as client:
+    while time.monotonic() < end:
+        try:
+            answers[client.predict({"x": [2.0]}).version] += 1
+        except Exception as error:
+            failures.append(repr(error))
+        time.sleep(0.01)
+print(json.dumps([answers, failures]))
+"""
+ONCE = """
+import json, urllib.request
+body = json.dumps({"instances": [2.0]}).encode()
+with urllib.request.urlopen("http://model-server:8501/v1/models/leaves:predict", body, 30) as reply:
+    print(json.load(reply)["predictions"][0])
+"""
+
+
+def kubectl(*words, **options):
+    done = subprocess.run(["kubectl", "-n", NAMESPACE, *words], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def desk(*words):
+    """What a command says in the pod `desk`."""
+    return kubectl("exec", "desk", "--", *words)
+
+
+def release(*words):
+    desk("pergola", "release", *words, "--model", "leaves", "--store", STORE)
+
+
+class Load:
+    """Requests for some seconds, from a pod; then versions that answered, and failures."""
+
+    def __init__(self, seconds):
+        words = ["kubectl", "-n", NAMESPACE, "exec", "desk", "--", "python3", "-c", LOAD, str(seconds)]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(5)
+
+    def end(self):
+        said, wrong = self._process.communicate(timeout=600)
+        assert self._process.returncode == 0, wrong
+        answers, failures = json.loads(said)
+        return {int(version): count for version, count in answers.items()}, failures
+
+
+def wait_for_answer(wanted, timeout_s):
+    """Seconds until the Service answers so."""
+    start = time.monotonic()
+    while float(desk("python3", "-c", ONCE)) != wanted:
+        assert time.monotonic() - start < timeout_s
+        time.sleep(1)
+    return time.monotonic() - start
+
+
+def _desk(secret):
+    locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "desk", "image": f"{IMAGE}-cpu", "command": ["sleep", "infinity"], "securityContext": locked,
+        "envFrom": [{"secretRef": {"name": secret}}],
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+    }  # fmt: skip
+    security = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "desk", "namespace": NAMESPACE, "labels": {"model-client": "true"}},
+        "spec": {"automountServiceAccountToken": False, "securityContext": security, "containers": [container]},
+    }  # fmt: skip
+
+
+def _our_images(objects):
+    """Our images by the names under which this cluster has them."""
+    for pod in manifests.pods(objects):
+        for container in pod.containers:
+            if container["image"].startswith("pergola:"):
+                container["image"] = os.environ.get("PERGOLA_TEST_REGISTRY", "") + container["image"]
+    return objects
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The overlay `dev` with three versions in its store, the first one stable; gone in the end."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("no cluster: KUBECONFIG is not set")
+    models = tmp_path_factory.mktemp("models")
+    for version in (1, 2, 3):
+        half_plus_two(models / "leaves", version, add=float(version))
+    cluster = Cluster.connect()
+    built = manifests.build(manifests.ROOT / "k8s" / "overlays" / "dev")
+    objects = ordered(_our_images(in_namespace(built, NAMESPACE)))
+    names = [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"]
+    try:
+        cluster.apply(objects)
+        cluster.apply([_desk(next(name for name in names if name.startswith("store-credentials")))])
+        kubectl("wait", "--for=condition=Ready", "pod/desk", "--timeout=600s")
+        kubectl("rollout", "status", "statefulset/objects", "--timeout=600s")
+        kubectl("cp", str(models), "desk:/tmp/models")
+        for version in ("1", "2", "3"):
+            desk("pergola", "push", version, "--from", "/tmp/models", "--model", "leaves", "--store", STORE)
+        release("stable", "1")
+        cluster.wait([o for o in objects if o["metadata"]["name"].startswith("model-server")], timeout_s=900)
+        yield
+    finally:
+        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def test_the_service_answers(site):
+    assert float(desk("python3", "-c", ONCE)) == 2.0
+
+
+def test_a_release_under_load_fails_no_request(site):
+    load = Load(60)
+    release("stable", "2")
+    answers, failures = load.end()
+    assert failures == [] and set(answers) == {1, 2}
+
+
+def test_a_pod_that_dies_under_load_fails_no_request(site):
+    load = Load(60)
+    pods = kubectl(
+        "get", "pods", "-l", "app.kubernetes.io/name=model-server,track=stable", "-o", "name"
+    ).split()
+    kubectl("delete", pods[0], "--wait=false")
+    answers, failures = load.end()
+    assert failures == [] and set(answers) == {2}
+    kubectl("rollout", "status", "deployment/model-server-stable", "--timeout=600s")
+
+
+def test_a_canary_comes_and_is_withdrawn_under_load(site):
+    load = Load(90)
+    release("canary", "3", "--share", "10%")
+    time.sleep(45)
+    release("withdraw")
+    answers, failures = load.end()
+    assert failures == [] and set(answers) == {2, 3}
+    wait_for_answer(3.0, 60)
+
+
+def test_a_rollback_takes_effect_within_half_a_minute(site):
+    desk("pergola", "rollback", "--model", "leaves", "--store", STORE)
+    assert wait_for_answer(2.0, 60) <= 30
