@@ -1,8 +1,8 @@
 """Serving on a real cluster: released, asked, replaced under load, a pod lost, withdrawn, rolled back.
 
-`scripts/test --cluster` runs this on the cluster that KUBECONFIG names, in a namespace of its own that goes again.
-The cluster needs storage for small claims and the images of the overlay `dev`; $PERGOLA_TEST_REGISTRY goes before
-the names of ours, such as registry.example.com/. Everything is asked from a pod of the cluster, as clients are.
+`scripts/test --cluster` runs this on the cluster that KUBECONFIG names, in a namespace that goes again. The
+cluster needs storage for small claims and the images of the overlay `dev`; $PERGOLA_TEST_REGISTRY goes before
+the names of ours, such as registry.example.com/. All is asked from a pod of the cluster, as clients are.
 """
 
 import json
@@ -88,15 +88,18 @@ def wait_for_answer(wanted, timeout_s):
 def _desk(secret):
     locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {
-        "name": "desk", "image": f"{IMAGE}-cpu", "command": ["sleep", "infinity"], "securityContext": locked,
+        "name": "desk", "image": f"{IMAGE}-cpu", "command": ["sleep", "infinity"],
+        "securityContext": locked,
         "envFrom": [{"secretRef": {"name": secret}}],
-        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"},
+                      "limits": {"cpu": "2", "memory": "2Gi"}},
     }  # fmt: skip
     security = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
     return {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "desk", "namespace": NAMESPACE, "labels": {"model-client": "true"}},
-        "spec": {"automountServiceAccountToken": False, "securityContext": security, "containers": [container]},
+        "spec": {"automountServiceAccountToken": False, "securityContext": security,
+                 "containers": [container]},
     }  # fmt: skip
 
 
