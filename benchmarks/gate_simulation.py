@@ -22,17 +22,22 @@ import numpy.typing as npt
 
 from components.artifacts import Rehearsal
 from components.evaluation import baselines
+from components.evaluation.calibration import calibration
 from components.evaluation.compare import compare
+from components.evaluation.costs import ASK, Costs
 from components.evaluation.evaluate import EvaluateSettings, summarise
 from components.evaluation.gate import Facts, GateSettings, decide
 from components.evaluation.metrics import wilson_interval
 from components.evaluation.scoring import Scores
+from components.evaluation.slices import slice_scores
+from components.evaluation.spending import cost_report
 
 Ints = npt.NDArray[np.int64]
 Pair = tuple[Ints, Ints, Ints]  # true labels, the candidate's answers, the champion's
 SERVED = Rehearsal(ok=True, reason="", num_requests=8, max_difference=0.0)
 CLASSES = 9
 DIFFICULTY = (0.07, 0.93)  # of the Beta law: mean error 7%, most pictures easy, a few hard
+MEAN_ERROR = DIFFICULTY[0] / sum(DIFFICULTY)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Case:
     max_rejected: float | None = None  # stated
     max_accepted: float | None = None
     max_called_better: float | None = None
+    costs: Costs | None = None
 
 
 def drawn(num_images: int, worse: float = 0.0) -> Callable[[int, int], Iterator[Pair]]:
@@ -55,8 +61,8 @@ def drawn(num_images: int, worse: float = 0.0) -> Callable[[int, int], Iterator[
         for _ in range(runs):
             labels = rng.integers(0, CLASSES, num_images)
             chance = rng.beta(*DIFFICULTY, num_images)
-            mean = DIFFICULTY[0] / sum(DIFFICULTY)
-            moved = chance + worse * ((1 - chance) / (1 - mean) if worse > 0 else chance / mean)
+            easy, hard = (1 - chance) / (1 - MEAN_ERROR), chance / MEAN_ERROR
+            moved = chance + worse * (easy if worse > 0 else hard)
             yield labels, _answers(rng, labels, moved), _answers(rng, labels, chance)
 
     return pairs
@@ -90,6 +96,13 @@ def cases() -> tuple[Case, ...]:
         name = f"{count} pictures"
         found += [
             Case(f"unchanged, {name}", drawn(count), forgiving, max_rejected=half, max_called_better=half),
+            Case(
+                f"unchanged, with costs, {name}",
+                drawn(count),
+                forgiving,
+                max_rejected=2 * half,
+                costs=uneven(),
+            ),
             Case(f"3 points worse, {name}", drawn(count, 0.03), forgiving, max_called_better=half),
             Case(f"6 points worse, {name}", drawn(count, 0.06), forgiving, max_called_better=half),
             Case(f"3 points better, {name}", drawn(count, -0.03), forgiving, max_rejected=half),
@@ -111,13 +124,18 @@ def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
     """
     rejected = better = 0
     for labels, candidate, champion in case.pairs(seed, runs):
-        test = _scores(labels, candidate)
-        pair = compare(test.right, champion == labels, seed=seed)
-        evaluation = summarise(
-            test, None, tuple(map(str, range(test.probabilities.shape[1]))), EvaluateSettings()
-        )
+        test, rival = _scores(labels, candidate), _scores(labels, champion)
+        pair = compare(test.right, rival.right, seed=seed)
+        calibrated = calibration(test.probabilities, labels, seed=seed, num_samples=200)
+        names = tuple(map(str, range(test.probabilities.shape[1])))
+        evaluation = summarise(test, None, names, EvaluateSettings(), calibrated)
         evaluation = dataclasses.replace(evaluation, baselines=(baselines.majority(test.right, labels),))
-        rejected += not decide(Facts(evaluation, SERVED, pair, 1), case.settings).accepted
+        slices = slice_scores(test.right, {"half": (np.arange(len(labels)) % 2).tolist()})
+        costs = None
+        if case.costs:
+            costs = cost_report(test.probabilities, labels, case.costs, rival.probabilities, seed=seed)
+        facts = Facts(evaluation, SERVED, pair, 1, slices, costs)
+        rejected += not decide(facts, case.settings).accepted
         better += pair.difference > 0 and pair.p_value < case.settings.significance
     counts = {"rejected": rejected, "accepted": runs - rejected, "called_better": better}
     stated = {
@@ -138,9 +156,20 @@ def _answers(rng: np.random.Generator, labels: Ints, chance: npt.NDArray[np.floa
 
 
 def _scores(labels: Ints, answers: Ints) -> Scores:
-    classes = int(max(labels.max(), answers.max())) + 1
+    """The answers of a model that is as sure of each as models of its kind are right."""
+    classes, right = int(max(labels.max(), answers.max())) + 1, 1 - MEAN_ERROR
     ids = tuple(f"{i:05}" for i in range(len(labels)))
-    return Scores(ids, labels, np.eye(classes, dtype=np.float32)[answers])
+    rows = np.where(np.eye(classes, dtype=bool)[answers], right, MEAN_ERROR / (classes - 1))
+    return Scores(ids, labels, rows.astype(np.float32))
+
+
+def uneven(classes: int = CLASSES) -> Costs:
+    """An error costs 1, but 10 where class 0 is missed; a person costs 0.5."""
+    table = np.ones((classes, classes)) - np.eye(classes)
+    table[0, 1:] = 10
+    names = tuple(map(str, range(classes)))
+    rows = tuple((*map(float, row), 0.5) for row in table)
+    return Costs(names, (*names, ASK), rows)
 
 
 def _row(found: dict[str, Any]) -> str:

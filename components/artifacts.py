@@ -5,15 +5,16 @@ are Parquet. Nothing holds a clock reading or an absolute path, so that equal wo
 files, on a laptop and on a cluster alike.
 
     Manifest          manifest.json, manifest.parquet       one row a picture file
-    ValidationReport  validation.json, index.html
+    ValidationReport  validation.json, index.html, pictures.json
     Split             split.json, split.parquet             one row a distinct picture
     Shards            shards.json, <part>-00000-of-00002.tfrecord
     Augmentation      augmentation.json, preview.png, extra shards if asked for
     Training          training.json, model.keras
     Export            export.json, saved_model/
-    Evaluation        evaluation.json, predictions.parquet, golden.json, calibration.json
+    Evaluation        evaluation.json, predictions.parquet, golden.json, calibration.json; slices.json,
+                      saliency.json; with costs: costs.json, cost_report.json
     Rehearsal         rehearsal.json
-    Decision          decision.json
+    Decision          decision.json; with costs and a champion: cost_report.json
     Registration      registration.json
     Publication       publication.json
     Confirmation      confirmation.json
@@ -292,6 +293,10 @@ class Rehearsal(Record):
     reason: str  # empty when ok
     num_requests: int
     max_difference: float  # largest |served - golden| probability
+    latency_ms: float | None = None  # 95th percentile of requests with one picture; varies from run to run
+    latency_interval_ms: tuple[float, float] | None = None  # 95%, of it
+    num_timed: int = 0  # requests behind it
+    num_bytes: int | None = None  # of the SavedModel
 
 
 @dataclass(frozen=True)
@@ -304,6 +309,8 @@ class Rule:
     passed: bool
     message: str  # one sentence with value and limit
     interval: tuple[float, float] | None = None  # 95%, of the value
+    unit: str = "share"  # of value, interval and limit: "share", "probability", "ms", "MB", "cost"
+    sure: bool = True  # False: it passed because too few pictures are there to show a fault
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,7 @@ def export(
 @op
 def evaluate(
     export: Input[Model],
+    manifest: Input[Dataset],
     shards: Input[Dataset],
     split: Input[Dataset],
     settings: dict[str, Any],
@@ -305,10 +306,11 @@ def evaluate(
     """A SavedModel -> scores on the test part, and how Kubeflow shows them."""
     from pathlib import Path
 
-    from components import pod_release, pods, visuals
+    from components import pods, visuals
+    from components.evaluation import figures
 
-    scores = pods.evaluate(export.path, shards.path, split.path, evaluation.path, settings)
-    for name, value in pod_release.figures(Path(evaluation.path)).items():
+    scores = pods.evaluate(export.path, manifest.path, shards.path, split.path, evaluation.path, settings)
+    for name, value in figures.of(Path(evaluation.path)).items():
         if value is not None:
             metrics.log_metric(name, value)
     if matrix := visuals.confusion(scores):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from components import artifacts, code, digest, records, steps
+from components.evaluation import figures
 from components.evaluation.drift_looks import Looks
 from components.failures import noted
 from components.pods import Champion, Workspace, made, settings_of
@@ -131,13 +132,12 @@ def register(
         folders.evaluation / artifacts.Evaluation.FILE,
         folders.validation / artifacts.ValidationReport.FILE,
     )
-    key = digest.of_data(
-        [artifacts.Export.load(folders.export).sha256, digest.of_folder(folders.decision), settings]
-    )
+    sha256 = artifacts.Export.load(folders.export).sha256
+    key = digest.of_data([sha256, _verdict(folders.decision), settings])
     params = {
         f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()
     }
-    scores = figures(folders.evaluation)
+    scores = figures.of(folders.evaluation)
     record = steps.RunRecord(f"kubeflow-{key[:20]}", model, params, scores, tags, files, training.history)
     place = Workspace(Path(workspace))
     registration = steps.register(
@@ -183,6 +183,13 @@ def _keep_dossier(
         registration=out,
     )
     dossier.keep(place.version(registration.model, registration.version), origin, settings, made)
+
+
+def _verdict(decision: Path) -> dict[str, Any]:
+    """What was decided and by which rules, without latencies, which no two rehearsals have in common."""
+    found = artifacts.Decision.load(decision)
+    rules = [(rule.name, rule.passed, rule.message) for rule in found.rules if rule.unit != "ms"]
+    return {"accepted": found.accepted, "champion": found.champion, "rules": rules}
 
 
 @noted
@@ -307,16 +314,3 @@ def _drifted_looks(place: Workspace, model: str, ended_s: int) -> int:
     champion = champion_of(place.tracking_uri(), model)
     looks = Looks.of(place.drift(model) / str(champion.version)) if champion else Looks()
     return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
-
-
-def figures(evaluation: Path) -> dict[str, float | None]:
-    """Figures on the test part, unless the name says otherwise."""
-    scores = artifacts.Evaluation.load(evaluation)
-    top = {f"top_{k}_accuracy": value for k, value in scores.top_k.items()}
-    return {
-        "accuracy": scores.accuracy,
-        "macro_f1": scores.macro_f1,
-        "train_accuracy": scores.train_accuracy,
-        "log_loss": scores.log_loss,
-        **top,
-    }

@@ -274,13 +274,14 @@ def export(training: str, shards: str, out: str, settings: Mapping[str, Any]) ->
 
 @noted
 def evaluate(
-    export: str, shards: str, split: str, out: str, settings: Mapping[str, Any]
+    export: str, manifest: str, shards: str, split: str, out: str, settings: Mapping[str, Any]
 ) -> artifacts.Evaluation:
     """A SavedModel -> scores on the test part."""
     from components.evaluation.evaluate import EvaluateSettings
 
     wanted = settings_of(EvaluateSettings, settings, "evaluate")
-    return steps.evaluate(Path(export) / "saved_model", Path(shards), Path(split), made(out), wanted)
+    model = Path(export) / "saved_model"
+    return steps.evaluate(model, Path(shards), Path(split), made(out), wanted, manifest=Path(manifest))
 
 
 @noted

@@ -179,17 +179,25 @@ def evaluate(
     out: Path,
     settings: EvaluateSettings,
     *,
+    manifest: Path | None = None,
     champion: bool = False,
     progress: Progress = silent,
 ) -> artifacts.Evaluation:
-    """A SavedModel and the test part -> scores. champion: another run's model, with labels of its own."""
+    """A SavedModel and the test part -> scores; by slice too, with the manifest.
+
+    champion: another run's model, with labels of its own; it is scored to be compared with, no more.
+    """
     from components.evaluation.evaluate import evaluate as score
+    from components.evaluation.inside import Inside
     from components.evaluation.served import ServedModel
 
     with ServedModel(saved_model) as model:
-        labels = model.labels() if champion else None
+        if champion:
+            return score(model.probabilities, shards, split, out, settings, progress=progress,
+                         model_labels=model.labels(), with_train=False)  # fmt: skip
+        explain = model.saliency if model.explains() else None
         return score(model.probabilities, shards, split, out, settings, progress=progress,
-                     model_labels=labels, with_train=not champion)  # fmt: skip
+                     inside=Inside.of(saved_model), manifest_folder=manifest, explain=explain)  # fmt: skip
 
 
 def rehearse(
@@ -210,16 +218,12 @@ def gate(
     champion_version: int | None = None,
 ) -> artifacts.Decision:
     """Scores and rehearsal -> may it ship. champion: its evaluation on the same pictures."""
-    from components.evaluation.compare import compare_evaluations
     from components.evaluation.gate import Facts, decide
 
-    facts = Facts(
-        candidate=artifacts.Evaluation.load(evaluation),
-        rehearsal=artifacts.Rehearsal.load(rehearsal),
-        comparison=compare_evaluations(evaluation, champion) if champion else None,
-        champion=champion_version,
-    )
+    facts = Facts.of(evaluation, champion, rehearsal, champion_version)
     decision = decide(facts, settings)
+    if facts.costs and champion:
+        facts.costs.save(out)  # with the champion's; the evaluation has its own without
     decision.save(out)
     return decision
 

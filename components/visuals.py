@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components import artifacts
+from components.evaluation import units
 
 MAX_CLASSES = 60  # in a confusion matrix; above it nobody can read one
 MAX_POINTS = 200  # of a ROC curve
@@ -26,11 +27,11 @@ def verdict(decision: artifacts.Decision) -> str:
     """Rules of the gate as Markdown."""
     champion = f", compared with version {decision.champion}" if decision.champion else ""
     lines = [f"**{'Accepted' if decision.accepted else 'Rejected'}**{champion}", ""]
-    lines += ["| | rule | value | limit | |", "|---|---|---|---|---|"]
+    lines += ["| | rule | value | 95% interval | limit | |", "|---|---|---|---|---|---|"]
     for rule in decision.rules:
-        mark = "passed" if rule.passed else "**failed**"
-        value, limit = _number(rule.value), _number(rule.limit)
-        lines.append(f"| {mark} | {rule.name} | {value} | {limit} | {_cell(rule.message)} |")
+        mark = units.verdict(rule) if rule.passed else "**failed**"
+        figures = " | ".join(units.of_rule(rule, which) for which in ("value", "interval", "limit"))
+        lines.append(f"| {mark} | {rule.name} | {figures} | {_cell(rule.message)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -65,10 +66,6 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]] | None:
     keep = np.unique(np.linspace(0, len(thresholds) - 1, MAX_POINTS).round().astype(int))
     finite = np.where(np.isfinite(thresholds), thresholds, 1.0)
     return false_rates[keep].tolist(), true_rates[keep].tolist(), finite[keep].tolist()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _cell(text: str) -> str:

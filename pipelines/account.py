@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from components import artifacts, code, records, steps
+from components.evaluation import figures
 from pipelines import words
 from pipelines.config import to_toml
 from pipelines.results import RunResult
@@ -59,26 +60,13 @@ def run_record(walk: Walk, data: Data, model: Model, verdict: Verdict, report: O
         model.evaluation.folder / artifacts.Evaluation.FILE,
         data.validation.folder / artifacts.ValidationReport.FILE,
     )
-    figures = {_in_registry(name): value for name, value in _metrics(model).items()}
-    return steps.RunRecord(walk.run.id, walk.model, params, figures, tags, files, training.history)
+    known = {_in_registry(name): value for name, value in figures.of(model.evaluation.folder).items()}
+    return steps.RunRecord(walk.run.id, walk.model, params, known, tags, files, training.history)
 
 
 def _in_registry(name: str) -> str:
     """Epochs have an "accuracy" there as well, which is on the training part."""
     return name if name.startswith("train_") else f"test_{name}"
-
-
-def _metrics(model: Model) -> dict[str, float | None]:
-    """Figures on the test part, unless the name says otherwise."""
-    scores = artifacts.Evaluation.load(model.evaluation.folder)
-    top = {f"top_{k}_accuracy": value for k, value in scores.top_k.items()}
-    return {
-        "accuracy": scores.accuracy,
-        "macro_f1": scores.macro_f1,
-        "train_accuracy": scores.train_accuracy,
-        "log_loss": scores.log_loss,
-        **top,
-    }
 
 
 def result(
@@ -97,7 +85,7 @@ def result(
         reasons=decision.reasons,
         version=version,
         model=walk.model,
-        metrics=_metrics(model),
+        metrics=figures.of(model.evaluation.folder),
         counts={**words.data_counts(validation), **{part: counts.get(part, 0) for part in artifacts.PARTS}},
         seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
         reused=tuple(step for step, output in done.items() if output.reused),

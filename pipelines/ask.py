@@ -27,6 +27,7 @@ def predict(
 
     The id is the SHA-256 of what was sent, by which `pergola feedback` knows the request.
 
+    A model that knows what errors cost gives a decision too.
     Raises InputError for a picture that is missing or cannot be decoded, and for a model or version
     that the server does not have; StepError when no server answers in time.
     """
@@ -51,6 +52,7 @@ def predict(
     except ClientError as error:
         raise StepError(str(error)) from error
     rows = zip(pictures, answer.labels, answer.probability, best, strict=True)
+    decisions = answer.decisions or ()
     return [
         {
             "path": str(path),
@@ -59,8 +61,9 @@ def predict(
             "top": [[name, p] for name, p in ranked],
             "version": answer.version,
             "id": picture_id(prepare(path)),
+            **({"decision": decisions[place]} if decisions else {}),
         }
-        for path, label, probability, ranked in rows
+        for place, (path, label, probability, ranked) in enumerate(rows)
     ]
 
 
@@ -70,8 +73,9 @@ def table(answers: Sequence[dict[str, Any]]) -> str:
     lines = []
     for answer in answers:
         others = ", ".join(f"{label} {p:.1%}" for label, p in answer["top"][1:])
+        decision = f" -> {answer['decision']}" if "decision" in answer else ""
         lines.append(
-            f"{answer['path']:<{width}}  {answer['label']} {answer['probability']:.1%}"
+            f"{answer['path']:<{width}}  {answer['label']} {answer['probability']:.1%}{decision}"
             f"  (version {answer['version']}{f'; {others}' if others else ''})"
         )
     return "\n".join(lines)

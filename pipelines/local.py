@@ -350,8 +350,10 @@ def _evaluate(walk: Walk, data: Data, name: str, saved_model: Path, sha256: str)
     return walk.steps.run(
         "evaluate",
         lambda out: steps.evaluate(saved_model, data.shards.folder, data.split.folder, out, settings,
-                                   champion=name == "champion", progress=walk.show.progress),
-        inputs={"model": sha256, "shards": data.shards.sha256, "split": data.split.sha256, "as": name},
+                                   manifest=data.manifest.folder, champion=name == "champion",
+                                   progress=walk.show.progress),
+        inputs={"model": sha256, "manifest": data.manifest.sha256, "shards": data.shards.sha256,
+                "split": data.split.sha256, "as": name},
         settings=settings,
         name=name,
     )  # fmt: skip

@@ -41,7 +41,9 @@ class RunResult:
             *([self.again.words()] if self.again else []),
             *(f"  because: {reason}" for reason in self.reasons),
             f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
-            f"train accuracy {_percent(scores['train_accuracy'])}, {self.counts['test']} test pictures",
+            f"train accuracy {_percent(scores['train_accuracy'])}, calibration error "
+            f"{_percent(scores.get('calibration_error'))}, {self.counts['test']} test pictures",
+            *_cost_words(scores),
             f"  report  {self.report}",
         ]
         if self.reused:
@@ -77,6 +79,13 @@ class ValidateResult:
         lines = [f"{f.severity:<9}{f.check:<18}{f.message}" for f in findings]
         verdict = "The data can be used." if self.ok else "The data cannot be used as they are."
         return "\n".join([*lines, verdict, f"Page: {self.page}"])
+
+
+def _cost_words(scores: Mapping[str, float | None]) -> list[str]:
+    cost, saved = scores.get("cost_per_1000"), scores.get("cost_saved_per_1000")
+    if cost is None or saved is None:
+        return []
+    return [f"  1,000 pictures cost {cost:.4g}, {saved:.4g} less than the best constant answer"]
 
 
 def _percent(value: float | None) -> str:

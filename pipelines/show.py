@@ -23,7 +23,8 @@ class Show:
     def step(self, name: str, words: str, seconds: float, *, reused: bool) -> None:
         """The line of a step that is done."""
         how = "reused" if reused else f"{seconds:.1f} s"
-        self.say(f"{name:<{WIDTH}}{words}  [{how}]")
+        first, *more = words.split("\n")
+        self.say("\n".join([f"{name:<{WIDTH}}{first}  [{how}]", *(f"{'':<{WIDTH}}{line}" for line in more)]))
 
     def progress(
         self, *, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0

@@ -252,9 +252,10 @@ class Steps:
     def _judged(self, done: dict[str, Any]) -> dict[str, Any]:
         asked, given, export = self.asked, self.asked.sections, done["export"]
         images = {"export": export, "shards": done["shards"], "split": done["split"]}
-        evaluation = self._step("evaluate", settings=given["evaluate"], retry=False, **images).outputs[
-            "evaluation"
-        ]
+        manifest, settings = done["manifest"], given["evaluate"]
+        evaluation = self._step(
+            "evaluate", manifest=manifest, settings=settings, retry=False, **images
+        ).outputs["evaluation"]
         rehearsal = self._step("rehearse", export=export, evaluation=evaluation,
                                settings=given["rehearse"]).outputs["rehearsal"]  # fmt: skip
         rival = self.ops.champion(

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from components import artifacts
+from components.evaluation import units
 from components.evaluation.drift_reference import DriftReference
+from components.evaluation.inside import Inside
 from pipelines.reuse import Output
 
 
@@ -68,27 +70,42 @@ def _train(folder: Path) -> str:
 
 
 def _export(folder: Path) -> str:
-    return f"SavedModel, {artifacts.Export.load(folder).num_bytes / 1e6:.1f} MB"
+    inside = Inside.of(folder / "saved_model")
+    costs = ", decides by costs" if inside.costs else ""
+    megabytes = artifacts.Export.load(folder).num_bytes / 1e6
+    return f"SavedModel, {megabytes:.1f} MB, temperature {inside.temperature:.2f}{costs}"
 
 
 def _evaluate(folder: Path) -> str:
     evaluation = artifacts.Evaluation.load(folder)
-    return f"accuracy {evaluation.accuracy:.1%} on {evaluation.num_images:,} test pictures"
+    calibration = evaluation.calibration_error or 0.0
+    return (
+        f"accuracy {evaluation.accuracy:.1%} on {evaluation.num_images:,} test pictures, "
+        f"calibration error {calibration:.1%}"
+    )
 
 
 def _rehearse(folder: Path) -> str:
     rehearsal = artifacts.Rehearsal.load(folder)
     if not rehearsal.ok:
         return f"failed: {rehearsal.reason}"
-    return f"{rehearsal.num_requests} golden answers, largest difference {rehearsal.max_difference:.1g}"
+    soon = f", 95% within {rehearsal.latency_ms:.3g} ms" if rehearsal.latency_ms is not None else ""
+    return f"{rehearsal.num_requests} golden answers, largest difference {rehearsal.max_difference:.1g}{soon}"
 
 
 def _gate(folder: Path) -> str:
     decision = artifacts.Decision.load(folder)
     passed = sum(rule.passed for rule in decision.rules)
-    return (
-        f"{'accepted' if decision.accepted else 'rejected'}: {passed} of {len(decision.rules)} rules passed"
+    verdict = "accepted" if decision.accepted else "rejected"
+    return "\n".join(
+        [f"{verdict}: {passed} of {len(decision.rules)} rules passed", *map(_rule, decision.rules)]
     )
+
+
+def _rule(rule: artifacts.Rule) -> str:
+    """A rule in a line: name, value, interval, limit, verdict."""
+    value, interval, limit = (units.of_rule(rule, which) for which in ("value", "interval", "limit"))
+    return f"  {rule.name:<14}{value:>9}  ({interval})  limit {limit}: {units.verdict(rule)}"
 
 
 def _report(folder: Path) -> str:

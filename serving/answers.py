@@ -53,6 +53,8 @@ class Classification:
     labels: the likeliest class of each image.  probability: float32 (N,), of that class.
     probabilities: float32 (N, C), rows sum to 1.  classes: the C names, in the order of the columns;
     empty where the model does not tell them (it has no "labels" signature).
+    decisions: what is cheapest to answer to each image, which may be "ask a person"; None from a model that
+    does not know what errors cost.
     """
 
     labels: tuple[str, ...]
@@ -61,6 +63,7 @@ class Classification:
     classes: tuple[str, ...]
     model: str
     version: int
+    decisions: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

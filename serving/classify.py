@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 16 * 2**20  # so that a batch of huge photographs becomes several requests
 MAX_ROUNDS = 5
 
-_OUTPUTS = (contract.PROBABILITIES, contract.LABEL, contract.PROBABILITY)
-
 
 def classify(
     client: Client, images: Iterable[Any], batch_size: int, in_flight: int, timeout_s: float | None
@@ -44,7 +42,8 @@ def classify(
 def _ask(
     client: Client, requests: Iterable[dict[str, Any]], in_flight: int, timeout_s: float | None
 ) -> Iterator[Prediction]:
-    return client.predict_many(requests, outputs=_OUTPUTS, in_flight=in_flight, timeout_s=timeout_s)
+    # All outputs: only some models have a decision, and a filter that names one fails on the others.
+    return client.predict_many(requests, in_flight=in_flight, timeout_s=timeout_s)
 
 
 def _of_one_version(
@@ -80,7 +79,14 @@ def _gathered(client: Client, answers: list[Prediction], timeout_s: float | None
         classes=_classes(client, first.model, first.version, probabilities.shape[1], timeout_s),
         model=first.model,
         version=first.version,
+        decisions=_decisions(answers),
     )
+
+
+def _decisions(answers: list[Prediction]) -> tuple[str, ...] | None:
+    if any(contract.DECISION not in answer.outputs for answer in answers):
+        return None
+    return tuple(_text(one) for answer in answers for one in answer[contract.DECISION].ravel().tolist())
 
 
 def _classes(

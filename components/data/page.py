@@ -1,4 +1,7 @@
-"""The result of the checks as one HTML page that needs nothing from outside."""
+"""The result of the checks as one HTML page that needs nothing from outside.
+
+The thumbnails are kept beside it, in pictures.json, for the page of a whole run.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
 from components import records
-from components.artifacts import Finding, ValidationReport
+from components.artifacts import Finding, Record, ValidationReport
 from components.data.disk import explained
 from components.data.probe import pillow_as_is
 from components.data.sources import Source
@@ -35,11 +39,22 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
+    """A file of a finding."""
+
     path: str
     label: str
     data: str  # base64 of a JPEG, empty when there is no picture to show
     reason: str
+
+
+@dataclass(frozen=True)
+class Pictures(Record):
+    """What is shown of each finding, in the order of the findings: sets of a picture and its likes."""
+
+    FILE: ClassVar[str] = "pictures.json"
+
+    sets: tuple[tuple[tuple[Shown, ...], ...], ...]
 
 
 def write_page(report: ValidationReport, manifest_folder: Path, source: Source, out: Path) -> Path:
@@ -51,6 +66,12 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
     sets = _sets(report, manifest_folder)
     most = max(report.counts.values(), default=0)
     with pillow_as_is():
+        pictures = Pictures(
+            tuple(
+                tuple(tuple(_shown(source, row) for row in rows) for rows in sets.get(place, []))
+                for place in range(len(report.findings))
+            )
+        )
         html = template.render(
             report=report,
             verdict="The data can be used" if report.ok else "The data cannot be used as it is",
@@ -60,7 +81,7 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
                     "title": finding.check.replace("_", " ").capitalize(),
                     "severity": finding.severity,
                     "message": finding.message,
-                    "sets": [[_shown(source, row) for row in rows] for rows in sets.get(place, [])],
+                    "sets": pictures.sets[place],
                 }
                 for place, finding in enumerate(report.findings)
             ],
@@ -70,6 +91,7 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
         )
     with explained(out):
         records.write_atomic(out / FILE, html)
+        pictures.save(out)
     return out / FILE
 
 
@@ -137,14 +159,14 @@ def _rows(folder: Path) -> Iterator[_Row]:
             yield from map(_Row, *(batch.column(name).to_pylist() for name in columns))
 
 
-def _shown(source: Source, row: _Row) -> _Shown:
+def _shown(source: Source, row: _Row) -> Shown:
     if row.reason is not None:
-        return _Shown(row.path, row.label, "", row.reason)
+        return Shown(row.path, row.label, "", row.reason)
     try:
         data = source.read(row.path)
-        return _Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "")
+        return Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "")
     except (OSError, ValueError):
-        return _Shown(row.path, row.label, "", "it cannot be read any more")
+        return Shown(row.path, row.label, "", "it cannot be read any more")
 
 
 def _thumbnail(data: bytes) -> bytes:

@@ -10,18 +10,21 @@ import base64
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from components.evaluation.calibration import Bin
+from components.evaluation.saliency import HeatMap, overlay
+from components.evaluation.spending import CostReport
 
 Floats = npt.NDArray[np.floating]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 _INK = "#010203"  # stands for the page's text colour
 _FIRST, _SECOND = "#2f7ed8", "#d9772b"  # readable on white and on near-black
@@ -62,20 +65,56 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
     return _svg(draw, 7.2, 2.6)
 
 
-def reliability(bins: Sequence[Bin]) -> str:
-    """Accuracy by confidence with its 95% interval, beside the diagonal, as SVG."""
-    confidence = [bin.confidence for bin in bins]
-    accuracy = np.array([bin.accuracy for bin in bins])
-    ends = np.array([bin.interval for bin in bins]).reshape(len(bins), 2)
-    errors = np.abs(ends.T - accuracy)
+def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> str:
+    """Accuracy by confidence with its 95% interval, beside the diagonal, as SVG.
+
+    before: the same pictures before the temperature, drawn fainter.
+    """
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.7, linestyle=":")
-        axes.errorbar(confidence, accuracy, yerr=errors, fmt="o", markersize=4, capsize=2, color=_FIRST)
+        if before:
+            _dots(axes, before, fmt="s", color=_SECOND, mfc="none", alpha=0.8, label="network alone")
+        _dots(axes, bins, fmt="o", color=_FIRST, label="as served")
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+        if before:
+            axes.legend(loc="upper left")
 
-    return _svg(draw, 3.6, 2.6)
+    return _svg(draw, 4.2, 3.0)
+
+
+def _dots(axes: Axes, bins: Sequence[Bin], **look: Any) -> None:
+    accuracy = np.array([bin.accuracy for bin in bins])
+    ends = np.array([bin.interval for bin in bins]).reshape(len(bins), 2)
+    errors = np.abs(ends.T - accuracy)
+    confidence = [bin.confidence for bin in bins]
+    axes.errorbar(confidence, accuracy, yerr=errors, markersize=4, capsize=2, linewidth=1, ls="", **look)
+
+
+def cost_curve(report: CostReport) -> str:
+    """Cost and accuracy by the share of pictures that a person is asked about, as SVG; "" without asking."""
+    points = report.curve
+    if not points:
+        return ""
+    own, _, constant = report.spendings[:3]
+    asked = [100 * point.asked for point in points]
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        left.plot(asked, [point.per_thousand for point in points], color=_FIRST, label="one threshold")
+        left.plot(100 * own.asked, own.per_thousand, "o", color=_SECOND, label="cheapest decision")
+        left.axhline(constant.per_thousand, color=_INK, linewidth=0.7, linestyle=":", label=constant.name)
+        left.set(title="cost of 1,000 pictures", xlabel="% handed to a person")
+        left.set_ylim(bottom=min(0, left.get_ylim()[0]))
+        left.legend(loc="best")
+        known = [np.nan if point.accuracy is None else 100 * point.accuracy for point in points]
+        right.plot(asked, known, color=_FIRST)
+        if own.accuracy is not None:
+            right.plot(100 * own.asked, 100 * own.accuracy, "o", color=_SECOND)
+        right.set(title="accuracy on the others, %", xlabel="% handed to a person")
+
+    return _svg(draw, 7.2, 2.8)
 
 
 def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
@@ -96,6 +135,17 @@ def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
 
 def thumbnail(image: bytes, side_px: int = 96) -> str:
     """A photograph as a small data address; "" when Pillow cannot read it."""
+    picture = _small(image, side_px)
+    return "" if picture is None else _data_address(picture, quality=72)
+
+
+def heat(image: bytes, map: HeatMap, aspect: str, size: Sequence[int], side_px: int = 96) -> str:
+    """A photograph with the places where a model looked, as a data address; see saliency.overlay."""
+    picture = _small(image, side_px)
+    return "" if picture is None else _data_address(overlay(picture, map, aspect, size), quality=72)
+
+
+def _small(image: bytes, side_px: int) -> Image.Image | None:
     from PIL.Image import Resampling
 
     from serving import images
@@ -104,12 +154,11 @@ def thumbnail(image: bytes, side_px: int = 96) -> str:
         with images.opened(image) as opened, images.decoding("it"):
             opened.draft("RGB", (2 * side_px, 2 * side_px))
             picture = opened.convert("RGB")
-        scale = side_px / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        method = Resampling.NEAREST if scale > 1 else Resampling.LANCZOS
-        return _data_address(picture.resize(size, method), quality=72)
     except ValueError:
-        return ""
+        return None
+    scale = side_px / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Resampling.NEAREST if scale > 1 else Resampling.LANCZOS)
 
 
 def contact_sheet(image: bytes, width_px: int = 1200) -> str:
@@ -147,6 +196,6 @@ def _svg(draw: Callable[[Figure], None], width_in: float, height_in: float) -> s
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', text, count=1).replace(
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 aria-hidden="true"', text, count=1).replace(
         "<svg", '<svg focusable="false"', 1
     )

@@ -26,11 +26,16 @@ from components.artifacts import (
 )
 from components.artifacts import Split as SplitRecord
 from components.evaluation import baselines, metrics, robustness
-from components.evaluation.calibration import calibration, expected_calibration_error
+from components.evaluation.calibration import Calibration, calibration
 from components.evaluation.compare import compare
+from components.evaluation.costs import Costs, best_constant
+from components.evaluation.inside import Inside
 from components.evaluation.pictures import pictures
 from components.evaluation.robustness import CHANGES
+from components.evaluation.saliency import Explain, saliency
 from components.evaluation.scoring import Predict, Scorer, Scores
+from components.evaluation.slices import SliceSettings, columns_of, slice_scores
+from components.evaluation.spending import cost_report
 from components.progress import Progress, silent
 from components.records import setting
 
@@ -52,6 +57,11 @@ class EvaluateSettings:
     robustness_sample: int = setting(
         150, "test pictures that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
     )
+    slices: bool = setting(True, "results by size, brightness, format, source and further columns of a list")
+    slice_min_images: int = setting(30, "smaller slices are too small to judge", low=2)
+    explain: int = setting(
+        12, "surest errors for which it is shown where the model looked (0: none)", low=0, high=100
+    )
     seed: int = setting(0, "seed of the sample and of the bootstrap", low=0)
 
 
@@ -65,13 +75,18 @@ def evaluate(
     progress: Progress = silent,
     model_labels: Sequence[str] | None = None,
     with_train: bool = True,
+    inside: Inside | None = None,
+    manifest_folder: Path | None = None,
+    explain: Explain | None = None,
 ) -> Evaluation:
-    """Score a model on the test part; writes evaluation.json, predictions.parquet and golden.json.
+    """Score a model on the test part; writes what components/artifacts.py names.
 
     predict: encoded pictures (at most `batch_size`) -> probabilities, float32 (N, C), rows sum to 1.
     model_labels: what the model's outputs mean, when that is not the order of the shards: an older model
         may know fewer classes, whose pictures it then gets wrong, or classes that are gone.
     with_train: score training pictures too; False for a champion, whose training part was another.
+    inside: the model's temperature and costs.  manifest_folder: for results by slice.
+    explain: encoded pictures -> heat maps, for the worst errors.
     Raises StepError when the model answers in a wrong shape or with numbers that are no probabilities.
     """
     shards = Shards.load(shards_folder)
@@ -84,21 +99,36 @@ def evaluate(
         test = scorer.score(pictures(shards_folder, TEST))
         train = scorer.score(pictures(shards_folder, TRAIN, chosen.train)) if chosen.train else None
         changed = _robustness(scorer, test, shards_folder, chosen.changed)
+    inside = inside or Inside()
+    calibrated = calibration(
+        test.probabilities, test.labels, temperature=inside.temperature, seed=settings.seed
+    )
     evaluation = dataclasses.replace(
-        summarise(test, train, labels, settings),
+        summarise(test, train, labels, settings, calibrated),
         baselines=_baselines(test, shards_folder, chosen),
         robustness=changed,
     )
     out.mkdir(parents=True, exist_ok=True)
-    calibration(test.probabilities, test.labels, seed=settings.seed).save(out)
+    calibrated.save(out)
     _save_predictions(test, labels, split_folder, out)
     _golden(test, labels, shards_folder, settings).save(out)
+    if inside.costs:
+        _save_costs(test, inside.costs, shards, settings.seed, out)
+    if settings.slices and manifest_folder:
+        cut = SliceSettings(min_images=settings.slice_min_images)
+        slice_scores(test.right, columns_of(manifest_folder, test.ids), cut).save(out)
+    if settings.explain and explain:
+        _save_saliency(explain, test, shards_folder, settings, out)
     evaluation.save(out)
     return evaluation
 
 
 def summarise(
-    test: Scores, train: Scores | None, labels: tuple[str, ...], settings: EvaluateSettings
+    test: Scores,
+    train: Scores | None,
+    labels: tuple[str, ...],
+    settings: EvaluateSettings,
+    calibrated: Calibration,
 ) -> Evaluation:
     """All figures of an evaluation, with their intervals."""
     confusion = metrics.confusion_matrix(test.predicted, test.labels, len(labels))
@@ -110,6 +140,7 @@ def summarise(
         "accuracy": _interval(accuracy, len(test.ids)),
         "macro_f1": metrics.bootstrap_macro_f1(test.predicted, test.labels, len(labels), seed=settings.seed),
         f"top_{settings.top_k}": _interval(top, len(test.ids)),
+        "calibration_error": calibrated.interval,
     }
     if train_accuracy is not None:
         intervals["train_accuracy"] = _interval(train_accuracy, num_train)
@@ -125,7 +156,7 @@ def summarise(
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         num_train=num_train,
         intervals=intervals,
-        calibration_error=expected_calibration_error(test.probabilities, test.labels),
+        calibration_error=calibrated.error,
     )
 
 
@@ -208,6 +239,29 @@ def _interval(share: float, trials: int) -> tuple[float, float]:
 
 def _class_interval(share: float, trials: int) -> tuple[float, float] | None:
     return _interval(float(share), trials) if trials else None
+
+
+def _save_costs(test: Scores, costs: Costs, shards: Shards, seed: int, out: Path) -> None:
+    """costs.json and cost_report.json; the constant answer is the one that is best on the training part."""
+    known = shards.parts[TRAIN].by_label if TRAIN in shards.parts else {}
+    counts = [known.get(label, 0) for label in costs.labels]
+    constant = best_constant(np.repeat(np.arange(len(counts)), counts), costs) if any(counts) else None
+    found = cost_report(
+        test.probabilities[:, : len(counts)], test.labels, costs, constant=constant, seed=seed
+    )
+    costs.save(out)
+    found.save(out)
+
+
+def _save_saliency(
+    explain: Explain, test: Scores, shards_folder: Path, settings: EvaluateSettings, out: Path
+) -> None:
+    """Heat maps of the errors that the model was surest of."""
+    sure = test.probabilities.max(axis=1)
+    errors = sorted(np.flatnonzero(~test.right), key=lambda row: (-sure[row], test.ids[row]))
+    ids = frozenset(test.ids[row] for row in errors[: settings.explain])
+    images = {one.id: one.image for one in pictures(shards_folder, TEST, ids)} if ids else {}
+    saliency(explain, images, settings.batch_size).save(out)
 
 
 def _save_predictions(test: Scores, labels: tuple[str, ...], split_folder: Path, out: Path) -> None:

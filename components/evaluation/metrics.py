@@ -7,6 +7,7 @@ values 0 to C - 1; N is at least 1. Names and edge cases are scikit-learn's, unl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -93,6 +94,24 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
     low = 0.0 if successes <= 0 else max(0.0, centre - half)
     high = 1.0 if successes >= trials else min(1.0, centre + half)
     return (low, high)
+
+
+def quantile_interval(values: Sequence[float], share: float, confidence: float = 0.95) -> Interval:
+    """Interval of a quantile by order statistics; its ends are values that were seen.
+
+    Source: Conover 1999, section 3.2. For few values and a quantile near 0 or 1 one end is the extreme value,
+    and the true quantile may lie beyond.  share: 0.95 for the 95th percentile.
+    """
+    if not len(values):
+        raise ValueError("Wanted at least one value.")
+    count, tail = len(values), (1 - confidence) / 2
+    ks = np.arange(count + 1)
+    logs = np.array([math.lgamma(k + 1) + math.lgamma(count - k + 1) for k in ks])
+    below = np.exp(math.lgamma(count + 1) - logs + ks * math.log(share) + (count - ks) * math.log1p(-share))
+    chance = below.cumsum()  # that at most k of the values lie below the quantile
+    low, high = int(np.searchsorted(chance, tail)), int(np.searchsorted(chance, 1 - tail)) + 1
+    rising = sorted(values)
+    return (float(rising[max(low - 1, 0)]), float(rising[min(high - 1, count - 1)]))
 
 
 def difference_interval(

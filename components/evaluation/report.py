@@ -6,8 +6,10 @@ The figures come from the artifacts, the photographs from the test shards. Whate
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,25 @@ from components.artifacts import (
     Evaluation,
     Export,
     Rehearsal,
-    Rule,
     Training,
     ValidationReport,
 )
 from components.artifacts import Split as SplitRecord
-from components.evaluation import charts
+from components.data.page import Pictures, Shown
+from components.evaluation import charts, units
 from components.evaluation.calibration import Calibration
 from components.evaluation.compare import Comparison, compare_evaluations
 from components.evaluation.pictures import pictures
+from components.evaluation.saliency import Saliency
+from components.evaluation.slices import Slices
+from components.evaluation.spending import CostReport
+
+Sets = list[list[tuple[Shown, str]]]  # of a finding: pictures and their likes, with data addresses
 
 MAX_ERRORS = 150  # photographs of errors, the surest first
 MAX_RIGHT = 120  # photographs of right answers, the least sure of each class
 MAX_MATRIX = 40  # classes in a confusion matrix; above it the most frequent confusions are listed
+MAX_SETS = 8  # of pictures shown of a finding
 MAX_BYTES = 5_000_000
 
 
@@ -73,6 +81,8 @@ class Answer:
     probability: float
     cell: str  # "<true index>-<predicted index>" in the confusion matrix
     photograph: str  # data address
+    heat: str = ""  # data address: where the model looked
+    champion: str | None = None  # what the champion answered, where there is one
 
     @property
     def right(self) -> bool:
@@ -83,17 +93,19 @@ class Answer:
 def write_report(parts: Parts, about: About, out: Path) -> Path:
     """Write report.html into `out`, at most 5 MB; gives its path."""
     evaluation = Evaluation.load(parts.evaluation)
-    shown = list(_answers(parts, evaluation))
-    page = _render(parts, about, evaluation, shown)
-    while len(page.encode()) > MAX_BYTES and shown:
-        shown = _fewer(shown)
-        page = _render(parts, about, evaluation, shown)
+    shown, findings = list(_answers(parts, evaluation)), _findings(parts)
+    page = _render(parts, about, evaluation, shown, findings)
+    while len(page.encode()) > MAX_BYTES and (shown or any(findings)):
+        shown, findings = _fewer(shown), [sets[: len(sets) * 2 // 3] for sets in findings]
+        page = _render(parts, about, evaluation, shown, findings)
     path = out / "report.html"
     records.write_atomic(path, page)
     return path
 
 
-def _render(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer]) -> str:
+def _render(
+    parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer], findings: Sequence[Sets]
+) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -108,16 +120,20 @@ def _render(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[
         "span": _span,
         "change": _change,
         "number": _number,
-        "figure": _figure,
+        "figure": units.of_rule,
+        "verdict": units.verdict,
+        "place": _place,
     }
-    return environment.get_template("report.html.j2").render(_content(parts, about, evaluation, shown))
+    content = _content(parts, about, evaluation, shown) | {"pictures": findings}
+    return environment.get_template("report.html.j2").render(content)
 
 
 def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer]) -> dict[str, Any]:
-    """All that the template shows."""
+    """All that the template shows, but for the pictures of the findings."""
     decision = Decision.load(parts.gate)
     training = Training.load(parts.training) if parts.training else None
-    calibration = Calibration.load(parts.evaluation)
+    calibration, costs = Calibration.load(parts.evaluation), _costs(parts)
+    before = calibration.before
     return {
         "about": about,
         "decision": decision,
@@ -130,7 +146,10 @@ def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence
         "comparison": _comparison(parts),
         "curves": charts.curves(training.history, training.best_epoch) if training else "",
         "calibration": calibration,
-        "reliability": charts.reliability(calibration.bins),
+        "reliability": charts.reliability(calibration.bins, before.bins if before else ()),
+        "costs": costs,
+        "cost_curve": charts.cost_curve(costs) if costs else "",
+        "slices": _by_column(parts),
         "policy": _policy(parts),
         "preview": _preview(parts),
         "matrix": evaluation.confusion if len(evaluation.labels) <= MAX_MATRIX else None,
@@ -155,7 +174,12 @@ def _answers(parts: Parts, evaluation: Evaluation) -> Iterator[Answer]:
     )
     chosen = errors[:MAX_ERRORS] + _least_sure(rows, len(index))
     wanted = {row["id"] for row in chosen}
-    photographs = {p.id: charts.thumbnail(p.image) for p in pictures(parts.shards, TEST, wanted)}
+    seen, rival = _heat(parts), _rival(parts)
+    photographs, heat = {}, {}
+    for picture in pictures(parts.shards, TEST, wanted):
+        photographs[picture.id] = charts.thumbnail(picture.image)
+        if picture.id in seen:
+            heat[picture.id] = seen[picture.id](picture.image)
     for row in chosen:
         yield Answer(
             path=row["path"],
@@ -164,7 +188,61 @@ def _answers(parts: Parts, evaluation: Evaluation) -> Iterator[Answer]:
             probability=row["probability"],
             cell=f"{index[row['label']]}-{index[row['predicted']]}",
             photograph=photographs.get(row["id"], ""),
+            heat=heat.get(row["id"], ""),
+            champion=rival.get(row["id"]),
         )
+
+
+def _heat(parts: Parts) -> dict[str, Callable[[bytes], str]]:
+    """Id of a picture -> what draws the places where the model looked on it."""
+    if parts.training is None or not (parts.evaluation / Saliency.FILE).is_file():
+        return {}
+    training, found = Training.load(parts.training), Saliency.load(parts.evaluation)
+    size = (training.height, training.width)
+    return {
+        id: partial(charts.heat, map=map, aspect=training.aspect, size=size) for id, map in found.maps.items()
+    }
+
+
+def _rival(parts: Parts) -> dict[str, str]:
+    """Id of a picture -> what the champion answered."""
+    import pyarrow.parquet as parquet
+
+    if parts.champion is None:
+        return {}
+    table = parquet.read_table(parts.champion / "predictions.parquet", columns=["id", "predicted"])
+    return dict(zip(*(table.column(name).to_pylist() for name in ("id", "predicted")), strict=True))
+
+
+def _findings(parts: Parts) -> list[Sets]:
+    """Of each finding in the data the first sets of pictures."""
+    if parts.validation is None:
+        return []
+    if not (parts.validation / Pictures.FILE).is_file():
+        return [[] for _ in ValidationReport.load(parts.validation).findings]
+    return [
+        [[(file, _small(file)) for file in files] for files in sets[:MAX_SETS]]
+        for sets in Pictures.load(parts.validation).sets
+    ]
+
+
+def _small(file: Shown) -> str:
+    return charts.thumbnail(base64.b64decode(file.data), 80) if file.data else ""
+
+
+def _costs(parts: Parts) -> CostReport | None:
+    """With the champion's costs where there is one."""
+    folders = [folder for folder in (parts.gate, parts.evaluation) if (folder / CostReport.FILE).is_file()]
+    return CostReport.load(folders[0]) if folders else None
+
+
+def _by_column(parts: Parts) -> dict[str, list[Any]]:
+    """Column -> its slices."""
+    found: dict[str, list[Any]] = {}
+    if (parts.evaluation / Slices.FILE).is_file():
+        for one in Slices.load(parts.evaluation).slices:
+            found.setdefault(one.column, []).append(one)
+    return found
 
 
 def _least_sure(rows: Sequence[Mapping[str, Any]], num_classes: int) -> list[Mapping[str, Any]]:
@@ -226,12 +304,13 @@ def _span(interval: Sequence[float] | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _figure(rule: Rule, which: str) -> str:
-    """Value or limit of a rule in its own unit: a probability's distance as it is, all else in percent."""
-    value = getattr(rule, which)
-    if value is None:
-        return "–"
-    return f"{value:.2g}" if rule.name == "served" else f"{100 * value:.1f}%"
+def _place(interval: Sequence[float] | None, value: float | None = None) -> str:
+    """CSS of an interval of shares, and of the value in it, on a bar from 0 to 1."""
+    low, high = interval or (0.0, 1.0)
+    dot = "" if value is None else f"--v:{100 * value:.1f}%;"
+    return f"{dot}--l:{100 * low:.1f}%;--w:{100 * (high - low):.1f}%"

@@ -41,6 +41,14 @@ class ServedModel:
         """Encoded pictures -> float32 (N, D)."""
         return self._run(contract.EMBEDDING, contract.IMAGE, _strings(images), contract.EMBEDDING)
 
+    def explains(self) -> bool:
+        """Whether the model says where it looked; older ones do not."""
+        return contract.SALIENCY in self._model.signatures
+
+    def saliency(self, images: list[bytes]) -> npt.NDArray[np.float32]:
+        """Encoded pictures -> float32 (N, h, w), 0 to 1."""
+        return self._run(contract.SALIENCY, contract.IMAGE, _strings(images), contract.SALIENCY)
+
     def labels(self) -> tuple[str, ...]:
         """What the columns of the probabilities mean."""
         outputs = self._model.signature_defs[contract.SERVING_DEFAULT].outputs

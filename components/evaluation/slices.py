@@ -9,19 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import Record
+from components.artifacts import PARTS, Manifest, Record
 from components.evaluation.metrics import wilson_interval
 from components.records import setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Bools = npt.NDArray[np.bool_]
 
 WORSE, BETTER, ALIKE, TOO_SMALL = "worse", "better", "alike", "too small to judge"
 OTHER, UNKNOWN = "(other)", "(unknown)"
+SIZE, BRIGHTNESS, FORMAT, SOURCE = "longer side, px", "brightness", "format", "source"
+MANY = 12  # more different numbers than this are cut into ranges
+_LIST = "list."  # before the names of a list's further columns in the manifest
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,50 @@ class Slices(Record):
     FILE: ClassVar[str] = "slices.json"
 
     slices: tuple[Slice, ...]
+
+    def worst(self) -> Slice | None:
+        """The judged slice of the lowest accuracy; None when all are too small to judge."""
+        judged = [one for one in self.slices if one.p_value is not None]
+        return min(judged, key=lambda one: (one.accuracy, one.column, one.name), default=None)
+
+
+def columns_of(manifest_folder: Path, ids: Sequence[str]) -> dict[str, list[Any]]:
+    """What the manifest knows of pictures: size, brightness, format, source, and a list's further columns.
+
+    Source is the folder that a picture lies in, without its class and without "train" and the like: the
+    camera or the place, where people keep pictures so.
+    """
+    import pyarrow.parquet as parquet
+
+    given = parquet.read_schema(manifest_folder / "manifest.parquet").names
+    further = [name for name in given if name.startswith(_LIST)]
+    table = Manifest.table(
+        manifest_folder, ["id", "path", "label", "width", "height", "brightness", "format", *further]
+    )
+    rows = table.drop_duplicates("id").set_index("id").loc[list(ids)]
+    places = zip(rows["path"], rows["label"], strict=True)
+    return {
+        SIZE: rows[["width", "height"]].max(axis=1).tolist(),
+        BRIGHTNESS: rows["brightness"].tolist(),
+        FORMAT: rows["format"].tolist(),
+        SOURCE: [_source(path, label) for path, label in places],
+        **{name.removeprefix(_LIST): _values(rows[name]) for name in further},
+    }
+
+
+def _source(path: str, label: str) -> str:
+    left_out = {label.lower(), *PARTS, "val", "valid"}
+    return "/".join(part for part in PurePosixPath(path).parts[:-1] if part.lower() not in left_out)
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    """Numbers, where a list's column has only numbers and many of them; else its words. Empty is unknown."""
+    import pandas as pd
+
+    words = column.where(column.notna() & (column != ""), None)
+    numbers = pd.to_numeric(words, errors="coerce")
+    all_are_numbers = numbers.notna().sum() == words.notna().sum()
+    return (numbers if all_are_numbers and numbers.nunique() > MANY else words).tolist()
 
 
 def slice_scores(

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from components import records
 from components.artifacts import GoldenRequests, Rehearsal
 from components.errors import InputError
+from components.evaluation.metrics import quantile_interval
 from components.records import setting
 from components.release import golden as golden_requests
 from components.release.golden import Answers, WrongAnswer
@@ -38,7 +39,9 @@ class RehearseSettings:
     timeout_s: float = setting(
         120.0, "seconds that the server may take to start, and again to load a model", low=1, high=3600
     )
-    rounds: int = setting(3, "times that each golden request is sent alone", low=1, high=1000)
+    rounds: int = setting(
+        5, "times that each golden request is sent alone, for the answers and the latency", low=1, high=1000
+    )
 
 
 class Rehearsals:
@@ -80,6 +83,7 @@ class Rehearsals:
         link.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(saved_model.absolute(), link, target_is_directory=True)
         rehearsal, answers = self._try(link, golden)
+        rehearsal = replace(rehearsal, num_bytes=folder_size(saved_model))
         rehearsal.save(out)
         if answers is not None:
             _tell(answers, timing)
@@ -110,7 +114,17 @@ class Rehearsals:
                 answers = golden_requests.ask(client, golden, rounds=self._settings.rounds)
         except (ClientError, WrongAnswer) as error:
             return Rehearsal(False, self._reason(error, link), num_requests=0, max_difference=0.0), None
-        return Rehearsal(True, "", answers.num_requests, answers.max_difference), answers
+        timed = answers.latencies_ms
+        rehearsal = Rehearsal(
+            True,
+            "",
+            answers.num_requests,
+            answers.max_difference,
+            latency_ms=answers.percentile_ms(95),
+            latency_interval_ms=quantile_interval(timed, 0.95),
+            num_timed=len(timed),
+        )
+        return rehearsal, answers
 
     def _reason(self, error: Exception, link: Path) -> str:
         """What went wrong, without the names of folders that live only as long as the server."""
@@ -119,6 +133,11 @@ class Rehearsals:
             return text.replace(str(self._server.folder), "")
         log.warning("the model server died, its last lines:\n%s", self._server.last_lines())
         return f"the model brought the server down (exit status {self._server.status})"
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _tell(answers: Answers, timing: Path | None) -> None:

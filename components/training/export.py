@@ -22,6 +22,7 @@ from components.artifacts import VALIDATION, Export, Shards, Training
 from components.data import images
 from components.evaluation.calibration import Temperature, fit_temperature
 from components.evaluation.costs import Costs, read_costs
+from components.evaluation.inside import EXTRA
 from components.evaluation.pictures import pictures
 from components.records import setting
 from components.training import warmup
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import keras
 
 SAVED_MODEL = "saved_model"
-EXTRA = "assets.extra"  # of a SavedModel: files that servers leave alone
 MAX_FITTED = 5000  # pictures that a temperature is fitted on
 BATCH = 64
 

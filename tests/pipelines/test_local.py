@@ -145,6 +145,29 @@ def test_a_stricter_gate_rejects_without_training_again(first, photos, workspace
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
 
+def test_costs_redo_the_export_and_not_the_training(first, photos, workspace, tmp_path):
+    costs = tmp_path / "costs.csv"
+    costs.write_text("true,predicted,cost,ask a person\n*,*,1,0.4\n")
+    asked = (f"export.costs={costs}", "gate.min_accuracy=1")
+    weighed = run(photos, workspace, *asked)
+    redone = set(weighed.seconds) - set(weighed.reused)
+    assert redone == {"export", "evaluate", "rehearse", "champion", "gate", "report", "register"}
+    assert weighed.metrics["accuracy"] == first.metrics["accuracy"]
+    assert weighed.metrics["cost_saved_per_1000"] > 0 and "1,000 pictures cost" in weighed.words()
+    decision = artifacts.Decision.load(_output(workspace, weighed, "gate"))
+    rules = {rule.name: rule for rule in decision.rules}
+    assert rules["champion_cost"].value == 0 and {"expected_cost", "latency", "size"} <= rules.keys()
+    costs.write_text("true,predicted,cost\nsquare,*,1\n")
+    with pytest.raises(InputError, match=r"costs\.csv, line 2: 'square' is not a class"):
+        run(photos, workspace, *asked)
+
+
+def test_costs_that_cannot_be_read_are_told_before_any_work(photos, tmp_path):
+    with pytest.raises(InputError, match=r"none\.csv cannot be read"):
+        run(photos, Workspace(tmp_path / "work"), f"export.costs={tmp_path / 'none.csv'}")
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_withdrawn_folder_is_published_again(first, photos, workspace):
     from components.release.publish import withdraw
 

@@ -52,6 +52,16 @@ def test_classify_takes_paths_bytes_and_arrays(server, client, tmp_path):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(sent[3]))), pixels)
 
 
+def test_classify_gives_the_decision_of_a_model_that_has_one(server, client):
+    assert client.classify_images([picture()]).decisions is None
+    plain = server.answer
+    server.answer = lambda inputs, signature: {
+        **plain(inputs, signature),
+        **({"decision": np.array([b"ask a person"], object)} if "image" in inputs else {}),
+    }
+    assert client.classify_images([picture()]).decisions == ("ask a person",)
+
+
 def test_classify_sends_pictures_upright(server, client):
     client.classify_images([picture(16, 8, orientation=6)])
     sent = Image.open(io.BytesIO(images_sent(server)[0]))

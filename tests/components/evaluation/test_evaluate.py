@@ -7,10 +7,17 @@ from sklearn import metrics as reference
 
 from components.artifacts import Evaluation, GoldenRequests, Split
 from components.errors import InputError, StepError
+from components.evaluation import figures
+from components.evaluation.calibration import Calibration, apply_temperature
 from components.evaluation.compare import compare_evaluations
+from components.evaluation.costs import Costs
 from components.evaluation.evaluate import EvaluateSettings, evaluate
+from components.evaluation.inside import Inside
 from components.evaluation.pictures import pictures
-from tests.components.evaluation.conftest import LABELS, by_brightness, tfrecord
+from components.evaluation.saliency import Saliency
+from components.evaluation.slices import Slices
+from components.evaluation.spending import CostReport, compare_costs
+from tests.components.evaluation.conftest import LABELS, by_brightness, saliency, tfrecord
 
 SETTINGS = EvaluateSettings(batch_size=7)
 
@@ -40,6 +47,7 @@ def test_evaluate_gives_every_figure_an_interval(walk, tmp_path):
     got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
     figures = {"accuracy": got.accuracy, "macro_f1": got.macro_f1, "top_3": got.top_k["3"]}
     figures["train_accuracy"] = got.train_accuracy
+    figures["calibration_error"] = got.calibration_error
     assert got.intervals.keys() == figures.keys()
     for name, value in figures.items():
         low, high = got.intervals[name]
@@ -68,11 +76,78 @@ def test_evaluate_scores_changed_pictures(walk, tmp_path):
     assert change["darker"].difference < 0  # light ones are taken for grey
 
 
+COSTS = Costs(LABELS, (*LABELS, "ask a person"), ((0, 1, 1, 0.2), (1, 0, 9, 0.2), (1, 1, 0, 0.2)))
+
+
+def test_evaluate_measures_calibration_before_and_after_the_temperature(walk, tmp_path):
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS, inside=Inside(2.0))
+    found = Calibration.load(tmp_path)
+    rows = pd.read_parquet(tmp_path / "predictions.parquet")
+    served = np.stack(rows["probabilities"])
+    assert found.temperature == 2.0 and found.before is not None
+    labels = rows["label"].map(LABELS.index)
+    raw = apply_temperature(served, 0.5)
+    assert found.log_loss == pytest.approx(reference.log_loss(labels, served), rel=1e-5)
+    assert found.before.log_loss == pytest.approx(reference.log_loss(labels, raw), rel=1e-5)
+    named = figures.of(tmp_path)
+    assert (named["temperature"], named["calibration_error"]) == (2.0, found.error)
+    assert "cost_per_1000" not in named
+
+
+def test_evaluate_counts_what_errors_cost_beside_the_champion(walk, tmp_path):
+    new = by_brightness((40, 195, 210))
+    inside = Inside(costs=COSTS)
+    evaluate(new, walk.shards, walk.split, tmp_path / "new", SETTINGS, inside=inside)
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "old", SETTINGS, with_train=False)
+    assert Costs.load(tmp_path / "new") == COSTS
+    alone = CostReport.load(tmp_path / "new")
+    rows = pd.read_parquet(tmp_path / "new" / "predictions.parquet")
+    chosen = (np.stack(rows["probabilities"]) @ np.array(COSTS.matrix)).argmin(axis=1)
+    paid = np.array(COSTS.matrix)[rows["label"].map(LABELS.index), chosen]
+    assert alone.spendings[0].per_thousand == pytest.approx(1000 * paid.mean())
+    assert alone.saving_over_champion is None and len(alone.curve) > 2
+    assert figures.of(tmp_path / "new")["cost_per_1000"] == alone.spendings[0].per_thousand
+    both = compare_costs(tmp_path / "new", tmp_path / "old")
+    assert both.spendings[:3] == alone.spendings and both.spendings[3].name == "champion"
+    assert both.saving_over_champion == pytest.approx(
+        both.spendings[3].per_thousand - alone.spendings[0].per_thousand
+    )
+    assert compare_costs(tmp_path / "old", tmp_path / "new") is None
+
+
+def test_evaluate_scores_slices_and_says_which_are_too_small(walk, tmp_path):
+    settings = EvaluateSettings(slice_min_images=12)
+    got = evaluate(by_brightness((40, 195, 210)), walk.shards, walk.split, tmp_path, settings,
+                   manifest_folder=walk.manifest)  # fmt: skip
+    slices = {(one.column, one.name): one for one in Slices.load(tmp_path).slices}
+    assert {column for column, _ in slices} == {"brightness", "camera"}  # all else has one value only
+    camera = [slices["camera", name] for name in "ab"]
+    assert sum(one.num_images * one.accuracy for one in camera) == pytest.approx(30 * got.accuracy)
+    assert {one.verdict for one in camera} == {"alike"}
+    grey = slices["brightness", "120"]
+    assert (grey.num_images, grey.verdict) == (10, "too small to judge")
+    assert grey.accuracy == next(score.recall for score in got.per_class if score.label == "grey")
+
+
+def test_evaluate_keeps_where_the_model_looked_in_its_surest_errors(walk, tmp_path):
+    settings = EvaluateSettings(explain=3)
+    evaluate(by_brightness((40, 195, 210)), walk.shards, walk.split, tmp_path, settings, explain=saliency)
+    rows = pd.read_parquet(tmp_path / "predictions.parquet")
+    wrong = rows[rows["label"] != rows["predicted"]].sort_values("probability", ascending=False)
+    maps = Saliency.load(tmp_path).maps
+    assert set(maps) == set(wrong["id"][:3])
+    assert next(iter(maps.values())).array().tolist() == [[255, 0], [0, 0]]
+
+
 def test_evaluate_leaves_out_what_it_is_told_to(walk, tmp_path):
-    settings = EvaluateSettings(baseline_sample=0, robustness_sample=0)
-    got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, settings)
+    settings = EvaluateSettings(baseline_sample=0, robustness_sample=0, slices=False, explain=0)
+    more = {"manifest_folder": walk.manifest, "explain": saliency}
+    got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, settings, **more)
     assert [base.name for base in got.baselines] == ["majority"]
     assert got.robustness == ()
+    assert not {"slices.json", "saliency.json", "cost_report.json"} & {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_evaluate_twice_writes_equal_files(walk, tmp_path):

@@ -5,18 +5,29 @@ import numpy as np
 import pytest
 
 from components.artifacts import Paired, Rehearsal
-from components.evaluation import baselines
+from components.evaluation import baselines, units
+from components.evaluation.calibration import calibration
 from components.evaluation.compare import compare
+from components.evaluation.costs import Costs
 from components.evaluation.evaluate import EvaluateSettings, summarise
 from components.evaluation.gate import Facts, GateSettings, decide
 from components.evaluation.scoring import Scores
+from components.evaluation.slices import slice_scores
+from components.evaluation.spending import cost_report
 
 SERVED = Rehearsal(ok=True, reason="", num_requests=8, max_difference=1e-6)
 
 
+def as_sure(answers, classes, sure):
+    """Probabilities of a model that is as sure of each answer."""
+    sure = max(sure, 1 / classes + 0.01)
+    others = (1 - sure) / (classes - 1)
+    return np.where(np.eye(classes, dtype=bool)[answers], sure, others).astype(np.float32)
+
+
 @functools.cache
-def evaluation(accuracy, *, classes=9, n=262, train_accuracy=None, missed=None):
-    """A real evaluation of drawn answers; class `missed` is never found."""
+def evaluation(accuracy, *, classes=9, n=262, train_accuracy=None, missed=None, sure=None):
+    """A real evaluation of drawn answers; class `missed` is never found. As sure as it is right."""
     rng = np.random.default_rng(5)
     labels = np.arange(n) % classes
     wrong = rng.permutation(n)[: round(n * (1 - accuracy))]
@@ -24,8 +35,10 @@ def evaluation(accuracy, *, classes=9, n=262, train_accuracy=None, missed=None):
     answers[wrong] = (answers[wrong] + rng.integers(1, classes, len(wrong))) % classes
     if missed is not None:
         answers[labels == missed] = (missed + 1) % classes
-    test = Scores(tuple(map(str, range(n))), labels, np.eye(classes, dtype=np.float32)[answers])
-    found = summarise(test, None, tuple(f"c{i}" for i in range(classes)), EvaluateSettings())
+    test = Scores(tuple(map(str, range(n))), labels, as_sure(answers, classes, sure or accuracy))
+    calibrated = calibration(test.probabilities, test.labels)
+    names = tuple(f"c{i}" for i in range(classes))
+    found = summarise(test, None, names, EvaluateSettings(), calibrated)
     return dataclasses.replace(
         found,
         train_accuracy=train_accuracy,
@@ -42,7 +55,8 @@ def test_gate_accepts_a_good_model_on_the_leaves():
     decision = decide(Facts(evaluation(0.86, train_accuracy=0.99), SERVED), GateSettings())
     assert decision.accepted, decision.reasons
     assert decision.reasons == ()
-    assert [rule.name for rule in decision.rules] == ["accuracy", "baseline", "class_recall", "gap", "served"]
+    names = ["accuracy", "baseline", "class_recall", "gap", "calibration", "served"]
+    assert [rule.name for rule in decision.rules] == names
 
 
 def test_gate_accepts_a_good_model_on_the_digits():
@@ -148,7 +162,7 @@ def test_gate_forgives_a_sure_but_tiny_loss():
 
 
 def test_gate_rules_can_be_switched_off():
-    settings = GateSettings(min_recall=0, max_gap=1)
+    settings = GateSettings(min_recall=0, max_gap=1, max_calibration_error=1)
     decision = decide(Facts(evaluation(0.75, train_accuracy=1.0, missed=2), SERVED), settings)
     assert {rule.name for rule in decision.rules} == {"accuracy", "baseline", "served"}
 
@@ -184,6 +198,102 @@ def test_gate_rejects_a_model_that_a_mild_change_breaks(high, accepted):
     assert next(r.message for r in decision.rules if r.name == "robustness").startswith("The change 'blur'")
     off = decide(Facts(found, SERVED), GateSettings(max_drop=1))
     assert "robustness" not in [rule.name for rule in off.rules]
+
+
+def rule_of(decision, name):
+    return next(rule for rule in decision.rules if rule.name == name)
+
+
+def test_gate_rejects_a_model_that_is_surer_than_it_is_right():
+    decision = decide(Facts(evaluation(0.75, sure=0.99), SERVED), GateSettings())
+    assert failed(decision) == ["calibration"]
+    assert "24.2 points from accuracy" in decision.reasons[0]
+
+
+def test_gate_does_not_judge_confidence_by_few_pictures():
+    decision = decide(Facts(evaluation(0.8, n=20, classes=2, sure=0.95), SERVED), GateSettings())
+    rule = rule_of(decision, "calibration")
+    assert rule.passed and not rule.sure and units.verdict(rule) == "passed, too few to be sure"
+    assert rule_of(decide(Facts(evaluation(0.9, n=2000), SERVED), GateSettings()), "calibration").sure
+
+
+def test_gate_rejects_a_slice_that_is_missed_where_it_is_asked_to():
+    right = np.arange(300) % 10 > 0
+    dark = np.arange(300) < 60
+    right[:40] = False
+    slices = slice_scores(
+        right, {"light": np.where(dark, "dark", "day").tolist(), "few": [0] * 295 + [1] * 5}
+    )
+    facts = Facts(evaluation(0.9), SERVED, slices=slices)
+    assert decide(facts, GateSettings()).accepted
+    decision = decide(facts, GateSettings(min_slice=0.6))
+    assert failed(decision) == ["slice"] and "'light: dark' with 30.0% of 60" in decision.reasons[0]
+    assert decide(facts, GateSettings(min_slice=0.3)).accepted
+
+
+def spent(own, other=None, n=300, ask=0.3, heavy=1.0):
+    """Costs of a model that is right in a share `own`, beside a champion; asking costs 0.3."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    matrix = ((0, heavy, heavy, ask), (1, 0, 1, ask), (1, 1, 0, ask))
+    costs = Costs(("a", "b", "c"), ("a", "b", "c", "ask a person"), matrix)
+
+    def answers(share):
+        wrong = rng.permutation(n) >= round(n * share)
+        return as_sure(np.where(wrong, (labels + 1) % 3, labels), 3, 0.95)
+
+    return cost_report(answers(own), labels, costs, None if other is None else answers(other))
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "failing"),
+    [
+        (0.9, GateSettings(), []),
+        (0.6, GateSettings(), ["expected_cost"]),  # asking always costs 300
+        (0.9, GateSettings(max_cost=20), ["expected_cost"]),
+        (0.9, GateSettings(max_cost=200), []),
+    ],
+)
+def test_gate_wants_a_model_to_save_what_it_costs(own, settings, failing):
+    decision = decide(Facts(evaluation(0.9), SERVED, costs=spent(own)), settings)
+    assert failed(decision) == failing
+    assert rule_of(decision, "expected_cost").unit == "cost"
+
+
+def test_gate_rejects_a_model_that_is_dearer_than_the_champion():
+    decision = decide(Facts(evaluation(0.9), SERVED, costs=spent(0.8, 0.95), champion=2), GateSettings())
+    assert failed(decision) == ["champion_cost"] and "champion version 2" in decision.reasons[0]
+    assert decide(Facts(evaluation(0.9), SERVED, costs=spent(0.9, 0.9)), GateSettings()).accepted
+
+
+@pytest.mark.parametrize(
+    ("rehearsal", "failing"),
+    [
+        (dataclasses.replace(SERVED, latency_ms=900.0, latency_interval_ms=(800.0, 1500.0)), []),
+        (dataclasses.replace(SERVED, latency_ms=1500.0, latency_interval_ms=(1200.0, 2500.0)), ["latency"]),
+        (dataclasses.replace(SERVED, num_bytes=499_000_000), []),
+        (dataclasses.replace(SERVED, num_bytes=501_000_000), ["size"]),
+    ],
+)
+def test_gate_holds_the_rehearsal_to_its_budgets(rehearsal, failing):
+    decision = decide(Facts(evaluation(0.9), rehearsal), GateSettings())
+    assert failed(decision) == failing
+    off = decide(Facts(evaluation(0.9), rehearsal), GateSettings(max_latency_ms=0, max_size_mb=0))
+    assert not {"latency", "size"} & {rule.name for rule in off.rules}
+
+
+def test_rules_are_told_in_their_own_units():
+    rehearsal = dataclasses.replace(
+        SERVED, latency_ms=12.34, latency_interval_ms=(9.0, 20.0), num_bytes=2_500_000
+    )
+    decision = decide(Facts(evaluation(0.9), rehearsal, costs=spent(0.9)), GateSettings())
+    told = {rule.name: [units.of_rule(rule, which) for which in ("value", "interval", "limit")]
+            for rule in decision.rules}  # fmt: skip
+    assert told["latency"] == ["12.3 ms", "9 to 20 ms", "1,000 ms"]
+    assert told["size"] == ["2.5 MB", "–", "500 MB"]
+    assert told["served"] == ["1e-06", "–", "0.01"]
+    assert told["accuracy"][::2] == ["90.1%", "60.0%"]
+    assert told["expected_cost"][2] == "300"
 
 
 def test_decision_survives_a_file(tmp_path):

@@ -29,6 +29,16 @@ def test_gate_rejects_an_unchanged_model_no_oftener_than_stated(worse):
 
 
 @pytest.mark.slow
+def test_gate_with_costs_rejects_an_unchanged_model_no_oftener_than_stated():
+    """Two rules look at the champion then, each at half of the significance."""
+    case = gate_simulation.Case(
+        "costs", gate_simulation.drawn(262), GateSettings(), costs=gate_simulation.uneven()
+    )
+    found = gate_simulation.simulate(case, runs=200)
+    assert 200 * found["rejected"]["share"] <= binom.ppf(0.999, 200, GateSettings().significance)
+
+
+@pytest.mark.slow
 def test_gate_that_wants_proof_accepts_a_model_at_the_margin_no_oftener_than_stated():
     settings = GateSettings(prove_not_worse=True, max_loss=0.02)
     case = gate_simulation.Case("at the margin", gate_simulation.drawn(1000, 0.02), settings)

@@ -126,3 +126,20 @@ def test_bootstrap_macro_f1_without_an_error_is_no_certainty():
     low, high = metrics.bootstrap_macro_f1(labels, labels, 3, seed=0)
     assert (low, high) == metrics.wilson_interval(60, 60)
     assert 0.9 < low < 1 == high
+
+
+def test_quantile_interval_holds_the_true_quantile():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        low, high = metrics.quantile_interval(rng.exponential(1.0, 60), 0.8)
+        inside += low <= -math.log(0.2) <= high
+    assert inside >= 0.93 * 400
+    assert metrics.quantile_interval([3.0], 0.95) == (3.0, 3.0)
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.quantile_interval([], 0.5)
+
+
+def test_quantile_interval_is_the_textbooks_for_a_median():
+    """Of 10 values the second and the ninth hold the median with 97.9% (Conover 1999, table A3)."""
+    assert metrics.quantile_interval(range(1, 11), 0.5) == (2.0, 9.0)

@@ -1,8 +1,7 @@
+import base64
 import html
-import json
-import re
+import io
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,16 +17,23 @@ from components.artifacts import (
     Training,
     ValidationReport,
 )
+from components.data.page import Pictures, Shown
 from components.evaluation import charts
 from components.evaluation.calibration import reliability
-from components.evaluation.compare import compare_evaluations
+from components.evaluation.costs import Costs
 from components.evaluation.evaluate import EvaluateSettings, evaluate
 from components.evaluation.gate import Facts, GateSettings, decide
+from components.evaluation.inside import Inside
+from components.evaluation.pictures import pictures
 from components.evaluation.report import MAX_BYTES, About, Parts, write_report
-from tests.components.evaluation.conftest import LABELS, by_brightness
+from components.evaluation.saliency import HeatMap, overlay
+from tests.components.evaluation.conftest import LABELS, by_brightness, saliency
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>alert('x')</script>"
+
+
+COSTS = Costs(LABELS, (*LABELS, "ask a person"), ((0, 1, 1, 0.2), (1, 0, 9, 0.2), (1, 1, 0, 0.2)))
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +41,22 @@ def run(walk, tmp_path_factory):
     """All artifacts of a run, with a name that would be markup if it were let."""
     root = tmp_path_factory.mktemp("run")
     settings = EvaluateSettings()
-    found = evaluate(by_brightness((40, 195, 210)), walk.shards, walk.split, root / "evaluation", settings)
+    evaluate(by_brightness((40, 195, 210)), walk.shards, walk.split, root / "evaluation", settings,
+             inside=Inside(1.5, COSTS), manifest_folder=walk.manifest, explain=saliency)  # fmt: skip
     evaluate(by_brightness(), walk.shards, walk.split, root / "champion", settings, with_train=False)
-    rehearsal = Rehearsal(True, "", 9, 1e-7)
+    rehearsal = Rehearsal(True, "", 9, 1e-7, 12.0, (9.0, 30.0), 24, 2_000_000)
     rehearsal.save(root / "rehearsal")
-    pair = compare_evaluations(root / "evaluation", root / "champion")
-    decide(Facts(found, rehearsal, pair, 3), GateSettings(min_accuracy=0.99)).save(root / "gate")
-    finding = Finding("unreadable", "warning", 1, (EVIL,), f"1 file cannot be read: {EVIL}.")
-    ValidationReport(True, (finding,), {EVIL: "unreadable"}, 70, {}).save(root / "validation")
+    facts = Facts.of(root / "evaluation", root / "champion", root / "rehearsal", 3)
+    decide(facts, GateSettings(min_accuracy=0.99)).save(root / "gate")
+    facts.costs.save(root / "gate")
+    findings = (
+        Finding("unreadable", "warning", 1, (EVIL,), f"1 file cannot be read: {EVIL}."),
+        Finding("exact_duplicate", "info", 2, ("a.png", "b.png"), "2 files are equal."),
+    )
+    ValidationReport(True, findings, {EVIL: "unreadable"}, 70, {}).save(root / "validation")
+    found = next(pictures(walk.shards, "train")).image
+    like = Shown("a.png", "grey", base64.b64encode(found).decode(), "")
+    Pictures((((Shown(EVIL, "dark", "", "it is cut off"),),), ((like, like),))).save(root / "validation")
     history = tuple(
         {"loss": 1 / e, "val_loss": 1.2 / e, "accuracy": 0.5, "val_accuracy": 0.4} for e in (1, 2, 3)
     )
@@ -135,6 +149,15 @@ def test_report_counts_errors_as_the_predictions_do(run, page):
     assert all(path in text for path in wrong["path"])
 
 
+def test_report_shows_findings_slices_costs_and_where_the_model_looked(page):
+    text = page.read_text()
+    assert text.count("<figure>") == 3
+    assert "it is cut off" in text and "camera" in text and "too small to judge" in text
+    assert "network alone" in text and "as served" in text
+    assert "cheapest decision" in text and "ask a person" in text and "Grad-CAM" in text
+    assert text.count('class="pair"') > 0 and "champion: right" in text
+
+
 def test_report_twice_gives_the_same_bytes(run, page, tmp_path):
     assert write_report(run, ABOUT, tmp_path).read_bytes() == page.read_bytes()
 
@@ -146,51 +169,87 @@ def test_report_makes_do_with_what_there_is(run, tmp_path):
     assert 'id="training"' not in text
 
 
-def browse(page, script, tmp_path):
-    """What Chromium makes of the page after `script`: its document, and its console."""
-    copy = tmp_path / "page.html"
-    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-            "--enable-logging=stderr", "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'user'}",
-            "--dump-dom", copy.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=90,
-    )  # fmt: skip
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, console
+@pytest.fixture(scope="module")
+def browser():
+    sync = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("there is no Chromium to show the page: apt-get install chromium")
+    with sync.sync_playwright() as playwright:
+        shown = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield shown
+        shown.close()
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium to show the page")
-def test_report_filters_the_pictures_behind_a_cell(page, tmp_path):
-    script = (
-        "const b=[...document.querySelectorAll('.matrix button')].find(b=>b.dataset.cell==='1-0');b.click();"
-        "const on=[...document.querySelectorAll('#gallery li')].filter(l=>!l.hidden);"
-        "document.title=JSON.stringify({count:+b.textContent,shown:on.length,"
-        "cells:[...new Set(on.map(l=>l.dataset.cell))],pressed:b.ariaPressed,"
-        "loaded:on.every(l=>l.querySelector('img').naturalWidth>0),"
-        "asked:performance.getEntriesByType('resource').map(r=>r.name)});"
-    )
-    script = f"addEventListener('load',()=>setTimeout(()=>{{{script}}},200))"
-    document, console = browse(page, script, tmp_path)
-    assert console == []
-    title = html.unescape(re.search(r"<title>(.*?)</title>", document)[1])
-    seen = json.loads(title)
-    assert seen["count"] == seen["shown"] > 0
-    assert seen["cells"] == ["1-0"]
-    assert seen["pressed"] == "true"
-    assert seen["loaded"]
-    assert [name for name in seen["asked"] if not name.startswith("data:")] == []
+class Seen:
+    """The page in a browser, with all that it said and asked for."""
+
+    def __init__(self, browser, path, **look):
+        self.context = browser.new_context(**look)
+        self.page = self.context.new_page()
+        self.said, self.asked = [], []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.context.close()
+
+
+def test_report_in_a_browser_filters_pictures_and_asks_no_host(page, browser):
+    with Seen(browser, page) as seen:
+        button = seen.page.locator(".matrix button[data-cell='1-0']")
+        button.click()
+        assert button.get_attribute("aria-pressed") == "true"
+        shown = seen.page.locator("#gallery li:visible")
+        assert shown.count() == int(button.inner_text()) > 0
+        assert {shown.nth(i).get_attribute("data-cell") for i in range(shown.count())} == {"1-0"}
+        loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
+        seen.page.wait_for_function(
+            "() => [...document.querySelectorAll('#gallery li:not([hidden]) img')].every(i => i.complete)"
+        )
+        assert shown.locator("img").evaluate_all(loaded)
+        seen.page.get_by_role("button", name="Back to the worst errors").click()
+        worst = {shown.nth(i).get_attribute("data-worst") for i in range(shown.count())}
+        assert worst == {"1"} and button.get_attribute("aria-pressed") == "false"
+        for link in seen.page.locator("nav a").all():
+            assert seen.page.locator(link.get_attribute("href")).count() == 1
+        assert seen.said == []
+        assert [url for url in seen.asked if not url.startswith("data:")] == [page.as_uri()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_on_a_phone_is_readable(page, browser, scheme):
+    """Contrast, headings, names and roles by axe-core; nothing is wider than the screen."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with Seen(browser, page, color_scheme=scheme, viewport={"width": 390, "height": 844}) as seen:
+        wide = seen.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0
+        found = axe.Axe().run(seen.page)
+        checked = {rule["id"] for rule in found.response["passes"]}
+        assert {"color-contrast", "heading-order", "image-alt", "region"} <= checked
+        assert found.violations_count == 0, found.generate_report()
+        assert seen.said == []
+
+
+def test_overlay_lies_where_the_network_looked():
+    heat = HeatMap.of(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32))
+    grey = Image.new("RGB", (80, 40), (90, 90, 90))
+    for aspect, bright in (("stretch", (5, 5)), ("crop", (25, 5))):
+        pixels = np.asarray(overlay(grey, heat, aspect, (16, 16))).astype(int)
+        assert pixels[bright[1], bright[0]].sum() > pixels[35, 75].sum() + 100
+        assert tuple(pixels[35, 75]) == (90, 90, 90)
+    padded = np.asarray(overlay(grey, heat, "pad", (16, 16))).astype(int)  # the top of the map is a bar
+    assert padded[2, 2].sum() > padded[38, 70].sum()
 
 
 def test_thumbnail_keeps_the_shape_and_refuses_what_is_no_picture(tmp_path):
     path = tmp_path / "wide.png"
     Image.new("RGB", (300, 100), "green").save(path)
     address = charts.thumbnail(path.read_bytes(), 96)
-    import base64
-    import io
-
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as small:
         assert small.size == (96, 32)
     assert charts.thumbnail(b"no picture") == ""

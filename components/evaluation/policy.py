@@ -1,0 +1,83 @@
+"""When a model may ship, and what is known when that is decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from components.artifacts import Evaluation, Rehearsal
+from components.evaluation.compare import Comparison, compare_evaluations
+from components.evaluation.slices import Slices
+from components.evaluation.spending import CostReport, compare_costs
+from components.records import setting
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """When a model may ship."""
+
+    min_accuracy: float = setting(
+        0.6, "lower end of the 95% interval of the test accuracy must reach this", low=0, high=1
+    )
+    min_recall: float = setting(
+        0.3, "no class may surely be found less often than this (0: no such rule)", low=0, high=1
+    )
+    min_slice: float = setting(
+        0.0, "accuracy that no slice may surely be below, such as 0.5 (0: no such rule)", low=0, high=1
+    )
+    max_gap: float = setting(
+        0.15, "train accuracy may surely exceed test accuracy by no more (1: no such rule)", low=0, high=1
+    )
+    max_calibration_error: float = setting(
+        0.1, "expected calibration error may surely be no more (1: no such rule)", low=0, high=1
+    )
+    max_drop: float = setting(
+        0.3, "accuracy that a mild change of the pictures may surely cost (1: no such rule)", low=0, high=1
+    )
+    max_cost: float = setting(
+        0.0, "with export.costs: what 1,000 pictures may surely cost at most (0: no such limit)", low=0
+    )
+    max_loss: float = setting(
+        0.01, "test accuracy that may be lost to the champion, on the same pictures", low=0, high=1
+    )
+    prove_not_worse: bool = setting(
+        False, "true: the loss must surely be within max_loss; false: a loss by chance is forgiven"
+    )
+    significance: float = setting(
+        0.05, "how surprising a loss to the champion must be to count (McNemar)", low=0.0001, high=0.5
+    )
+    max_difference: float = setting(
+        0.01, "how far a served probability may be from the evaluated one", low=0, high=1
+    )
+    max_latency_ms: float = setting(
+        1000.0, "95th percentile of the rehearsal's latency may surely be no more (0: no such rule)", low=0
+    )
+    max_size_mb: float = setting(500.0, "size of the exported model, MB (0: no such rule)", low=0)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the rules may look at."""
+
+    candidate: Evaluation
+    rehearsal: Rehearsal | None = None  # None: not rehearsed, which no model ships without
+    comparison: Comparison | None = None  # None: there is no champion
+    champion: int | None = None  # its version
+    slices: Slices | None = None
+    costs: CostReport | None = None  # None: nobody said what errors cost
+
+    @classmethod
+    def of(cls, evaluation: Path, champion: Path | None, rehearsal: Path, version: int | None) -> Self:
+        """From the artifacts' folders. champion: its evaluation on the same pictures, with its version."""
+        costs = None
+        if (evaluation / CostReport.FILE).is_file():
+            costs = compare_costs(evaluation, champion) if champion else CostReport.load(evaluation)
+        return cls(
+            candidate=Evaluation.load(evaluation),
+            rehearsal=Rehearsal.load(rehearsal),
+            comparison=compare_evaluations(evaluation, champion) if champion else None,
+            champion=version,
+            slices=Slices.load(evaluation) if (evaluation / Slices.FILE).is_file() else None,
+            costs=costs,
+        )
