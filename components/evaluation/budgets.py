@@ -38,9 +38,10 @@ def costs_no_more_than_champion(facts: Facts, settings: GateSettings) -> Rule | 
     passed = saved >= 0 or report.saving_over_champion_p >= settings.significance
     version = "" if facts.champion is None else f" version {facts.champion}"
     message = (
-        f"Against champion{version} on the same {report.num_images} pictures 1,000 decisions save "
-        f"{saved:.4g} (95% interval {_span(interval)}, p = {report.saving_over_champion_p:.3g}); a loss "
-        f"counts when it is no chance (p < {settings.significance:g})."
+        f"1,000 decisions cost {abs(saved):.4g} {'less' if saved >= 0 else 'more'} than those of champion"
+        f"{version} on the same {report.num_images} pictures (95% interval of what is saved "
+        f"{_span(interval)}, p = {report.saving_over_champion_p:.3g}); a loss counts when it is no chance "
+        f"(p < {settings.significance:g})."
     )
     return Rule("champion_cost", saved, 0.0, passed, message, interval, "cost", sure=interval[0] >= 0)
 

@@ -23,6 +23,7 @@ Ints = npt.NDArray[np.integer]
 
 EQUAL_WIDTH, EQUAL_MASS = "equal_width", "equal_mass"
 NUM_BINS = 15
+IN_A_BIN = 20  # pictures at least, of one part's figures: smaller bins measure chance
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
@@ -106,17 +107,19 @@ def calibration(
     *,
     temperature: float = 1.0,
     seed: int = 0,
-    num_bins: int = NUM_BINS,
+    num_bins: int | None = None,
     num_samples: int = 1000,
 ) -> Calibration:
     """All figures of one part.
 
+    num_bins: of equal mass; None for up to 15 of at least 20 pictures.
     temperature: what the model divided its logits by; with another than 1 the figures without it are given
     too, as `before`.
     The error is above 0 for a perfect model too, since bins are small; so `error_by_chance` and `p_value` say
     what a model would have whose confidences are the true shares of right answers (drawn num_samples times).
     """
     _check(probabilities, labels)
+    num_bins = num_bins or max(1, min(NUM_BINS, len(labels) // IN_A_BIN))
     confidence, correct = _confidence(probabilities, labels)
     groups = _groups(confidence, num_bins, EQUAL_MASS)
     error = _error(confidence, correct, groups)

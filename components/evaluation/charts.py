@@ -10,6 +10,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ Floats = npt.NDArray[np.floating]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from PIL import Image
 
 _INK = "#010203"  # stands for the page's text colour
@@ -49,20 +49,16 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
         return ""
     epochs = range(1, len(history) + 1)
 
-    def draw(figure: Figure) -> None:
-        for axes, figure_name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for key, name, colour in (
-                (figure_name, "training", _FIRST),
-                (f"val_{figure_name}", "validation", _SECOND),
-            ):
-                values = [row.get(key, np.nan) for row in history]
-                axes.plot(epochs, values, color=colour, label=name, marker="." if len(history) < 30 else "")
-            axes.axvline(best_epoch, color=_INK, linewidth=0.7, linestyle=":")
-            axes.set(title=figure_name, xlabel="epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(loc="best")
+    def draw(what: str, axes: Axes) -> None:
+        for key, name, colour in ((what, "training", _FIRST), (f"val_{what}", "validation", _SECOND)):
+            values = [row.get(key, np.nan) for row in history]
+            axes.plot(epochs, values, color=colour, label=name, marker="." if len(history) < 30 else "")
+        axes.axvline(best_epoch, color=_INK, linewidth=0.7, linestyle=":")
+        axes.set(title=what, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="best")
 
-    return _svg(draw, 7.2, 2.6)
+    return "".join(_svg(partial(draw, what), 3.7, 2.6) for what in ("loss", "accuracy"))
 
 
 def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> str:
@@ -71,8 +67,7 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> str:
     before: the same pictures before the temperature, drawn fainter.
     """
 
-    def draw(figure: Figure) -> None:
-        axes: Axes = figure.subplots()
+    def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.7, linestyle=":")
         if before:
             _dots(axes, before, fmt="s", color=_SECOND, mfc="none", alpha=0.8, label="network alone")
@@ -100,21 +95,22 @@ def cost_curve(report: CostReport) -> str:
     own, _, constant = report.spendings[:3]
     asked = [100 * point.asked for point in points]
 
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
+    def cost(left: Axes) -> None:
         left.plot(asked, [point.per_thousand for point in points], color=_FIRST, label="one threshold")
         left.plot(100 * own.asked, own.per_thousand, "o", color=_SECOND, label="cheapest decision")
         left.axhline(constant.per_thousand, color=_INK, linewidth=0.7, linestyle=":", label=constant.name)
         left.set(title="cost of 1,000 pictures", xlabel="% handed to a person")
         left.set_ylim(bottom=min(0, left.get_ylim()[0]))
         left.legend(loc="best")
+
+    def accuracy(right: Axes) -> None:
         known = [np.nan if point.accuracy is None else 100 * point.accuracy for point in points]
         right.plot(asked, known, color=_FIRST)
         if own.accuracy is not None:
             right.plot(100 * own.asked, 100 * own.accuracy, "o", color=_SECOND)
         right.set(title="accuracy on the others, %", xlabel="% handed to a person")
 
-    return _svg(draw, 7.2, 2.8)
+    return "".join(_svg(draw, 3.7, 2.8) for draw in (cost, accuracy))
 
 
 def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
@@ -184,14 +180,14 @@ def _data_address(picture: object, quality: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _svg(draw: Callable[[Figure], None], width_in: float, height_in: float) -> str:
+def _svg(draw: Callable[[Axes], None], width_in: float, height_in: float) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width_in, height_in), layout="tight")
-        draw(figure)
+        draw(figure.subplots())
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
