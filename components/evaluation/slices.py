@@ -169,8 +169,12 @@ def _cut_numbers(values: npt.NDArray[np.float64], num_bins: int) -> list[tuple[s
     for index in np.unique(bins):
         inside = bins == index
         low, high = values[inside].min(), values[inside].max()
-        parts.append((f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}", inside))
+        parts.append((_short(low) if low == high else f"{_short(low)} to {_short(high)}", inside))
     return parts
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"
 
 
 def _cut_words(values: list[str], max_values: int) -> list[tuple[str, Bools]]:
