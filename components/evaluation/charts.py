@@ -45,6 +45,8 @@ _STYLE = {
 
 def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
     """Loss and accuracy by epoch, training and validation, as SVG; "" without a history."""
+    from matplotlib.ticker import MaxNLocator
+
     if not history:
         return ""
     epochs = range(1, len(history) + 1)
@@ -55,7 +57,7 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
             axes.plot(epochs, values, color=colour, label=name, marker="." if len(history) < 30 else "")
         axes.axvline(best_epoch, color=_INK, linewidth=0.7, linestyle=":")
         axes.set(title=what, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="best")
 
     return "".join(_svg(partial(draw, what), 3.7, 2.6) for what in ("loss", "accuracy"))
