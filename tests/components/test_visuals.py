@@ -75,5 +75,5 @@ def test_verdict_shows_every_rule():
     decision = artifacts.Decision(False, rules, ("Too low.",), 3)
     text = visuals.verdict(decision)
     assert "**Rejected**, compared with version 3" in text
-    assert "| **failed** | accuracy | 0.5 | 0.6 | Too low. |" in text
+    assert "| **failed** | accuracy | 50.0% | – | 60.0% | Too low. |" in text
     assert "**Accepted**" in visuals.verdict(replace(decision, accepted=True))
