@@ -119,8 +119,7 @@ def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
     """How two samples lie, each as a share of its own, as SVG.  before, after: (N,), (M,), no NaN."""
     edges = np.histogram_bin_edges(np.concatenate([before, after]), num_bins)
 
-    def draw(figure: Figure) -> None:
-        axes: Axes = figure.subplots()
+    def draw(axes: Axes) -> None:
         for values, colour in ((before, _FIRST), (after, _SECOND)):
             shares = np.histogram(values, edges)[0] / len(values)
             axes.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
