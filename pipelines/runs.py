@@ -46,7 +46,7 @@ class Run:
             record = workspace.run_record(last)
             if record.get("state") == RUNNING and all(record.get(key) == request[key] for key in request):
                 return cls(last, workspace.runs / last, record)
-        id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
+        id = _new_id(time.time())
         run = cls(id, workspace.runs / id, {"id": id, "state": RUNNING, "command": command, "began": _now()})
         run.record.update({"reason": reason} if reason else {})
         run.record.update(request, steps={})
@@ -76,6 +76,12 @@ def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:
         for step, output in workspace.run_record(id).get("steps", {}).items():
             kept.add(f"{step}/{output['key']}")
     return kept
+
+
+def _new_id(now_s: float) -> str:
+    """By time, so that ids are in the order of runs, however short these are; then by chance."""
+    second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))
+    return f"{second}-{int(now_s % 1 * 0x10000):04x}{secrets.token_hex(2)}"
 
 
 def _now() -> str:

@@ -16,6 +16,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from typing import Any, Self
 
 from serving import contract
@@ -35,6 +36,7 @@ from serving.client_errors import (
     Unavailable,
     Unsupported,
 )
+from serving.client_log import ClientLog
 from serving.ndarrays import describe, to_tensor
 from serving.protos import manage_pb2, predict_pb2
 from serving.retry import NO_RETRY, Retry
@@ -45,6 +47,7 @@ __all__ = [
     "Classification",
     "Client",
     "ClientError",
+    "ClientLog",
     "Connection",
     "DeadlineExceeded",
     "InvalidInput",
@@ -80,7 +83,8 @@ class Client:
 
     address: "host:8500", "dns:///name:8500" (all addresses of the name in turn), "unix:/path", or a
     list of IP addresses with ports.  version or label: ask that one, not the newest.  timeout_s: what
-    a call may take, retries included; set it to your longest call's, since probing goes by it.
+    a call may take, retries included; set it to your longest call's, since probing goes by it.  log: where
+    answered requests are noted; closing the client does not close it.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Client:
         timeout_s: float = 30.0,
         retry: Retry | None = None,
         connection: Connection | None = None,
+        log: ClientLog | None = None,
     ) -> None:
         connection = connection or Connection()
         self._target = target_of(address)
@@ -101,6 +106,7 @@ class Client:
         channel = open_channel(self._target, connection, self._timeout_s)
         self._caller = Caller(channel, connection, retry or Retry())
         self._classes: dict[tuple[str, int], tuple[str, ...]] = {}
+        self._log = log
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +143,7 @@ class Client:
         request = self._request(inputs, signature, outputs)
         question = self._predicting(request, timeout_s)
         try:
-            return Prediction.of(self._caller.call(_PREDICT, request, question))
+            return self._answer(request, self._caller.call(_PREDICT, request, question))
         except (InvalidInput, NotFound) as error:
             raise self._explained(error, signature) from None
 
@@ -155,7 +161,8 @@ class Client:
         keep them short.
         """
         request = self._request(inputs, signature, outputs)
-        return self._caller.start(_PREDICT, request, self._predicting(request, timeout_s), Prediction.of)
+        question = self._predicting(request, timeout_s)
+        return self._caller.start(_PREDICT, request, question, partial(self._answer, request))
 
     def predict_many(
         self,
@@ -262,6 +269,13 @@ class Client:
         raise DeadlineExceeded(
             f"{self._named()} is not available on {self._target} after {allowed:g} s: {last}"
         )
+
+    def _answer(
+        self, request: predict_pb2.PredictRequest, response: predict_pb2.PredictResponse
+    ) -> Prediction:
+        if self._log is not None:
+            self._log.add(request, response)
+        return Prediction.of(response)
 
     def _request(
         self, inputs: Mapping[str, Any], signature: str, outputs: Iterable[str]

@@ -9,13 +9,10 @@ cut off.
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +21,7 @@ from components.data.embeddings import Embed, embed_all
 from components.errors import InputError
 from components.evaluation.drift_reference import Sample, describe, joined
 from components.progress import Progress, silent
-from serving import contract, tensors
-
-MAX_RECORD_BYTES = 1 << 30
+from serving import contract, prediction_log, tensors
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def read_log(
     for path in files:
         try:
             with open(path, "rb") as file:
-                for record in _records(file):
+                for record in prediction_log.records(file):
                     yield from _pictures(record, model, version, since_s)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a request log: {error}.") from None
@@ -171,7 +166,7 @@ def pictures_at(
 
 
 def _pictures(record: bytes, model: str | None, version: int | None, since_s: int) -> Iterator[Logged]:
-    entry = _prediction_log()()
+    entry = prediction_log.message()()
     try:
         entry.ParseFromString(record)
     except Exception as error:  # protobuf's DecodeError is not the same class in all its implementations
@@ -193,62 +188,6 @@ def _pictures(record: bytes, model: str | None, version: int | None, since_s: in
         return
     for image, row in zip(images, probabilities, strict=True):
         yield Logged(number, entry.log_metadata.timestamp_secs, bytes(image), row)
-
-
-def _records(file: BinaryIO) -> Iterator[bytes]:
-    """Records of a TFRecord file; a last one that is cut off is passed over."""
-    while len(head := file.read(12)) == 12:
-        length, crc = struct.unpack("<QI", head)
-        if crc != _masked_crc(head[:8]) or length > MAX_RECORD_BYTES:
-            raise ValueError("a record's length is damaged")
-        record, tail = file.read(length), file.read(4)
-        if len(record) < length or len(tail) < 4:
-            return
-        if tail != struct.pack("<I", _masked_crc(record)):
-            raise ValueError("a record's checksum does not fit")
-        yield record
-
-
-def _masked_crc(data: bytes) -> int:
-    import google_crc32c
-
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@cache
-def _prediction_log() -> Any:
-    """The message class, with the fields that are read here, under a name of our own."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    from serving.protos import predict_pb2
-
-    file = descriptor_pb2.FileDescriptorProto(
-        name="components/evaluation/prediction_log.proto", package="pergola.evaluation", syntax="proto3"
-    )
-    file.dependency.append(predict_pb2.DESCRIPTOR.name)
-    ours, served = ".pergola.evaluation", f".{predict_pb2.DESCRIPTOR.package}"
-    messages: dict[str, dict[str, tuple[int, str | None]]] = {
-        "LogMetadata": {"model_spec": (1, f"{served}.ModelSpec"), "timestamp_secs": (4, None)},
-        "PredictLog": {
-            "request": (1, f"{served}.PredictRequest"),
-            "response": (2, f"{served}.PredictResponse"),
-        },
-        "PredictionLog": {
-            "log_metadata": (1, f"{ours}.LogMetadata"),
-            "predict_log": (6, f"{ours}.PredictLog"),
-        },
-    }
-    for name, fields in messages.items():
-        message = file.message_type.add(name=name)
-        for field_name, (number, type_name) in fields.items():
-            field = message.field.add(name=field_name, number=number, label="LABEL_OPTIONAL")
-            field.type = field.TYPE_MESSAGE if type_name else field.TYPE_INT64
-            if type_name:
-                field.type_name = type_name
-    pool = descriptor_pool.Default()
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("pergola.evaluation.PredictionLog"))
 
 
 def _literal(name: str) -> str:
