@@ -102,17 +102,6 @@ def read_costs(given: str | Path, labels: Sequence[str]) -> Costs:
     return Costs(tuple(labels), actions, tuple(map(tuple, matrix)))
 
 
-def write_template(labels: Sequence[str], path: Path) -> None:
-    """A costs.csv to fill in: every error costs 1. Raises InputError when the file is there."""
-    if path.exists():
-        raise InputError(f"{path} is there already: name another file.")
-    sink = io.StringIO()
-    writer = csv.writer(sink)
-    writer.writerow(COLUMNS)
-    writer.writerows((true, answer, 1) for true in labels for answer in labels if true != answer)
-    records.write_atomic(path, sink.getvalue())
-
-
 def expected_costs(probabilities: Floats, costs: Costs) -> Floats:
     """Expected cost of every action for every picture, float64 (N, A).  probabilities: (N, C)."""
     return probabilities.astype(np.float64) @ np.array(costs.matrix)

@@ -127,10 +127,8 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
     size = (training.height, training.width)
     network = fold(network)
     features = network.get_layer(LOGITS).input
-    maps = _last_maps(network)
-    explains = maps is not None
-    whole = keras.Model(network.input, [maps if explains else features, features, network.output])
-    head = keras.Model(maps, network.output) if explains else None
+    maps, head = _last_maps(network) or (features, None)
+    whole = keras.Model(network.input, [maps, features, network.output])
     pixels = tf.TensorSpec((None, *size, training.channels), tf.uint8)
     encoded = tf.TensorSpec((None,), tf.string, contract.IMAGE)
     decoded = tf.TensorSpec((None, None, None, training.channels), tf.uint8, contract.IMAGE)
@@ -139,7 +137,7 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
     class Classifier(tf.Module):
         def __init__(self) -> None:
             super().__init__(name="pergola")
-            self.explains = explains
+            self.explains = head is not None
             self.weights = [variable.value for variable in whole.weights]
             self.labels = tf.constant(training.labels)
             self.temperature = tf.constant(1.0, tf.float32)
@@ -199,11 +197,21 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
     return Classifier()
 
 
-def _last_maps(network: keras.Model) -> Any:
-    """The last feature maps, (N, H, W, K) with more than one place; None in a network without any."""
+def _last_maps(network: keras.Model) -> tuple[Any, keras.Model] | None:
+    """The last feature maps, (N, H, W, K) with more than one place, and the network from there on.
+
+    None in a network that has none through which all that follows goes.
+    """
+    import keras
+
     found = [layer.output for layer in network.layers if len(getattr(layer.output, "shape", ())) == 4]
     wide = [maps for maps in found[1:] if min(maps.shape[1:3]) > 1]  # the first are the pictures
-    return wide[-1] if wide else None
+    for maps in reversed(wide):
+        try:
+            return maps, keras.Model(maps, network.output)
+        except ValueError:  # inside a branch: the output needs more than these
+            continue
+    return None
 
 
 def _grad_cam(maps: Any, head: keras.Model) -> Any:

@@ -64,13 +64,6 @@ def test_read_costs_says_what_is_wrong(tmp_path, text, words):
         read(tmp_path, text)
 
 
-def test_write_template_can_be_read_back(tmp_path):
-    c.write_template(LABELS, tmp_path / "costs.csv")
-    assert c.read_costs(tmp_path / "costs.csv", LABELS) == zero_one()
-    with pytest.raises(InputError, match="there already"):
-        c.write_template(LABELS, tmp_path / "costs.csv")
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0.01, 0.99), st.integers(0, 1000))
 def test_decide_asks_as_chow_says(price, seed):

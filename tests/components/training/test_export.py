@@ -105,7 +105,8 @@ def expected(pictures):
 
 
 def _maps_size():
-    return export._last_maps(fold.fold(network())).shape[1:3]
+    maps, _ = export._last_maps(fold.fold(network()))
+    return maps.shape[1:3]
 
 
 def test_export_keeps_the_contract(server, exported):
@@ -268,9 +269,8 @@ def test_export_explains_where_it_saw_the_class(server, pictures):
 
     seen = server(contract.SALIENCY, [as_png(image) for image in pictures])["saliency"]
     folded = fold.fold(network())
-    maps = export._last_maps(folded)
+    maps, head = export._last_maps(folded)
     values = keras.Model(folded.input, maps)(pictures.astype(np.float32)).numpy()
-    head = keras.Model(maps, folded.output)
     base = head(values).numpy()
     best, step = base.argmax(1), 1e-2
     slopes = np.empty((len(values), values.shape[-1]))
@@ -282,6 +282,19 @@ def test_export_explains_where_it_saw_the_class(server, pictures):
     wanted /= np.maximum(wanted.max(axis=(1, 2), keepdims=True), 1e-9)
     np.testing.assert_allclose(seen, wanted, atol=0.02)
     assert seen.max() == pytest.approx(1)
+
+
+def test_feature_maps_inside_a_branch_explain_nothing():
+    from keras import Model, layers
+
+    given = layers.Input((8, 8, 3))
+    whole = layers.Conv2D(4, 3, strides=2, padding="same")(given)  # all that follows comes from here
+    branch = layers.Conv2D(4, 4)(layers.Conv2D(4, 3, padding="same")(whole))
+    joined = layers.Add()([branch, layers.AveragePooling2D(4)(whole)])
+    scores = layers.Dense(3)(layers.Flatten()(joined))
+    maps, head = export._last_maps(Model(given, scores))
+    assert maps is whole and head.output.shape == (None, 3)
+    assert export._last_maps(Model(given, layers.Dense(3)(layers.Flatten()(given)))) is None
 
 
 def test_fold_changes_no_output(pictures):
