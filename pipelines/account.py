@@ -83,6 +83,7 @@ def result(
         run=walk.run.id,
         decision="accepted" if decision.accepted else "rejected",
         reasons=decision.reasons,
+        rules=decision.rules,
         version=version,
         model=walk.model,
         metrics=figures.of(model.evaluation.folder),

@@ -9,6 +9,7 @@ to be done. A rejected model stops after its report, and that is a good run.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import unicodedata
@@ -147,9 +148,9 @@ def _make_model(walk: Walk, data: Data) -> Model:
         inputs={
             "training": training.sha256,
             "shards": shards.sha256,
-            "costs": _sha256(settings.export.costs),
+            "costs": digest.of_data(read_text(settings.export.costs)) if settings.export.costs else None,
         },
-        settings=settings.export,
+        settings=dataclasses.replace(settings.export, costs=""),  # their text counts, not where it lies
     )
     evaluation = _evaluate(walk, data, "evaluate", export.folder / "saved_model", export.sha256)
     return Model(augmentation, training, export, evaluation)
@@ -307,7 +308,7 @@ def _validate(walk: Walk, manifest: Output) -> Output:
 
 def _sha256(file: str) -> str | None:
     """Of a file that a setting names; None when it names none. A missing one is for the step to refuse."""
-    return digest.of_file(Path(file)) if file and "\n" not in file and Path(file).is_file() else None
+    return digest.of_file(Path(file)) if file and Path(file).is_file() else None
 
 
 def _stop_if_critical(validation: Output) -> None:

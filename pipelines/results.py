@@ -17,6 +17,7 @@ class RunResult:
     run: str
     decision: str  # "accepted" or "rejected"
     reasons: tuple[str, ...]
+    rules: tuple[artifacts.Rule, ...]  # of the gate, each with value, interval, limit and verdict
     version: int | None  # published; None when rejected
     model: str
     metrics: Mapping[str, float | None]  # on the test part, unless the name says otherwise

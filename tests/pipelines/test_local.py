@@ -87,7 +87,10 @@ def test_run_is_recorded_with_settings_and_epochs(first, workspace):
     assert len(data.tags["pergola.data_fingerprint"]) == 64
     record = workspace.run_record(first.run)
     assert record["state"] == "done" and record["command"] == "pergola run shapes"
-    assert json.loads(json.dumps(first.to_json()))["version"] == 1
+    told = json.loads(json.dumps(first.to_json()))
+    assert told["version"] == 1
+    rules = {rule["name"]: rule for rule in told["rules"]}
+    assert rules["latency"]["unit"] == "ms" and rules["accuracy"]["interval"][0] > 0
 
 
 def test_unchanged_rerun_reuses_everything(first, photos, workspace):
