@@ -11,6 +11,9 @@ MB = 1e6
 def is_worth_its_cost(facts: Facts, settings: GateSettings) -> Rule | None:
     """Deciding by the model costs less than the best constant answer, and not surely more than the limit."""
     report = facts.costs
+    if report is None and settings.max_cost:
+        message = "Nobody said what errors cost, so gate.max_cost cannot be held: set export.costs."
+        return Rule("expected_cost", None, settings.max_cost, False, message, unit="cost")
     if report is None:
         return None
     own, _, constant = report.spendings[:3]

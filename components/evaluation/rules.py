@@ -68,16 +68,23 @@ def no_class_is_missed(facts: Facts, settings: GateSettings) -> Rule | None:
 
 def no_slice_is_missed(facts: Facts, settings: GateSettings) -> Rule | None:
     """No slice that is large enough to judge has an accuracy that is surely below the floor."""
-    worst = facts.slices.worst() if facts.slices else None
-    if not settings.min_slice or worst is None:
+    limit = settings.min_slice
+    if not limit:
         return None
+    if facts.slices is None:
+        message = "There are no results by slice to hold gate.min_slice against: set evaluate.slices = true."
+        return Rule("slice", None, limit, False, message)
+    worst = facts.slices.worst()
+    if worst is None:
+        message = "No slice has enough pictures to be judged (evaluate.slice_min_images)."
+        return Rule("slice", None, limit, True, message, sure=False)
     message = (
         f"The worst slice is '{worst.column}: {worst.name}' with {_percent(worst.accuracy)} of "
         f"{worst.num_images} pictures (95% interval {_span(worst.interval)}); its upper end must reach "
-        f"{_percent(settings.min_slice)}."
+        f"{_percent(limit)}."
     )
-    passed, sure = worst.interval[1] >= settings.min_slice, worst.interval[0] >= settings.min_slice
-    return Rule("slice", worst.accuracy, settings.min_slice, passed, message, worst.interval, sure=sure)
+    passed, sure = worst.interval[1] >= limit, worst.interval[0] >= limit
+    return Rule("slice", worst.accuracy, limit, passed, message, worst.interval, sure=sure)
 
 
 def learned_not_memorised(facts: Facts, settings: GateSettings) -> Rule | None:

@@ -231,6 +231,15 @@ def test_gate_rejects_a_slice_that_is_missed_where_it_is_asked_to():
     assert decide(facts, GateSettings(min_slice=0.3)).accepted
 
 
+def test_gate_does_not_pass_over_a_limit_that_it_cannot_hold():
+    facts = Facts(evaluation(0.9), SERVED)
+    assert failed(decide(facts, GateSettings(min_slice=0.5))) == ["slice"]
+    assert failed(decide(facts, GateSettings(max_cost=10))) == ["expected_cost"]
+    few = slice_scores(np.arange(20) > 3, {"light": ["dark", "day"] * 10})
+    rule = rule_of(decide(Facts(evaluation(0.9), SERVED, slices=few), GateSettings(min_slice=0.5)), "slice")
+    assert rule.passed and not rule.sure
+
+
 def spent(own, other=None, n=300, ask=0.3, heavy=1.0):
     """Costs of a model that is right in a share `own`, beside a champion; asking costs 0.3."""
     rng = np.random.default_rng(0)
