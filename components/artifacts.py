@@ -5,7 +5,8 @@ are Parquet. Nothing holds a clock reading or an absolute path, so that equal wo
 files, on a laptop and on a cluster alike.
 
     Manifest          manifest.json, manifest.parquet       one row a picture file
-    ValidationReport  validation.json, index.html, pictures.json
+    ValidationReport  validation.json, index.html,          and what was looked for of label_errors.json,
+                      pictures.json                         relabel.csv, outliers.json, shortcuts.json
     Split             split.json, split.parquet             one row a distinct picture
     Shards            shards.json, <part>-00000-of-00002.tfrecord
     Augmentation      augmentation.json, preview.png, extra shards if asked for
@@ -82,6 +83,7 @@ class Manifest(Record):
     num_unreadable: int
     labels: tuple[str, ...]  # sorted; their order is final in Shards
     fingerprint: str  # SHA-256 over the sorted (path, label, given_split, id)
+    num_taken_out: int = 0  # files that a person's list of corrections takes out; that is their reason
 
     @staticmethod
     def table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -102,6 +104,7 @@ class Finding:
     count: int
     paths: tuple[str, ...]  # the first hundred
     message: str  # one sentence: what, how many, what to do
+    notes: tuple[str, ...] = ()  # what is said of each of the paths, where there is something to say
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def validate(
     manifest: Input[Dataset],
     settings: dict[str, Any],
     scan: dict[str, Any],
+    network: dict[str, Any],
     workspace: str,
     code: str,
     validation: Output[Artifact],
@@ -129,7 +130,7 @@ def validate(
 
     from components import pods, visuals
 
-    report = pods.validate(photos, manifest.path, validation.path, settings, scan, workspace)
+    report = pods.validate(photos, manifest.path, validation.path, settings, scan, network, workspace)
     shutil.copy(Path(validation.path) / "index.html", page.path)
     Path(findings.path).write_text(visuals.findings(report), encoding="utf-8")
 

@@ -97,7 +97,10 @@ def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
     source = open_source(
         Path(photos), settings_of(ScanSettings, scan, "scan"), Workspace(Path(workspace)).scratch
     )
-    return digest.of_rows((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
+    listed = ((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
+    relabel = settings_of(ScanSettings, scan, "scan").relabel
+    corrections = digest.of_file(Path(relabel)) if relabel and Path(relabel).is_file() else relabel
+    return digest.of_rows([*listed, ("relabel", corrections)] if corrections else listed)
 
 
 @noted
@@ -125,12 +128,22 @@ def merge_scans(parts: Sequence[str], out: str) -> artifacts.Manifest:
 
 @noted
 def validate(
-    photos: str, manifest: str, out: str, settings: Mapping[str, Any], scan: Mapping[str, Any], workspace: str
+    photos: str,
+    manifest: str,
+    out: str,
+    settings: Mapping[str, Any],
+    scan: Mapping[str, Any],
+    network: Mapping[str, Any],
+    workspace: str,
 ) -> artifacts.ValidationReport:
-    """Manifest -> findings and a page. A critical finding stops the run at the split, not here, so that
-    the page can be seen."""
-    from components.data.validate import ValidateSettings
+    """Manifest and pictures -> findings and a page.
 
+    A critical finding stops the run at the split, not here, so that the page can be seen.
+    """
+    from components.data.validate import ValidateSettings
+    from components.training.architectures import ModelSettings
+
+    model = settings_of(ModelSettings, network, "network")
     return steps.validate(
         Path(photos),
         Path(manifest),
@@ -138,6 +151,8 @@ def validate(
         settings_of(ValidateSettings, settings, "validate"),
         scan=settings_of(ScanSettings, scan, "scan"),
         scratch=Workspace(Path(workspace)).scratch,
+        architecture=model.architecture,
+        weights=model.weights,
     )
 
 

@@ -72,16 +72,35 @@ def merge_scans(parts: Sequence[Path], out: Path) -> artifacts.Manifest:
 
 
 def validate(
-    photos: Path, manifest: Path, out: Path, settings: ValidateSettings, *, scan: ScanSettings, scratch: Path
+    photos: Path,
+    manifest: Path,
+    out: Path,
+    settings: ValidateSettings,
+    *,
+    scan: ScanSettings,
+    scratch: Path,
+    architecture: str = "auto",
+    weights: str = "",
+    progress: Progress = silent,
 ) -> artifacts.ValidationReport:
-    """Manifest -> findings and a page that shows them."""
+    """Manifest and pictures -> findings, a ranked list of suspicious labels, and a page that shows them.
+
+    architecture, weights: of the model, whose pretrained network compares pictures where there is one.
+    """
     from components.data.page import write_page
+    from components.data.second_look import Network, examine
     from components.data.sources import open_source
     from components.data.validate import validate as check
 
+    source = open_source(photos, scan, scratch)
     report = check(manifest, settings)
+    found = examine(
+        source, manifest, report, settings, Network(architecture, weights), scan.relabel, progress
+    )
+    found.save(out)
+    report = found.added_to(report)
     report.save(out)
-    write_page(report, manifest, open_source(photos, scan, scratch), out)
+    write_page(report, manifest, source, out)
     return report
 
 

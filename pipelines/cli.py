@@ -100,16 +100,22 @@ def run(
 
 @command
 @click.argument("photos", type=PATH)
-def validate(options: Options, photos: Path) -> dict[str, Any]:
+@click.option("--relabel", type=PATH, metavar="FILE", help="Write the suspicious labels here, to be edited.")
+def validate(options: Options, photos: Path, relabel: Path | None) -> dict[str, Any]:
     """Scan and check PHOTOS, and do nothing else.
 
     Prints what was found and where the page with pictures is. Exit status 0 also when there are
     critical findings; `ok` in the JSON says.
+
+    \b
+    pergola validate PHOTOS --relabel relabel.csv      the labels, most suspicious first
+    …  write the right classes into its last column, or (remove)
+    pergola run PHOTOS --set scan.relabel=relabel.csv
     """
     from pipelines import local
 
     settings, workspace = options.settings(), options.open_workspace()
-    result = local.validate(photos, settings, workspace, show=show())
+    result = local.validate(photos, settings, workspace, show=show(), relabel=relabel)
     if not options.json:
         click.echo(result.words())
     return result.to_json()

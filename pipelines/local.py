@@ -18,12 +18,14 @@ from pathlib import Path
 
 from components import artifacts, digest, records, steps
 from components.data.disk import explained
+from components.data.relabel import RELABEL_FILE, refuse_to_replace
 from components.data.sources import open_source
 from components.errors import InputError, PergolaError
 from components.evaluation.costs import read_costs, read_text
 from components.release.registry import Version, champion_of, version_of
 from components.release.rehearse import Rehearsals
 from components.release.tracker import Tracker
+from components.training.architectures import ModelSettings
 from pipelines import account, reuse, runs, words
 from pipelines.config import Settings
 from pipelines.like import Like
@@ -71,15 +73,41 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
     return result
 
 
-def validate(photos: Path, settings: Settings, workspace: Workspace, *, show: Show) -> ValidateResult:
-    """Scan and check only."""
+def scan(photos: Path, settings: Settings, workspace: Workspace, *, show: Show) -> Path:
+    """Scan only. Gives the folder of the manifest."""
+    walk = _walk(photos, settings, workspace, show, None)
+    with workspace.lock("a scan"), explained(workspace.root):
+        return _scan(walk).folder
+
+
+def validate(
+    photos: Path, settings: Settings, workspace: Workspace, *, show: Show, relabel: Path | None = None
+) -> ValidateResult:
+    """Scan and check only.
+
+    relabel: where the ranked list of suspicious labels is put, to be edited.
+    Raises InputError when that file is there already, or no labels were looked at.
+    """
+    if relabel is not None:
+        refuse_to_replace(relabel)
     walk = _walk(photos, settings, workspace, show, None)
     with workspace.lock("a check"), explained(workspace.root):
         manifest = _scan(walk)
         output = _validate(walk, manifest)
     report = artifacts.ValidationReport.load(output.folder)
+    ranked = output.folder / RELABEL_FILE
+    if relabel is not None:
+        if not ranked.is_file():
+            raise InputError(
+                "--relabel: no labels were looked at; see validate.label_errors and the findings."
+            )
+        records.write_atomic(relabel, ranked.read_bytes())
     return ValidateResult(
-        report.ok, report.findings, words.data_counts(report), str(output.folder / "index.html")
+        report.ok,
+        report.findings,
+        words.data_counts(report),
+        str(output.folder / "index.html"),
+        str(relabel or ranked) if ranked.is_file() else "",
     )
 
 
@@ -104,6 +132,8 @@ def _prepare_data(walk: Walk) -> Data:
     if walk.like:
         walk.like.check(manifest.folder)
     validation = _validate(walk, manifest)
+    if (ranked := validation.folder / RELABEL_FILE).is_file():
+        records.write_atomic(walk.run.folder / RELABEL_FILE, ranked.read_bytes())
     _stop_if_critical(validation)
     settings, scratch = walk.settings, walk.workspace.scratch
     split = walk.steps.run(
@@ -290,7 +320,11 @@ def _scan(walk: Walk) -> Output:
     return walk.steps.run(
         "scan",
         lambda out: steps.scan(walk.photos, out, settings, scratch=scratch, progress=walk.show.progress),
-        inputs={"listing": digest.of_rows(listing), "kind": source.kind},
+        inputs={
+            "listing": digest.of_rows(listing),
+            "kind": source.kind,
+            "relabel": _sha256(settings.relabel),
+        },
         settings=settings,
     )
 
@@ -300,10 +334,19 @@ def _validate(walk: Walk, manifest: Output) -> Output:
     return walk.steps.run(
         "validate",
         lambda out: steps.validate(walk.photos, manifest.folder, out, settings.validate,
-                                   scan=settings.scan, scratch=walk.workspace.scratch),
-        inputs={"manifest": manifest.sha256, "expectations": _sha256(settings.validate.expectations)},
+                                   scan=settings.scan, scratch=walk.workspace.scratch,
+                                   architecture=settings.model.architecture, weights=settings.model.weights,
+                                   progress=walk.show.progress),
+        inputs={"manifest": manifest.sha256, "expectations": _sha256(settings.validate.expectations),
+                "relabel": _sha256(settings.scan.relabel), "network": _pretrained(settings.model)},
         settings=settings.validate,
     )  # fmt: skip
+
+
+def _pretrained(model: ModelSettings) -> str | None:
+    """Of what pictures are compared by; None when the model has no pretrained weights."""
+    named = [model.architecture, model.weights, _sha256(model.weights)]
+    return digest.of_data(named) if model.weights else None
 
 
 def _sha256(file: str) -> str | None:

@@ -68,6 +68,7 @@ class ValidateResult:
     findings: tuple[artifacts.Finding, ...]
     counts: Mapping[str, Any]
     page: str
+    relabel: str = ""  # the ranked list of suspicious labels; empty when none was looked for
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -79,7 +80,10 @@ class ValidateResult:
         findings = sorted(self.findings, key=lambda finding: order.get(finding.severity, 3))
         lines = [f"{f.severity:<9}{f.check:<18}{f.message}" for f in findings]
         verdict = "The data can be used." if self.ok else "The data cannot be used as they are."
-        return "\n".join([*lines, verdict, f"Page: {self.page}"])
+        last = [f"Page: {self.page}"]
+        if self.relabel:
+            last.append(f"Labels by how suspicious they are: {self.relabel}")
+        return "\n".join([*lines, verdict, *last])
 
 
 def _cost_words(scores: Mapping[str, float | None]) -> list[str]:

@@ -192,7 +192,7 @@ class Steps:
         asked, given = self.asked, self.asked.sections
         place = {"photos": asked.photos, "workspace": asked.place.workspace}
         validation = self._step("validate", manifest=manifest, settings=given["validate"], scan=given["scan"],
-                                **place).outputs["validation"]  # fmt: skip
+                                network=given["model"], **place).outputs["validation"]  # fmt: skip
         split = self._step("split", manifest=manifest, validation=validation, settings=given["split"],
                            model=asked.model, workspace=asked.place.workspace).outputs["split"]  # fmt: skip
         shards = self._shards(manifest, split, place).outputs["shards"]

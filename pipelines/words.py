@@ -30,7 +30,8 @@ def data_counts(report: artifacts.ValidationReport) -> dict[str, Any]:
 def _scan(folder: Path) -> str:
     manifest = artifacts.Manifest.load(folder)
     unreadable = f", {manifest.num_unreadable:,} unreadable" if manifest.num_unreadable else ""
-    return f"{manifest.num_rows:,} files in {len(manifest.labels)} classes{unreadable}"
+    taken_out = f", {manifest.num_taken_out:,} taken out" if manifest.num_taken_out else ""
+    return f"{manifest.num_rows:,} files in {len(manifest.labels)} classes{unreadable}{taken_out}"
 
 
 def _validate(folder: Path) -> str:

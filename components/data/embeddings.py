@@ -9,6 +9,7 @@ callable as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -23,9 +24,46 @@ from serving import images
 Floats = npt.NDArray[np.floating]
 Embed = Callable[[list[bytes]], npt.NDArray[np.float32]]
 
+Network = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # pixels (n, side, side, 3) -> (n, D)
+
 KERAS_NETWORKS = {"MobileNetV2": 1.0, "MobileNet": 0.25}  # in keras.applications -> width of its weights
 
-_SIDE, _CELL, _ANGLES, _COLOURS = 64, 8, 9, 8
+PLAIN_SIDE = 64  # pixels of the square thumbnail that plain vectors are made of
+
+_SIDE, _CELL, _ANGLES, _COLOURS = PLAIN_SIDE, 8, 9, 8
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """By what pictures are compared."""
+
+    basis: str  # in words
+    network: Network | None = None  # None: plain vectors
+    side: int = PLAIN_SIDE  # pixels
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it comes from a network that knows pictures."""
+        return self.network is not None
+
+
+PLAIN = Embedding("plain features of shape and colour (model.weights names no pretrained network)")
+
+
+def embedding_for(architecture: str, weights: str, side: int = 224) -> Embedding:
+    """The network that `model.architecture` and `model.weights` name, if they do; else plain vectors.
+
+    Loads TensorFlow only for a network. Raises InputError for weights that are missing or do not fit.
+    """
+    from components.training.pretrained import FAMILIES, IMAGENET, architecture_of
+
+    if not weights:
+        return PLAIN
+    named = "mobilenet_v2" if weights == IMAGENET else architecture_of(Path(weights))
+    name = architecture if architecture in FAMILIES else named
+    if name is None:
+        return PLAIN
+    return Embedding(f"pretrained features ({name})", pretrained_network(name, weights, side), side)
 
 
 def embed_all(
@@ -64,11 +102,16 @@ def plain_embed(encoded: list[bytes]) -> npt.NDArray[np.float32]:
     9 unsigned angles, blocks of 2 x 2 cells, clipped L2 norm), then an 8 x 8 thumbnail in RGB.
     Raises ValueError for what is no picture.
     """
-    thumbnails = np.stack([_thumbnail(data) for data in encoded])
-    colours = thumbnails.reshape(len(encoded), _COLOURS, _CELL, _COLOURS, _CELL, 3).mean(axis=(2, 4))
-    luma = thumbnails @ np.array([0.299, 0.587, 0.114], np.float32)
+    return plain_vectors(np.stack([_pixels(data, PLAIN_SIDE) for data in encoded]))
+
+
+def plain_vectors(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """What `plain_embed` makes of thumbnails, uint8 (N, 64, 64, 3)."""
+    pixels = thumbnails.astype(np.float32)
+    colours = pixels.reshape(len(pixels), _COLOURS, _CELL, _COLOURS, _CELL, 3).mean(axis=(2, 4))
+    luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     shapes = np.stack([_oriented_gradients(one) for one in luma])
-    parts = (shapes.reshape(len(encoded), -1), colours.reshape(len(encoded), -1) / 127.5 - 1)
+    parts = (shapes.reshape(len(pixels), -1), colours.reshape(len(pixels), -1) / 127.5 - 1)
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -106,6 +149,24 @@ def keras_embed(weights: Path, network: str = "MobileNetV2", *, size_px: int = 2
     return embed
 
 
+def pretrained_network(architecture: str, weights: str, side: int) -> Network:
+    """The network that training would begin with, as it is, pooled. Loads TensorFlow.
+
+    architecture, weights: as in components/training/pretrained.py.  side: pixels of its input.
+    """
+    import keras
+
+    from components.training import pretrained
+
+    inputs = keras.Input((side, side, 3), dtype="float32")
+    model = keras.Model(inputs, pretrained.features(architecture, inputs, weights))
+
+    def vectors(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(model.predict_on_batch(pixels.astype(np.float32)), np.float32)
+
+    return vectors
+
+
 def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32]:
     """The embeddings along their strongest directions, float32 (N, min(num_components, D)).
 
@@ -126,10 +187,6 @@ def _batches(encoded: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     left = iter(encoded)
     while batch := list(islice(left, size)):
         yield batch
-
-
-def _thumbnail(data: bytes) -> npt.NDArray[np.float32]:
-    return _pixels(data, _SIDE).astype(np.float32)
 
 
 def _pixels(data: bytes, side: int) -> npt.NDArray[np.uint8]:

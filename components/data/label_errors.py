@@ -1,31 +1,33 @@
 """Pictures whose label is likely wrong.
 
-A small model on embeddings says of each picture, without having seen it, how likely each class is; confident
-learning turns that into a ranked list. Source: Northcutt, Jiang, Chuang 2021, "Confident Learning", by
-their package cleanlab. It finds labels that disagree with pictures that look alike; it cannot find a class
-that is wrong throughout, nor tell a wrong label from a picture that is odd.
+A small model on embeddings (components/data/out_of_fold.py) says of each picture, without having seen it,
+how likely each class is; confident learning (components/data/confident.py) turns that into a ranked list. It
+finds labels that disagree with pictures that look alike; it cannot find a class that is wrong throughout, nor
+tell a wrong label from a picture that is odd.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import WARNING, Finding, Record
+from components.artifacts import INFO, WARNING, Finding, Record
+from components.data import confident, out_of_fold
 from components.data.embeddings import principal
-from components.data.folds import enough_groups, group_folds, group_numbers
+from components.data.folds import enough_groups, group_numbers
+from components.data.relabel import Suspect
+from components.evaluation.metrics import wilson_interval
 from components.records import setting
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
-Bools = npt.NDArray[np.bool_]
 
 CHECK = "label_error"
+_TRUSTED = 0.96  # of the labels that are not flagged the model must tell right for its flags to be a warning
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,8 @@ class LabelErrorSettings:
     enabled: bool = setting(True, "look for wrong labels")
     folds: int = setting(5, "parts that are predicted in turn; a class needs as many groups", low=2, high=50)
     num_components: int = setting(128, "directions of the embedding that are used", low=2, high=4096)
-    regularisation: float = setting(
-        1.0, "C of the logistic regression: lower is smoother", low=1e-4, high=1e4
-    )
     max_listed: int = setting(1000, "pictures in the ranked list, likeliest errors first", low=1)
     seed: int = setting(0, "seed of the folds", low=0)
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A picture whose label may be wrong."""
-
-    id: str
-    path: str
-    label: str
-    suggested: str  # the class that the model finds likeliest; may be the label itself
-    quality: float  # out-of-fold probability of the given label, 0 to 1; low is suspicious
-    flagged: bool  # confident learning calls it an error
 
 
 @dataclass(frozen=True)
@@ -62,8 +49,16 @@ class LabelErrors(Record):
 
     num_images: int  # judged
     num_flagged: int
+    accuracy: float  # of the model that judges, on pictures that it has not seen and does not flag
+    interval: tuple[float, float]  # 95%, Wilson
     suspects: tuple[Suspect, ...]
     not_judged: tuple[str, ...]  # classes with fewer groups than folds
+
+    def without(self, known: Collection[str]) -> LabelErrors:
+        """Less the pictures whose labels a person has looked at already. known: their ids."""
+        left = tuple(suspect for suspect in self.suspects if suspect.id not in known)
+        gone = sum(s.flagged for s in self.suspects) - sum(s.flagged for s in left)
+        return replace(self, suspects=left, num_flagged=self.num_flagged - gone)
 
 
 def find_label_errors(
@@ -93,11 +88,21 @@ def find_label_errors(
     not_judged = tuple(str(name) for name in names[~judged])
     rows = np.flatnonzero(judged[given])
     if judged.sum() < 2:
-        return LabelErrors(0, 0, (), not_judged)
+        return LabelErrors(0, 0, 0.0, (0.0, 1.0), (), not_judged)
     known, truth = np.unique(given[rows], return_inverse=True)
-    probabilities = out_of_fold(embeddings[rows], truth, group[rows], settings)
-    order, quality, flagged = rank(truth, probabilities)
+    probabilities = out_of_fold.probabilities(
+        principal(embeddings[rows], settings.num_components),
+        truth,
+        group[rows],
+        folds=settings.folds,
+        seed=settings.seed,
+    )
+    quality = confident.self_confidence(truth, probabilities)
+    flagged = confident.wrong(truth, probabilities)
+    order = np.argsort(quality, kind="stable")
     likeliest = names[known[probabilities.argmax(axis=1)]]
+    right = int((probabilities.argmax(axis=1) == truth)[~flagged].sum())
+    num_kept = int((~flagged).sum())
     listed = order[: settings.max_listed]
     suspects = tuple(
         Suspect(
@@ -110,58 +115,36 @@ def find_label_errors(
         )
         for i in listed
     )
-    return LabelErrors(len(rows), int(flagged.sum()), suspects, not_judged)
-
-
-def out_of_fold(embeddings: Floats, labels: Ints, groups: Ints, settings: LabelErrorSettings) -> Floats:
-    """Probabilities of each class by models that have not seen the picture's group, float64 (N, C).
-
-    labels: int (N,), every value from 0 to C - 1 occurs.  groups: int (N,).
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    num_classes = int(labels.max()) + 1
-    features = principal(embeddings, settings.num_components).astype(np.float64)
-    found = np.zeros((len(labels), num_classes))
-    for seen, unseen in group_folds(labels, groups, settings.folds, settings.seed):
-        classes = np.unique(labels[seen])
-        if len(classes) == 1:
-            found[unseen, classes[0]] = 1.0
-            continue
-        model = LogisticRegression(C=settings.regularisation, max_iter=300)
-        with warnings.catch_warnings():
-            # A fit that is not quite converged ranks as well.
-            warnings.simplefilter("ignore")
-            model.fit(features[seen], labels[seen])
-        found[np.ix_(unseen, model.classes_)] = model.predict_proba(features[unseen])
-    return found
-
-
-def rank(labels: Ints, probabilities: Floats) -> tuple[Ints, Floats, Bools]:
-    """Order from worst to best label, int (N,); quality, float (N,); which are called errors, bool (N,).
-
-    Quality is the self-confidence: the probability of the given label. The flags prune by noise rate: of
-    each pair of classes as many as the confident joint estimates.  probabilities: out-of-fold, (N, C).
-    """
-    from cleanlab.filter import find_label_issues  # type: ignore[import-untyped, unused-ignore]
-    from cleanlab.rank import get_label_quality_scores  # type: ignore[import-untyped, unused-ignore]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        flagged = np.asarray(find_label_issues(labels, probabilities, n_jobs=1), np.bool_)
-        quality = np.asarray(get_label_quality_scores(labels, probabilities, method="self_confidence"))
-    return np.argsort(quality, kind="stable"), quality, flagged
-
-
-def finding(errors: LabelErrors) -> Finding | None:
-    """What a person is told; None when no label is suspicious."""
-    if not errors.num_flagged:
-        return None
-    worst = [suspect for suspect in errors.suspects if suspect.flagged]
-    example = worst[0]
-    message = (
-        f"{errors.num_flagged} of {errors.num_images} labels look wrong, such as '{example.path}': it is "
-        f"called '{example.label}' and looks like '{example.suggested}'. Look at the list, write the right "
-        "classes into relabel.csv and run again with it."
+    return LabelErrors(
+        num_images=len(rows),
+        num_flagged=int(flagged.sum()),
+        accuracy=right / max(1, num_kept),
+        interval=wilson_interval(right, num_kept),
+        suspects=suspects,
+        not_judged=not_judged,
     )
-    return Finding(CHECK, WARNING, errors.num_flagged, tuple(s.path for s in worst[:100]), message)
+
+
+def finding(errors: LabelErrors, basis: str = "") -> Finding | None:
+    """What a person is told; None when no label is suspicious.
+
+    basis: by what pictures are compared, such as "plain features of shape and colour". Where the model that
+    judges is itself often wrong, its flags are mostly its own mistakes: then it only tells.
+    """
+    worst = [suspect for suspect in errors.suspects if suspect.flagged]
+    if not worst:
+        return None
+    low, high = errors.interval
+    sure = low >= _TRUSTED
+    look = "look" if sure else "may be"
+    message = (
+        f"{errors.num_flagged:,} of {errors.num_images:,} labels {look} wrong, such as "
+        f"'{worst[0].path}': it is called '{worst[0].label}' and looks like '{worst[0].suggested}'. This "
+        f"rests on {basis or 'the embedding'}, by which {errors.accuracy:.0%} of the other labels are told "
+        f"right ({low:.0%} to {high:.0%})"
+        + ("" if sure else ", so read the list from its top and stop where it is no use")
+        + ". Write the right classes into relabel.csv and run again with scan.relabel."
+    )
+    notes = tuple(f"looks like {s.suggested}" for s in worst[:100])
+    paths = tuple(s.path for s in worst[:100])
+    return Finding(CHECK, WARNING if sure else INFO, errors.num_flagged, paths, message, notes)

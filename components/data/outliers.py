@@ -149,8 +149,12 @@ def colourfulness(encoded: bytes) -> float:
     with images.opened(encoded) as picture, images.decoding("it"):
         if picture.mode == "RGB":
             picture.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-        flat = images.flat(picture).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(flat).astype(np.float32)
+        return colour_of(images.flat(picture).convert("RGB"))
+
+
+def colour_of(picture: Image.Image) -> float:
+    """The same of a picture in RGB."""
+    pixels = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX)).astype(np.float32)
     return float(np.abs(pixels - pixels.mean(axis=2, keepdims=True)).mean())
 
 
@@ -172,9 +176,9 @@ def finding(outliers: Outliers) -> Finding | None:
         f"'{worst.path}', {worst.distance:.1f} times as far from its neighbours as is usual. "
         "Look at them: they may not belong here."
     )
-    return Finding(
-        CHECK, WARNING, len(outliers.outliers), tuple(o.path for o in outliers.outliers[:100]), message
-    )
+    shown = outliers.outliers[:100]
+    notes = tuple(f"{outlier.distance:.1f} times as far" for outlier in shown)
+    return Finding(CHECK, WARNING, len(outliers.outliers), tuple(o.path for o in shown), message, notes)
 
 
 def grey_finding(paths: Iterable[str], num_images: int) -> Finding | None:

@@ -24,6 +24,8 @@ from serving import images
 FILE = "index.html"
 
 _SETS = 12  # of pictures shown for a finding
+_SHEET = 60  # of one about single pictures that a person is to judge: a contact sheet
+_TO_JUDGE = ("label_error", "outlier")
 _IN_A_SET = 3  # a picture and its likes
 _SIDE = 128  # pixels of a thumbnail
 _WITH_LIKES = ("exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak")
@@ -46,6 +48,7 @@ class Shown:
     label: str
     data: str  # base64 of a JPEG, empty when there is no picture to show
     reason: str
+    note: str = ""  # what is said of it
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,19 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     sets = _sets(report, manifest_folder)
+    notes = {
+        (place, path): note
+        for place, finding in enumerate(report.findings)
+        for path, note in zip(finding.paths, finding.notes, strict=False)
+    }
     most = max(report.counts.values(), default=0)
     with pillow_as_is():
         pictures = Pictures(
             tuple(
-                tuple(tuple(_shown(source, row) for row in rows) for rows in sets.get(place, []))
+                tuple(
+                    tuple(_shown(source, row, notes.get((place, row.path), "")) for row in rows)
+                    for rows in sets[place]
+                )
                 for place in range(len(report.findings))
             )
         )
@@ -81,6 +92,7 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
                     "title": finding.check.replace("_", " ").capitalize(),
                     "severity": finding.severity,
                     "message": finding.message,
+                    "rest": max(0, finding.count - len(sets[place])) if sets[place] else 0,
                     "sets": pictures.sets[place],
                 }
                 for place, finding in enumerate(report.findings)
@@ -109,7 +121,7 @@ def _summary(report: ValidationReport) -> str:
 
 def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]:
     """For each finding, by its place, what to show: a picture and, where that is the point, its likes."""
-    wanted = {path for finding in report.findings for path in finding.paths[:_SETS]}
+    wanted = {path for finding in report.findings for path in finding.paths[: _most(finding)]}
     rows = {row.path: row for row in _rows(folder) if row.path in wanted}
     groups = {
         _group(report, rows[path]) for finding in _about_likes(report) for path in finding.paths[:_SETS]
@@ -124,6 +136,11 @@ def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]
     }
 
 
+def _most(finding: Finding) -> int:
+    """How many sets of pictures are shown for a finding."""
+    return _SHEET if finding.check in _TO_JUDGE else _SETS
+
+
 def _about_likes(report: ValidationReport) -> Iterable[Finding]:
     return (finding for finding in report.findings if finding.check in _WITH_LIKES)
 
@@ -132,7 +149,7 @@ def _chosen(
     finding: Finding, report: ValidationReport, rows: dict[str, _Row], likes: dict[str, list[_Row]]
 ) -> Iterator[list[_Row]]:
     seen: set[str] = set()
-    for path in finding.paths[:_SETS]:
+    for path in finding.paths[: _most(finding)]:
         row = rows[path]
         if finding.check not in _WITH_LIKES:
             yield [row]
@@ -159,6 +176,7 @@ def _rows(folder: Path) -> Iterator[_Row]:
             yield from map(_Row, *(batch.column(name).to_pylist() for name in columns))
 
 
+<<<<<<< HEAD
 def _shown(source: Source, row: _Row) -> Shown:
     if row.reason is not None:
         return Shown(row.path, row.label, "", row.reason)
@@ -167,6 +185,16 @@ def _shown(source: Source, row: _Row) -> Shown:
         return Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "")
     except (OSError, ValueError):
         return Shown(row.path, row.label, "", "it cannot be read any more")
+=======
+def _shown(source: Source, row: _Row, note: str) -> _Shown:
+    if row.reason is not None:
+        return _Shown(row.path, row.label, "", row.reason, note)
+    try:
+        data = source.read(row.path)
+        return _Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "", note)
+    except (OSError, ValueError):
+        return _Shown(row.path, row.label, "", "it cannot be read any more", note)
+>>>>>>> 0a956d7 (Wrong labels, outliers and shortcuts are looked for in every run; corrections come back through scan.relabel)
 
 
 def _thumbnail(data: bytes) -> bytes:

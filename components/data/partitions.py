@@ -16,7 +16,7 @@ from typing import Any
 
 from components import artifacts, progress
 from components.data.disk import explained
-from components.data.scan import LIST_COLUMN, Found, ScanSettings, Table, read_all, whole
+from components.data.scan import LIST_COLUMN, Found, ScanSettings, Table, corrections_of, read_all, whole
 from components.data.shards import Plan, ShardSettings
 from components.data.sources import Entry, Source
 from components.errors import StepError
@@ -74,7 +74,8 @@ def scan_partition(
 ) -> Partition:
     """The rows of part `index` of `count`, in `out`; it may have no pictures, or those of one class."""
     _check(index, count)
-    read_all(_PartOf(source, index, count), out, settings, progress=progress)
+    corrections = corrections_of(source, settings)
+    read_all(_PartOf(source, index, count), out, settings, corrections, progress=progress)
     part = Partition(index, count, source.kind)
     part.save(out)
     return part

@@ -5,7 +5,8 @@
 
 A person writes into `new_label` the right class, `(remove)` to leave the picture out, or nothing to let the
 label be. Rows may be deleted and sorted as one likes. A picture is known by its content (`id`), so a file
-that was moved keeps its correction and one that was replaced loses it.
+that was moved keeps its correction and one that was replaced loses it. A row whose `new_label` is its label
+says that a person looked and the label is right: it is not suspected again.
 """
 
 from __future__ import annotations
@@ -13,21 +14,31 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from components import records
-from components.data.label_errors import Suspect
+from components.data.probe import Look
+from components.data.sources import Entry
 from components.errors import InputError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+RELABEL_FILE = "relabel.csv"
 REMOVE = "(remove)"
+TAKEN_OUT = "a person took it out"  # the reason of such a file in the manifest
 COLUMNS = ("id", "path", "label", "suggested", "quality", "new_label")
 MAX_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A picture whose label may be wrong."""
+
+    id: str
+    path: str
+    label: str
+    suggested: str  # the class that the model finds likeliest; may be the label itself
+    quality: float  # out-of-fold probability of the given label, 0 to 1; low is suspicious
+    flagged: bool  # confident learning calls it an error
 
 
 def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
@@ -35,10 +46,7 @@ def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
 
     Raises InputError when the file is there: it may hold somebody's work.
     """
-    if path.exists():
-        raise InputError(
-            f"{path} is there already and may hold corrections: move it away or name another file."
-        )
+    refuse_to_replace(path)
     sink = io.StringIO()
     writer = csv.writer(sink)  # lines end as RFC 4180 has it; with "\n" alone a "\r" would not be quoted
     writer.writerow(COLUMNS)
@@ -46,6 +54,14 @@ def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
     writer.writerows(rows)
     records.write_atomic(path, sink.getvalue())
     return len(rows)
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Raises InputError when the file is there: it may hold somebody's work."""
+    if path.exists():
+        raise InputError(
+            f"{path} is there already and may hold corrections: move it away or name another file."
+        )
 
 
 def read_relabel(path: Path, labels: Collection[str]) -> dict[str, str | None]:
@@ -76,15 +92,27 @@ def read_relabel(path: Path, labels: Collection[str]) -> dict[str, str | None]:
     return found
 
 
-def apply_relabel(rows: pd.DataFrame, corrections: Mapping[str, str | None]) -> pd.DataFrame:
-    """The manifest's rows with corrected labels, and without those to be removed. `rows` stays as it is.
+class Corrections:
+    """Corrections at work. corrections: as `read_relabel` gives them; empty: nothing is changed."""
 
-    rows: columns `id` and `label` at least. All files of equal content are corrected alike.
-    """
-    stays = [corrections.get(id, "") is not None for id in rows["id"]]
-    kept = rows.loc[np.array(stays, np.bool_)]
-    labels = [corrections.get(id) or label for id, label in zip(kept["id"], kept["label"], strict=True)]
-    return kept.assign(label=labels)
+    def __init__(self, corrections: Mapping[str, str | None]) -> None:
+        self.corrections = corrections
+
+    def apply(self, entries: list[Entry], looks: list[Look]) -> tuple[list[Entry], list[Look]]:
+        """Entries with the right labels; those to be taken out have a look with that as its reason.
+
+        All files of equal content are treated alike.
+        """
+        if not self.corrections:
+            return entries, looks
+        pairs = [self._one(entry, look) for entry, look in zip(entries, looks, strict=True)]
+        return [entry for entry, _ in pairs], [look for _, look in pairs]
+
+    def _one(self, entry: Entry, look: Look) -> tuple[Entry, Look]:
+        label = self.corrections.get(look.id, entry.label)
+        if label is None:
+            return entry, look._replace(reason=look.reason or TAKEN_OUT)
+        return (entry if label == entry.label else replace(entry, label=label)), look
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str | None]]]:

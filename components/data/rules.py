@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ DEFAULT = Path(__file__).with_name("expectations.toml")
 
 _OWN = ("check", "expect", "column", "severity", "message", "quarantine", "tolerate")
 _NAMES_SHOWN = 3
+_TABLES = ("pictures", "classes", "shares")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Rules:
 
     pictures: tuple[Rule, ...]
     classes: tuple[Rule, ...]
+    shares: Mapping[str, float] = field(default_factory=dict)  # class -> share of the pictures, as expected
 
 
 def load(path: Path) -> Rules:
@@ -57,15 +59,24 @@ def load(path: Path) -> Rules:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"The expectations '{path}' are no TOML: {error}.") from None
     for table in data:
-        if table not in ("pictures", "classes"):
-            raise InputError(f"{path}: unknown table '{table}'.{nearest(table, ('pictures', 'classes'))}")
+        if table not in _TABLES:
+            raise InputError(f"{path}: unknown table '{table}'.{nearest(table, _TABLES)}")
     rules = {
         table: tuple(
             _rule(row, f"{path}, [[{table}]] {place}") for place, row in enumerate(data.get(table, []), 1)
         )
         for table in ("pictures", "classes")
     }
-    return Rules(**rules)
+    return Rules(**rules, shares=_shares(data.get("shares", {}), path))
+
+
+def _shares(table: Any, path: Path) -> dict[str, float]:
+    for label, share in table.items() if isinstance(table, Mapping) else [("", table)]:
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise InputError(
+                f"{path}, [shares]: wanted a share from 0 to 1 a class, got {label!r} = {share!r}."
+            )
+    return {str(label): float(share) for label, share in table.items()}
 
 
 def _rule(row: Mapping[str, Any], where: str) -> Rule:

@@ -17,6 +17,7 @@ from components.artifacts import Manifest
 from components.data.disk import explained
 from components.data.known import Known, Stamps
 from components.data.probe import Limits, Look, look_at, version
+from components.data.relabel import TAKEN_OUT, Corrections, read_relabel
 from components.data.sources import Entry, Source
 from components.errors import InputError, StepError
 from components.records import setting
@@ -38,6 +39,7 @@ class ScanSettings:
     max_bytes: int = setting(250_000_000, "larger picture files are not read, in bytes", low=1)
     max_archive_bytes: int = setting(200_000_000_000, "an archive may unpack to this many bytes", low=1)
     max_archive_files: int = setting(5_000_000, "an archive may hold this many files", low=1)
+    relabel: str = setting("", "relabel.csv with a person's corrections of labels; empty: none")
     also: str = setting("", "more pictures: a second folder or list, such as the one that `feedback` names")
 
 
@@ -54,9 +56,12 @@ def scan(
     An unreadable file is a row with a reason. Memory does not grow with the number of pictures.
     previous: folder of an earlier manifest. Rows of files whose size and times did not change since are taken
     from it; the times are kept in `source.scratch`, since a manifest holds nothing but content.
-    Raises InputError when there are no pictures or fewer than two classes.
+    Labels are those of the source, as `settings.relabel` corrects them.
+    Raises InputError when there are no pictures or fewer than two classes, and for corrections that cannot be
+    read.
     """
-    found = read_all(source, out, settings, previous=previous, progress=progress)
+    corrections = corrections_of(source, settings)
+    found = read_all(source, out, settings, corrections, previous=previous, progress=progress)
     return whole(source.kind, found, out)
 
 
@@ -66,6 +71,7 @@ class Found:
 
     num_rows: int = 0
     num_unreadable: int = 0
+    num_taken_out: int = 0
     labels: set[str] = field(default_factory=set)
 
     def add(self, labels: Iterable[str], reasons: Iterable[str | None]) -> None:
@@ -73,13 +79,15 @@ class Found:
         self.labels.update(filter(None, labels))
         for reason in reasons:
             self.num_rows += 1
-            self.num_unreadable += reason is not None
+            self.num_unreadable += reason is not None and reason != TAKEN_OUT
+            self.num_taken_out += reason == TAKEN_OUT
 
 
 def read_all(
     source: Source,
     out: Path,
     settings: ScanSettings,
+    corrections: Corrections,
     *,
     previous: Path | None = None,
     progress: progress.Progress = progress.silent,
@@ -97,12 +105,21 @@ def read_all(
         progress(desc="scan", unit=" pictures") as bar,
     ):
         for entries, looks in readers.read(_chunks(source, known)):
+            stamps.add(entries, looks)
+            entries, looks = corrections.apply(entries, looks)
             pairs = zip(entries, looks, strict=True)
             table.add((e.path, e.label, e.given_split, *look, *e.extra) for e, look in pairs)
-            stamps.add(entries, looks)
             found.add((entry.label for entry in entries), (look.reason for look in looks))
             bar.update(len(entries))
     return found
+
+
+def corrections_of(source: Source, settings: ScanSettings) -> Corrections:
+    """What `settings.relabel` says. source: all of the data, whose classes are the ones there are."""
+    if not settings.relabel:
+        return Corrections({})
+    labels = {entry.label for entry in source.entries()} - {""}
+    return Corrections(read_relabel(Path(settings.relabel), labels))
 
 
 def whole(kind: str, found: Found, out: Path) -> Manifest:
@@ -113,7 +130,10 @@ def whole(kind: str, found: Found, out: Path) -> Manifest:
         (out / "manifest.parquet").unlink(missing_ok=True)
         raise
     fingerprint = digest.of_rows(_content(out))
-    manifest = Manifest(kind, found.num_rows, found.num_unreadable, tuple(sorted(found.labels)), fingerprint)
+    labels = tuple(sorted(found.labels))
+    manifest = Manifest(
+        kind, found.num_rows, found.num_unreadable, labels, fingerprint, found.num_taken_out
+    )
     manifest.save(out)
     return manifest
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import WARNING, Finding, Record
+from components.artifacts import INFO, WARNING, Finding, Record
 from components.data.folds import enough_groups, group_folds, group_numbers
 from components.evaluation.metrics import difference_interval, wilson_interval
 from components.records import setting
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
-CHECK = "shortcut"
+CHECK, METADATA_CHECK = "shortcut", "metadata"
+_MUCH = 0.25  # of what the most frequent class leaves over, that metadata must explain to be worth telling
 BORDER = "border"
 FIELDS: dict[str, tuple[str, ...]] = {
     "brightness": ("brightness",),
@@ -129,7 +130,11 @@ def border(encoded: bytes) -> tuple[float, float, float, float]:
     with images.opened(encoded) as picture, images.decoding("it"):
         if picture.mode == "RGB":
             picture.draft("RGB", (_DRAFT_PX, _DRAFT_PX))
-        pixels = np.asarray(images.flat(picture).convert("RGB"))
+        return border_of(np.asarray(images.flat(picture).convert("RGB")))
+
+
+def border_of(pixels: npt.NDArray[np.uint8]) -> tuple[float, float, float, float]:
+    """The same of uint8 (H, W, 3)."""
     height, width = pixels.shape[:2]
     down, across = max(1, height // 100), max(1, width // 100)
     sides = (pixels[:down], pixels[-down:], pixels[:, :across], pixels[:, -across:])
@@ -151,21 +156,41 @@ def borders(encoded: Iterable[bytes]) -> Floats:
 
 
 def findings(shortcuts: Shortcuts) -> tuple[Finding, ...]:
-    """What a person is told: one finding a class that is given away, with the fields that do."""
+    """What a person is told: one finding a class that is given away, and how well metadata alone do.
+
+    The second is only told where metadata do surely and much better than the most frequent class would.
+    """
     given_away: dict[str, list[Shortcut]] = {}
     for shortcut in shortcuts.fields:
         if shortcut.gives_away:
             given_away.setdefault(shortcut.label, []).append(shortcut)
-    return tuple(Finding(CHECK, WARNING, 1, (), _message(label, ways)) for label, ways in given_away.items())
+    found = [Finding(CHECK, WARNING, 1, (), _message(label, ways)) for label, ways in given_away.items()]
+    if shortcuts.fields and shortcuts.interval[0] > shortcuts.majority + _MUCH * (1 - shortcuts.majority):
+        found.append(Finding(METADATA_CHECK, INFO, 1, (), _together(shortcuts)))
+    return tuple(found)
+
+
+def _together(shortcuts: Shortcuts) -> str:
+    low, high = shortcuts.interval
+    best = shortcuts.fields[0]
+    return (
+        f"Size, format, brightness, sharpness and the border's colour alone give the right class for "
+        f"{shortcuts.accuracy:.0%} of {shortcuts.num_images:,} pictures ({low:.0%} to {high:.0%}), the most "
+        f"frequent class for {shortcuts.majority:.0%}. The best single clue is the {best.field} of "
+        f"'{best.label}': {best.found:.0%} of its pictures, {best.mistaken:.1%} of the others. Part of what "
+        "a model scores here may be how the pictures were taken; test it on pictures taken elsewhere."
+    )
 
 
 def _message(label: str, ways: Sequence[Shortcut]) -> str:
     best = ways[0]
+    low, high = best.interval
     also = f" (also by {', '.join(way.field for way in ways[1:])})" if len(ways) > 1 else ""
     return (
         f"Class '{label}' can be told by its {best.field} alone{also}: {100 * best.found:.0f}% of its "
-        f"pictures and {100 * best.mistaken:.1f}% of the others, without looking at what they show. A model "
-        "would learn that; add pictures of this class that were made as the others were."
+        f"pictures and {100 * best.mistaken:.1f}% of the others, without looking at what they show (the "
+        f"difference is {100 * low:.0f} to {100 * high:.0f} points). A model would learn that; add pictures "
+        "of this class that were made as the others were."
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.artifacts import CRITICAL, Finding, Manifest, ValidationReport
+from components.artifacts import CRITICAL, INFO, WARNING, Finding, Manifest, ValidationReport
 from components.data import rules
 from components.data.expectations import Checker
 from components.data.facts import NO_PICTURE, Facts, gather, texts
+from components.data.relabel import TAKEN_OUT
 from components.data.rules import Rule
 from components.records import setting
 
@@ -36,6 +38,18 @@ class ValidateSettings:
     max_quarantined: float = setting(
         0.2, "share of the files that may be lost to checks before the run stops", low=0.0, high=1.0
     )
+    label_errors: bool = setting(True, "look for wrong labels, and rank them in relabel.csv")
+    outliers: bool = setting(True, "look for pictures unlike any other; wants pretrained weights")
+    shortcuts: bool = setting(True, "look for classes that metadata or a border alone would give away")
+    embedding: str = setting(
+        "auto",
+        "by what pictures are compared: auto, by model.weights' network where it is named; plain, by shape "
+        "and colour",
+        choices=("auto", "plain"),
+    )
+    max_looked_at: int = setting(
+        20_000, "pictures that these look at, drawn by chance; 0: none", low=0, high=1_000_000
+    )
 
 
 def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationReport:
@@ -55,14 +69,12 @@ def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationRep
         for rule, rows in zip(wanted.pictures, failed, strict=True)
         if _is_finding(rule, len(rows), manifest.num_rows)
     ]
-    classes = _classes(manifest_folder, facts, out, manifest.labels)
+    classes = _with_expected(_classes(manifest_folder, facts, out, manifest.labels), wanted.shares)
     findings += _findings_on_classes(classes, wanted.classes)
     findings += _too_many(facts, out, manifest.num_rows, settings.max_quarantined)
-    rank = ("critical", "warning", "info")
-    findings.sort(key=lambda finding: rank.index(finding.severity))
     return ValidationReport(
         ok=all(finding.severity != CRITICAL for finding in findings),
-        findings=tuple(findings),
+        findings=worst_first(findings),
         quarantined=_named(manifest_folder, out),
         num_images=manifest.num_rows,
         counts={
@@ -70,6 +82,12 @@ def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationRep
         },
         groups=_group_ids(manifest_folder, facts),
     )
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Critical ones, warnings, then what only tells."""
+    rank = (CRITICAL, WARNING, INFO)
+    return tuple(sorted(findings, key=lambda finding: rank.index(finding.severity)))
 
 
 def _failing_files(folder: Path, facts: Facts, wanted: tuple[Rule, ...]) -> list[np.ndarray]:
@@ -112,6 +130,9 @@ def _with_facts(table: pd.DataFrame, facts: Facts, start: int) -> pd.DataFrame:
         table[column] = of_picture(getattr(facts, column))
     # A picture under two labels is a conflict of its own, not a near one.
     table["near_labels"] = table["near_labels"].mask(table["labels"] > 1)
+    taken_out = table["reason"] == TAKEN_OUT
+    table["taken_out"] = taken_out.astype(np.float64)
+    table["reason"] = table["reason"].mask(taken_out)
     table["side"] = table[["width", "height"]].min(axis=1)
     table["aspect"] = table[["width", "height"]].max(axis=1) / table["side"]
     table["shadows"] = table["brightness"] - 2 * table["contrast"]
@@ -162,6 +183,24 @@ def _classes(folder: Path, facts: Facts, out: dict[int, str], labels: tuple[str,
     groups = np.bincount(grouped[:, 0], minlength=len(labels))
     share = pictures / max(1, pictures.max(initial=0))
     return pd.DataFrame({"label": list(labels), "pictures": pictures, "groups": groups, "share": share})
+
+
+def _with_expected(classes: pd.DataFrame, shares: Mapping[str, float]) -> pd.DataFrame:
+    """With a row for each expected class that is missing, and by what factor each class's share changed."""
+    import pandas as pd
+
+    missing = [label for label in shares if label not in set(classes["label"])]
+    rows = pd.DataFrame({"label": missing, "pictures": 0, "groups": 0, "share": 0.0})
+    classes = pd.concat([classes, rows], ignore_index=True) if missing else classes
+    total = max(1, int(classes["pictures"].sum()))
+    pairs = zip(classes["label"], classes["pictures"], strict=True)
+    return classes.assign(change=[share_change(label, count / total, shares) for label, count in pairs])
+
+
+def share_change(label: str, share: float, expected: Mapping[str, float]) -> float:
+    """By what factor a class's share went up or down, 1 or more; nan when it was absent before or is now."""
+    before = expected.get(label, 0.0)
+    return max(before / share, share / before) if before and share else math.nan
 
 
 def _labels(folder: Path) -> Iterator[tuple[int, pd.Series[str]]]:

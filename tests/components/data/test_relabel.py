@@ -1,13 +1,19 @@
 """relabel.csv: written, edited by a person or a spreadsheet, read back, applied."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.data.label_errors import Suspect
-from components.data.relabel import REMOVE, apply_relabel, read_relabel, write_relabel
+from components.artifacts import Manifest
+from components.data.relabel import REMOVE, TAKEN_OUT, Suspect, read_relabel, write_relabel
+from components.data.scan import ScanSettings, scan
+from components.data.sources import open_source
+from components.data.validate import ValidateSettings, validate
 from components.errors import InputError
+from tests.support.pictures import write_folder
 
 LABELS = ("oak", "maple", 'elm, "wych"')
 SUSPECTS = [
@@ -32,12 +38,40 @@ def test_relabel_comes_back_as_edited(tmp_path):
     assert read_relabel(path, LABELS) == {"a" * 64: 'elm, "wych"', "b" * 64: None}
 
 
-def test_apply_relabel_corrects_every_copy_and_removes():
-    rows = pd.DataFrame({"id": ["a", "b", "a", "c"], "label": ["x", "x", "y", "y"], "path": list("1234")})
-    found = apply_relabel(rows, {"a": "z", "b": None, "gone": "x"})
-    assert found.to_dict("list") == {"id": ["a", "a", "c"], "label": ["z", "z", "y"], "path": list("134")}
-    assert rows["label"].tolist() == ["x", "x", "y", "y"]
-    assert len(apply_relabel(rows.iloc[:0], {"a": "z"})) == 0
+def scanned(root: Path, out: Path, corrections: str = "") -> tuple[Manifest, pd.DataFrame]:
+    """A manifest and its rows by path. corrections: lines of id,new_label."""
+    settings = ScanSettings()
+    if corrections:
+        out.mkdir()
+        (out / "relabel.csv").write_text("id,new_label\n" + corrections)
+        settings = ScanSettings(relabel=str(out / "relabel.csv"))
+    manifest = scan(open_source(root, settings, out / "scratch"), out / "m", settings)
+    return manifest, Manifest.table(out / "m", ["path", "id", "label", "reason"]).set_index("path")
+
+
+def test_scan_corrects_every_copy_and_takes_out_what_is_to_be_removed(tmp_path):
+    root = write_folder(tmp_path / "p", classes=2, per_class=4)
+    copy = root / "class_0/copy.png"
+    copy.write_bytes((root / "class_0/001.png").read_bytes())
+    before, rows = scanned(root, tmp_path / "before")
+    wrong, gone, right = (rows["id"][path] for path in ("class_0/001.png", "class_1/002.png", "class_0/003.png"))
+    lines = f"{wrong},class_1\n{gone},(remove)\n{right},class_0\n{'0' * 64},class_1\n"
+    after, corrected = scanned(root, tmp_path / "after", lines)
+    assert (after.num_rows, after.num_unreadable, after.num_taken_out) == (9, 0, 1)
+    assert corrected["label"]["class_0/001.png"] == corrected["label"]["class_0/copy.png"] == "class_1"
+    assert corrected["label"]["class_0/003.png"] == "class_0"
+    assert corrected["reason"].dropna().to_dict() == {"class_1/002.png": TAKEN_OUT}
+    assert before.num_taken_out == 0 and after.fingerprint != before.fingerprint
+    report = validate(tmp_path / "after/m", ValidateSettings())
+    assert report.quarantined["class_1/002.png"] == "taken_out"
+    assert not {"unreadable"} & {finding.check for finding in report.findings}
+    assert report.counts == {"class_0": 3, "class_1": 4}
+
+
+def test_scan_refuses_a_class_that_there_is_not(tmp_path):
+    root = write_folder(tmp_path / "p", classes=2, per_class=2)
+    with pytest.raises(InputError, match=r"'class_9' is not a class .* Did you mean"):
+        scanned(root, tmp_path / "v", f"{'0' * 64},class_9\n")
 
 
 def test_write_relabel_keeps_somebodys_work(tmp_path):

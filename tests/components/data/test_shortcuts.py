@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components.artifacts import Finding
 from components.data import probe, shortcuts
 from components.data.shortcuts import ShortcutSettings, find_shortcuts
 from tests.support import pictures
@@ -33,6 +34,11 @@ def rows(count: int = 300, classes: int = 3, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def told(found: shortcuts.Shortcuts) -> list[Finding]:
+    """Findings of classes that are given away."""
+    return [finding for finding in shortcuts.findings(found) if finding.check == shortcuts.CHECK]
+
+
 def test_find_shortcuts_are_silent_about_chance():
     found = find_shortcuts(rows())
     assert shortcuts.findings(found) == () and found.interval[0] < 0.4 < 0.5 > found.interval[1] - 0.1
@@ -48,18 +54,20 @@ def test_find_shortcuts_name_the_field_and_the_class(field, column, value):
     table = rows()
     table.loc[table["label"] == "class_1", column] = value
     found = find_shortcuts(table)
-    (finding,) = shortcuts.findings(found)
+    (finding,) = told(found)
     best = found.fields[0]
     assert (best.field, best.label, best.found) == (field, "class_1", 1.0) and best.mistaken < 0.02
     assert f"'class_1' can be told by its {field} alone: 100% of its pictures" in finding.message
     assert found.accuracy > 0.5
+    (metadata,) = [f for f in shortcuts.findings(found) if f.check == shortcuts.METADATA_CHECK]
+    assert metadata.severity == "info" and f"{found.accuracy:.0%} of 300 pictures" in metadata.message
 
 
 def test_find_shortcuts_do_not_call_a_tendency_a_shortcut():
     table = rows()
     table.loc[table["label"] == "class_1", "brightness"] += 60
     found = find_shortcuts(table)
-    assert shortcuts.findings(found) == () and found.fields[0].informedness > 0.4
+    assert told(found) == [] and found.fields[0].informedness > 0.4
 
 
 def test_find_shortcuts_see_a_border():
@@ -120,11 +128,11 @@ def test_find_shortcuts_in_leaves_finds_a_planted_border_and_nothing_else():
         looks = pd.DataFrame([probe.look(data, limits) for data in encoded])
         return looks.assign(label=[file.parent.name for file in files])
 
-    assert shortcuts.findings(find_shortcuts(table(), shortcuts.borders(encoded))) == ()
+    assert told(find_shortcuts(table(), shortcuts.borders(encoded))) == []
     for i, file in enumerate(files):
         if file.parent.name == "ilex_opaca":
             encoded[i] = framed(encoded[i])
-    found = shortcuts.findings(find_shortcuts(table(), shortcuts.borders(encoded)))
+    found = told(find_shortcuts(table(), shortcuts.borders(encoded)))
     assert len(found) == 1 and "'ilex_opaca' can be told by its border alone" in found[0].message
 
 
