@@ -129,7 +129,7 @@ class Change:
 def changes(expected: Rules, profile: Profile) -> tuple[Change, ...]:
     """What is different in a data set: ranges that moved, new and missing values and classes, shares.
 
-    A range has moved when the new one reaches beyond it by more than a tenth of its width.
+    A range has moved when the new one reaches beyond it by more than a quarter of its width.
     """
     found: list[Change] = []
     for rule in expected.pictures:
@@ -148,7 +148,7 @@ def changes(expected: Rules, profile: Profile) -> tuple[Change, ...]:
 
 def _moved(rule: Rule, now: tuple[float, float]) -> list[Change]:
     low, high = (float(rule.arguments.get(key, math.nan)) for key in ("min_value", "max_value"))
-    slack = 0.1 * (high - low)
+    slack = 0.25 * (high - low)
     inside = not (now[0] < low - slack or now[1] > high + slack)
     return [] if inside else [Change(rule.column, f"{low:g} to {high:g}", f"{now[0]:g} to {now[1]:g}")]
 

@@ -221,8 +221,25 @@ def _findings_on_classes(classes: pd.DataFrame, wanted: tuple[Rule, ...]) -> lis
             continue
         names = [f"{classes['label'][place]}: {classes['pictures'][place]}" for place in places]
         message = rule.sentence(len(places), len(classes), names)
+        if rule.check == "imbalance":
+            message += _what_training_does(classes)
         findings[rule.check] = Finding(rule.check, rule.severity, len(places), (), message)
     return list(findings.values())
+
+
+def _what_training_does(classes: pd.DataFrame) -> str:
+    """The effect of class weights (components/training/material.py), in a sentence."""
+    present = classes[classes["pictures"] > 0]
+    if len(present) < 2:
+        return ""
+    rare, common = (
+        present.loc[place] for place in (present["pictures"].idxmin(), present["pictures"].idxmax())
+    )
+    return (
+        f" Unless train.balance is off, a picture of '{rare['label']}' counts "
+        f"{common['pictures'] / rare['pictures']:.1f} times one of '{common['label']}' in training; "
+        "the report's recall of each class, with its interval, shows what that is worth."
+    )
 
 
 def _too_many(facts: Facts, out: dict[int, str], total: int, limit: float) -> list[Finding]:

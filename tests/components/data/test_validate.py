@@ -104,6 +104,9 @@ def test_validate_stops_at_classes_that_are_too_small(tmp_path, root):
     assert not report.ok
     assert findings["too_few"].severity == "critical" and "'rare: 2'" in findings["too_few"].message
     assert findings["imbalance"].severity == "warning"
+    assert (
+        "a picture of 'rare' counts 11.0 times one of 'class_0' in training" in findings["imbalance"].message
+    )
     assert report.findings[0].severity == "critical"
 
 
