@@ -131,9 +131,7 @@ def whole(kind: str, found: Found, out: Path) -> Manifest:
         raise
     fingerprint = digest.of_rows(_content(out))
     labels = tuple(sorted(found.labels))
-    manifest = Manifest(
-        kind, found.num_rows, found.num_unreadable, labels, fingerprint, found.num_taken_out
-    )
+    manifest = Manifest(kind, found.num_rows, found.num_unreadable, labels, fingerprint, found.num_taken_out)
     manifest.save(out)
     return manifest
 

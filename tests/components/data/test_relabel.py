@@ -54,7 +54,9 @@ def test_scan_corrects_every_copy_and_takes_out_what_is_to_be_removed(tmp_path):
     copy = root / "class_0/copy.png"
     copy.write_bytes((root / "class_0/001.png").read_bytes())
     before, rows = scanned(root, tmp_path / "before")
-    wrong, gone, right = (rows["id"][path] for path in ("class_0/001.png", "class_1/002.png", "class_0/003.png"))
+    wrong, gone, right = (
+        rows["id"][path] for path in ("class_0/001.png", "class_1/002.png", "class_0/003.png")
+    )
     lines = f"{wrong},class_1\n{gone},(remove)\n{right},class_0\n{'0' * 64},class_1\n"
     after, corrected = scanned(root, tmp_path / "after", lines)
     assert (after.num_rows, after.num_unreadable, after.num_taken_out) == (9, 0, 1)

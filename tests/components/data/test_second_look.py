@@ -109,7 +109,9 @@ def test_second_look_says_when_it_looked_at_a_part(data):
 
 def test_second_look_refuses_corrections_of_other_pictures(data, tmp_path):
     (tmp_path / "r.csv").write_text(f"id,new_label\n{'0' * 64},class_0\n")
-    with pytest.raises(InputError, match=r"none of the 1 corrections in .* belongs to a picture of this data"):
+    with pytest.raises(
+        InputError, match=r"none of the 1 corrections in .* belongs to a picture of this data"
+    ):
         seen(data, str(tmp_path / "r.csv"))
 
 
