@@ -176,25 +176,14 @@ def _rows(folder: Path) -> Iterator[_Row]:
             yield from map(_Row, *(batch.column(name).to_pylist() for name in columns))
 
 
-<<<<<<< HEAD
-def _shown(source: Source, row: _Row) -> Shown:
+def _shown(source: Source, row: _Row, note: str) -> Shown:
     if row.reason is not None:
-        return Shown(row.path, row.label, "", row.reason)
+        return Shown(row.path, row.label, "", row.reason, note)
     try:
         data = source.read(row.path)
-        return Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "")
+        return Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "", note)
     except (OSError, ValueError):
-        return Shown(row.path, row.label, "", "it cannot be read any more")
-=======
-def _shown(source: Source, row: _Row, note: str) -> _Shown:
-    if row.reason is not None:
-        return _Shown(row.path, row.label, "", row.reason, note)
-    try:
-        data = source.read(row.path)
-        return _Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "", note)
-    except (OSError, ValueError):
-        return _Shown(row.path, row.label, "", "it cannot be read any more", note)
->>>>>>> 0a956d7 (Wrong labels, outliers and shortcuts are looked for in every run; corrections come back through scan.relabel)
+        return Shown(row.path, row.label, "", "it cannot be read any more", note)
 
 
 def _thumbnail(data: bytes) -> bytes:
