@@ -232,9 +232,8 @@ def _what_training_does(classes: pd.DataFrame) -> str:
     present = classes[classes["pictures"] > 0]
     if len(present) < 2:
         return ""
-    rare, common = (
-        present.loc[place] for place in (present["pictures"].idxmin(), present["pictures"].idxmax())
-    )
+    order = np.argsort(present["pictures"].to_numpy(), kind="stable")
+    rare, common = present.iloc[int(order[0])], present.iloc[int(order[-1])]
     return (
         f" Unless train.balance is off, a picture of '{rare['label']}' counts "
         f"{common['pictures'] / rare['pictures']:.1f} times one of '{common['label']}' in training; "
