@@ -63,8 +63,8 @@ class Workspace:
             raise InputError(f"Workspace {self.root} has layout {layout}, this pergola wants {LAYOUT}.")
 
     def require(self) -> None:
-        """Raises InputError when there is no workspace here yet."""
-        if not (self.root / "pergola.json").is_file():
+        """Raises InputError when there is no workspace here yet: neither ours nor a pipeline's volume."""
+        if not (self.root / "pergola.json").is_file() and not self.models.is_dir():
             raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run PHOTOS`.")
 
     def request_log(self, model: str) -> str:

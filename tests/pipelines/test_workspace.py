@@ -36,6 +36,12 @@ def test_require_says_how_to_make_one(tmp_path):
         Workspace(tmp_path).require()
 
 
+def test_require_takes_the_volume_of_a_pipeline(tmp_path):
+    """Pods publish to <volume>/models: what looks at versions works there, too."""
+    (tmp_path / "models").mkdir()
+    Workspace(tmp_path).require()
+
+
 def test_lock_is_held_by_one_and_freed_by_death(tmp_path):
     workspace = Workspace(tmp_path)
     workspace.create()
