@@ -9,6 +9,7 @@ from components import ops, pods, steps
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 COMPONENTS = {name: value for name, value in vars(ops).items() if type(value).__name__ == "PythonComponent"}
+AT_A_DESK = {"ladder"}  # compares networks for a person; no run needs it
 WALK = ("scan", "validate", "split", "shards", "augment", "train", "export", "evaluate", "rehearse", "gate")
 
 
@@ -19,8 +20,9 @@ def bodies():
 
 def test_ops_has_a_component_a_step():
     functions = [name for name, value in vars(steps).items() if inspect.isfunction(value)]
-    ours = [name for name in functions if getattr(steps, name).__module__ == steps.__name__]
-    assert set(ours) <= set(COMPONENTS)
+    ours = {name for name in functions if getattr(steps, name).__module__ == steps.__name__}
+    walk = {name for name in ours if not name.startswith("_")} - AT_A_DESK
+    assert walk <= set(COMPONENTS)
 
 
 def test_ops_are_thin_and_import_what_they_use():
