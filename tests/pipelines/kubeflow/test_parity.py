@@ -101,6 +101,23 @@ def network(folder: Path) -> tuple[bytes, str]:
         return file.read("model.weights.h5"), layers
 
 
+def rehearsed(folder: Path) -> artifacts.Rehearsal:
+    """Without what the clock says, and to 10 kB: graphs hold names with counters of the process."""
+    found = artifacts.Rehearsal.load(folder)
+    assert found.num_timed > 0 and found.latency_ms > 0
+    return dataclasses.replace(
+        found, latency_ms=None, latency_interval_ms=None, num_bytes=round(found.num_bytes, -4)
+    )
+
+
+def decided(folder: Path) -> list[artifacts.Rule]:
+    """All rules but those on the clock and on the size, of which there are two."""
+    rules = artifacts.Decision.load(folder).rules
+    kept = [rule for rule in rules if rule.name not in ("latency", "size")]
+    assert len(kept) == len(rules) - 2 > 4
+    return kept
+
+
 def test_a_first_retraining_runs_every_step(ran):
     assert ran.tasks == UP_TO_GATE | SHIPPED | {"changes"}
     assert (ran.value("changes"), ran.value("gate")) == ("changed", "accepted")
@@ -112,16 +129,8 @@ def test_the_pipeline_makes_what_the_local_front_makes(ran, here):
     assert result.decision == ran.value("gate")
     for (task, name), ours in EQUAL.items():
         assert digest.of_folder(ran.output(task, name)) == digest.of_folder(step(workspace, ours)), ours
-    rehearsed = (artifacts.Rehearsal.load(folder) for folder in
-                 (ran.output("rehearse", "rehearsal"), step(workspace, "rehearse")))  # fmt: skip
-    theirs, ours = (dataclasses.replace(one, latency_ms=0.0, latency_interval_ms=None) for one in rehearsed)
-    assert theirs == ours and ours.num_timed > 0
-    decided = (
-        artifacts.Decision.load(folder)
-        for folder in (ran.output("gate", "decision"), step(workspace, "gate"))
-    )
-    theirs, ours = ([rule for rule in one.rules if rule.name != "latency"] for one in decided)
-    assert theirs == ours and len(ours) > 5
+    assert rehearsed(ran.output("rehearse", "rehearsal")) == rehearsed(step(workspace, "rehearse"))
+    assert decided(ran.output("gate", "decision")) == decided(step(workspace, "gate"))
     assert network(ran.output("train", "training")) == network(step(workspace, "train"))
     record = artifacts.Training.load(step(workspace, "train"))
     assert artifacts.Training.load(ran.output("train", "training")) == record
