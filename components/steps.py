@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from components.release.rehearse import Rehearsals
     from components.training.architectures import ModelSettings
     from components.training.augment import AugmentSettings
+    from components.training.comparison import Row
     from components.training.export import ExportSettings
     from components.training.fit import TrainSettings
     from serving.client import Client
@@ -178,10 +179,36 @@ def train(
     progress: Progress = silent,
     on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
 ) -> artifacts.Training:
-    """Shards -> a trained network. Goes on from what it left in `out`."""
+    """Shards -> a trained network. Goes on from what it left in `out`.
+
+    With TF_CONFIG in the environment this process is one worker of several: all of them call this with the
+    same arguments and an `out` on a volume that they share, before they use TensorFlow for anything else
+    (`python -m components.training.worker` is such a process). Worker 0 alone writes and calls on_epoch; the
+    others return when it is done. All GPUs of a machine are used without being asked for.
+    """
     from components.training.fit import fit
 
     return fit(shards, augmentation, out, model, settings, progress=progress, on_epoch=on_epoch)
+
+
+def ladder(
+    shards: Path,
+    augmentation: Path,
+    out: Path,
+    settings: TrainSettings,
+    *,
+    model: ModelSettings,
+    names: Sequence[str],
+    progress: Progress = silent,
+    on_row: Callable[[Row, bool], None] = lambda row, is_new: None,
+) -> tuple[Row, ...]:
+    """Shards -> several architectures compared, and a picture of it. Goes on from what it left in `out`."""
+    from components.training.comparison import compare
+    from components.training.comparison_chart import draw
+
+    rows = compare(shards, augmentation, out, names, model, settings, progress=progress, on_row=on_row)
+    draw(rows, out)
+    return rows
 
 
 def export(training: Path, shards: Path, out: Path, settings: ExportSettings) -> artifacts.Export:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from components.errors import InputError, PergolaError
-from pipelines import after_commands, data_commands, kubeflow_commands, release
+from pipelines import after_commands, data_commands, experiment_commands, kubeflow_commands, release
 from pipelines.command import PATH, Answer, Options, say, show, status_of, typed, with_options
 
 
@@ -229,6 +229,7 @@ def config(options: Options) -> dict[str, Any]:
 
 release.register(pergola)
 after_commands.register(pergola)
+experiment_commands.register(pergola)
 kubeflow_commands.register(pergola)
 data_commands.register(pergola)
 

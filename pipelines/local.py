@@ -13,6 +13,8 @@ import dataclasses
 import logging
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -118,6 +120,29 @@ def scan_only(photos: Path, settings: Settings, workspace: Workspace, *, show: S
         return _scan(walk).folder
 
 
+@contextmanager
+def prepared(
+    photos: Path, settings: Settings, workspace: Workspace, show: Show
+) -> Iterator[tuple[Walk, Output]]:
+    """The data steps only, for experiments: the walk and its shards, while the workspace is held."""
+    walk = _walk(photos, settings, workspace, show, None)
+    log_file = workspace.experiments / "native.log"
+    log_file.parent.mkdir(exist_ok=True)
+    with workspace.lock("an experiment"), explained(workspace.root), stderr_to(log_file):
+        yield walk, _prepare_data(walk).shards
+
+
+def augmented(walk: Walk, shards: Output) -> Output:
+    """How training pictures are varied."""
+    settings = walk.settings
+    return walk.steps.run(
+        "augment",
+        lambda out: steps.augment(shards.folder, out, settings.augment, seed=settings.train.seed),
+        inputs={"shards": shards.sha256, "seed": str(settings.train.seed)},
+        settings=settings.augment,
+    )
+
+
 def _all_steps(walk: Walk) -> RunResult:
     data = _prepare_data(walk)
     model = _make_model(walk, data)
@@ -158,12 +183,7 @@ def _prepare_data(walk: Walk) -> Data:
 
 def _make_model(walk: Walk, data: Data) -> Model:
     settings, shards = walk.settings, data.shards
-    augmentation = walk.steps.run(
-        "augment",
-        lambda out: steps.augment(shards.folder, out, settings.augment, seed=settings.train.seed),
-        inputs={"shards": shards.sha256, "seed": str(settings.train.seed)},
-        settings=settings.augment,
-    )
+    augmentation = augmented(walk, shards)
     training = walk.steps.run(
         "train",
         partial(_train, walk, shards, augmentation),
@@ -382,9 +402,17 @@ def _last_split(walk: Walk) -> Path | None:
 def _train(walk: Walk, shards: Output, augmentation: Output, out: Path) -> None:
     walk.rehearsals.start()  # its TensorFlow loads while this process trains
     settings = walk.settings
+    speed: dict[str, float] = {}
+
+    def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        tracker.epoch(epoch, figures)
+        speed.update(figures)
+
     with Tracker(walk.workspace.tracking_uri, walk.run.id, walk.model) as tracker:
         steps.train(shards.folder, augmentation.folder, out, settings.train, model=settings.model,
-                    progress=walk.show.progress, on_epoch=tracker.epoch)  # fmt: skip
+                    progress=walk.show.progress, on_epoch=on_epoch)  # fmt: skip
+    if speed:
+        walk.show.say(words.of_speed(speed))
     if tracker.problem:
         log.warning("epochs are not in the registry yet: %s", tracker.problem)
 

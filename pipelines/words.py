@@ -19,6 +19,14 @@ def of_step(output: Output) -> str:
     return _WORDS[output.step](output.folder)
 
 
+def of_speed(figures: Mapping[str, float]) -> str:
+    """How fast a training was, and how much of the time it waited for pictures."""
+    return (
+        f"{'':<11}{figures['images_per_s']:,.0f} pictures/s in {figures['seconds']:.0f} s of training steps, "
+        f"{figures['input_wait']:.1%} of them waiting for input"
+    )
+
+
 def data_counts(report: artifacts.ValidationReport) -> dict[str, Any]:
     """Pictures seen, and how many each check keeps out."""
     return {

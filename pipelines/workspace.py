@@ -5,6 +5,7 @@
   lock                 held by the run that is going on
   steps/<step>/<key>/  what a step made; <key>.json beside it says that it is whole
   runs/<id>/           run.json, settings.toml, report.html
+  experiments/<kind>/<key>/  what `pergola ladder` and `pergola tune` found out
   versions/<name>/<N>/ what each version was made of, see components/release/dossier.py
   models/<name>/<N>/   what is published, watched by servers
   mlflow.db, mlartifacts/
@@ -39,6 +40,7 @@ class Workspace:
         self.steps = self.root / "steps"
         self.runs = self.root / "runs"
         self.models = self.root / "models"
+        self.experiments = self.root / "experiments"
         self.scratch = self.root / "scratch"
         self.requests = self.root / "requests"
         self.versions = self.root / "versions"

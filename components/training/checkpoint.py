@@ -29,6 +29,7 @@ class State:
 
     fingerprint: str  # of data, settings and code: a checkpoint of another run is not used
     step: int = 0  # done, counted from the start of training
+    accumulate: int = 1  # steps that make one batch, since a whole one did not fit into memory
     history: tuple[Mapping[str, float], ...] = ()
     best_epoch: int = 0  # 1-based; 0: none yet
     seconds: float = field(default=0.0)  # of training so far, in all attempts
@@ -40,10 +41,10 @@ class State:
 
 
 class Checkpoint:
-    """A folder that holds the last state and the best weights."""
+    """A folder that holds the last state and the best weights. Of several workers only one writes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self._folder, self._writes = folder, writes
 
     def load(self, fingerprint: str) -> tuple[State, list[NDArray[Any]]] | None:
         """The last state and its variables, or None when there is none of this run."""
@@ -62,6 +63,8 @@ class Checkpoint:
 
     def save(self, state: State, variables: Sequence[Any]) -> None:
         """Replace the last state, then forget weights that are no longer the best."""
+        if not self._writes:
+            return
         text = json.dumps(records.to_dict(state))
         arrays = {f"v{k}": np.asarray(value) for k, value in enumerate(variables)}
         _write(self._folder / _STATE, {"state": np.array(text), **arrays})
@@ -71,7 +74,8 @@ class Checkpoint:
 
     def save_best(self, epoch: int, weights: Sequence[NDArray[Any]]) -> None:
         """Keep the weights of an epoch; the state that names it is to be saved next."""
-        _write(self._best_path(epoch), {f"v{k}": value for k, value in enumerate(weights)})
+        if self._writes:
+            _write(self._best_path(epoch), {f"v{k}": value for k, value in enumerate(weights)})
 
     def load_best(self, epoch: int) -> list[NDArray[Any]]:
         """What `save_best` kept."""
@@ -80,6 +84,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete everything: training is done."""
+        if not self._writes:
+            return
         for path in self._folder.glob("*"):
             path.unlink(missing_ok=True)
         if self._folder.exists():

@@ -1,7 +1,8 @@
 """Batches for training: from memory where the decoded pictures fit, else streamed from the shards.
 
 What comes at a step depends on the seed, the epoch and the step only, so a run that was killed goes
-on with the very batches it would have seen.
+on with the very batches it would have seen. Where a batch is cut into pieces, because it does not fit into
+memory or because several devices share it, the pieces together are the batch that it would have been whole.
 """
 
 from __future__ import annotations
@@ -40,6 +41,21 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Into which pieces a batch is cut, and which of them this worker computes."""
+
+    accumulate: int = 1  # steps that make one batch, whose gradients are added up
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1  # of each worker, which compute side by side
+
+    @property
+    def pieces(self) -> int:
+        """Of a whole batch."""
+        return self.accumulate * self.workers * self.replicas
+
+
+@dataclass(frozen=True)
 class Variety:
     """How batches are drawn and varied."""
 
@@ -48,12 +64,14 @@ class Variety:
     policy: Mapping[str, float]
     num_classes: int
     class_weights: tuple[float, ...] = ()  # empty: every class counts the same
+    sample: bool = False  # whether each class is drawn equally often
+    cut: Cut = Cut()
 
 
 class Feed(Protocol):
     """Training batches: float32 (N, H, W, C) from 0 to 255, targets float32 (N, classes)[, weights (N,)]."""
 
-    steps: int  # an epoch
+    steps: int  # an epoch: those of a batch that is cut are counted one by one
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """Those of steps `first_step` to `last_step` - 1, counted from the start of training."""
@@ -65,56 +83,76 @@ class MemoryFeed:
 
     def __init__(self, pictures: NDArray[np.uint8], labels: NDArray[np.int64], variety: Variety) -> None:
         self._pictures, self._labels, self._variety = pictures, labels, variety
-        self._batch = min(variety.batch_size, len(labels))
-        self.steps = max(1, len(labels) // self._batch)
+        self._sizes = _Sizes.of(len(labels), variety)
+        self.steps = self._sizes.steps
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         import tensorflow as tf
 
         pictures, labels = tf.constant(self._pictures), tf.constant(self._labels)
         variety = self._variety
-        signature = (tf.TensorSpec((self._batch,), tf.int64), tf.TensorSpec((), tf.int64))
+        signature = (tf.TensorSpec((self._sizes.piece,), tf.int64), tf.TensorSpec((), tf.int64))
 
         def indices() -> Iterator[tuple[NDArray[np.int64], int]]:
             return self._indices(first_step, last_step)
 
-        def make(index: Any, step: Any) -> Any:
-            return _vary(tf.gather(pictures, index), tf.gather(labels, index), step, variety)
+        def make(index: Any, number: Any) -> Any:
+            return _vary(tf.gather(pictures, index), tf.gather(labels, index), number, variety)
 
         dataset = tf.data.Dataset.from_generator(indices, output_signature=signature)
         return _prefetch(dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
 
     def _indices(self, first_step: int, last_step: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-        epoch = -1
+        """Of the pictures of each piece, and the piece's number, counted over all workers."""
+        piece, epoch = self._sizes.piece, -1
         for step in range(first_step, last_step):
             if step // self.steps != epoch:
                 epoch = step // self.steps
-                order = np.random.default_rng((self._variety.seed, epoch)).permutation(len(self._labels))
-            start = step % self.steps * self._batch
-            yield order[start : start + self._batch], step
+                order = self._order(epoch)
+            for number in self._sizes.numbers(step):
+                start = (number - epoch * self._sizes.pieces) * piece
+                yield order[start : start + piece], number
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng((self._variety.seed, epoch))
+        if not self._variety.sample:
+            return rng.permutation(len(self._labels))
+        return balanced_order(self._labels, rng)
 
 
 class StreamFeed:
-    """From shards: files in a new order each epoch, shuffled in a window, decoded in parallel."""
+    """From shards: files in a new order each epoch, shuffled in a window, decoded in parallel.
 
-    def __init__(self, files: Sequence[str], num_images: int, shape: Shape, variety: Variety) -> None:
+    by_label: pictures a class, by which frequent classes are thinned out where classes are to be equal.
+    """
+
+    def __init__(self, files: Sequence[str], by_label: Sequence[int], shape: Shape, variety: Variety) -> None:
         self._files, self._shape, self._variety = list(files), shape, variety
-        self._batch = min(variety.batch_size, num_images)
-        self.steps = max(1, num_images // self._batch)
+        self._by_label = by_label
+        self._sizes = _Sizes.of(sum(by_label), variety)
+        self.steps = self._sizes.steps
 
     def batches(self, first_step: int, last_step: int) -> tf.data.Dataset:
         import tensorflow as tf
 
+        sizes, cut = self._sizes, self._variety.cut
         epoch, step = divmod(first_step, self.steps)
-        kept = self.steps * self._batch
+        kept = sizes.pieces * sizes.piece
         records = self._records(epoch).take(kept)
         for number in range(epoch + 1, -(-last_step // self.steps)):
             records = records.concatenate(self._records(number).take(kept))
-        pictures = records.skip(step * self._batch).map(
+        side_by_side = sizes.piece * cut.replicas
+        records = records.skip(step * cut.workers * side_by_side)
+        if cut.workers > 1:
+            together = records.batch(side_by_side, drop_remainder=True)
+            records = together.shard(cut.workers, cut.worker).unbatch()
+        pictures = records.map(
             lambda record: _parse(record, self._shape), num_parallel_calls=tf.data.AUTOTUNE
         )
+        numbers = [number for step in range(first_step, last_step) for number in sizes.numbers(step)]
         numbered = tf.data.Dataset.zip(
-            pictures.batch(self._batch, drop_remainder=True), tf.data.Dataset.range(first_step, last_step)
+            pictures.batch(sizes.piece, drop_remainder=True),
+            tf.data.Dataset.from_tensor_slices(np.array(numbers, np.int64)),
         )
         return _prefetch(
             numbered.map(
@@ -125,13 +163,74 @@ class StreamFeed:
         )
 
     def _records(self, epoch: int) -> tf.data.Dataset:
+        seeds = np.random.default_rng((self._variety.seed, epoch))
+        if not self._variety.sample:
+            return self._shuffled(seeds)
+        passes = -(-sum(self._by_label) // max(1, self._kept_a_pass())) + 1
+        records = self._thinned(seeds)
+        for _ in range(passes):
+            records = records.concatenate(self._thinned(seeds))
+        return records
+
+    def _kept_a_pass(self) -> int:
+        """Pictures that are left of each pass, in the mean, when each class is as rare as the rarest."""
+        present = [count for count in self._by_label if count]
+        return len(present) * min(present)
+
+    def _shuffled(self, seeds: np.random.Generator) -> tf.data.Dataset:
         import tensorflow as tf
 
-        seeds = np.random.default_rng((self._variety.seed, epoch))
         files = tf.data.Dataset.from_tensor_slices(list(seeds.permutation(self._files)))
         lines = files.interleave(tf.data.TFRecordDataset, cycle_length=4, block_length=16)
         seed = int(seeds.integers(1, 1 << 31))
         return lines.shuffle(_SHUFFLED, seed=seed, reshuffle_each_iteration=False)
+
+    def _thinned(self, seeds: np.random.Generator) -> tf.data.Dataset:
+        """A pass in which each class has about as many pictures as the rarest."""
+        import tensorflow as tf
+
+        rarest = min(count for count in self._by_label if count)
+        shares = tf.constant([rarest / max(1, count) for count in self._by_label], tf.float32)
+        seed = int(seeds.integers(1, 1 << 31))
+
+        def is_kept(number: Any, record: Any) -> Any:
+            label = tf.io.parse_single_example(record, {"label": _label_feature()})["label"]
+            return tf.random.stateless_uniform((), (seed, number)) < tf.gather(shares, label)
+
+        return self._shuffled(seeds).enumerate().filter(is_kept).map(lambda number, record: record)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How an epoch is cut."""
+
+    piece: int  # pictures
+    pieces: int  # an epoch, over all workers
+    steps: int  # an epoch
+    cut: Cut
+
+    @classmethod
+    def of(cls, num_images: int, variety: Variety) -> _Sizes:
+        batch = min(variety.batch_size, num_images)
+        batches = max(1, num_images // batch)
+        cut = variety.cut
+        return cls(max(1, batch // cut.pieces), batches * cut.pieces, batches * cut.accumulate, cut)
+
+    def numbers(self, step: int) -> range:
+        """The pieces, counted from the start of training over all workers, that are this one's at a step."""
+        first = (step * self.cut.workers + self.cut.worker) * self.cut.replicas
+        return range(first, first + self.cut.replicas)
+
+
+def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """As many indices as there are labels, in which each class occurs equally often, to one."""
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    each = -(-len(labels) // len(classes))
+    drawn = []
+    for members in classes:
+        passes = [rng.permutation(members) for _ in range(-(-each // len(members)))]
+        drawn.append(np.concatenate(passes)[:each])
+    return rng.permutation(np.stack(drawn, axis=1).reshape(-1)[: len(labels)])
 
 
 def read(
@@ -167,19 +266,22 @@ def read_all(
 def _parse(record: Any, shape: Shape) -> tuple[tf.Tensor, tf.Tensor]:
     import tensorflow as tf
 
-    features = {
-        "image": tf.io.FixedLenFeature((), tf.string),
-        "label": tf.io.FixedLenFeature((), tf.int64),
-    }
+    features = {"image": tf.io.FixedLenFeature((), tf.string), "label": _label_feature()}
     example = tf.io.parse_single_example(record, features)
     picture = images.load(example["image"], shape.height, shape.width, shape.channels, shape.aspect)
     return picture, example["label"]
 
 
-def _vary(pictures: Any, labels: Any, step: Any, variety: Variety) -> Any:
+def _label_feature() -> Any:
     import tensorflow as tf
 
-    seed = tf.stack([tf.cast(variety.seed, tf.int64), step])
+    return tf.io.FixedLenFeature((), tf.int64)
+
+
+def _vary(pictures: Any, labels: Any, number: Any, variety: Variety) -> Any:
+    import tensorflow as tf
+
+    seed = tf.stack([tf.cast(variety.seed, tf.int64), number])
     targets = tf.one_hot(labels, variety.num_classes)
     varied, targets = variation.vary(pictures, targets, seed, variety.policy)
     if not variety.class_weights:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components import digest, records
 from components.artifacts import Augmentation, Shards, Training
+from components.errors import StepError
 from components.progress import Progress, silent
-from components.training import architectures, feed, keras_file, material, precision, pretrained, recipe
+from components.training import (
+    architectures,
+    distribution,
+    feed,
+    keras_file,
+    material,
+    precision,
+    pretrained,
+    recipe,
+)
 from components.training.architectures import LOGITS, ModelSettings, Plan, Statistics
 from components.training.checkpoint import Checkpoint, State
+from components.training.distribution import Workers
 from components.training.loop import Loop, OnEpoch
 from components.training.recipe import Recipe, Stage
 from components.training.recipe import TrainSettings as TrainSettings
@@ -35,51 +48,127 @@ def fit(
 ) -> Training:
     """Train a network and write training.json and model.keras (float32, Keras's own layers) into `out`.
 
-    What an earlier attempt left in `out` is taken up, and ends as an undisturbed run would.
-    on_epoch: called with the number (1-based) and metrics of each epoch that this call trains.
+    What an earlier attempt left in `out` is taken up, and ends as an undisturbed run would. A batch that does
+    not fit into memory is computed in parts, whose gradients are added up. With TF_CONFIG (see
+    components/training/distribution.py) every worker calls this with the same arguments and an `out` that all
+    of them share; worker 0 alone writes and tells.
+    on_epoch: called with the number (1-based) and metrics of each epoch that this call trains, and "seconds"
+    of training in all attempts, "images_per_s" and "input_wait", the share of time that waits for batches.
     Raises InputError for an empty training part or weights that do not fit, StepError when the loss is no
-    number.
+    number or not even one picture fits into memory.
     """
+    workers = distribution.find()
     shards, augmentation = Shards.load(shards_folder), Augmentation.load(augmentation_folder)
     plan = architectures.choose(model, shards)
     shape = feed.Shape(plan.height, plan.width, plan.channels, model.aspect)
     stuff = material.load(shards_folder, augmentation_folder, shards, augmentation, shape, settings.memory_mb)
-    how = recipe.decide(
-        settings,
-        side=min(plan.height, plan.width),
-        num_train=stuff.num_train,
-        is_pretrained=architectures.is_pretrained(model, plan),
+    how = _divisible(
+        recipe.decide(
+            settings,
+            side=min(plan.height, plan.width),
+            num_train=stuff.num_train,
+            is_pretrained=architectures.is_pretrained(model, plan),
+        ),
+        workers,
     )
     policy, why = precision.choose(settings.precision)
     log.info(
-        "architecture=%s because=%r precision=%s because=%r train_images=%d in_memory=%s epochs=%d",
+        "architecture=%s because=%r precision=%s because=%r train_images=%d in_memory=%s epochs=%d "
+        "workers=%d",
         plan.architecture, plan.why, policy, why, stuff.num_train, stuff.decoded is not None, how.epochs,
+        workers.parallel,
     )  # fmt: skip
-    source = stuff.feed(how.batch_size, settings.seed, augmentation, settings.balance)
-    with precision.policy(policy):
-        network = _build(plan, model, stuff.statistics, settings.seed)
-    checkpoint = Checkpoint(out / CHECKPOINT)
-    mark = _fingerprint(shards, augmentation, plan, model, settings, how, policy)
-    last = checkpoint.load(mark)
-    state = last[0] if last else State(mark)
-    bar = progress(
-        total=how.epochs * source.steps * how.batch_size,
-        desc="train",
-        unit="image",
-        initial=state.step * how.batch_size,
+    mark = _fingerprint(shards, augmentation, plan, model, settings, how, policy, workers)
+    checkpoint = Checkpoint(out / CHECKPOINT, writes=workers.is_chief)
+    job = _Job(
+        plan, model, settings, how, policy, stuff, augmentation, workers, checkpoint, mark, progress, on_epoch
     )
-    with bar as shown:
-        loop = Loop(
-            network, stuff.validation, how, checkpoint, state, source.steps,
-            60 * settings.max_minutes, settings.checkpoint_s, shown, on_epoch,
-        )  # fmt: skip
-        if last:
-            _enter(network, how, how.stage_at((state.step - 1) // source.steps)[0])
-            loop.resume(last[1])
-        _run(loop, source, is_resumed=bool(last))
-    training = _finish(loop.state, checkpoint, plan, model, stuff.statistics, shards, policy, settings, out)
+    state = _within_memory(job)
+    training = _finish(state, job, shards, out)
     checkpoint.remove()
     return training
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one training is made of."""
+
+    plan: Plan
+    model: ModelSettings
+    settings: TrainSettings
+    how: Recipe
+    policy: str
+    stuff: material.Material
+    augmentation: Augmentation
+    workers: Workers
+    checkpoint: Checkpoint
+    mark: str
+    progress: Progress
+    on_epoch: OnEpoch | None
+
+
+def _within_memory(job: _Job) -> State:
+    """Train; when memory runs out, start over with smaller parts of a batch."""
+    import tensorflow as tf
+
+    while True:
+        last = job.checkpoint.load(job.mark)
+        state, variables = last or (State(job.mark), [])
+        try:
+            return _train(job, state, variables)
+        except tf.errors.ResourceExhaustedError:
+            parts = _more_parts(job, state.accumulate)
+        job.checkpoint.save(State(job.mark, accumulate=parts), [])
+        log.warning(
+            "%d pictures at once do not fit into memory: starting over with %d at once in batches of %d",
+            job.how.batch_size // state.accumulate, job.how.batch_size // parts, job.how.batch_size,
+        )  # fmt: skip
+
+
+def _more_parts(job: _Job, parts: int) -> int:
+    """Into how many parts to cut a batch next: the smallest divisor from twice as many on."""
+    batch = job.how.batch_size
+    if parts >= batch or job.workers.parallel > 1:
+        each = batch // parts // job.workers.parallel
+        raise StepError(
+            f"Memory ran out with {each} picture{'s' if each > 1 else ''} at once. Try a smaller "
+            "--set train.batch_size, a smaller --set model.image_size or another --set model.architecture."
+        ) from None
+    return next(number for number in range(2 * parts, batch + 1) if batch % number == 0)
+
+
+def _train(job: _Job, state: State, variables: list[Any]) -> State:
+    """All stages, from a state on; gives the last state."""
+    workers, settings, how = job.workers, job.settings, job.how
+    cut = feed.Cut(state.accumulate, workers.index, workers.count, workers.replicas)
+    source = job.stuff.feed(how.batch_size, settings.seed, job.augmentation, settings.balance, cut)
+    with precision.policy(job.policy), workers.strategy.scope():
+        network = _build(job.plan, job.model, job.stuff.statistics, settings.seed)
+        if len(set(workers.gather(state.step))) > 1:
+            raise StepError("Workers go on from different steps. Give all of them one folder to write to.")
+        at_once = how.batch_size // state.accumulate
+        bar = job.progress(
+            total=how.epochs * source.steps * at_once,
+            desc="train",
+            unit="image",
+            initial=state.step * at_once,
+        )
+        with bar as shown:
+            loop = Loop(
+                network, workers, job.stuff.validation, how, job.checkpoint, state, source.steps,
+                60 * settings.max_minutes, settings.checkpoint_s, shown, job.on_epoch,
+            )  # fmt: skip
+            if variables:
+                _enter(network, how, how.stage_at((state.step - 1) // source.steps)[0], state.accumulate)
+                loop.resume(variables)
+            _run(loop, source, is_resumed=bool(variables))
+    return loop.state
+
+
+def _divisible(how: Recipe, workers: Workers) -> Recipe:
+    """With a batch of which every replica gets an equal part."""
+    each = max(1, how.batch_size // workers.parallel)
+    return replace(how, batch_size=each * workers.parallel)
 
 
 def _build(plan: Plan, model: ModelSettings, statistics: Statistics, seed: int) -> Any:
@@ -96,40 +185,46 @@ def _run(loop: Loop, source: feed.Feed, *, is_resumed: bool) -> None:
         epoch, done = divmod(loop.state.step, steps)
         stage, first = loop.recipe.stage_at(epoch)
         if not is_resumed or (epoch == first and not done):
-            _enter(loop.network, loop.recipe, stage)
+            _enter(loop.network, loop.recipe, stage, loop.state.accumulate)
         is_resumed = True
         last = epoch + 1 if done else first + stage.epochs
-        loop.network.fit(
-            source.batches(loop.state.step, last * steps),
-            initial_epoch=epoch,
-            epochs=last,
-            steps_per_epoch=steps - done,
-            callbacks=[loop.callback()],
-            shuffle=False,
-            verbose=0,
-        )
+        loop.train(loop.workers.distribute(source.batches(loop.state.step, last * steps)), last * steps)
 
 
-def _enter(network: Any, how: Recipe, stage: Stage) -> None:
+def _enter(network: Any, how: Recipe, stage: Stage, accumulate: int) -> None:
     """Begin a stage: decide which layers learn, with a new optimiser."""
     import keras
 
     if how.is_pretrained:
         pretrained.trainable(network, stage.share, LOGITS)
     network.compile(
-        optimizer=_optimizer(how, stage.learning_rate),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=how.label_smoothing),
+        optimizer=_optimizer(how, stage.learning_rate, accumulate),
+        loss=_loss(how),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # on CPUs compiled steps took twice as long
     )
     network.optimizer.build(network.trainable_variables)
+    nothing = np.zeros((1, network.output_shape[-1]), np.float32)
+    network.compute_metrics(None, nothing, nothing)  # Keras makes their variables at first use
 
 
-def _optimizer(how: Recipe, learning_rate: float) -> Any:
+def _loss(how: Recipe) -> Any:
     import keras
 
-    average = {"use_ema": True, "ema_momentum": how.average} if how.average else {}
-    options = {"weight_decay": how.weight_decay or None, **average}
+    options = {"from_logits": True, "label_smoothing": how.label_smoothing}
+    if how.focal:  # Lin et al., 2017; alpha scales all classes alike, which the learning rate does already
+        return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=how.focal, **options)
+    return keras.losses.CategoricalCrossentropy(**options)
+
+
+def _optimizer(how: Recipe, learning_rate: float, accumulate: int) -> Any:
+    import keras
+
+    options: dict[str, Any] = {"weight_decay": how.weight_decay or None}
+    if how.average:  # Keras moves averages at every part of a batch
+        options |= {"use_ema": True, "ema_momentum": how.average ** (1 / accumulate)}
+    if accumulate > 1:
+        options |= {"gradient_accumulation_steps": accumulate}
     if how.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **options)
     else:
@@ -139,22 +234,11 @@ def _optimizer(how: Recipe, learning_rate: float) -> Any:
     return optimizer
 
 
-def _finish(
-    state: State,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    model: ModelSettings,
-    statistics: Statistics,
-    shards: Shards,
-    policy: str,
-    settings: TrainSettings,
-    out: Path,
-) -> Training:
+def _finish(state: State, job: _Job, shards: Shards, out: Path) -> Training:
     """Save the best weights in a plain float32 network, and then the record, which says that all is there."""
+    plan = job.plan
     with precision.policy(precision.FLOAT32):
-        network = architectures.build(plan, model, statistics, fused=False)
-    network.set_weights(checkpoint.load_best(state.best_epoch))
-    keras_file.save(network, out / MODEL)
+        network = architectures.build(plan, job.model, job.stuff.statistics, fused=False)
     training = Training(
         architecture=plan.architecture,
         why=plan.why,
@@ -166,11 +250,14 @@ def _finish(
         epochs=len(state.history),
         best_epoch=state.best_epoch,
         history=state.history,
-        precision=policy,
-        seed=settings.seed,
-        aspect=model.aspect,
+        precision=job.policy,
+        seed=job.settings.seed,
+        aspect=job.model.aspect,
     )
-    training.save(out)
+    if job.workers.is_chief:
+        network.set_weights(job.checkpoint.load_best(state.best_epoch))
+        keras_file.save(network, out / MODEL)
+        training.save(out)
     return training
 
 
@@ -182,8 +269,9 @@ def _fingerprint(
     settings: TrainSettings,
     how: Recipe,
     policy: str,
+    workers: Workers,
 ) -> str:
     """Of all that decides the weights; how long to train at most and how often to save do not."""
     settings = replace(settings, max_minutes=1.0, checkpoint_s=0.0)
     parts = [records.to_dict(part) for part in (augmentation, plan, model, settings, how)]
-    return digest.of_data([shards.fingerprint, policy, *parts])
+    return digest.of_data([shards.fingerprint, policy, workers.parallel, *parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from components.errors import StepError
 from components.progress import Bar
 from components.training.checkpoint import Checkpoint, State
+from components.training.distribution import Workers
 from components.training.recipe import Recipe, rate
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -21,9 +22,10 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 @dataclass
 class Loop:
-    """Callbacks of one training. `state` grows with it."""
+    """The steps and epochs of one training. `state` grows with them."""
 
     network: Any
+    workers: Workers
     validation: tuple[NDArray[np.uint8], NDArray[np.int64]]
     recipe: Recipe
     checkpoint: Checkpoint
@@ -36,75 +38,83 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._resumed: list[NDArray[Any]] | None = None
-        self._last_save = self._last_step = time.monotonic()
-
-    def callback(self) -> Any:
-        """For `keras.Model.fit`."""
-        import keras
-
-        return keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self._begin_epoch(),
-            on_train_batch_begin=lambda batch, logs: self._set_rate(),
-            on_train_batch_end=lambda batch, logs: self._end_step(logs),
-            on_epoch_end=lambda epoch, logs: self._end_epoch(logs),
-        )
+        self._last_save = time.monotonic()
+        self.speed = Speed()
 
     def resume(self, variables: list[NDArray[Any]]) -> None:
-        """Put variables back; those of the metrics once Keras has reset them for the epoch."""
+        """Put variables back; those of the metrics once they have been reset for the epoch."""
         own = [*self.network.variables, *self.network.optimizer.variables]
         for variable, value in zip(own, variables[: len(own)], strict=True):
             variable.assign(value)
-        if self.state.step % self.steps == 0:
-            return  # the epoch is over, and so is what was measured in it
-        nothing = np.zeros((1, self.network.output_shape[-1]), np.float32)
-        self.network.compute_metrics(None, nothing, nothing)  # Keras makes their variables at first use
-        self._resumed = variables[len(own) :]
+        if self.state.step % self.steps:  # else the epoch is over, and so is what was measured in it
+            self._resumed = variables[len(own) :]
+
+    def train(self, batches: Iterable[Any], last_step: int) -> None:
+        """Train on `batches` up to a step, counted from the start, or until training is done."""
+        step = _step_of(self.network, self.workers)
+        iterator = iter(batches)
+        while self.state.step < last_step and not self.is_done():
+            self.network.reset_metrics()
+            self._restore_metrics()
+            while True:
+                self._set_rate()
+                begin = time.monotonic()
+                batch = next(iterator)
+                waited = time.monotonic() - begin
+                logs = {name: float(value) for name, value in step(batch).items()}
+                self._end_step(logs, time.monotonic() - begin, waited)
+                if self.state.step % self.steps == 0:
+                    break
+                if time.monotonic() - self._last_save > self.checkpoint_s:
+                    self._save()
+            self._end_epoch(logs)
+
+    def _restore_metrics(self) -> None:
+        if self._resumed is None:
+            return
+        for variable, value in zip(self.network.metrics_variables, self._resumed, strict=True):
+            variable.assign(value)
+        self._resumed = None
 
     def _variables(self) -> list[Any]:
         network = self.network
         return [*network.variables, *network.optimizer.variables, *network.metrics_variables]
 
-    def _begin_epoch(self) -> None:
-        if self._resumed is not None:
-            for variable, value in zip(self.network.metrics_variables, self._resumed, strict=True):
-                variable.assign(value)
-            self._resumed = None
-        self._last_step = time.monotonic()
-
     def _set_rate(self) -> None:
-        self.network.optimizer.learning_rate.assign(rate(self.recipe, self.state.step, self.steps))
+        parts = self.state.accumulate
+        value = rate(self.recipe, self.state.step // parts, self.steps // parts)
+        self.network.optimizer.learning_rate.assign(value)
 
-    def _end_step(self, logs: Mapping[str, Any]) -> None:
-        if not math.isfinite(float(logs["loss"])):
+    def _end_step(self, logs: Mapping[str, float], seconds: float, waited: float) -> None:
+        if not math.isfinite(logs["loss"]):
             highest = self.recipe.stages[0].learning_rate
             raise StepError(
-                f"Training broke down: the loss became {float(logs['loss'])} at step {self.state.step + 1} "
+                f"Training broke down: the loss became {logs['loss']} at step {self.state.step + 1} "
                 f"(learning rate {highest:g}). Try --set train.learning_rate={highest / 4:g} or "
                 "--set train.precision=float32."
             )
-        now = time.monotonic()
-        spent = self.state.seconds + now - self._last_step
-        self.state, self._last_step = replace(self.state, step=self.state.step + 1, seconds=spent), now
-        self.bar.update(self.recipe.batch_size)
-        is_epoch_end = self.state.step % self.steps == 0
-        if not is_epoch_end and now - self._last_save > self.checkpoint_s:
-            self._save()
+        num_images = self.recipe.batch_size // self.state.accumulate
+        self.speed.add(num_images, seconds, waited)
+        self.state = replace(self.state, step=self.state.step + 1, seconds=self.state.seconds + seconds)
+        self.bar.update(num_images)
 
-    def _end_epoch(self, logs: Mapping[str, Any]) -> None:
-        metrics = {"loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
+    def _end_epoch(self, logs: Mapping[str, float]) -> None:
+        metrics = {"loss": logs["loss"], "accuracy": logs["accuracy"]}
         with self._averaged():
-            metrics |= validate(self.network, *self.validation, self.recipe.batch_size)
+            metrics |= validate(self.network, *self.validation, self._validation_batch())
             is_best = self._is_best(metrics)
             if is_best:
                 epoch = len(self.state.history) + 1
                 self.checkpoint.save_best(epoch, self.network.get_weights())
         self.state = self.state.with_epoch(metrics, is_best=is_best)
+        self.state = replace(self.state, seconds=max(self.workers.gather(self.state.seconds)))
         self._save()
-        if self.on_epoch:
-            self.on_epoch(len(self.state.history), metrics)
+        if self.on_epoch and self.workers.is_chief:
+            self.on_epoch(len(self.state.history), {**metrics, **self.speed.figures(self.state.seconds)})
         self.bar.set_postfix_str(_line(metrics))
-        if self.is_done():
-            self.network.stop_training = True
+
+    def _validation_batch(self) -> int:
+        return max(1, self.recipe.batch_size // self.state.accumulate)
 
     def is_done(self) -> bool:
         """Whether to stop: all epochs done, no progress, or out of time."""
@@ -126,6 +136,48 @@ class Loop:
 
     def _averaged(self) -> Any:
         return _Averaged(self.network) if self.recipe.average else _Plain()
+
+
+@dataclass
+class Speed:
+    """How fast this process trains, and how much of the time it waits for its input."""
+
+    num_images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add(self, num_images: int, seconds: float, waited: float) -> None:
+        """One more step, of whose seconds so many were spent waiting for its batch."""
+        self.num_images += num_images
+        self.seconds += seconds
+        self.waited += waited
+
+    def figures(self, total_s: float) -> dict[str, float]:
+        """seconds: of training in all attempts. images_per_s and input_wait, a share: of this attempt."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "seconds": total_s,
+            "images_per_s": self.num_images / seconds,
+            "input_wait": self.waited / seconds,
+        }
+
+
+def _step_of(network: Any, workers: Workers) -> Callable[[Any], Mapping[str, Any]]:
+    """One training step on a batch: gives loss and accuracy of the epoch so far, over all workers."""
+    import tensorflow as tf
+
+    if workers.parallel == 1:
+        return tf.function(network.train_step, reduce_retracing=True)
+
+    @tf.function(reduce_retracing=True)
+    def together(batch: Any) -> Any:
+        logs = workers.strategy.run(network.train_step, args=(batch,))
+        return {
+            name: workers.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+            for name, value in logs.items()
+        }
+
+    return together
 
 
 class _Plain:

@@ -15,6 +15,9 @@ from components.training import architectures, feed
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
+SAMPLE = "sample"  # draw each class equally often
+WHOLE = feed.Cut()
+
 _MEASURED = 2000  # pictures whose mean and deviation stand for all, where not all fit into memory
 _UNEQUAL = 1.5  # times as many pictures in one class as in another
 
@@ -31,13 +34,22 @@ class Material:
     validation: Labelled
     statistics: architectures.Statistics
 
-    def feed(self, batch_size: int, seed: int, augmentation: Augmentation, balance: str) -> feed.Feed:
+    def feed(
+        self, batch_size: int, seed: int, augmentation: Augmentation, balance: str, cut: feed.Cut = WHOLE
+    ) -> feed.Feed:
         """Training batches."""
-        weights = class_weights(balance, self.by_label)
-        variety = feed.Variety(batch_size, seed, augmentation.policy, len(self.by_label), weights)
+        variety = feed.Variety(
+            batch_size,
+            seed,
+            augmentation.policy,
+            len(self.by_label),
+            class_weights(balance, self.by_label),
+            balance == SAMPLE,
+            cut,
+        )
         if self.decoded:
             return feed.MemoryFeed(*self.decoded, variety)
-        return feed.StreamFeed(self.files, self.num_train, self.shape, variety)
+        return feed.StreamFeed(self.files, self.by_label, self.shape, variety)
 
 
 def load(
@@ -72,7 +84,7 @@ def load(
 def class_weights(balance: str, counts: Sequence[int]) -> tuple[float, ...]:
     """A weight a class, inverse to its number of pictures, 1 on average over pictures; () for none."""
     present = [count for count in counts if count]
-    if balance == "off" or (balance == "auto" and max(present) < _UNEQUAL * min(present)):
+    if balance in ("off", SAMPLE) or (balance == "auto" and max(present) < _UNEQUAL * min(present)):
         return ()
     share = sum(present) / len(present)
     return tuple(share / count if count else 1.0 for count in counts)

@@ -37,8 +37,14 @@ class TrainSettings:
     )
     patience: int = records.setting(0, "end after so many epochs without a better one; 0: half of all", low=0)
     balance: str = records.setting(
-        "auto", "weigh rare classes more; auto: if one is 1.5 times another", choices=("auto", "on", "off")
+        "auto",
+        "on: weigh rare classes more; auto: if one is 1.5 times another; sample: draw all equally often",
+        choices=("auto", "on", "sample", "off"),
     )
+    focal: float = records.setting(
+        0.0, "how much less a picture counts the surer the network is of it (focal loss's gamma)", low=0.0,
+        high=5.0,
+    )  # fmt: skip
     unfreeze: tuple[float, ...] = records.setting(
         (0.3,), "pretrained: after the head alone, train these last shares of the layers too, one by one"
     )
@@ -78,6 +84,7 @@ class Recipe:
     label_smoothing: float
     average: float  # momentum of the weights' moving average; 0: none
     patience: int  # epochs without a better one after which training ends
+    focal: float  # gamma of the focal loss; 0: cross-entropy
 
     @property
     def epochs(self) -> int:
@@ -113,6 +120,7 @@ def decide(settings: TrainSettings, *, side: int, num_train: int, is_pretrained:
         settings.label_smoothing,
         1.0 - 1.0 / max(1.0, settings.average * steps),
         settings.patience or max(5, epochs // 2),
+        settings.focal,
     )
 
 

@@ -3,8 +3,10 @@ import pytest
 
 from components.artifacts import Shards
 from components.training import feed
+from tests.components.training.conftest import write_shards
 
 POLICY = {"flip_horizontal": 1.0, "rotation_degrees": 10.0, "brightness": 0.1, "mixup": 0.3}
+WHOLE = feed.Cut()
 SHAPE = feed.Shape(8, 8, 3, "stretch")
 
 
@@ -13,12 +15,12 @@ def make(request, shards_folder):
     shards = Shards.load(shards_folder)
     part = shards.parts["train"]
 
-    def make(policy=POLICY, seed=5, weights=()):
-        variety = feed.Variety(10, seed, policy, 3, weights)
+    def make(policy=POLICY, seed=5, weights=(), cut=WHOLE):
+        variety = feed.Variety(10, seed, policy, 3, weights, cut=cut)
         if request.param == "memory":
             return feed.MemoryFeed(*feed.read(shards_folder, part, SHAPE), variety)
         files = [str(shards_folder / name) for name in part.files]
-        return feed.StreamFeed(files, part.num_images, SHAPE, variety)
+        return feed.StreamFeed(files, list(part.by_label.values()), SHAPE, variety)
 
     return make
 
@@ -52,6 +54,38 @@ def test_feed_shows_each_picture_at_most_once_an_epoch_in_another_order_each(mak
 def test_feed_depends_on_the_seed(make):
     one, other = collect(make(seed=1), 0, 1)[0], collect(make(seed=2), 0, 1)[0]
     assert not np.array_equal(one[0], other[0])
+
+
+def test_feed_cuts_batches_into_pieces_that_together_are_the_batches(make):
+    whole = collect(make(policy={}), 3, 6)
+    halves = collect(make(policy={}, cut=feed.Cut(accumulate=2)), 6, 12)
+    for step, (images, _) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([i for i, _ in halves[2 * step : 2 * step + 2]]), images)
+    workers = [collect(make(policy={}, cut=feed.Cut(worker=k, workers=2)), 3, 6) for k in (0, 1)]
+    for (images, _), (first, _), (second, _) in zip(whole, *workers, strict=True):
+        np.testing.assert_array_equal(np.concatenate([first, second]), images)
+    replicas = collect(make(policy={}, cut=feed.Cut(replicas=5)), 3, 6)
+    assert {images.shape for images, _ in replicas} == {(2, 8, 8, 3)} and len(replicas) == 15
+    np.testing.assert_array_equal(replicas[5][0], whole[1][0][:2])
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_feed_draws_classes_equally_often_if_asked(tmp_path, memory):
+    counts = (30, 6, 12)
+    shards = write_shards(tmp_path, counts={"train": counts, "validation": (1, 1, 1), "test": (1, 1, 1)})
+    part = shards.parts["train"]
+    variety = feed.Variety(16, 0, {}, 3, sample=True)
+    source = (
+        feed.MemoryFeed(*feed.read(tmp_path, part, SHAPE), variety)
+        if memory
+        else feed.StreamFeed([str(tmp_path / part.files[0])], counts, SHAPE, variety)
+    )
+    batches = collect(source, 0, 3 * source.steps)
+    drawn = sum(targets.sum(0) for _, targets in batches)
+    assert drawn.sum() == 3 * 48
+    np.testing.assert_allclose(drawn, 48, atol=0 if memory else 16)
+    same = collect(source, 4, 9)
+    np.testing.assert_array_equal(same[0][0], batches[4][0])
 
 
 def test_feed_weighs_pictures_by_class(make):

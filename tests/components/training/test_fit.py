@@ -50,8 +50,8 @@ class Interrupted(Exception):
 class StopsAfter:
     """A progress bar that breaks training off after so many steps."""
 
-    def __init__(self, num_steps):
-        self.left = num_steps
+    def __init__(self, num_steps, error=Interrupted):
+        self.left, self.error = num_steps, error
 
     def __call__(self, **options):
         self.options = options
@@ -67,7 +67,7 @@ class StopsAfter:
     def update(self, num):
         self.left -= 1
         if self.left < 0:
-            raise Interrupted
+            raise self.error
 
 
 def load(folder):
@@ -83,7 +83,9 @@ def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
     assert (training.height, training.width, training.channels) == (8, 8, 3)
     assert training.epochs == len(training.history) == 8 and 1 <= training.best_epoch <= 8
     assert [epoch for epoch, _ in seen] == list(range(1, 9))
-    assert [dict(metrics) for _, metrics in seen] == [dict(metrics) for metrics in training.history]
+    assert [{key: m[key] for key in training.history[0]} for _, m in seen] == list(training.history)
+    assert seen[0][1]["seconds"] < seen[-1][1]["seconds"]
+    assert all(m["images_per_s"] > 0 and 0 <= m["input_wait"] <= 1 for _, m in seen)
     assert set(training.history[0]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert sorted(path.name for path in out.iterdir()) == ["model.keras", "training.json"]
     network = load(out)
@@ -148,6 +150,54 @@ def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_fold
             shards_folder, policy_folder, tmp_path, model,
             replace(short, optimizer="sgd", learning_rate=10.0, warmup=0.0, epochs=400, weight_decay=10.0),
         )  # fmt: skip
+
+
+class Memory:
+    """A progress bar under which memory runs out when more than so many pictures are computed at once.
+
+    TensorFlow's own error, at the place where a step that does not fit ends: in the middle of training.
+    """
+
+    def __init__(self, num_images):
+        self.num_images, self.attempts = num_images, []
+
+    def __call__(self, *, initial, **options):
+        self.attempts.append(initial)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error): ...
+
+    def set_postfix_str(self, text=""): ...
+
+    def update(self, num):
+        import tensorflow as tf
+
+        if num > self.num_images:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+def test_fit_cuts_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, short, caplog):
+    Augmentation({}).save(tmp_path / "plain")
+    model = ModelSettings(architecture="mlp", dropout=0.0)
+    settings = replace(short, epochs=2, batch_size=12, average=0.0)
+    whole = fit(shards_folder, tmp_path / "plain", tmp_path / "whole", model, settings)
+    memory = Memory(5)
+    cut = fit(shards_folder, tmp_path / "plain", tmp_path / "cut", model, settings, progress=memory)
+    assert memory.attempts == [0, 0, 0]  # 12 at once, 6, then 4
+    assert "12 pictures at once do not fit into memory: starting over with 6" in caplog.text
+    for mine, theirs in zip(cut.history, whole.history, strict=True):
+        assert dict(mine) == pytest.approx(dict(theirs), abs=1e-5)
+    for mine, theirs in zip(load(tmp_path / "cut").get_weights(), load(tmp_path / "whole").get_weights(),
+                            strict=True):  # fmt: skip
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_fit_says_what_to_do_when_not_one_picture_fits(shards_folder, policy_folder, tiny, short, tmp_path):
+    with pytest.raises(StepError, match=r"Memory ran out with 1 picture at once\. Try a smaller"):
+        fit(shards_folder, policy_folder, tmp_path, tiny, replace(short, batch_size=2), progress=Memory(0))
 
 
 def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder, tiny, short, tmp_path):

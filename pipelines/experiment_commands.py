@@ -1,0 +1,104 @@
+"""The commands for choosing a network: architectures, ladder, tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from components import records
+from components.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.cli import Options
+    from pipelines.show import Show
+
+PATH = click.Path(path_type=Path)
+LADDER = "mlp,cnn1,cnn2,cnn_pool,cnn_dropout,cnn_batchnorm,resnet_fast"
+
+
+def register(command: Callable[[Callable[..., Any]], click.Command], show: Callable[[], Show]) -> None:
+    """Add the commands. command: what makes one with the common options.  show: makes a display."""
+
+    @command
+    @click.argument("names", nargs=-1)
+    @click.option("--classes", type=click.IntRange(2), default=10, show_default=True,
+                  help="Of the last layer.")  # fmt: skip
+    def architectures(options: Options, names: tuple[str, ...], classes: int) -> list[dict[str, Any]]:
+        """List the networks that can be trained: input, parameters, FLOPs.
+
+        \b
+        pergola architectures
+        pergola architectures cnn_pool resnet_fast --json
+
+        Parameters and FLOPs are of the input for which a network was made; each takes any other. FLOPs are
+        of one forward pass for one picture: a multiplication and an addition for each weight of convolutions
+        and dense layers that is used; normalisation, activations and pooling are left out. Choose one with
+        --set model.architecture=NAME.
+        """
+        from components.training import catalogue
+
+        wanted = _known(names, catalogue.NAMES) or catalogue.NAMES
+        entries = catalogue.catalogue(wanted, num_classes=classes, progress=show().progress)
+        if not options.json:
+            click.echo(_catalogue_table(entries))
+        return [records.to_dict(entry) for entry in entries]
+
+    @command
+    @click.argument("photos", type=PATH)
+    @click.option("--architectures", "names", default=LADDER, show_default=True, help="Names, by commas.")
+    @click.option("--epochs", type=click.IntRange(1), help="Passes of each; default: by the pictures.")
+    @click.option("--minutes", type=click.FloatRange(0, min_open=True),
+                  help="Training time of each at most.")  # fmt: skip
+    @click.option("--published", is_flag=True,
+                  help="Train as the sources do: Adam, batch 32, float32, 20 epochs.")  # fmt: skip
+    def ladder(
+        options: Options, photos: Path, names: str, epochs: int | None, minutes: float | None, published: bool
+    ) -> dict[str, Any]:
+        """Train several networks on PHOTOS under one budget and compare them.
+
+        \b
+        pergola ladder photos/ --epochs 5
+        pergola ladder photos/ --architectures mlp,cnn_pool,resnet_fast --minutes 2
+
+        Prints parameters, training and test accuracy, the gap between them (overfitting) and seconds of
+        training, and draws a picture. Nothing is registered. A ladder that was stopped goes on where it was.
+        """
+        from dataclasses import replace
+
+        from components.training import catalogue
+        from pipelines import experiments
+
+        wanted = _known(tuple(filter(None, (name.strip() for name in names.split(",")))), catalogue.NAMES)
+        if not wanted:
+            raise InputError(f"--architectures names none. Known: {', '.join(catalogue.NAMES)}.")
+        settings = options.settings()
+        train = replace(settings.train, epochs=epochs or settings.train.epochs,
+                        max_minutes=minutes or settings.train.max_minutes)  # fmt: skip
+        result = experiments.ladder(
+            photos, replace(settings, train=train), options.open_workspace(), wanted,
+            published=published, show=show(),
+        )  # fmt: skip
+        if not options.json:
+            click.echo(result.words())
+        return result.to_json()
+
+
+def _known(names: tuple[str, ...], all_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, each once. Raises InputError for one that is not there."""
+    for name in names:
+        if name not in all_names:
+            raise InputError(f"There is no architecture '{name}'.{records.nearest(name, all_names)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _catalogue_table(entries: Any) -> str:
+    lines = [f"{'architecture':<19}{'input':>12}{'parameters':>13}{'MFLOPs':>10}  "]
+    for entry in entries:
+        size = f"{entry.height}x{entry.width}x{entry.channels}"
+        lines.append(
+            f"{entry.name:<19}{size:>12}{entry.num_parameters:>13,}{entry.flops / 1e6:>10,.1f}  {entry.about}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""What is tried on a data set before a run: which architectures, which settings. Nothing is released.
+
+The data steps are those of `pergola run` and are shared with it. What an experiment leaves lies in
+<workspace>/experiments/<kind>/<key>/, where the key is of data and settings; called again it goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components import digest, records, steps
+from pipelines import local
+from pipelines.config import Settings
+from pipelines.show import Show
+from pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    from components.training.comparison import Row
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The outcome of `pergola ladder`."""
+
+    rows: tuple[Row, ...]
+    folder: Path  # with ladder.svg, ladder.png and a folder a network
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        rows = [{**records.to_dict(row), "gap": row.gap} for row in self.rows]
+        for row in rows:
+            del row["key"]
+        return {"rows": rows, "picture": str(self.folder / "ladder.png"), "folder": str(self.folder)}
+
+    def words(self) -> str:
+        """A table and where the picture is."""
+        return f"{table(self.rows)}\npicture {self.folder / 'ladder.png'}"
+
+
+def ladder(
+    photos: Path,
+    settings: Settings,
+    workspace: Workspace,
+    names: Sequence[str],
+    *,
+    published: bool,
+    show: Show,
+) -> Ladder:
+    """Train each architecture on the same parts by the same settings and compare them.
+
+    published: train as the sources of the architectures do, without varying pictures.
+    """
+    from components.training import comparison
+    from components.training.augment import no_variation
+
+    if published:
+        settings = replace(
+            settings,
+            augment=no_variation(),
+            model=replace(settings.model, scaling="unit"),
+            train=comparison.published(settings.train, settings.train.epochs or 20),
+        )
+    with local.prepared(photos, settings, workspace, show) as (walk, shards):
+        augmentation = local.augmented(walk, shards)
+        parts = [records.to_dict(part) for part in (settings.model, settings.train)]
+        key = digest.of_data([shards.sha256, augmentation.sha256, *parts])[:20]
+        out = workspace.experiments / "ladder" / key
+
+        def on_row(row: Row, is_new: bool) -> None:
+            show.say(f"{row.name:<18}{line(row)}  [{f'{row.seconds:.1f} s' if is_new else 'reused'}]")
+
+        rows = steps.ladder(shards.folder, augmentation.folder, out, settings.train, model=settings.model,
+                            names=names, progress=show.progress, on_row=on_row)  # fmt: skip
+    return Ladder(rows, out)
+
+
+def line(row: Row) -> str:
+    """A finished network in a few words."""
+    return f"train {row.train_accuracy:.1%}, test {row.test_accuracy:.1%}, gap {100 * row.gap:.1f} points"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """What the sources argue with."""
+    lines = [
+        f"{'architecture':<18}{'parameters':>12}{'epochs':>8}{'train':>9}{'test':>9}{'gap':>8}{'seconds':>10}"
+    ]
+    lines += [
+        f"{row.name:<18}{row.num_parameters:>12,}{row.epochs:>8}{row.train_accuracy:>9.2%}"
+        f"{row.test_accuracy:>9.2%}{100 * row.gap:>8.2f}{row.seconds:>10.1f}"
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+import pytest
+
+from components.training.catalogue import NAMES, catalogue, own_input
+from components.training.flops import flops
+from components.training.ladder import LADDER
+
+
+def test_catalogue_counts_as_one_does_by_hand():
+    (mlp, pool, mobile) = catalogue(("mlp", "cnn_pool", "mobilenet_025"))
+    assert (mlp.height, mlp.width, mlp.channels) == (32, 32, 3) and mlp.num_parameters == 312_860
+    assert mlp.flops == 2 * (3072 * 100 + 100 * 50 + 50 * 10)
+    convolutions = 32 * 32 * (3 * 3 * 3 * 32) + 16 * 16 * (3 * 3 * 32 * 64)
+    assert pool.flops == 2 * (convolutions + 8 * 8 * 64 * 100 + 100 * 50 + 50 * 10)
+    assert mobile.height == 224 and mobile.takes_weights
+    assert mobile.flops == pytest.approx(2 * 41e6, rel=0.02)  # Howard et al., 2017: 41 million mult-adds
+
+
+def test_catalogue_has_every_architecture_at_the_input_of_its_source():
+    assert set(LADDER) < set(NAMES) and "auto" not in NAMES
+    assert own_input("fashion_cnn") == (28, 28, 1) and own_input("xception") == (299, 299, 3)
+    assert all(entry.about for entry in catalogue(tuple(LADDER)))
+
+
+def test_flops_of_separable_convolutions_are_those_of_their_two_parts():
+    import keras
+
+    network = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.SeparableConv2D(6, 3, padding="same")])
+    assert flops(network) == 2 * 8 * 8 * (3 * 3 * 4 + 4 * 6)

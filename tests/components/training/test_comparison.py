@@ -1,0 +1,57 @@
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from components import steps
+from components.artifacts import Augmentation
+from components.training import comparison
+from components.training.architectures import ModelSettings
+from components.training.fit import TrainSettings
+
+NAMES = ("mlp", "cnn_pool")
+
+
+@pytest.fixture(scope="module")
+def run(shards_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ladder")
+    Augmentation({}).save(folder / "plain")
+    settings = comparison.published(TrainSettings(), 3)
+    seen = []
+
+    def run(names=NAMES, settings=settings):
+        return steps.ladder(
+            shards_folder, folder / "plain", folder / "out", settings, model=ModelSettings(), names=names,
+            on_row=lambda row, is_new: seen.append((row.name, is_new)),
+        )  # fmt: skip
+
+    return run, settings, folder / "out", seen
+
+
+def test_ladder_compares_architectures_and_draws_them(run):
+    climb, _, out, seen = run
+    rows = climb()
+    assert [row.name for row in rows] == list(NAMES) and seen == [("mlp", True), ("cnn_pool", True)]
+    for row in rows:
+        assert 0 <= row.test_accuracy <= 1 and row.epochs == 3 and row.seconds > 0
+        assert row.gap == row.train_accuracy - row.test_accuracy
+    assert rows[1].num_parameters != rows[0].num_parameters
+    with Image.open(out / "ladder.png") as picture:
+        assert picture.width > 800
+    assert "cnn_pool" in (out / "ladder.svg").read_text()
+
+
+def test_ladder_does_not_climb_a_rung_twice(run):
+    climb, settings, _, seen = run
+    first = climb()
+    seen.clear()
+    assert climb() == first and seen == [("mlp", False), ("cnn_pool", False)]
+    seen.clear()
+    climb(("mlp",), replace(settings, seed=1))
+    assert seen == [("mlp", True)]
+
+
+def test_published_recipe_is_that_of_the_sources():
+    how = comparison.published(TrainSettings(max_minutes=3.0), 20)
+    assert (how.optimizer, how.batch_size, how.learning_rate, how.epochs) == ("adam", 32, 1e-3, 20)
+    assert how.precision == "float32" and how.schedule == "constant" and how.max_minutes == 3.0

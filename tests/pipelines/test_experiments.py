@@ -1,0 +1,41 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pipelines.cli import pergola
+from tests.support import pictures
+
+
+def run(*arguments):
+    return CliRunner().invoke(pergola, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", [["architectures"], ["ladder", "photos", "--architectures"]])
+def test_an_unknown_architecture_is_told_with_the_nearest(command, tmp_path):
+    result = run(*command, "cnnpool", *(["--workspace", tmp_path] if command[0] == "ladder" else []))
+    assert result.exit_code == 2
+    assert "There is no architecture 'cnnpool'. Did you mean 'cnn_pool'?" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_architectures_are_listed_with_what_they_cost():
+    (row,) = json.loads(run("architectures", "mlp", "--classes", "3", "--json").stdout)
+    assert row["num_parameters"] == 312_860 - 7 * 51 and row["flops"] == 624_700 - 2 * 7 * 50
+    table = run("architectures", "mlp").stdout
+    assert "32x32x3" in table and "312,860" in table and "MFLOPs" in table
+
+
+@pytest.mark.slow
+def test_ladder_from_pictures_to_a_table_and_a_picture(tmp_path):
+    photos = pictures.write_folder(tmp_path / "photos", per_class=12)
+    command = ["ladder", photos, "--workspace", tmp_path / "work", "--epochs", "2", "--architectures",
+               "mlp,cnn_pool", "--json"]  # fmt: skip
+    first = run(*command)
+    assert first.exit_code == 0, first.stderr
+    answer = json.loads(first.stdout)
+    assert [row["name"] for row in answer["rows"]] == ["mlp", "cnn_pool"]
+    assert (tmp_path / "work").is_dir() and answer["picture"].endswith("ladder.png")
+    again = run(*command)
+    assert json.loads(again.stdout) == answer and again.stderr.count("[reused]") >= 2
+    assert not list((tmp_path / "work" / "models").iterdir())
