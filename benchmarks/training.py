@@ -1,9 +1,14 @@
-"""Training on a data set by the defaults: accuracy, time, and how much of it waits for input.
+"""Accuracy and time of training on real pictures, held against what is promised.
 
-scripts/bench training [DATA] [--set section.key=value …] [--seeds 1] [--no-train] [--json]
-DATA defaults to ../shared/data/leaves; anything that `pergola run` takes. Sections are augment, model and
-train. Accuracy is that of the saved float32 network. Waiting is what steps take longer with the real input
-than with one batch given again and again, in turns, in the same process.
+scripts/bench training [CASE …] [--seeds 5] [--out build/bench/training] [--list] [--json]
+
+Without CASE all of them. Each training's figures are written as soon as it is done, and a training that was
+broken off goes on where it was, so the same command can be given until everything is there. Seconds are wall
+time from the shards to the saved network: decoding, variation, training, choosing the best epoch. Accuracy is
+that of the saved float32 network on the test part and on the (plain) training part.
+
+A case with `published` also trains the recipe of the source (Adam, batch 32, float32, pixels from 0 to 1, no
+variation) for two epochs, in the same process, and multiplies: the ratio is of that time.
 """
 
 from __future__ import annotations
@@ -12,175 +17,224 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import PARTS, Shards, Training
+from components.artifacts import TEST, TRAIN, Augmentation
 from components.data.scan import ScanSettings, scan
 from components.data.shards import ShardSettings, write_shards
 from components.data.sources import open_source
 from components.data.split import SplitSettings, split
 from components.data.validate import ValidateSettings, validate
+from components.training import comparison
+from components.training.architectures import ModelSettings
+from components.training.augment import augment
+from components.training.fit import TrainSettings, fit
 from pipelines import config
-from pipelines.config import Settings
 
-LEAVES = Path(__file__).parents[1] / "../shared/data/leaves"
-_STEPS, _TURNS = 12, 3
+DATA = Path(__file__).parents[1] / "../shared/data"
+OUT = Path("build/bench/training")
+WEIGHTS = DATA / "weights/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+MOBILENET = (f"model.weights={WEIGHTS}",)
+TIMED = 2  # epochs of the published recipe that are really trained
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One training and what came of it."""
+class Case:
+    """A training and what is promised of it."""
 
-    training: Training
-    accuracy: Mapping[str, float]  # by part
-    seconds: float
-    cpu_seconds: float
+    data: str  # below ../shared/data
+    minutes: float  # of one seed on two cores, expected
+    settings: tuple[str, ...] = ()
+    accuracy: float = 0.0  # on the test part, at least
+    seconds: float = 0.0  # at most; 0: no promise
+    gap: float = 0.0  # training less test accuracy at most; 0: no promise
+    published: tuple[str, int] | None = None  # architecture and epochs of the source
+    share: float = 0.0  # of the published recipe's time at most
+
+
+CIFAR = "cifar10/cifar10_jpeg_q75_60000.tar.xz"
+CASES = {
+    "leaves-pretrained": Case("leaves", 3, MOBILENET, accuracy=0.985, seconds=180),
+    "grocery-pretrained": Case("grocery-ingredients", 3, MOBILENET, accuracy=0.96, gap=0.02),
+    "leaves": Case("leaves", 6, accuracy=0.93),
+    "fashion": Case(
+        "fashion-mnist", 10, ("model.width=32", "train.epochs=8"), accuracy=0.935, seconds=600
+    ),
+    "fashion-quick": Case(
+        "fashion-mnist", 2, ("model.width=16", "train.epochs=2"), accuracy=0.9054,
+        published=("fashion_cnn", 30), share=1 / 40,
+    ),
+    "cifar10": Case(CIFAR, 40, ("model.width=48", "train.epochs=12"), accuracy=0.91, seconds=2400),
+    "cifar10-quick": Case(
+        CIFAR, 2, ("model.width=16", "train.epochs=2"), accuracy=0.7211,
+        published=("cnn_dropout", 20), share=1 / 10,
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench training", description=__doc__)
-    parser.add_argument("data", nargs="?", type=Path, default=LEAVES)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--no-train", action="store_true", help="only measure the input")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench training", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="try others")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--prepare", action="store_true", help="only write the shards")
+    parser.add_argument("--list", action="store_true", help="say what there is and how long it takes")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    settings = config.load(None, asked.set)
-    with tempfile.TemporaryDirectory() as scratch:
-        shards = prepare(asked.data, Path(scratch))
-        result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "input": waiting(shards, settings)}
-        if not asked.no_train:
-            result["training"] = summary(
-                train(shards, Path(scratch) / f"run-{seed}", settings, seed) for seed in range(asked.seeds)
-            )
-    print(json.dumps(result) if asked.json else table(result))
+    if unknown := [name for name in asked.cases if name not in CASES]:
+        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    names = asked.cases or list(CASES)
+    if asked.list:
+        print(plan(names, asked.seeds))
+        return
+    if asked.prepare:
+        for name in names:
+            print(prepare(DATA / CASES[name].data, asked.out))
+        return
+    results = []
+    for name in names:
+        case = replace(CASES[name], settings=(*CASES[name].settings, *asked.set))
+        results.append(measured(name, case, asked.seeds, asked.out))
+        if not asked.json:
+            print(line(results[-1]), flush=True)
+    if asked.json:
+        print(json.dumps({"cores": len(os.sched_getaffinity(0)), "cases": results}))
 
 
-def prepare(data: Path, scratch: Path) -> Path:
-    """The folder of shards of a data set, split as `pergola run` splits it."""
-    source = open_source(data, ScanSettings(), scratch / "source")
-    scan(source, scratch / "manifest", ScanSettings(), previous=None)
-    report = validate(scratch / "manifest", ValidateSettings())
-    split(scratch / "manifest", report, scratch / "split", SplitSettings(), previous=None)
-    write_shards(source, scratch / "manifest", scratch / "split", scratch / "shards", ShardSettings())
-    return scratch / "shards"
+def plan(names: Sequence[str], seeds: int) -> str:
+    """What would be measured, and for how long."""
+    lines = [
+        f"{name:<20}{CASES[name].data:<44}about {CASES[name].minutes * seeds:4.0f} min" for name in names
+    ]
+    lines.append(
+        f"{seeds} seeds, together about {sum(CASES[n].minutes for n in names) * seeds / 60:.1f} hours"
+    )
+    return "\n".join(lines)
 
 
-def train(shards_folder: Path, out: Path, settings: Settings, seed: int) -> Trained:
-    """Augment and train by the settings, then score every part with the saved network."""
-    import keras
+def measured(name: str, case: Case, seeds: int, out: Path) -> dict[str, Any]:
+    """Mean and deviation over seeds, and what is promised."""
+    shards = prepare(DATA / case.data, out)
+    runs = [one(shards, case, seed, out / f"{name}-{seed}") for seed in range(seeds)]
+    figures = {key: spread([run[key] for run in runs]) for key in runs[0] if isinstance(runs[0][key], float)}
+    result = {"case": name, "settings": list(case.settings), "seeds": seeds, **figures, "runs": runs}
+    if case.published:
+        result["published"] = published(shards, *case.published, out)
+        result["share"] = figures["seconds"]["mean"] / result["published"]["seconds"]
+    result["promises"] = promises(case, result)
+    return result
 
-    from components.training import feed, loop
-    from components.training.augment import augment
-    from components.training.fit import MODEL, fit
 
+def one(shards: Path, case: Case, seed: int, out: Path) -> dict[str, Any]:
+    """One training and its figures; what was measured before for the same settings is taken."""
+    file = out.with_suffix(".json")
+    if (known := read(file)).get("settings") == list(case.settings):
+        return known
+    settings = config.load(None, case.settings)
+    speed: dict[str, float] = {}
+    curve = []
+
+    def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        speed.update(figures)
+        curve.append(dict(figures))
+
+    begin, cpu = time.perf_counter(), time.process_time()
+    augment(shards, out / "augmentation", settings.augment, seed=seed)
     how = replace(settings.train, seed=seed)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    augment(shards_folder, out / "augmentation", settings.augment, seed=seed)
-    training = fit(shards_folder, out / "augmentation", out / "training", settings.model, how)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    network = keras.saving.load_model(out / "training" / MODEL, compile=False)
-    shards = Shards.load(shards_folder)
-    shape = feed.Shape(training.height, training.width, training.channels, training.aspect)
-    accuracy = {}
-    for part in PARTS:
-        pictures, labels = feed.read(shards_folder, shards.parts[part], shape, limit=10_000)
-        accuracy[part] = loop.validate(network, pictures, labels, 64)["val_accuracy"]
-    return Trained(training, accuracy, seconds, cpu_seconds)
+    training = fit(shards, out / "augmentation", out / "training", settings.model, how, on_epoch=on_epoch)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
+    train, test = (comparison.accuracy(shards, out / "training", part) for part in (TRAIN, TEST))
+    figures = {
+        "settings": list(case.settings), "architecture": training.architecture,
+        "parameters": training.num_parameters, "input": [training.height, training.width, training.channels],
+        "precision": training.precision, "epochs": training.epochs, "train": train, "test": test,
+        "gap": train - test, "seconds": seconds, "cpu_seconds": cpu_seconds,
+        "images_per_s": speed["images_per_s"], "input_wait": speed["input_wait"], "curve": curve,
+    }  # fmt: skip
+    write(file, figures)
+    return figures
 
 
-def summary(runs: Iterable[Trained]) -> dict[str, Any]:
-    """Mean and deviation over runs."""
-    done = list(runs)
-    first = done[0].training
-    return {
-        "architecture": first.architecture,
-        "parameters": first.num_parameters,
-        "input": [first.height, first.width, first.channels],
-        "precision": first.precision,
-        "epochs": [run.training.epochs for run in done],
-        "seconds": spread([run.seconds for run in done]),
-        "cpu_seconds": spread([run.cpu_seconds for run in done]),
-        **{part: spread([run.accuracy[part] for run in done]) for part in PARTS},
-    }
+def published(shards: Path, architecture: str, epochs: int, out: Path) -> dict[str, Any]:
+    """Seconds of the source's recipe: two epochs are trained, the rest is multiplied."""
+    file = out / f"published-{architecture}.json"
+    if known := read(file):
+        return known
+    Augmentation({}).save(out / "plain")
+    settings = comparison.published(TrainSettings(), TIMED)
+    speed: dict[str, float] = {}
+    fit(shards, out / "plain", out / f"published-{architecture}",
+        ModelSettings(architecture=architecture, scaling="unit"), settings,
+        on_epoch=lambda epoch, figures: speed.update(figures))  # fmt: skip
+    seconds = speed["seconds"] * epochs / TIMED
+    figures = {"architecture": architecture, "epochs": epochs, "timed_epochs": TIMED, "seconds": seconds}
+    write(file, figures)
+    return figures
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def prepare(data: Path, out: Path) -> Path:
+    """The folder of shards of a data set, split as `pergola run` splits it; made once."""
+    folder = out / f"data-{data.name.partition('.')[0]}"
+    if not (folder / "shards" / "shards.json").is_file():
+        source = open_source(data, ScanSettings(), folder / "source")
+        scan(source, folder / "manifest", ScanSettings(), previous=None)
+        report = validate(folder / "manifest", ValidateSettings())
+        split(folder / "manifest", report, folder / "split", SplitSettings(), previous=None)
+        write_shards(source, folder / "manifest", folder / "split", folder / "shards", ShardSettings())
+    return folder / "shards"
+
+
+def promises(case: Case, result: Mapping[str, Any]) -> dict[str, bool]:
+    """Which of the promises hold, of the means."""
+    found = {}
+    if case.accuracy:
+        found[f"accuracy >= {case.accuracy:.2%}"] = result["test"]["mean"] >= case.accuracy
+    if case.seconds:
+        found[f"seconds <= {case.seconds:.0f}"] = result["seconds"]["mean"] <= case.seconds
+    if case.gap:
+        found[f"gap <= {100 * case.gap:.0f} points"] = result["gap"]["mean"] <= case.gap
+    if case.share:
+        found[f"time <= 1/{1 / case.share:.0f} of the published"] = result["share"] <= case.share
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
     """Mean and, of several, standard deviation."""
     return {"mean": statistics.mean(values), "deviation": statistics.stdev(values) if values[1:] else 0.0}
 
 
-def waiting(shards_folder: Path, settings: Settings) -> dict[str, float]:
-    """Pictures/s of training steps with the real input and with one batch, and the share that waits."""
-    import keras
-
-    from components.training import architectures, feed, fit, material, precision, recipe
-    from components.training.augment import augment
-
-    with tempfile.TemporaryDirectory() as folder:
-        augmentation = augment(shards_folder, Path(folder), settings.augment, seed=0)
-        shards, model = Shards.load(shards_folder), settings.model
-        plan = architectures.choose(model, shards)
-        shape = feed.Shape(plan.height, plan.width, plan.channels, model.aspect)
-        stuff = material.load(
-            shards_folder, Path(folder), shards, augmentation, shape, settings.train.memory_mb
-        )
-    how = recipe.decide(
-        settings.train,
-        side=min(plan.height, plan.width),
-        num_train=stuff.num_train,
-        is_pretrained=architectures.is_pretrained(model, plan),
+def line(result: Mapping[str, Any]) -> str:
+    """A case in words."""
+    held = ", ".join(f"{name}: {'holds' if holds else 'FAILS'}" for name, holds in result["promises"].items())
+    share = (
+        f", 1/{1 / result['share']:.1f} of {result['published']['seconds']:.0f} s"
+        if "share" in result
+        else ""
     )
-    keras.utils.set_random_seed(0)
-    with precision.policy(precision.choose(settings.train.precision)[0]):
-        network = architectures.build(plan, model, stuff.statistics, fused=True)
-    fit._enter(network, how, how.stages[0])
-    source = stuff.feed(how.batch_size, 0, augmentation, settings.train.balance)
-    return _compare(network, source, how.batch_size)
+    return (
+        f"{result['case']:<20}test {result['test']['mean']:.2%} ± {result['test']['deviation']:.2%}, "
+        f"gap {100 * result['gap']['mean']:.1f} points, {result['seconds']['mean']:.0f} ± "
+        f"{result['seconds']['deviation']:.0f} s{share}, {result['images_per_s']['mean']:.0f} pictures/s, "
+        f"{result['input_wait']['mean']:.1%} waiting; {held}"
+    )
 
 
-def _compare(network: Any, source: Any, batch_size: int) -> dict[str, float]:
-    def run(batches: Any) -> float:
-        start = time.perf_counter()
-        network.fit(batches, steps_per_epoch=_STEPS, epochs=1, shuffle=False, verbose=0)
-        return time.perf_counter() - start
-
-    one = source.batches(0, 1).cache().repeat()
-    run(one), run(source.batches(0, _STEPS))  # what is traced once is not measured
-    same, real = [], []
-    for turn in range(_TURNS):
-        same.append(run(one))
-        real.append(run(source.batches(turn * _STEPS, (turn + 1) * _STEPS)))
-    pictures = _STEPS * batch_size
-    slow, fast = statistics.median(real), statistics.median(same)
-    return {
-        "real_per_s": pictures / slow,
-        "one_batch_per_s": pictures / fast,
-        "waiting": max(0.0, 1.0 - fast / slow),
-    }
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def table(result: Mapping[str, Any]) -> str:
-    lines = [
-        f"{result['cores']} cores",
-        "steps      {real_per_s:.0f} pictures/s, with one batch {one_batch_per_s:.0f}: "
-        "{waiting:.0%} waits for input".format(**result["input"]),
-    ]
-    if "training" in result:
-        run = result["training"]
-        lines += [
-            f"network    {run['architecture']}, {run['parameters']:,} parameters, input {run['input']}, "
-            f"{run['precision']}, epochs {run['epochs']}",
-            *(f"{part:<10} {run[part]['mean']:.4f} ± {run[part]['deviation']:.4f}" for part in PARTS),
-            f"seconds    {run['seconds']['mean']:.0f} ± {run['seconds']['deviation']:.0f}, of the CPUs "
-            f"{run['cpu_seconds']['mean']:.0f}",
-        ]
-    return "\n".join(lines)
+def write(file: Path, figures: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(figures, indent=1) + "\n")
+    os.replace(partial, file)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from components.training.comparison import Row
     from components.training.export import ExportSettings
     from components.training.fit import TrainSettings
+    from components.training.space import Tuned
+    from components.training.tune import Trial, TuneSettings, Tuning
     from serving.client import Client
 
 
@@ -189,6 +191,50 @@ def train(
     from components.training.fit import fit
 
     return fit(shards, augmentation, out, model, settings, progress=progress, on_epoch=on_epoch)
+
+
+def tune(
+    shards: Path,
+    out: Path,
+    settings: TuneSettings,
+    *,
+    base: Tuned,
+    space: Path | None = None,
+    tracking_uri: str | None = None,
+    key: str = "tune",
+    progress: Progress = silent,
+) -> Tuning:
+    """Shards -> the best settings of a search, as best.toml for --config. Goes on from what it left in `out`.
+
+    space: a TOML file, by default the one that fits the weights (components/training/space.toml).
+    tracking_uri, key: the registry in which each trial becomes the run "<key>-<trial>"; None: in none.
+    """
+    from components.training import space as spaces
+    from components.training.tune import tune as search
+
+    default = spaces.PRETRAINED if base.model.weights else spaces.SCRATCH
+    parameters = spaces.load(space or default)
+
+    def on_trial(trial: Trial) -> None:
+        if tracking_uri:
+            _note_trial(tracking_uri, f"{key}-{trial.id}", trial)
+
+    return search(shards, out, base, parameters, settings, progress=progress, on_trial=on_trial)
+
+
+def _note_trial(tracking_uri: str, key: str, trial: Trial) -> None:
+    from components.release.registry import Registry
+
+    registry = Registry(tracking_uri)
+    run = registry.run(key)
+    figures = {
+        name: getattr(trial, name) for name in ("val_accuracy", "val_loss", "num_parameters", "seconds")
+    }
+    named = {f"trial_{name}": value for name, value in figures.items()}
+    tags = {"pergola.tune": key.rpartition("-")[0], "pergola.problem": trial.problem}
+    registry.log(run, params=trial.values, metrics=named, tags=tags)
+    registry.log_epochs(run, trial.history)
+    registry.finish(run, failed=bool(trial.problem))
 
 
 def ladder(

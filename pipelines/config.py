@@ -7,7 +7,6 @@ together, so that `pergola config` can print all of them with a comment each.
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -90,7 +89,7 @@ def to_toml(settings: Settings) -> str:
         part = getattr(settings, section.name)
         lines += [f"# {_first_line(type(part))}", f"[{section.name}]"]
         for key in dataclasses.fields(part):
-            value = toml_value(getattr(part, key.name))
+            value = records.toml_value(getattr(part, key.name))
             lines += [f"# {comment(key)}", f"{key.name} = {value}"]
         lines.append("")
     return "\n".join(lines)
@@ -141,17 +140,6 @@ def comment(key: dataclasses.Field[Any]) -> str:
     return help + (
         f" (at least {low})" if low is not None else f" (at most {high})" if high is not None else ""
     )
-
-
-def toml_value(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {toml_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)
 
 
 def _first_line(cls: type) -> str:

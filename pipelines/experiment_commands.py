@@ -85,6 +85,36 @@ def register(command: Callable[[Callable[..., Any]], click.Command], show: Calla
             click.echo(result.words())
         return result.to_json()
 
+    @command
+    @click.argument("photos", type=PATH)
+    @click.option("--method", type=click.Choice(["random", "bayesian", "hyperband"]), default="bayesian",
+                  show_default=True, help="How the next settings are chosen.")  # fmt: skip
+    @click.option("--trials", type=int, default=20, show_default=True, help="Trials at most.")
+    @click.option("--minutes", type=float, default=0.0, help="Minutes of training at most, in all.")
+    @click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
+    @click.option("--space", type=PATH, help="What may be changed, TOML; default: our own.")
+    def tune(options: Options, photos: Path, space: Path | None, **budget: Any) -> dict[str, Any]:
+        """Search for the best settings for PHOTOS: architecture, augmentation, optimiser.
+
+        \b
+        pergola tune photos/ --minutes 30
+        pergola tune photos/ --trials 40 --method hyperband --space mine.toml
+        pergola run photos/ --config pergola-work/experiments/tune/…/best.toml
+
+        Trials are judged by the validation part; the test part is not read. Each is a run in MLflow. A search
+        that was stopped goes on where it was; given more trials or minutes, it goes on from the last.
+        """
+        from components.training.tune import TuneSettings
+        from pipelines import experiments
+
+        how = records.from_dict(TuneSettings, budget, "pergola tune")
+        result = experiments.tune(
+            photos, options.settings(), options.open_workspace(), how, space=space, show=show()
+        )
+        if not options.json:
+            click.echo(result.words())
+        return result.to_json()
+
 
 def _known(names: tuple[str, ...], all_names: tuple[str, ...]) -> tuple[str, ...]:
     """The names, each once. Raises InputError for one that is not there."""

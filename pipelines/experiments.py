@@ -19,6 +19,7 @@ from pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
     from components.training.comparison import Row
+    from components.training.tune import TuneSettings, Tuning
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,54 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of `pergola tune`."""
+
+    tuning: Tuning
+    config: Path  # for --config
+    photos: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = records.to_dict(self.tuning)
+        for trial in (plain["best"], *plain["trials"]):
+            del trial["history"]
+        return {**plain, "config": str(self.config)}
+
+    def words(self) -> str:
+        """The best trials and what to do with them."""
+        best = self.tuning.best
+        failed = sum(1 for trial in self.tuning.trials if trial.problem)
+        changes = ", ".join(f"{name}={value}" for name, value in best.values.items())
+        return (
+            f"{len(self.tuning.trials)} trials, {failed} failed; the best is {best.id} with validation "
+            f"accuracy {best.val_accuracy:.2%} after {best.epochs} epochs\n  {changes}\n"
+            f"  next    pergola run {self.photos} --config {self.config}"
+        )
+
+
+def tune(
+    photos: Path,
+    settings: Settings,
+    workspace: Workspace,
+    how: TuneSettings,
+    *,
+    space: Path | None,
+    show: Show,
+) -> Found:
+    """Search for settings of [augment], [model] and [train]; what the space does not name stays as it is."""
+    from components.training.space import Tuned, load
+
+    if space:
+        load(space)  # a bad one is told before any work is done
+    base = Tuned(settings.augment, settings.model, settings.train)
+    with local.prepared(photos, settings, workspace, show) as (_, shards):
+        what = [records.to_dict(base), how.method, how.seed, digest.of_file(space) if space else ""]
+        key = digest.of_data([shards.sha256, *what])[:20]
+        out = workspace.experiments / "tune" / key
+        tuning = steps.tune(shards.folder, out, how, base=base, space=space, key=f"tune-{key}",
+                            tracking_uri=workspace.tracking_uri, progress=show.progress)  # fmt: skip
+    return Found(tuning, out / "best.toml", photos)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from components import records
 from pipelines import cli, config
 
 FOLDER = Path("docs/reference")
@@ -34,7 +35,7 @@ def settings_page() -> str:
         summary = (type(part).__doc__ or "").strip().splitlines()[0]
         lines += ["", f"## [{section.name}]", "", summary, "", "| key | default | meaning |", "|---|---|---|"]
         for key in dataclasses.fields(part):
-            value = config.toml_value(getattr(part, key.name))
+            value = records.toml_value(getattr(part, key.name))
             lines.append(f"| `{key.name}` | `{value}` | {_escaped(config.comment(key))} |")
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from components import records
 from components.artifacts import Shards
 from components.data.images import ASPECTS
 from components.errors import InputError
-from components.training import pretrained
+from components.training import layers, pretrained
 from components.training.convnet import ConvPlan, conv
 from components.training.ladder import LADDER
 from components.training.pretrained import FAMILIES, IMAGENET, architecture_of
@@ -116,7 +116,8 @@ def build(plan: Plan, settings: ModelSettings, statistics: Statistics, *, fused:
         unit = keras.layers.Dense(1, dtype="float32", name=LOGITS)(features)
         return keras.Model(inputs, keras.ops.pad(unit, [[0, 0], [1, 0]]), name=plan.architecture)
     logits = keras.layers.Dense(plan.num_classes, dtype="float32", name=LOGITS)(features)
-    return keras.Model(inputs, logits, name=plan.architecture)
+    network = keras.Model(inputs, logits, name=plan.architecture)
+    return layers.fused(network) if fused and plan.architecture in FAMILIES else network
 
 
 def is_pretrained(settings: ModelSettings, plan: Plan) -> bool:

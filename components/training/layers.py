@@ -23,6 +23,27 @@ def batch_norm(fused: bool, **options: Any) -> Any:
     return keras.layers.BatchNormalization(**options)
 
 
+def fused(network: Any) -> Any:
+    """A copy of a network with the same weights, whose batch normalisation is fused where it can be.
+
+    Inputs of those layers are feature maps (N, H, W, C).
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return network
+
+    def clone(layer: Any) -> Any:
+        if type(layer) is not keras.layers.BatchNormalization or not (layer.scale and layer.center):
+            return layer.__class__.from_config(layer.get_config())
+        kept = {key: layer.get_config()[key] for key in ("name", "axis", "momentum", "epsilon")}
+        return _fused_class()(dtype="float32", autocast=False, **kept)
+
+    copy = keras.models.clone_model(network, clone_function=clone)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 _FUSED: list[type] = []
 
 

@@ -112,7 +112,7 @@ def trainable(network: Any, share: float, head: str) -> list[Any]:
     Batch normalisation stays frozen, that is, in inference mode, wherever it is.
     """
     layers = [layer for layer in network.layers if layer.weights and layer.name != head]
-    learnable = [layer for layer in layers if layer.__class__.__name__ != "BatchNormalization"]
+    learnable = [layer for layer in layers if not layer.__class__.__name__.endswith("BatchNormalization")]
     first = len(learnable) - round(share * len(learnable))
     for layer in layers:
         layer.trainable = False

@@ -66,7 +66,7 @@ def test_minimal_cnn_is_a_teaching_network():
 
 
 @pytest.mark.parametrize("name", [*architectures.LADDER, "resnet_fast", "conv"])
-@pytest.mark.parametrize("side", [4, 9])
+@pytest.mark.parametrize("side", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_networks_take_pictures_of_any_size_and_are_saved_and_loaded(name, side, tmp_path):
     import keras
 

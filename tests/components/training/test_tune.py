@@ -1,0 +1,168 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from components import steps
+from components.errors import InputError
+from components.training import space
+from components.training.architectures import ModelSettings
+from components.training.augment import no_variation
+from components.training.fit import TrainSettings
+from components.training.space import Tuned
+from components.training.tune import Trial, TuneSettings, Tuning
+from pipelines import config
+from tests.components.training.conftest import write_shards
+
+pytestmark = pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning")  # keras-tuner's own
+
+SPACE = """
+[model.architecture]
+values = ["mlp", "conv"]
+[model.conv_dense]
+values = [[], [4]]
+when = { "model.architecture" = ["conv"] }
+[train.learning_rate]
+low = 1e-3
+high = 1e-2
+log = true
+[train.batch_size]
+low = 8
+high = 16
+step = 8
+"""
+BASE = Tuned(
+    no_variation(),
+    ModelSettings(conv_blocks=1, conv_filters=4, conv_dropout=0.0),
+    TrainSettings(epochs=2, precision="float32"),
+)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Shards whose test part is gone, and a space."""
+    write_shards(tmp_path / "shards", counts={p: (6, 6, 6) for p in ("train", "validation", "test")})
+    next((tmp_path / "shards").glob("test-*")).unlink()
+    (tmp_path / "space.toml").write_text(SPACE)
+
+    def tune(trials, method="random", **options):
+        return steps.tune(tmp_path / "shards", tmp_path / "out", TuneSettings(method, trials), base=BASE,
+                          space=tmp_path / "space.toml", **options)  # fmt: skip
+
+    return tune, tmp_path / "out"
+
+
+class Stopped(BaseException):
+    pass
+
+
+def stops(updates):
+    """A progress bar that breaks a search off, as Ctrl-C does, when its trial number `updates` has ended."""
+
+    class Bar:
+        left = updates
+
+        def __call__(self, **options):
+            self.initial = options["initial"]
+            return self
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error): ...
+        def set_postfix_str(self, text=""): ...
+
+        def update(self, num=1):
+            self.left -= 1
+            if not self.left:
+                raise Stopped
+
+    return Bar()
+
+
+def test_tune_finds_settings_that_a_run_takes_and_goes_on_where_it_was(data, tmp_path):
+    tune, out = data
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(Stopped):
+        tune(3, progress=stops(2), tracking_uri=uri)
+    kept = [Trial.load(file.parent) for file in sorted(out.glob("*/trials/*/trial.json"))]
+    assert len(kept) == 2 and not (out / "best.toml").exists()
+    rest = stops(9)
+    tuning = tune(3, progress=rest, tracking_uri=uri)
+    assert rest.initial == 2 and tuning.trials[:2] == tuple(kept) and len(tuning.trials) == 3
+    assert tuning == Tuning.load(out)
+    assert tuning.best.val_accuracy == max(trial.val_accuracy for trial in tuning.trials)
+    for trial in tuning.trials:
+        assert trial.values["model.architecture"] in ("mlp", "conv") and trial.epochs == 2
+        assert ("model.conv_dense" in trial.values) == (trial.values["model.architecture"] == "conv")
+        assert 1e-3 <= trial.values["train.learning_rate"] <= 1e-2
+        assert trial.values["train.batch_size"] in (8, 16)
+    assert len({json.dumps(dict(trial.values)) for trial in tuning.trials}) == 3
+    settings = config.load(out / "best.toml")
+    assert settings.train.learning_rate == tuning.best.values["train.learning_rate"]
+    assert settings.train.epochs == 2 and settings.augment == no_variation()
+    _check_runs(uri, tuning)
+
+
+def _check_runs(uri, tuning):
+    from components.release.registry import Registry
+
+    registry = Registry(uri)
+    for trial in tuning.trials:
+        run = registry._client.get_run(registry.run(f"tune-{trial.id}"))
+        assert run.info.status == "FINISHED" and run.data.metrics["trial_val_accuracy"] == trial.val_accuracy
+        assert run.data.params["train.learning_rate"] == str(trial.values["train.learning_rate"])
+        assert len(registry._client.get_metric_history(run.info.run_id, "loss")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bayesian", "hyperband"])
+def test_tune_by_other_methods_within_minutes(data, method):
+    tune, _ = data
+    tuning = tune(4, method)
+    assert len(tuning.trials) == 4 and tuning.method == method
+    assert len(tune(5, method).trials) == 5
+
+
+def test_spaces_that_are_shipped_name_settings_and_hold_the_defaults():
+    for file in (space.SCRATCH, space.PRETRAINED):
+        for parameter in space.load(file):
+            for value in parameter.values or (parameter.low, parameter.high):
+                assert BASE.changed({parameter.name: value}).value(parameter.name) in (value, tuple_of(value))
+
+
+def tuple_of(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[gate.rules]\nvalues = [1]", "no section 'gate' to search"),
+        ("[train.learning_rat]\nlow = 0.1\nhigh = 1.0", "Did you mean 'learning_rate'"),
+        ("[train.epochs]\nlow = 3", "wants values"),
+        ("[train.optimizer]\nlow = 1\nhigh = 2", "is no number"),
+        ("[train.optimizer]\nvalues = ['adamm']", "is not one of"),
+        (
+            "[model.conv_blocks]\nlow = 2\nhigh = 3\nwhen = {'model.architecture' = ['conv']}",
+            "must come before",
+        ),
+        ("[model.dropout]\nvalues = [0.1]\nlog = 3\nx = 1", "unknown key 'x'"),
+        ("", "is empty"),
+        ("[", "cannot be read as TOML"),
+    ],
+)
+def test_a_space_that_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "space.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        space.load(tmp_path / "space.toml")
+    with pytest.raises(InputError, match="There is no space"):
+        space.load(Path(tmp_path / "none.toml"))
+
+
+def test_tune_wants_a_validation_part(tmp_path):
+    counts = {"train": (2, 2, 2), "validation": (0, 0, 0), "test": (1, 1, 1)}
+    write_shards(tmp_path / "shards", counts=counts)
+    with pytest.raises(InputError, match="no validation pictures"):
+        steps.tune(tmp_path / "shards", tmp_path / "out", TuneSettings(), base=BASE)
+    assert not (tmp_path / "out").exists()
