@@ -14,7 +14,7 @@ from components.training.tune import Trial, TuneSettings, Tuning
 from pipelines import config
 from tests.components.training.conftest import write_shards
 
-pytestmark = pytest.mark.filterwarnings("ignore:currentThread:DeprecationWarning")  # keras-tuner's own
+pytestmark = pytest.mark.filterwarnings(r"ignore:(currentThread|getName)\(\) is deprecated:DeprecationWarning")  # keras-tuner's own
 
 SPACE = """
 [model.architecture]
