@@ -125,6 +125,11 @@ def is_pretrained(settings: ModelSettings, plan: Plan) -> bool:
     return bool(settings.weights) and plan.architecture in FAMILIES
 
 
+def is_depthwise(plan: Plan) -> bool:
+    """Whether the network is mostly of depthwise convolutions."""
+    return plan.architecture in FAMILIES and FAMILIES[plan.architecture].depthwise
+
+
 def measure(images: np.ndarray) -> Statistics:
     """Mean and deviation a channel of uint8 (N, H, W, C)."""
     import numpy as np

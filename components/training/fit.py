@@ -45,6 +45,7 @@ def fit(
     *,
     progress: Progress = silent,
     on_epoch: OnEpoch | None = None,
+    workers: Workers | None = None,
 ) -> Training:
     """Train a network and write training.json and model.keras (float32, Keras's own layers) into `out`.
 
@@ -54,10 +55,11 @@ def fit(
     of them share; worker 0 alone writes and tells.
     on_epoch: called with the number (1-based) and metrics of each epoch that this call trains, and "seconds"
     of training in all attempts, "images_per_s" and "input_wait", the share of time that waits for batches.
+    workers: on what to train; None: by TF_CONFIG and the GPUs that this process sees.
     Raises InputError for an empty training part or weights that do not fit, StepError when the loss is no
     number or not even one picture fits into memory.
     """
-    workers = distribution.find()
+    workers = workers or distribution.find()
     shards, augmentation = Shards.load(shards_folder), Augmentation.load(augmentation_folder)
     plan = architectures.choose(model, shards)
     shape = feed.Shape(plan.height, plan.width, plan.channels, model.aspect)
@@ -71,7 +73,7 @@ def fit(
         ),
         workers,
     )
-    policy, why = precision.choose(settings.precision)
+    policy, why = precision.choose(settings.precision, depthwise=architectures.is_depthwise(plan))
     log.info(
         "architecture=%s because=%r precision=%s because=%r train_images=%d in_memory=%s epochs=%d "
         "workers=%d",

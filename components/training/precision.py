@@ -13,14 +13,20 @@ _FAST_ON_CPU = ("amx_bf16", "avx512_bf16")
 _FIRST_CAPABILITY = 8  # NVIDIA Ampere
 
 
-def choose(asked: str) -> tuple[str, str]:
-    """The dtype policy for this machine, and why."""
+def choose(asked: str, *, depthwise: bool = False) -> tuple[str, str]:
+    """The dtype policy for this machine, and why.
+
+    depthwise: whether the network is mostly of depthwise convolutions, which gain nothing from bfloat16
+    units: on two cores with AMX, MobileNetV2 trained a sixth to a quarter faster in float32.
+    """
     if asked != AUTO:
         return asked, "the settings ask for it"
     capability = _gpu_capability()
     if capability is not None:
         fast = capability >= _FIRST_CAPABILITY
         return (BFLOAT16 if fast else FLOAT32), f"the GPU's compute capability is {capability}"
+    if depthwise:
+        return FLOAT32, "depthwise convolutions are faster so on CPUs"
     found = [flag for flag in _FAST_ON_CPU if flag in _cpu_flags()]
     return (BFLOAT16, f"the CPU has {found[0]}") if found else (FLOAT32, "the CPU has no bfloat16 units")
 

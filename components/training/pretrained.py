@@ -26,16 +26,17 @@ class Family:
     pixels: str  # "symmetric": to -1..1; "caffe": BGR less ImageNet's mean; "own": it scales by itself
     least_side: int  # pixels
     options: dict[str, Any] = field(default_factory=dict)
+    depthwise: bool = False  # mostly of depthwise convolutions
 
 
 FAMILIES = {
     "vgg16": Family("VGG16", "block5_conv3", "caffe", 32),
     "inception_v3": Family("InceptionV3", "mixed10", "symmetric", 75),
-    "xception": Family("Xception", "block14_sepconv2", "symmetric", 71),
+    "xception": Family("Xception", "block14_sepconv2", "symmetric", 71, depthwise=True),
     "resnet50": Family("ResNet50", "conv5_block3_3_conv", "caffe", 32),
-    "mobilenet_v2": Family("MobileNetV2", "block_16_project", "symmetric", 32),
-    "mobilenet_025": Family("MobileNet", "conv_pw_13", "symmetric", 32, {"alpha": 0.25}),
-    "efficientnet_v2b0": Family("EfficientNetV2B0", "block6h_se_expand", "own", 32),
+    "mobilenet_v2": Family("MobileNetV2", "block_16_project", "symmetric", 32, depthwise=True),
+    "mobilenet_025": Family("MobileNet", "conv_pw_13", "symmetric", 32, {"alpha": 0.25}, depthwise=True),
+    "efficientnet_v2b0": Family("EfficientNetV2B0", "block6h_se_expand", "own", 32, depthwise=True),
     "convnext_tiny": Family("ConvNeXtTiny", "convnext_tiny_stage_3_block_2_depthwise_conv", "own", 32),
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 from components.artifacts import Part, Shards
 from components.errors import InputError
-from components.training import architectures, keras_file, pretrained
+from components.training import architectures, keras_file, precision, pretrained
 from components.training.architectures import ModelSettings, Plan, Statistics, build, choose
 from tests.components.training.conftest import LABELS
 
@@ -190,6 +190,33 @@ def test_pretrained_weights_that_are_missing_or_none_are_refused(tmp_path):
         choose(ModelSettings(architecture="mlp", weights="some.h5"), shards())
     with pytest.raises(InputError, match="at least 75"):
         choose(ModelSettings(architecture="inception_v3", image_size=32), shards())
+
+
+def test_networks_to_train_have_fused_normalisation_and_the_same_weights(weights):
+    settings = ModelSettings(architecture="mobilenet_025", weights=str(weights[0]))
+    plain = network("mobilenet_025", 32, 3, settings=settings)
+    fused = network("mobilenet_025", 32, 3, settings=settings, fused=True)
+    assert "FusedBatchNormalization" in kinds(fused) and "BatchNormalization" not in kinds(fused)
+    plain.set_weights(fused.get_weights())
+    batch = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        fused.predict_on_batch(batch), plain.predict_on_batch(batch), rtol=1e-3, atol=1e-4
+    )
+
+
+def tensorflow_devices(kind):
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices(kind)
+
+
+def test_depthwise_networks_are_trained_in_float32_on_a_cpu():
+    plan = choose(ModelSettings(architecture="mobilenet_v2"), shards())
+    assert architectures.is_depthwise(plan)
+    assert not architectures.is_depthwise(choose(ModelSettings(architecture="resnet50"), shards()))
+    if not tensorflow_devices("GPU"):
+        assert precision.choose("auto", depthwise=True)[0] == "float32"
+    assert precision.choose("mixed_bfloat16", depthwise=True)[0] == "mixed_bfloat16"
 
 
 def test_trainable_unfreezes_the_last_layers_and_never_normalisation(weights):

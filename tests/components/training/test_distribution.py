@@ -99,6 +99,39 @@ def test_two_workers_train_networks_with_batch_normalisation(tmp_path):
     assert history[1]["loss"] < history[0]["loss"]
 
 
+TWO_DEVICES = """
+import json, sys
+from pathlib import Path
+import tensorflow as tf
+from components.training import distribution
+from components.training.architectures import ModelSettings
+from components.training.fit import TrainSettings, fit
+
+shards, plain, out = map(Path, sys.argv[1:4])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+workers = distribution.Workers(strategy, replicas=strategy.num_replicas_in_sync)
+assert workers.parallel == 2
+settings = TrainSettings(**json.loads(sys.argv[4]))
+fit(shards, plain, out, ModelSettings(architecture="mlp"), settings, workers=workers)
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_of_a_machine_train_as_one_does(tmp_path):
+    write_shards(tmp_path / "shards")
+    Augmentation({}).save(tmp_path / "plain")
+    arguments = [tmp_path / "shards", tmp_path / "plain", tmp_path / "two", json.dumps(TRAIN)]
+    command = [sys.executable, "-c", TWO_DEVICES, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    workers(tmp_path, tmp_path / "one", 1, {"architecture": "mlp"})
+    two, one = Training.load(tmp_path / "two"), Training.load(tmp_path / "one")
+    for mine, theirs in zip(two.history, one.history, strict=True):
+        assert dict(mine) == pytest.approx(dict(theirs), abs=2e-5)
+
+
 def weights(folder: Path) -> list:
     import keras
 

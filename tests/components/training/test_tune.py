@@ -14,7 +14,8 @@ from components.training.tune import Trial, TuneSettings, Tuning
 from pipelines import config
 from tests.components.training.conftest import write_shards
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:(currentThread|getName)\(\) is deprecated:DeprecationWarning")  # keras-tuner's own
+KERAS_TUNERS_OWN = r"ignore:(currentThread|getName)\(\) is deprecated:DeprecationWarning"
+pytestmark = pytest.mark.filterwarnings(KERAS_TUNERS_OWN)
 
 SPACE = """
 [model.architecture]
