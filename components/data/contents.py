@@ -12,8 +12,9 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from PIL import Image
 
 from components.artifacts import ValidationReport
 from components.data import distinct
+from components.data.crops import Points, Row, points_of
 from components.data.embeddings import PLAIN_SIDE, Network, plain_vectors
 from components.data.outliers import colour_of
 from components.data.probe import pillow_as_is
@@ -53,6 +55,7 @@ class Contents:
     vectors: Floats
     borders: Floats
     colours: Floats
+    points: Points  # by which crops are found
     num_usable: int  # distinct pictures that could have been looked at
 
 
@@ -95,6 +98,7 @@ def look(
         vectors=np.concatenate([p.vectors for p in some]) if some else np.zeros((0, 1), np.float32),
         borders=np.concatenate([np.zeros((0, 4), np.float32), *(p.borders for p in some)]),
         colours=np.concatenate([np.zeros(0, np.float32), *(p.colours for p in some)]),
+        points=Points.of([row for p in some for row in p.points]),
         num_usable=len(pictures.row),
     )
 
@@ -103,25 +107,26 @@ def look(
 class Portion:
     """A few pictures. kept: which of them could be read, bool (n,); all else has a row for each of these.
 
-    borders: float32 (m, 4).  colours: float32 (m,).  pixels: uint8 (m, side, side, 3), or nothing any more.
-    vectors: float32 (m, D), once it is described.
+    borders: float32 (m, 4).  colours: float32 (m,).  points: rows of components/data/crops.py.
+    pixels: uint8 (m, side, side, 3), or nothing any more.  vectors: float32 (m, D), once it is described.
     """
 
     kept: npt.NDArray[np.bool_]
     borders: Floats
     colours: Floats
+    points: tuple[Row, ...]
     pixels: Pixels
     vectors: Floats
 
     def described(self, vectors_of: Network) -> Portion:
         """With vectors in place of pixels."""
         vectors = vectors_of(self.pixels) if len(self.pixels) else self.vectors
-        return Portion(self.kept, self.borders, self.colours, self.pixels[:0], vectors)
+        return replace(self, pixels=self.pixels[:0], vectors=vectors)
 
 
 def read_portion(source: Source, paths: list[str], side: int, plain: bool) -> Portion:
     """Decode each picture once; what cannot be read any more is passed over. plain: with plain vectors."""
-    found: list[tuple[tuple[float, ...], float, Pixels]] = []
+    found: list[_Glimpse] = []
     kept = np.zeros(len(paths), np.bool_)
     with pillow_as_is():
         for place, path in enumerate(paths):
@@ -132,16 +137,23 @@ def read_portion(source: Source, paths: list[str], side: int, plain: bool) -> Po
             kept[place] = True
     portion = Portion(
         kept=kept,
-        borders=np.array([border for border, _, _ in found], np.float32).reshape(-1, 4),
-        colours=np.array([colour for _, colour, _ in found], np.float32),
-        pixels=np.array([pixels for _, _, pixels in found], np.uint8).reshape(-1, side, side, 3),
+        borders=np.array([glimpse.border for glimpse in found], np.float32).reshape(-1, 4),
+        colours=np.array([glimpse.colour for glimpse in found], np.float32),
+        points=tuple(glimpse.points for glimpse in found),
+        pixels=np.array([glimpse.pixels for glimpse in found], np.uint8).reshape(-1, side, side, 3),
         vectors=np.zeros((0, 1), np.float32),
     )
     return portion.described(plain_vectors) if plain else portion
 
 
-def _glimpse(data: bytes, side: int) -> tuple[tuple[float, ...], float, Pixels]:
-    """Border, colourfulness, and the upright picture squeezed to a square."""
+class _Glimpse(NamedTuple):
+    border: tuple[float, ...]
+    colour: float
+    points: Row
+    pixels: Pixels  # upright, squeezed to a square
+
+
+def _glimpse(data: bytes, side: int) -> _Glimpse:
     with images.opened(data) as picture:
         turn = images.orientation(picture, data)
         if picture.mode == "RGB":
@@ -149,7 +161,7 @@ def _glimpse(data: bytes, side: int) -> tuple[tuple[float, ...], float, Pixels]:
         with images.decoding("it"):
             flat = images.flat(images.upright(picture, turn)).convert("RGB")
     small = flat.resize((side, side), Image.Resampling.BILINEAR)
-    return border_of(np.asarray(flat)), colour_of(small), np.asarray(small)
+    return _Glimpse(border_of(np.asarray(flat)), colour_of(small), points_of(flat), np.asarray(small))
 
 
 def _read(source: Source, paths: list[str], side: int, *, plain: bool) -> Iterator[Portion]:

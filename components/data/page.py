@@ -28,7 +28,10 @@ _SHEET = 60  # of one about single pictures that a person is to judge: a contact
 _TO_JUDGE = ("label_error", "outlier")
 _IN_A_SET = 3  # a picture and its likes
 _SIDE = 128  # pixels of a thumbnail
-_WITH_LIKES = ("exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak")
+_WITH_LIKES = (
+    "exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak",
+    "crop", "crop_label_conflict", "crop_split_leak",
+)  # fmt: skip
 _BLOCK = 8192
 
 

