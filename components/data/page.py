@@ -95,7 +95,7 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
                     "title": finding.check.replace("_", " ").capitalize(),
                     "severity": finding.severity,
                     "message": finding.message,
-                    "rest": max(0, finding.count - len(sets[place])) if sets[place] else 0,
+                    "rest": _not_shown(finding, sets[place]),
                     "sets": pictures.sets[place],
                 }
                 for place, finding in enumerate(report.findings)
@@ -142,6 +142,11 @@ def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]
 def _most(finding: Finding) -> int:
     """How many sets of pictures are shown for a finding."""
     return _SHEET if finding.check in _TO_JUDGE else _SETS
+
+
+def _not_shown(finding: Finding, sets: list[list[_Row]]) -> int:
+    """How many more pictures a finding has than are shown; 0 where none is shown."""
+    return max(0, finding.count - len({row.path for rows in sets for row in rows})) if sets else 0
 
 
 def _about_likes(report: ValidationReport) -> Iterable[Finding]:

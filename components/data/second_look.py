@@ -29,6 +29,7 @@ from components.errors import InputError
 from components.progress import Progress, silent
 
 _READ_ONLY = 0o444
+_EXAMPLES = 6  # pictures of a class that is given away
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def second_look(
         outliers.finding(far) if far else None,
         grey,
         *_crops(contents, manifest_folder, pairs),
-        *(shortcuts.findings(given) if given else ()),
+        *(shortcuts.findings(given, _examples(contents)) if given else ()),
         _partly(contents),
     )
     return SecondLook(tuple(finding for finding in found if finding), report.groups, wrong, far, given)
@@ -197,6 +198,16 @@ def _shortcuts(contents: Contents, manifest_folder: Path, report: ValidationRepo
     columns = [column for columns in FIELDS.values() for column in columns]
     table = Manifest.table(manifest_folder, ["id", *columns]).iloc[contents.rows]
     return shortcuts.find_shortcuts(table.assign(label=contents.labels), contents.borders, report.groups)
+
+
+def _examples(contents: Contents) -> dict[str, list[str]]:
+    """A few paths of each class."""
+    found: dict[str, list[str]] = {}
+    for label, path in zip(contents.labels, contents.paths, strict=True):
+        some = found.setdefault(label, [])
+        if len(some) < _EXAMPLES:
+            some.append(path)
+    return found
 
 
 def _partly(contents: Contents) -> Finding | None:

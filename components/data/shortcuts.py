@@ -155,16 +155,22 @@ def borders(encoded: Iterable[bytes]) -> Floats:
     return np.array([one(data) for data in encoded], np.float32).reshape(-1, 4)
 
 
-def findings(shortcuts: Shortcuts) -> tuple[Finding, ...]:
+def findings(
+    shortcuts: Shortcuts, examples: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Finding, ...]:
     """What a person is told: one finding a class that is given away, and how well metadata alone do.
 
-    The second is only told where metadata do surely and much better than the most frequent class would.
+    examples: class -> paths of some of its pictures, to be shown.  The second is only told where metadata do
+    surely and much better than the most frequent class would.
     """
     given_away: dict[str, list[Shortcut]] = {}
     for shortcut in shortcuts.fields:
         if shortcut.gives_away:
             given_away.setdefault(shortcut.label, []).append(shortcut)
-    found = [Finding(CHECK, WARNING, 1, (), _message(label, ways)) for label, ways in given_away.items()]
+    paths = {label: tuple((examples or {}).get(label, ())) for label in given_away}
+    found = [
+        Finding(CHECK, WARNING, 1, paths[label], _message(label, ways)) for label, ways in given_away.items()
+    ]
     if shortcuts.fields and shortcuts.interval[0] > shortcuts.majority + _MUCH * (1 - shortcuts.majority):
         found.append(Finding(METADATA_CHECK, INFO, 1, (), _together(shortcuts)))
     return tuple(found)

@@ -67,6 +67,7 @@ def test_second_look_finds_what_was_planted(found):
     )
     given_away = [finding.message for finding in found.findings if finding.check == "shortcut"]
     assert any("'class_2' can be told by its border alone" in message for message in given_away)
+    assert all(finding.paths for finding in found.findings if finding.check == "shortcut")
     assert findings["grey_among_colour"].paths == ("class_0/011.png", "class_0/012.png")
     assert all(finding.severity != "critical" for finding in found.findings)
     assert "plain features of shape and colour" in findings["label_error"].message
