@@ -202,7 +202,7 @@ def ask(place: Place, folder: Path, count: int) -> int:
                     "id": ids[i],
                 }
             )
-        write_list(entries, folder / LIST)
+        write_list(list(entries[0]), entries, folder / LIST)
     return len(entries)
 
 
@@ -246,7 +246,7 @@ def _store(place: Place, feedback: Feedback, images: dict[str, bytes]) -> None:
     labels = feedback.labels()
     feedback.save(place.folder)
     rows = [{"path": f"{PICTURES}/{path.name}", "label": labels[path.stem]} for path in _files(place, labels)]
-    write_list(rows, place.folder / LIST)
+    write_list(("path", "label"), rows, place.folder / LIST)
 
 
 def _files(place: Place, labels: Collection[str]) -> list[Path]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +71,10 @@ def read_labels(path: Path, known: Collection[str] | None = None) -> list[Labell
     return found
 
 
-def write_list(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """A list with the keys of the first row as columns, whole or not at all."""
+def write_list(columns: Sequence[str], rows: Iterable[Mapping[str, object]], path: Path) -> None:
+    """A list with these columns, whole or not at all."""
     sink = io.StringIO()
-    writer = csv.DictWriter(sink, list(rows[0]))
+    writer = csv.DictWriter(sink, columns)
     writer.writeheader()
     writer.writerows(rows)
     records.write_atomic(path, sink.getvalue())
