@@ -231,7 +231,8 @@ def _test(
         most = max(classes, key=lambda c: abs(c.live - c.reference))
         what = f"'{most.label}' is answered to {_percent(most.live)}, was {_percent(most.reference)}"
     elif outcome.name == EMBEDDING:
-        what = f"pictures lie elsewhere in embedding space (squared MMD {outcome.effect:.4f})"
+        where = "elsewhere" if drifted else "about where they did"
+        what = f"pictures lie {where} in embedding space (squared MMD {outcome.effect:.4f})"
     else:
         before, after = (_values(one, outcome.name) for one in (sample, live))
         what = f"the median of {outcome.name} is {np.median(after):.4g}, was {np.median(before):.4g}"
