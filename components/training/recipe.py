@@ -140,7 +140,7 @@ def rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
 def _epochs(side: int, num_train: int, is_pretrained: bool) -> int:
     """Few pictures need more passes; so do large ones, of which there is more to learn."""
     pictures_seen, least, most = (
-        (8_500, 5, 20) if is_pretrained else (60_000, 12, 60) if side >= LARGE else (16_000, 12, 60)
+        (7_000, 5, 20) if is_pretrained else (60_000, 12, 60) if side >= LARGE else (16_000, 12, 60)
     )
     return min(most, max(least, round(pictures_seen / num_train)))
 
