@@ -141,6 +141,7 @@ def _options(connection: Connection, timeout_s: float) -> list[tuple[str, int | 
         ("grpc.max_send_message_length", limit),
         ("grpc.max_receive_message_length", limit),
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+        ("grpc.enable_retries", 0),  # serving/retry.py does that
         ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(connection.keepalive_timeout_s * 1000)),
         # gRPC 1.85 takes the shorter of the two only where both are set (seen: a minute otherwise).

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import Any, Self
@@ -308,13 +308,12 @@ class Client:
             return f"{self._model} label '{self._label}'"
         return self._model if self._version is None else f"{self._model} version {self._version}"
 
-    def _question(self, call: str, timeout_s: float | None, sent: str = "") -> Question:
+    def _question(self, call: str, timeout_s: float | None, sent: Callable[[], str] = str) -> Question:
         allowed = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         return Question(call, self._target, self._named(), sent, allowed)
 
     def _predicting(self, request: predict_pb2.PredictRequest, timeout_s: float | None) -> Question:
-        sent = ", ".join(f"{name}: {describe(request.inputs[name])}" for name in sorted(request.inputs))
-        return self._question("Predict", timeout_s, sent)
+        return self._question("Predict", timeout_s, partial(_described, request))
 
     def _result(self, future: Future[Prediction], signature: str) -> Prediction:
         try:
@@ -343,6 +342,11 @@ class Client:
         spec = known[signature]
         takes = ", ".join(f"{name}: {tensor}" for name, tensor in spec.inputs.items())
         return f"Signature '{signature}' takes {takes} and gives {', '.join(spec.outputs)}."
+
+
+def _described(request: predict_pb2.PredictRequest) -> str:
+    """ "image: string (2,)"."""
+    return ", ".join(f"{name}: {describe(request.inputs[name])}" for name in sorted(request.inputs))
 
 
 def _make_room(waiting: Sequence[Future[Any]], in_flight: int) -> None:

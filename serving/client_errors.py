@@ -16,6 +16,7 @@ Each message says what came, what was wanted and what to do; `details` is the se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -72,7 +73,7 @@ class Question:
     call: str  # "Predict", "GetModelStatus", …
     target: str
     model: str  # "leaves", "leaves version 3", "leaves label 'canary'"
-    sent: str = ""  # "image: string (2,)"
+    sent: Callable[[], str] = str  # "image: string (2,)"; asked for when something went wrong
     timeout_s: float = 0.0
     attempts: int = 1
 
@@ -98,7 +99,8 @@ def from_rpc(error: grpc.RpcError, question: Question) -> ClientError:
 
 
 def _refused(details: str, question: Question) -> str:
-    sent = f" Sent: {question.sent}." if question.sent else ""
+    described = question.sent()
+    sent = f" Sent: {described}." if described else ""
     said = details or "it said nothing"
     return f"{question.target} refused {question.call} of {question.model}: {said}.{sent}"
 

@@ -171,11 +171,11 @@ def test_predict_gives_up_at_its_deadline(server, client):
 
 
 def test_retries_end_at_the_deadline(free_port):
-    with Client(f"127.0.0.1:{free_port}", model="leaves", timeout_s=0.5) as client:
+    with Client(f"127.0.0.1:{free_port}", model="leaves", timeout_s=2) as client:
         started = time.monotonic()
-        with pytest.raises(Unavailable, match=r"tried \d+ times within 0.5 s: .*Connection refused"):
+        with pytest.raises(Unavailable, match=r"tried \d+ times within 2 s: .*Connection refused"):
             client.predict({"image": [b"a"]})
-        assert 0.3 < time.monotonic() - started < 2
+        assert 1 < time.monotonic() - started < 6
 
 
 def test_predict_finds_a_server_that_comes_later(free_port):
