@@ -188,7 +188,8 @@ def _make_model(walk: Walk, data: Data) -> Model:
         "train",
         partial(_train, walk, shards, augmentation),
         inputs={"shards": shards.sha256, "augmentation": augmentation.sha256,
-                "model": digest.of_data(records.to_dict(settings.model))},
+                "model": digest.of_data(records.to_dict(settings.model)),
+                "weights": _sha256(settings.model.weights)},
         settings=settings.train,
         resumes=True,
     )  # fmt: skip
