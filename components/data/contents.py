@@ -68,11 +68,13 @@ def look(
     seed: int = 0,
     network: Network | None = None,
     side: int = 224,
+    points: bool = True,
     progress: Progress = silent,
 ) -> Contents:
     """Look at the distinct, readable pictures that the report does not keep out.
 
     network: makes the vectors from pixels of `side`; None: plain ones (components/data/embeddings.py).
+    points: also find those by which crops are told.
     A file that cannot be read any more is passed over. Raises StepError when a process that reads dies.
     """
     pictures = distinct.read(manifest_folder, report.quarantined)
@@ -84,7 +86,7 @@ def look(
     seen: list[Portion] = []
     size = PLAIN_SIDE if network is None else side
     with progress(total=len(paths), desc="look", unit=" pictures") as bar:
-        for portion in _read(source, paths, size, plain=network is None):
+        for portion in _read(source, paths, _Wanted(size, network is None, points)):
             seen.append(portion if network is None else portion.described(network))
             bar.update(len(portion.kept))
     kept = np.concatenate([np.zeros(0, np.bool_), *(portion.kept for portion in seen)])
@@ -124,14 +126,21 @@ class Portion:
         return replace(self, pixels=self.pixels[:0], vectors=vectors)
 
 
-def read_portion(source: Source, paths: list[str], side: int, plain: bool) -> Portion:
-    """Decode each picture once; what cannot be read any more is passed over. plain: with plain vectors."""
+class _Wanted(NamedTuple):
+    side: int  # of the pixels
+    plain: bool  # with plain vectors
+    points: bool  # with points
+
+
+def read_portion(source: Source, paths: list[str], wanted: _Wanted) -> Portion:
+    """Decode each picture once; what cannot be read any more is passed over."""
+    side = wanted.side
     found: list[_Glimpse] = []
     kept = np.zeros(len(paths), np.bool_)
     with pillow_as_is():
         for place, path in enumerate(paths):
             try:
-                found.append(_glimpse(source.read(path), side))
+                found.append(_glimpse(source.read(path), wanted))
             except (OSError, ValueError):
                 continue
             kept[place] = True
@@ -139,21 +148,22 @@ def read_portion(source: Source, paths: list[str], side: int, plain: bool) -> Po
         kept=kept,
         borders=np.array([glimpse.border for glimpse in found], np.float32).reshape(-1, 4),
         colours=np.array([glimpse.colour for glimpse in found], np.float32),
-        points=tuple(glimpse.points for glimpse in found),
+        points=tuple(glimpse.points for glimpse in found if glimpse.points),
         pixels=np.array([glimpse.pixels for glimpse in found], np.uint8).reshape(-1, side, side, 3),
         vectors=np.zeros((0, 1), np.float32),
     )
-    return portion.described(plain_vectors) if plain else portion
+    return portion.described(plain_vectors) if wanted.plain else portion
 
 
 class _Glimpse(NamedTuple):
     border: tuple[float, ...]
     colour: float
-    points: Row
+    points: Row | None
     pixels: Pixels  # upright, squeezed to a square
 
 
-def _glimpse(data: bytes, side: int) -> _Glimpse:
+def _glimpse(data: bytes, wanted: _Wanted) -> _Glimpse:
+    side = wanted.side
     with images.opened(data) as picture:
         turn = images.orientation(picture, data)
         if picture.mode == "RGB":
@@ -161,21 +171,26 @@ def _glimpse(data: bytes, side: int) -> _Glimpse:
         with images.decoding("it"):
             flat = images.flat(images.upright(picture, turn)).convert("RGB")
     small = flat.resize((side, side), Image.Resampling.BILINEAR)
-    return _Glimpse(border_of(np.asarray(flat)), colour_of(small), points_of(flat), np.asarray(small))
+    return _Glimpse(
+        border_of(np.asarray(flat)),
+        colour_of(small),
+        points_of(flat) if wanted.points else None,
+        np.asarray(small),
+    )
 
 
-def _read(source: Source, paths: list[str], side: int, *, plain: bool) -> Iterator[Portion]:
+def _read(source: Source, paths: list[str], wanted: _Wanted) -> Iterator[Portion]:
     """Portions in order, a few of them ahead of the caller."""
     portions = [paths[start : start + _PORTION] for start in range(0, len(paths), _PORTION)]
     workers = len(os.sched_getaffinity(0))
     if workers == 1 or len(paths) < _WORTH_PROCESSES:
-        yield from (read_portion(source, portion, side, plain) for portion in portions)
+        yield from (read_portion(source, portion, wanted) for portion in portions)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         ahead: deque[Future[Portion]] = deque()
         try:
             for portion in portions:
-                ahead.append(pool.submit(read_portion, source, portion, side, plain))
+                ahead.append(pool.submit(read_portion, source, portion, wanted))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:

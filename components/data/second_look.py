@@ -91,6 +91,7 @@ def examine(
         max_images=settings.max_looked_at,
         network=embedding.network,
         side=embedding.side,
+        points=settings.crops,
         progress=progress,
     )
     known = _judged(manifest_folder, relabel) if relabel else ()
