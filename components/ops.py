@@ -10,7 +10,7 @@ must not postpone annotations (`from __future__ import annotations`): kfp reads 
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import (
@@ -204,6 +204,30 @@ def merge_shards(
     folders = [part.path for part in parts]
     found = pods.merge_shards(folders, manifest.path, split.path, shards.path, settings)
     shards.metadata["classes"] = len(found.labels)
+
+
+@op
+def tune(
+    shards: Input[Dataset],
+    augment: dict[str, Any],
+    network: dict[str, Any],
+    train: dict[str, Any],
+    search: dict[str, Any],
+    model: str,
+    workspace: str,
+    accelerator: str,
+    accelerator_count: str,
+    code: str,
+    trials: Output[Markdown],
+) -> NamedTuple("Tuned", [("augment", dict), ("network", dict), ("train", dict)]):  # type: ignore
+    """Shards -> the sections of settings that a search found best on the validation part."""
+    from pathlib import Path
+
+    from components import pods, visuals
+
+    found, tuning = pods.tune(shards.path, augment, network, train, search, model, workspace)
+    Path(trials.path).write_text(visuals.trials(tuning), encoding="utf-8")
+    return found["augment"], found["model"], found["train"]
 
 
 @op
@@ -440,6 +464,7 @@ def register(
     photos: str,
     model: str,
     settings: str,
+    asked: str,
     workspace: str,
     registration: Output[Artifact],
 ) -> None:
@@ -457,7 +482,13 @@ def register(
         report=report.path,
     )
     version = pod_release.register(
-        folders, registration.path, model=model, settings=settings, photos=photos, workspace=workspace
+        folders,
+        registration.path,
+        model=model,
+        settings=settings,
+        asked=asked,
+        photos=photos,
+        workspace=workspace,
     )
     registration.metadata["version"] = version or 0
 

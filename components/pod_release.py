@@ -109,10 +109,11 @@ def report(folders: Shown, out: str, model: str, settings: str) -> Path:
 
 @noted
 def register(
-    folders: Told, out: str, *, model: str, settings: str, photos: str, workspace: str
+    folders: Told, out: str, *, model: str, settings: str, asked: str, photos: str, workspace: str
 ) -> int | None:
     """Note the run in the registry; the version number of an accepted model, None of a rejected one.
 
+    settings: with which it was made, as TOML.  asked: those that were given, which are others after a search.
     The run's key is its content: the same model with the same verdict takes no second number.
     """
     accepted = artifacts.Decision.load(folders.decision).accepted
@@ -146,7 +147,7 @@ def register(
     if registration is not None:
         _keep_dossier(folders, Path(out), registration, record, settings, photos, place)
     else:
-        remember(folders.manifest, model, settings, workspace, version=None)
+        remember(folders.manifest, model, asked, workspace, version=None)
     return registration.version if registration else None
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from components.release.registry import Version
     from components.training.architectures import ModelSettings
     from components.training.fit import TrainSettings
+    from components.training.tune import Tuning
 
 T = TypeVar("T")
 
@@ -238,6 +239,41 @@ def merge_shards(
     wanted = settings_of(ShardSettings, settings, "shards")
     folders = [Path(part) for part in parts]
     return steps.merge_shards(folders, Path(manifest), Path(split), made(out), wanted)
+
+
+@noted
+def tune(
+    shards: str,
+    augment: Mapping[str, Any],
+    network: Mapping[str, Any],
+    train: Mapping[str, Any],
+    search: Mapping[str, Any],
+    model: str,
+    workspace: str,
+) -> tuple[dict[str, dict[str, Any]], Tuning]:
+    """Shards -> the best settings of a search by section, without empty ones, and all its trials.
+
+    The search is kept in the workspace: one that was cut off goes on, and more trials add to it.
+    """
+    from components.training.architectures import ModelSettings
+    from components.training.augment import AugmentSettings
+    from components.training.fit import TrainSettings
+    from components.training.space import SECTIONS, Tuned
+    from components.training.tune import TuneSettings
+
+    base = Tuned(
+        augment=settings_of(AugmentSettings, augment, "augment"),
+        model=settings_of(ModelSettings, network, "network"),
+        train=settings_of(TrainSettings, train, "train"),
+    )
+    place = Workspace(Path(workspace))
+    wanted = settings_of(TuneSettings, search, "search")
+    tuning = steps.tune(
+        Path(shards), place.state(model) / "tuning", wanted, base=base, tracking_uri=place.tracking_uri(),
+        key=f"tune-{model}",
+    )  # fmt: skip
+    best = records.to_dict(base.changed(tuning.best.values))
+    return {name: {k: v for k, v in best[name].items() if v is not None} for name in SECTIONS}, tuning
 
 
 @noted

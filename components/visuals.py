@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components import artifacts
 from components.evaluation import units
+
+if TYPE_CHECKING:
+    from components.training.tune import Tuning
 
 MAX_CLASSES = 60  # in a confusion matrix; above it nobody can read one
 MAX_POINTS = 200  # of a ROC curve
@@ -20,6 +24,18 @@ def findings(report: artifacts.ValidationReport) -> str:
         lines += ["| severity | check | count | finding |", "|---|---|---|---|"]
     for found in sorted(report.findings, key=lambda f: order.get(f.severity, 3)):
         lines.append(f"| {found.severity} | {found.check} | {found.count} | {_cell(found.message)} |")
+    return "\n".join(lines) + "\n"
+
+
+def trials(tuning: Tuning) -> str:
+    """The trials of a search, the best first, as Markdown."""
+    ordered = sorted(tuning.trials, key=lambda trial: trial.val_accuracy or -1.0, reverse=True)
+    lines = ["| trial | validation accuracy | seconds | settings |", "|---|---|---|---|"]
+    for trial in ordered:
+        score = trial.problem or f"{trial.val_accuracy:.4f}"
+        values = ", ".join(f"{name} = {value}" for name, value in sorted(trial.values.items()))
+        best = " (taken)" if trial.id == tuning.best.id else ""
+        lines.append(f"| {trial.id}{best} | {score} | {trial.seconds:.0f} | {values} |")
     return "\n".join(lines) + "\n"
 
 

@@ -51,13 +51,15 @@ class ClusterSettings:
         high=64,
     )
     runtime: str = records.setting("pergola-train", "TrainingRuntime of the workers")
+    tune_trials: int = records.setting(0, "trials of a search for settings before training; 0: none", low=0)
+    tune_minutes: float = records.setting(0.0, "minutes of training in that search; 0: no limit", low=0.0)
     retries: int = records.setting(3, "times that a step is tried again when a try can help", low=0, high=20)
     timeout_s: int = records.setting(3600, "seconds after which a step is stopped", low=60)
     train_timeout_s: int = records.setting(24 * 3600, "seconds after which training is stopped", low=60)
 
     def image_of(self, step: str) -> str:
         """The image of a step."""
-        image = self.train_image if step == "train" and self.train_image else self.image
+        image = self.train_image if step in ("train", "tune") and self.train_image else self.image
         return image or f"pergola:{metadata.version('pergola')}-cpu"
 
     def worker_pods(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def configured(
     """
     from kfp import kubernetes
 
-    training = step == "train"
+    training = step in ("train", "tune")
     task.set_container_image(cluster.image_of(step)).set_display_name(step).set_caching_options(cache)
     task.set_cpu_request(cluster.train_cpu if training else cluster.cpu)
     task.set_memory_request(cluster.train_memory if training else cluster.memory)

@@ -155,6 +155,7 @@ class Steps:
 
         self.asked, self.cluster, self.ops = asked, cluster, ops
         self.settings = self._set("settings", ops.settings(**self._settings()), retry=False)
+        self.told = self.settings.output  # settings that the report tells
 
     def scan(self) -> Any:
         """Pictures -> manifest; the listing is made in every run, the scan only when it changed."""
@@ -216,19 +217,36 @@ class Steps:
         return dsl.Collected(part.outputs["part"])
 
     def _trained(self, done: dict[str, Any]) -> dict[str, Any]:
-        given, shards = self.asked.sections, done["shards"]
+        shards = done["shards"]
+        given = self._tuned(shards)
         augmentation = self._step("augment", shards=shards, settings=given["augment"], train=given["train"],
                                   retry=False).outputs["augmentation"]  # fmt: skip
-        train = self._train(shards, augmentation)
+        train = self._train(shards, augmentation, given)
         training = train.outputs["training"]
         export = self._step(
             "export", training=training, shards=shards, settings=given["export"], retry=False
         ).outputs["export"]
         return {**done, "augmentation": augmentation, "training": training, "export": export}
 
-    def _train(self, shards: Any, augmentation: Any) -> Any:
-        """One pod, or a pod that makes a TrainJob of several workers and follows it."""
+    def _tuned(self, shards: Any) -> dict[str, Any]:
+        """The sections of settings, as given or as a search found them; the report then tells those."""
         asked, nodes, given = self.asked, self.asked.nodes, self.asked.sections
+        if not self.cluster.tune_trials:
+            return given
+        search = {"trials": self.cluster.tune_trials, "minutes": self.cluster.tune_minutes}
+        task = self._step("tune", shards=shards, augment=given["augment"], network=given["model"],
+                          train=given["train"], search=search, model=asked.model,
+                          workspace=asked.place.workspace, accelerator=nodes.accelerator,
+                          accelerator_count=nodes.accelerator_count)  # fmt: skip
+        on_accelerator(task, nodes.accelerator, nodes.accelerator_count, nodes.selector, nodes.tolerations)
+        found = {name: task.outputs[name] for name in ("augment", "network", "train")}
+        told = self.ops.settings(**{**self._settings(), **found})
+        self.told = self._set("settings", told, retry=False).set_display_name("settings, tuned").output
+        return {**given, "augment": found["augment"], "model": found["network"], "train": found["train"]}
+
+    def _train(self, shards: Any, augmentation: Any, given: dict[str, Any]) -> Any:
+        """One pod, or a pod that makes a TrainJob of several workers and follows it."""
+        asked, nodes = self.asked, self.asked.nodes
         inputs = {
             "shards": shards,
             "augmentation": augmentation,
@@ -270,13 +288,14 @@ class Steps:
     def _recorded(self, done: dict[str, Any]) -> Any:
         asked = self.asked
         shown = {name: artifact for name, artifact in done.items() if name != "verdict"}
-        report = self._step("report", model=asked.model, settings=self.settings.output, retry=False, **shown)
+        report = self._step("report", model=asked.model, settings=self.told, retry=False, **shown)
         names = ("manifest", "validation", "split", "training", "export", "evaluation", "decision")
         told = self.ops.register(
             report=report.outputs["report"],
             photos=asked.photos,
             model=asked.model,
-            settings=self.settings.output,
+            settings=self.told,
+            asked=self.settings.output,
             workspace=asked.place.workspace,
             **{name: done[name] for name in names},
         )
