@@ -169,9 +169,14 @@ def _job(asked: WorkerPods, model: str, key: str, folder: Path) -> Any:
         requests={"cpu": asked.cpu, "memory": asked.memory, **extra},
         limits={"memory": asked.memory_limit, **extra},
         node_selector=asked.node_selector,
-        tolerations=asked.tolerations,
+        tolerations=tuple({key: _whole(value) for key, value in t.items()} for t in asked.tolerations),
         owner=Owner(pod, uid) if pod and uid else None,
     )
+
+
+def _whole(value: Any) -> Any:
+    """Kubeflow hands whole numbers over as floats, which Kubernetes refuses."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _run(job: Any) -> None:

@@ -65,7 +65,9 @@ def train(inputs, monkeypatch):
             made = pod_workers.train_workers(
                 str(inputs / "shards"), str(inputs / "augmentation"), str(inputs / "out"),
                 {"epochs": 4.0}, {}, "My_leaves", str(inputs / "work"),
-                {"count": 2.0, "image": "pergola:1-gpu", "accelerator_count": "1"},
+                {"count": 2.0, "image": "pergola:1-gpu", "accelerator_count": "1",
+                 "node_selector": {"pool": "gpu"},
+                 "tolerations": [{"key": "gpu", "tolerationSeconds": 60.0}]},
             )  # fmt: skip
             return made, fake.made
 
@@ -100,6 +102,8 @@ def test_the_step_starts_workers_and_takes_what_they_leave(train, inputs, caplog
     assert job["metadata"]["ownerReferences"][0]["uid"] == "uid-7"
     trainer = job["spec"]["trainer"]
     assert trainer["numNodes"] == 2 and trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
+    (patch,) = job["spec"]["runtimePatches"]
+    assert '"tolerations": [{"key": "gpu", "tolerationSeconds": 60}]' in json.dumps(patch)
     environment = {entry["name"]: entry["value"] for entry in trainer["env"]}
     assert (
         json.loads(pod_workers.tf_config({**environment, "JOB_COMPLETION_INDEX": "0"}))["task"]["index"] == 0
