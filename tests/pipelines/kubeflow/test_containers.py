@@ -22,7 +22,16 @@ from pipelines.cluster import ClusterSettings
 from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from serving.client import Client
-from tests.pipelines.kubeflow.test_parity import EQUAL, SHIPPED, UP_TO_GATE, Ran, network, step
+from tests.pipelines.kubeflow.test_parity import (
+    EQUAL,
+    SHIPPED,
+    UP_TO_GATE,
+    Ran,
+    decided,
+    network,
+    rehearsed,
+    step,
+)
 from tests.support.images import ENGINE, command, docker_api, environment, image, remove, run_and_read
 from tests.support.s3_server import free_port
 
@@ -122,6 +131,8 @@ def test_containers_make_what_one_process_makes(ran, here):
         if (task, name) in EQUAL and task in ("scan", "shards"):
             continue
         assert digest.of_folder(ran.output(task, name)) == digest.of_folder(step(workspace, ours)), ours
+    assert rehearsed(ran.output("rehearse", "rehearsal")) == rehearsed(step(workspace, "rehearse"))
+    assert decided(ran.output("gate", "decision")) == decided(step(workspace, "gate"))
     assert network(ran.output("train", "training")) == network(step(workspace, "train"))
 
 
