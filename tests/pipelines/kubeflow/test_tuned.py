@@ -5,6 +5,7 @@ import pytest
 from components import artifacts, pods, visuals
 from pipelines import compiled
 from pipelines.cluster import ClusterSettings
+from tests.components.training.test_tune import KERAS_TUNERS_OWN
 from tests.pipelines.kubeflow.test_compiled import documents, executor, tasks
 from tests.support.pictures import write_folder
 
@@ -37,6 +38,7 @@ def test_what_the_search_found_is_what_is_trained_and_told(spec):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(KERAS_TUNERS_OWN)
 def test_a_search_gives_the_sections_of_its_best_trial(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     photos, work = write_folder(tmp_path / "photos", classes=2, per_class=12), str(tmp_path / "work")
