@@ -68,6 +68,8 @@ class Parameter:
     def decoded(self, value: Any) -> Any:
         """The inverse of `encoded`."""
         is_list = any(isinstance(item, list | tuple) for item in self.values)
+        if self.kind is bool:
+            return bool(value)  # keras-tuner keeps it as a number
         return json.loads(value) if is_list else value
 
 
