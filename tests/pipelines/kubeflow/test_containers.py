@@ -1,8 +1,8 @@
 """The pipeline in containers on real photographs: to a published version, a store, a server, an answer.
 
-kfp.local starts a container a step, as any user with a read-only root and no network: what a step needs must
-come by its inputs, the workspace and the photographs. Scan and shards are made in parts. What came out is
-compared with what the same machine's `pergola run` makes. PERGOLA_LEAVES=all takes all photographs and
+kfp.local starts a container a step, with a read-only root, no capabilities and no network: what a step needs
+must come by its inputs, the workspace and the photographs. Scan and shards are made in parts. What came out
+is compared with what the same machine's `pergola run` makes. PERGOLA_LEAVES=all takes all photographs and
 the settings that a person gets.
 """
 
