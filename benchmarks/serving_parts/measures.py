@@ -212,6 +212,18 @@ def _server_cpu_ms(
 
 
 def switch(work: Path, seconds: float) -> Figures:
+    """Switches of a version under load, each on a server of its own: medians, and all failures."""
+    rounds = [_one_switch(work / str(i), seconds) for i in range(ROUNDS)]
+    figures = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    return {
+        **figures,
+        "requests": sum(r["requests"] for r in rounds),
+        "failures": sum(r["failures"] for r in rounds),
+        "largest_ratio": max(r["ratio"] for r in rounds),
+    }
+
+
+def _one_switch(work: Path, seconds: float) -> Figures:
     """A new version comes under load (8 callers, no retries): failures, and p99 before and during."""
     base, calm_s = work / "switching", max(4.0, seconds)
     models.save(models.tiny_module(2.0), base / "1")

@@ -54,7 +54,7 @@ def save_in_mlflow(module: Any, folder: Path, rows: np.ndarray[Any, Any]) -> Pat
     return folder
 
 
-def slow(folder: Path, size_px: int = 128, channels: int = 64) -> Path:
+def slow(folder: Path, size_px: int = 128, channels: int = 96) -> Path:
     """A convolutional network on uint8 (N, H, W, 3), at least 5 ms an image on one core.
 
     Its work an image falls as the batch grows, as that of real networks does: three 3x3 convolutions,
