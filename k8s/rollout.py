@@ -105,18 +105,34 @@ class Cluster:
         body = {"metadata": {"resourceVersion": version}, "spec": {"rules": rules}}
         self.call("PATCH", where, body, kind="application/merge-patch+json")
 
+    def address(self, thing: Object) -> str:
+        """Path of an object. Raises RolloutError when the cluster does not know its kind."""
+        version, kind = thing["apiVersion"], thing["kind"]
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        if version not in self._kinds:
+            self._kinds[version] = self._discover(root)
+        if kind not in self._kinds[version]:
+            raise RolloutError(
+                f"the cluster knows no {kind} of {version}. Install what brings it, or leave it out."
+            )
+        plural, namespaced = self._kinds[version][kind]
+        if not namespaced:
+            return f"{root}/{plural}/{thing['metadata']['name']}"
+        namespace = thing["metadata"].get("namespace", "default")
+        return f"{root}/namespaces/{namespace}/{plural}/{thing['metadata']['name']}"
+
     def _apply(self, thing: Object, dry_run: bool, force: bool) -> str:
         query = [("fieldManager", MANAGER), ("force", str(force).lower())]
         query += [("dryRun", "All")] if dry_run else []
         try:
-            where = self._address(thing)
+            where = self.address(thing)
             self.call("PATCH", where, thing, query=query, kind="application/apply-patch+yaml")
         except RolloutError as error:
             raise RolloutError(f"{name_of(thing)}: {error}") from None
         return name_of(thing)
 
     def _is_done(self, thing: Object, late: bool, on_progress: Callable[[Progress], None]) -> bool:
-        now = self.call("GET", self._address(thing))
+        now = self.call("GET", self.address(thing))
         progress = pods.progress_of(now)
         on_progress(progress)
         if progress.done:
@@ -175,21 +191,6 @@ class Cluster:
         except RolloutError:
             return ""
         return f" Its last words: {text.strip()}" if text.strip() else ""
-
-    def _address(self, thing: Object) -> str:
-        version, kind = thing["apiVersion"], thing["kind"]
-        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        if version not in self._kinds:
-            self._kinds[version] = self._discover(root)
-        if kind not in self._kinds[version]:
-            raise RolloutError(
-                f"the cluster knows no {kind} of {version}. Install what brings it, or leave it out."
-            )
-        plural, namespaced = self._kinds[version][kind]
-        if not namespaced:
-            return f"{root}/{plural}/{thing['metadata']['name']}"
-        namespace = thing["metadata"].get("namespace", "default")
-        return f"{root}/namespaces/{namespace}/{plural}/{thing['metadata']['name']}"
 
     def _discover(self, root: str) -> dict[str, tuple[str, bool]]:
         try:

@@ -1,67 +1,208 @@
 """What a real API server says of the manifests. KUBECONFIG names it; `scripts/test --cluster` runs this.
 
-Nothing is kept: each overlay's namespace is made under a name of its own, the rest is only checked by
-the server (admission, defaults, Pod Security), and the namespace goes again.
+Little is kept: each set of manifests gets a namespace under a name of its own, most of it is only checked by
+the server (schemas, defaults, admission, Pod Security), and the namespace goes again.
 """
 
 import copy
-import os
-import subprocess
 
 import pytest
 
 from k8s.manifests import name_of, ordered
-from k8s.rollout import Cluster, RolloutError
+from k8s.rollout import RolloutError
+from k8s.trainjob import TrainJob
 from tests.support import manifests
+from tests.support.in_cluster import connect, in_namespace, missing_kinds, own_namespace, try_pod
 
 pytestmark = pytest.mark.cluster
+
+ADDED = {"trainer": ["trainer"], "volume": ["volume"], "all": ["gpu", "tls", "gateway"]}  # to production
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("no cluster: KUBECONFIG is not set")
-    return Cluster.connect()
+    return connect()
 
 
-def in_namespace(objects, name):
-    """The same objects in a namespace of another name."""
-    moved = copy.deepcopy(objects)
-    for thing in moved:
-        if thing["kind"] == "Namespace":
-            thing["metadata"]["name"] = name
-        else:
-            thing["metadata"]["namespace"] = name
-        for subject in thing.get("subjects", []):
-            subject["namespace"] = name
-    return moved
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Every overlay, and production with components that no overlay of ours has."""
+    found = {name: manifests.build(manifests.ROOT / "k8s" / "overlays" / name) for name in manifests.OVERLAYS}
+    for name, components in ADDED.items():
+        folder = tmp_path_factory.mktemp(name)
+        found[name] = manifests.build(manifests.with_components(folder, "production", components))
+    return found
 
 
-@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
-def test_the_server_accepts_every_object(cluster, overlay):
-    name = f"pergola-test-{overlay}-{os.getpid()}"
-    built = ordered(manifests.build(manifests.ROOT / "k8s" / "overlays" / overlay))
-    objects = in_namespace(built, name)
-    cluster.apply([o for o in objects if o["kind"] == "Namespace"])
-    unknown, accepted = [], []
-    try:
-        for thing in objects:
-            try:
-                accepted += cluster.apply([thing], dry_run=True)
-            except RolloutError as error:
-                if "the cluster knows no" not in str(error):
-                    raise
-                unknown.append(name_of(thing))
-    finally:
-        subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True)
-    assert set(unknown) <= {"GRPCRoute/model-server", "InferenceService/model-server"}
-    assert len(accepted) + len(unknown) == len(objects)
+def object_of(built, overlay, name):
+    return copy.deepcopy(next(o for o in built[overlay] if name_of(o) == name))
 
 
-def test_the_server_finds_a_planted_fault(cluster):
-    objects = manifests.build(manifests.ROOT / "k8s" / "overlays" / "production")
-    thing = copy.deepcopy(next(o for o in objects if name_of(o) == "Deployment/model-server-stable"))
+@pytest.mark.parametrize("overlay", [*manifests.OVERLAYS, *ADDED])
+def test_the_server_accepts_every_object_and_every_pod(cluster, built, overlay):
+    with own_namespace(cluster, overlay) as name:
+        objects = in_namespace(built[overlay], name)
+        unknown = missing_kinds(cluster, objects)
+        known = [o for o in ordered(objects) if o["kind"] not in unknown and o["kind"] != "Namespace"]
+        assert cluster.apply(known, dry_run=True) == [name_of(o) for o in known]
+        for pod in manifests.pods(objects):
+            try_pod(cluster, name, pod.spec, manifests.claimed(pod, objects))
+    if unknown:
+        pytest.skip(f"this cluster knows no {', '.join(sorted(unknown))}; the rest is accepted")
+
+
+def server(thing):
+    return thing["spec"]["template"]["spec"]["containers"][0]
+
+
+FAULTS = {  # name: overlay, object, what is changed, what the server says
+    "a port that is none": (
+        "production", "Deployment/model-server-stable",
+        lambda o: server(o)["ports"][0].update(containerPort=850000), "containerPort"),
+    "a misspelt key": (
+        "production", "Deployment/model-server-stable",
+        lambda o: server(o).update(readinesProbe={}), "readinesProbe"),
+    "a label that is no text": (
+        "production", "Service/model-server",
+        lambda o: o["metadata"]["labels"].update(enabled=True), "labels|bool"),
+    "a selector that is not its own": (
+        "production", "Deployment/model-server-stable",
+        lambda o: o["spec"]["selector"]["matchLabels"].update(track="none"), "does not match template"),
+    "fewer than the fewest": (
+        "production", "HorizontalPodAutoscaler/model-server-stable",
+        lambda o: o["spec"].update(maxReplicas=1), "maxReplicas"),
+    "a request above its limit": (
+        "production", "Deployment/mlflow",
+        lambda o: server(o)["resources"]["requests"].update(memory="64Gi"), "memory"),
+    "a rule of a port that has no name": (
+        "production", "NetworkPolicy/model-server",
+        lambda o: o["spec"]["ingress"][0]["ports"][0].update(port="GRPC!"), "port"),
+    "a weight below nothing": (
+        "gateway", "GRPCRoute/model-server",
+        lambda o: o["spec"]["rules"][0]["backendRefs"][0].update(weight=-1), "weight"),
+    "a misspelt key of a route": (
+        "gateway", "GRPCRoute/model-server",
+        lambda o: o["spec"]["rules"][0].update(backendRef=[]), "backendRef"),
+    "copies that are no number": (
+        "kserve", "InferenceService/model-server",
+        lambda o: o["spec"]["predictor"].update(minReplicas="two"), "minReplicas"),
+    "a misspelt key of a predictor": (
+        "kserve", "InferenceService/model-server",
+        lambda o: o["spec"]["predictor"].update(minReplica=2), "minReplica"),
+    "nodes that are no number": (
+        "trainer", "TrainingRuntime/pergola-train",
+        lambda o: o["spec"]["mlPolicy"].update(numNodes="two"), "numNodes"),
+    "a misspelt key of a runtime": (
+        "trainer", "TrainingRuntime/pergola-train",
+        lambda o: o["spec"]["mlPolicy"].update(numNode=2), "numNode"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_server_finds_a_planted_fault(cluster, built, fault):
+    overlay, name, plant, said = FAULTS[fault]
+    thing = object_of(built, overlay, name)
+    if missing_kinds(cluster, [thing]):
+        pytest.skip(f"this cluster knows no {thing['kind']}")
     thing["metadata"]["namespace"] = "default"
-    thing["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] = 850000
-    with pytest.raises(RolloutError, match="containerPort"):
+    cluster.apply([thing], dry_run=True)
+    plant(thing)
+    with pytest.raises(RolloutError, match=said):
         cluster.apply([thing], dry_run=True)
+
+
+UNSAFE = {  # what Pod Security has to refuse: of the pod, of its first container
+    "root": ({"securityContext": {"runAsNonRoot": False, "runAsUser": 0}}, {}),
+    "the node's files": ({"volumes": [{"name": "scratch", "hostPath": {"path": "/"}}]}, {}),
+    "the node's network": ({"hostNetwork": True}, {}),
+    "more rights": ({}, {"securityContext": {"privileged": True}}),
+    "a capability": ({}, {"securityContext": {"capabilities": {"add": ["SYS_ADMIN"], "drop": ["ALL"]}}}),
+}
+
+
+@pytest.mark.parametrize("fault", UNSAFE)
+def test_pod_security_refuses_an_unsafe_pod(cluster, built, fault):
+    of_pod, of_container = UNSAFE[fault]
+    (pod,) = manifests.pods([object_of(built, "production", "Deployment/mlflow")])
+    pod.spec["containers"][0].update(of_container)
+    with (
+        own_namespace(cluster, "unsafe") as name,
+        pytest.raises(RolloutError, match='violates PodSecurity "restricted'),
+    ):
+        try_pod(cluster, name, {**pod.spec, **of_pod})
+
+
+MAY = (  # verb, group, resource, subresource, name
+    ("create", "argoproj.io", "workflowtaskresults", "", ""),
+    ("patch", "argoproj.io", "workflowtaskresults", "", ""),
+    ("get", "", "configmaps", "", "kfp-launcher"),
+    ("get", "", "secrets", "", "mlpipeline-minio-artifact"),
+    ("create", "trainer.kubeflow.org", "trainjobs", "", ""),
+    ("get", "trainer.kubeflow.org", "trainjobs", "", ""),
+    ("delete", "trainer.kubeflow.org", "trainjobs", "", ""),
+    ("list", "", "pods", "", ""),
+    ("get", "", "pods", "log", ""),
+)
+MAY_NOT = (
+    ("get", "", "secrets", "", "store-credentials"),
+    ("list", "", "secrets", "", ""),
+    ("get", "", "configmaps", "", "model"),
+    ("create", "", "pods", "", ""),
+    ("create", "", "pods", "exec", ""),
+    ("delete", "", "pods", "", ""),
+    ("update", "trainer.kubeflow.org", "trainjobs", "", ""),
+    ("create", "apps", "deployments", "", ""),
+    ("create", "rbac.authorization.k8s.io", "rolebindings", "", ""),
+)
+
+
+def _may(cluster, namespace, verb, group, resource, subresource, name):
+    asked = {"namespace": namespace, "verb": verb, "group": group, "resource": resource,
+             "subresource": subresource, "name": name}  # fmt: skip
+    review = {
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": {"user": f"system:serviceaccount:{namespace}:pergola-pipeline", "resourceAttributes": asked},
+    }  # fmt: skip
+    where = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return cluster.call("POST", where, review)["status"]["allowed"]
+
+
+def test_the_steps_may_do_what_they_do_and_nothing_more(cluster, built):
+    with own_namespace(cluster, "rights") as name, own_namespace(cluster, "other") as other:
+        kinds = ("ServiceAccount", "Role", "RoleBinding")
+        cluster.apply([o for o in in_namespace(built["trainer"], name) if o["kind"] in kinds])
+        assert [asked for asked in MAY if not _may(cluster, name, *asked)] == []
+        assert [asked for asked in MAY_NOT if _may(cluster, name, *asked)] == []
+        assert [asked for asked in MAY if _may(cluster, other, *asked)] == []
+
+
+def test_a_routes_weights_are_set(cluster, built):
+    route = object_of(built, "gateway", "GRPCRoute/model-server")
+    if missing_kinds(cluster, [route]):
+        pytest.skip("this cluster knows no GRPCRoute")
+    with own_namespace(cluster, "route") as name:
+        cluster.apply(in_namespace([route], name))
+        cluster.set_share(name, "model-server", 0.125)
+        where = f"/apis/gateway.networking.k8s.io/v1/namespaces/{name}/grpcroutes/model-server"
+        (rule,) = cluster.call("GET", where)["spec"]["rules"]
+        assert {b["name"]: b["weight"] for b in rule["backendRefs"]} == {
+            "model-server-stable": 875, "model-server-canary": 125,
+        }  # fmt: skip
+        with pytest.raises(RolloutError, match="conflict"):
+            cluster.apply(in_namespace([route], name))
+
+
+def test_a_train_job_of_ours_is_accepted(cluster):
+    place = {"node_selector": {"pool": "gpu"}, "tolerations": ({"key": "gpu", "operator": "Exists"},)}
+    with own_namespace(cluster, "job") as name:
+        job = TrainJob(
+            "leaves-1f3a", name, "pergola-train", "pergola:0.1.0-cpu", ("python3",), 2, env={"A": "1"},
+            requests={"cpu": "1"}, limits={"memory": "2Gi"}, **place,
+        )  # fmt: skip
+        if missing_kinds(cluster, [job.manifest()]):
+            pytest.skip("this cluster knows no TrainJob")
+        assert cluster.apply([job.manifest()], dry_run=True) == ["TrainJob/leaves-1f3a"]
+        wrong = copy.deepcopy(job.manifest())
+        wrong["spec"]["trainer"]["numNode"] = 3
+        with pytest.raises(RolloutError, match="numNode"):
+            cluster.apply([wrong], dry_run=True)

@@ -14,9 +14,9 @@ import pytest
 
 from k8s.manifests import ordered
 from k8s.rollout import Cluster
-from tests.k8s.test_cluster import in_namespace
 from tests.support import manifests
 from tests.support.images import VERSION
+from tests.support.in_cluster import in_namespace
 from tests.support.models import half_plus_two
 
 pytestmark = pytest.mark.cluster

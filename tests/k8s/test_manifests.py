@@ -188,12 +188,7 @@ def _changed_by(role):
 
 def test_workers_get_a_runtime_and_the_train_step_the_rights_for_it(tmp_path):
     """As docs/kubernetes.md has it: the component trainer beside production."""
-    relative = "../" * len(tmp_path.parts[1:]) + str(ROOT / "k8s").lstrip("/")
-    (tmp_path / "kustomization.yaml").write_text(
-        f"namespace: pergola\nresources: [{relative}/overlays/production]\n"
-        f"components: [{relative}/components/trainer]\n"
-    )
-    objects = build(tmp_path)
+    objects = build(manifests.with_components(tmp_path, "production", ["trainer"]))
     assert problems(objects) == []
     (role,) = (o for o in objects if o["kind"] == "Role")
     assert _changed_by(role) == {"workflowtaskresults", "trainjobs"}

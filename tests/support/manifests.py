@@ -41,6 +41,15 @@ def build(folder: Path) -> list[Object]:
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
+def with_components(folder: Path, overlay: str, components: list[str]) -> Path:
+    """`folder`, made an overlay of ours with these components besides."""
+    ours = "../" * len(folder.parts[1:]) + str(ROOT / "k8s").lstrip("/")
+    added = [f"{ours}/components/{name}" for name in components]
+    text = {"namespace": "pergola", "resources": [f"{ours}/overlays/{overlay}"], "components": added}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
+    return folder
+
+
 @dataclass(frozen=True)
 class Pod:
     """A pod's description wherever it lies: in a Deployment, a StatefulSet, an InferenceService."""
@@ -127,7 +136,7 @@ def _pod_problems(pod: Pod) -> Iterator[str]:
 def _reference_problems(pod: Pod, objects: list[Object]) -> Iterator[str]:
     names = {(o["kind"], o["metadata"]["name"]) for o in objects}
     volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
-    volumes |= _claimed(pod, objects)
+    volumes |= claimed(pod, objects)
     for kind, name in _references(pod):
         if (kind, name) not in names and not (kind == "Secret" and name in OUTSIDE):
             yield f"refers to {kind}/{name}, which does not exist"
@@ -146,7 +155,8 @@ def _reference_problems(pod: Pod, objects: list[Object]) -> Iterator[str]:
                     yield f"{container['name']} probes port {port}, which it does not have"
 
 
-def _claimed(pod: Pod, objects: list[Object]) -> set[str]:
+def claimed(pod: Pod, objects: list[Object]) -> set[str]:
+    """Volumes that the pod's owner makes for it."""
     owner = next(o for o in objects if name_of(o) == pod.owner)
     return {claim["metadata"]["name"] for claim in owner["spec"].get("volumeClaimTemplates", [])}
 
