@@ -12,11 +12,11 @@ import time
 
 import pytest
 
+from components.release.store import open_store
 from k8s.manifests import ordered
-from k8s.rollout import Cluster
 from tests.support import manifests
 from tests.support.images import VERSION
-from tests.support.in_cluster import in_namespace
+from tests.support.in_cluster import connect, in_namespace
 from tests.support.models import half_plus_two
 
 pytestmark = pytest.mark.cluster
@@ -115,12 +115,11 @@ def _our_images(objects):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The overlay `dev` with three versions in its store, the first one stable; gone in the end."""
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("no cluster: KUBECONFIG is not set")
-    models = tmp_path_factory.mktemp("models")
+    cluster = connect()
+    published = tmp_path_factory.mktemp("published")
     for version in (1, 2, 3):
-        half_plus_two(models / "leaves", version, add=float(version))
-    cluster = Cluster.connect()
+        model = half_plus_two(tmp_path_factory.mktemp("model"), version, add=float(version))
+        open_store(published).put(model, "leaves", version)
     built = manifests.build(manifests.ROOT / "k8s" / "overlays" / "dev")
     objects = ordered(_our_images(in_namespace(built, NAMESPACE)))
     names = [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"]
@@ -129,11 +128,11 @@ def site(tmp_path_factory):
         cluster.apply([_desk(next(name for name in names if name.startswith("store-credentials")))])
         kubectl("wait", "--for=condition=Ready", "pod/desk", "--timeout=600s")
         kubectl("rollout", "status", "statefulset/objects", "--timeout=600s")
-        kubectl("cp", str(models), "desk:/tmp/models")
+        kubectl("cp", str(published), "desk:/tmp/published")
         for version in ("1", "2", "3"):
-            desk("pergola", "push", version, "--from", "/tmp/models", "--model", "leaves", "--store", STORE)
+            desk("pergola", "push", version, "--from", "/tmp/published", "--model", "leaves", "--store", STORE)
         release("stable", "1")
-        cluster.wait([o for o in objects if o["metadata"]["name"].startswith("model-server")], timeout_s=900)
+        cluster.wait(objects, timeout_s=900)
         yield
     finally:
         kubectl("delete", "namespace", NAMESPACE, "--wait=false")
