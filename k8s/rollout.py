@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from k8s import pods
@@ -46,18 +47,18 @@ class Cluster:
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Cluster:
-        """The cluster that `kubectl` would speak to. Raises RolloutError when there is none."""
+        """The cluster that `kubectl` would speak to: within a pod, its own. Raises RolloutError without one."""
         from kubernetes import client, config
 
         configuration = client.Configuration()
+        named = kubeconfig or os.environ.get("KUBECONFIG")
         try:
-            config.load_config(
-                config_file=kubeconfig or os.environ.get("KUBECONFIG"),
-                context=context,
-                client_configuration=configuration,
-            )
+            if named or context or Path("~/.kube/config").expanduser().exists():
+                config.load_kube_config(named, context, client_configuration=configuration)
+            else:
+                config.load_incluster_config(client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
-            raise RolloutError(f"No cluster is configured: {error}. Set KUBECONFIG or --context.") from None
+            raise RolloutError(f"No cluster is configured: {error} Set KUBECONFIG or --context.") from None
         return cls(client.ApiClient(configuration))
 
     def apply(self, objects: Iterable[Object], *, dry_run: bool = False, force: bool = False) -> list[str]:
@@ -128,7 +129,11 @@ class Cluster:
             where = self.address(thing)
             self.call("PATCH", where, thing, query=query, kind="application/apply-patch+yaml")
         except RolloutError as error:
-            raise RolloutError(f"{name_of(thing)}: {error}") from None
+            hint = ""
+            if isinstance(error, Missing) and "namespaces " in str(error):
+                namespace = thing["metadata"].get("namespace", "default")
+                hint = f". A dry run makes none: kubectl create namespace {namespace}" if dry_run else ""
+            raise RolloutError(f"{name_of(thing)}: {error}{hint}") from None
         return name_of(thing)
 
     def _is_done(self, thing: Object, late: bool, on_progress: Callable[[Progress], None]) -> bool:

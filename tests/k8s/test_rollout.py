@@ -87,6 +87,11 @@ def test_apply_with_a_dry_run_keeps_nothing(fake, cluster):
     assert list(fake.objects) == ["/api/v1/namespaces/pergola"]
 
 
+def test_a_dry_run_before_the_namespace_is_there_says_what_to_do(cluster):
+    with pytest.raises(RolloutError, match=r"namespaces \"pergola\" not found\. .*create namespace pergola"):
+        cluster.apply([NAMESPACE, deployment()], dry_run=True)
+
+
 def test_apply_says_what_the_server_finds_wrong(cluster):
     cluster.apply([NAMESPACE])
     with pytest.raises(RolloutError, match=r"Deployment/model-server: Deployment is invalid.*replica"):
@@ -172,6 +177,25 @@ def test_no_cluster_is_told_in_words(fake):
 def test_connect_without_a_kubeconfig_says_what_to_do(tmp_path):
     with pytest.raises(RolloutError, match="No cluster is configured"):
         Cluster.connect(str(tmp_path / "absent"))
+
+
+@pytest.fixture
+def nothing_set(monkeypatch, tmp_path):
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_connect_where_nothing_is_set_says_what_to_do(nothing_set):
+    with pytest.raises(RolloutError, match=r"No cluster is configured: .*Set KUBECONFIG or --context"):
+        Cluster.connect()
+
+
+def test_connect_in_a_pod_looks_for_its_account(nothing_set, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    with pytest.raises(RolloutError, match="(?i)service token file"):
+        Cluster.connect()
 
 
 def test_set_share_writes_both_weights(fake, cluster):

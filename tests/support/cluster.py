@@ -103,7 +103,8 @@ class FakeCluster:
             )
         fault = self._fault(path, thing)
         if fault:
-            return 422, status(422, fault)
+            code = 404 if fault.endswith("not found") else 422
+            return code, status(code, fault)
         before = self.objects.get(path, {"metadata": {"generation": 0, "resourceVersion": "0"}})
         owner = before["metadata"].get("owner", query["fieldManager"])
         if owner != query["fieldManager"] and query.get("force") != "true":

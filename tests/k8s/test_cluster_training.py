@@ -1,0 +1,142 @@
+"""Training by several workers on a real cluster with Kubeflow Trainer: `scripts/cluster start --trainer` makes one.
+
+A pod with the account of the pipeline's steps does what the step `train_workers` does; workers are pods of the
+TrainingRuntime in k8s/components/trainer, on the claim that all of them mount.
+"""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from components.artifacts import Augmentation, Training
+from tests.components.training.conftest import write_shards
+from tests.support import manifests
+from tests.support.images import VERSION
+from tests.support.in_cluster import connect, in_namespace, missing_kinds, own_namespace
+
+pytestmark = pytest.mark.cluster
+
+IMAGE = f"{os.environ.get('PERGOLA_TEST_REGISTRY', '')}pergola:{VERSION}-cpu"
+STEP = """
+import json, logging, sys
+from components import pod_workers
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+asked = json.loads(sys.argv[1])
+folder = "/workspace/" + asked["model"]
+pod_workers.train_workers("/workspace/shards", "/workspace/augmentation", folder, {"epochs": asked["epochs"]},
+                          {"architecture": "mlp"}, asked["model"], "/workspace", asked["workers"])
+"""
+WORKERS = {"count": 2, "image": IMAGE, "cpu": "200m", "memory": "512Mi", "memory_limit": "2Gi"}
+
+
+class Step:
+    """A pod that runs steps, in a namespace with what they need."""
+
+    def __init__(self, namespace):
+        self.namespace = namespace
+
+    def kubectl(self, *words):
+        done = subprocess.run(
+            ["kubectl", "-n", self.namespace, *words], capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def train(self, model, *, epochs=3, **workers):
+        """The step's process, in its pod."""
+        asked = json.dumps({"model": model, "epochs": epochs, "workers": {**WORKERS, **workers}})
+        words = ["kubectl", "-n", self.namespace, "exec", "step", "--", "python3", "-c", STEP, asked]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def workers(self):
+        words = ("get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name", "-o", "json")
+        return json.loads(self.kubectl(*words))["items"]
+
+
+def _pod():
+    def from_field(name, path):
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    container = {
+        "name": "step", "image": IMAGE, "command": ["sleep", "infinity"],
+        "env": [from_field("PERGOLA_NAMESPACE", "metadata.namespace"), from_field("PERGOLA_POD", "metadata.name"),
+                from_field("PERGOLA_POD_UID", "metadata.uid"), {"name": "TF_CPP_MIN_LOG_LEVEL", "value": "2"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "workspace", "mountPath": "/workspace"}],
+    }  # fmt: skip
+    security = {
+        "runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    claim = {"name": "workspace", "persistentVolumeClaim": {"claimName": "pergola-workspace"}}
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "step"},
+        "spec": {"serviceAccountName": "pergola-pipeline", "securityContext": security,
+                 "containers": [container], "volumes": [claim]},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory):
+    cluster = connect()
+    folder = tmp_path_factory.mktemp("step")
+    (folder / "overlay").mkdir()
+    built = manifests.build(manifests.with_components(folder / "overlay", "production", ["trainer"]))
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "PersistentVolumeClaim", "TrainingRuntime")
+    if missing_kinds(cluster, [o for o in built if o["kind"] in kinds]):
+        pytest.skip("this cluster knows no TrainingRuntime")
+    if "trainer" not in subprocess.check_output(["kubectl", "get", "validatingwebhookconfigurations"], text=True):
+        pytest.skip("no Kubeflow Trainer runs here")
+    with own_namespace(cluster, "training") as name:
+        cluster.apply(in_namespace([o for o in built if o["kind"] in kinds] + [_pod()], name))
+        made = Step(name)
+        made.kubectl("wait", "--for=condition=Ready", "pod/step", "--timeout=300s")
+        write_shards(folder / "shards")
+        Augmentation({}).save(folder / "augmentation")
+        for part in ("shards", "augmentation"):
+            made.kubectl("cp", str(folder / part), f"step:/workspace/{part}")
+        yield made
+
+
+def test_two_workers_train_one_network(step, tmp_path):
+    process = step.train("two")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    step.kubectl("cp", "step:/workspace/two", str(tmp_path / "two"))
+    training = Training.load(tmp_path / "two")
+    assert training.epochs == 3 and len(training.history) == 3
+    assert "train-two" in said and "epoch" in said  # worker 0's log is handed on
+    deadline = time.monotonic() + 120
+    while step.workers() or step.kubectl("get", "trainjobs", "-o", "name"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+def test_a_lost_worker_costs_a_start_from_the_checkpoint(step, tmp_path):
+    process = step.train("lost", epochs=60)
+    deadline = time.monotonic() + 300
+    while [w["status"]["phase"] for w in step.workers()] != ["Running", "Running"]:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    time.sleep(25)
+    before = {w["metadata"]["uid"] for w in step.workers()}
+    step.kubectl("delete", "pod", step.workers()[1]["metadata"]["name"], "--wait=false")
+    after = before
+    while after & before:
+        assert process.poll() is None and time.monotonic() < deadline
+        after = {w["metadata"]["uid"] for w in step.workers()} or before
+        time.sleep(0.5)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    step.kubectl("cp", "step:/workspace/lost", str(tmp_path / "lost"))
+    assert Training.load(tmp_path / "lost").epochs == 60
+
+
+def test_an_image_that_does_not_exist_ends_the_step_with_the_reason(step):
+    process = step.train("none", image="registry.invalid/pergola:0-cpu")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "cannot start node" in said and "ImagePull" in said
+    assert step.kubectl("get", "trainjobs", "-o", "name") == ""
