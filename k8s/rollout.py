@@ -47,7 +47,10 @@ class Cluster:
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Cluster:
-        """The cluster that `kubectl` would speak to: within a pod, its own. Raises RolloutError without one."""
+        """The cluster that `kubectl` would speak to; within a pod, its own.
+
+        Raises RolloutError when there is none.
+        """
         from kubernetes import client, config
 
         configuration = client.Configuration()

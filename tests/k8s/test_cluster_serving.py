@@ -130,7 +130,9 @@ def site(tmp_path_factory):
         kubectl("rollout", "status", "statefulset/objects", "--timeout=600s")
         kubectl("cp", str(published), "desk:/tmp/published")
         for version in ("1", "2", "3"):
-            desk("pergola", "push", version, "--from", "/tmp/published", "--model", "leaves", "--store", STORE)
+            desk(
+                "pergola", "push", version, "--from", "/tmp/published", "--model", "leaves", "--store", STORE
+            )
         release("stable", "1")
         cluster.wait(objects, timeout_s=900)
         yield

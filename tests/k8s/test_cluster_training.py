@@ -1,11 +1,12 @@
-"""Training by several workers on a real cluster with Kubeflow Trainer: `scripts/cluster start --trainer` makes one.
+"""Training by several workers on a real cluster with Kubeflow Trainer (`scripts/cluster start --trainer`).
 
-A pod with the account of the pipeline's steps does what the step `train_workers` does; workers are pods of the
-TrainingRuntime in k8s/components/trainer, on the claim that all of them mount.
+A pod with the account of the pipeline's steps does what the step `train_workers` does; workers are pods of
+the TrainingRuntime in k8s/components/trainer, on the claim that all of them mount.
 """
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -26,8 +27,11 @@ from components import pod_workers
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 asked = json.loads(sys.argv[1])
 folder = "/workspace/" + asked["model"]
-pod_workers.train_workers("/workspace/shards", "/workspace/augmentation", folder, {"epochs": asked["epochs"]},
-                          {"architecture": "mlp"}, asked["model"], "/workspace", asked["workers"])
+settings = {"epochs": asked["epochs"], "patience": asked["epochs"]}
+pod_workers.train_workers(
+    "/workspace/shards", "/workspace/augmentation", folder, settings, {"architecture": "mlp"},
+    asked["model"], "/workspace", asked["workers"],
+)
 """
 WORKERS = {"count": 2, "image": IMAGE, "cpu": "200m", "memory": "512Mi", "memory_limit": "2Gi"}
 
@@ -51,25 +55,36 @@ class Step:
         words = ["kubectl", "-n", self.namespace, "exec", "step", "--", "python3", "-c", STEP, asked]
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
+    def wait_for_epoch(self, process, but=()):
+        """Names of the workers' pods as soon as they have trained an epoch. but: other pods than these."""
+        deadline = time.monotonic() + 300
+        while True:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            pods = sorted(w["metadata"]["name"] for w in self.workers() if w["status"]["phase"] == "Running")
+            new = [name for name in pods if name not in but]
+            if len(new) == WORKERS["count"] and "epoch=" in self.kubectl("logs", new[0]):
+                return new
+            time.sleep(0.5)
+
     def workers(self):
         words = ("get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name", "-o", "json")
         return json.loads(self.kubectl(*words))["items"]
 
 
 def _pod():
-    def from_field(name, path):
-        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
+    fields = {
+        "PERGOLA_NAMESPACE": "metadata.namespace", "PERGOLA_POD": "metadata.name",
+        "PERGOLA_POD_UID": "metadata.uid",
+    }  # fmt: skip
+    env = [{"name": n, "valueFrom": {"fieldRef": {"fieldPath": path}}} for n, path in fields.items()]
     container = {
-        "name": "step", "image": IMAGE, "command": ["sleep", "infinity"],
-        "env": [from_field("PERGOLA_NAMESPACE", "metadata.namespace"), from_field("PERGOLA_POD", "metadata.name"),
-                from_field("PERGOLA_POD_UID", "metadata.uid"), {"name": "TF_CPP_MIN_LOG_LEVEL", "value": "2"}],
+        "name": "step", "image": IMAGE, "command": ["sleep", "infinity"], "env": env,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "workspace", "mountPath": "/workspace"}],
     }  # fmt: skip
-    security = {
-        "runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"},
-    }  # fmt: skip
+    profile = {"type": "RuntimeDefault"}
+    security = {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": profile}
     claim = {"name": "workspace", "persistentVolumeClaim": {"claimName": "pergola-workspace"}}
     return {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "step"},
@@ -87,7 +102,9 @@ def step(tmp_path_factory):
     kinds = ("ServiceAccount", "Role", "RoleBinding", "PersistentVolumeClaim", "TrainingRuntime")
     if missing_kinds(cluster, [o for o in built if o["kind"] in kinds]):
         pytest.skip("this cluster knows no TrainingRuntime")
-    if "trainer" not in subprocess.check_output(["kubectl", "get", "validatingwebhookconfigurations"], text=True):
+    if "trainer" not in subprocess.check_output(
+        ["kubectl", "get", "validatingwebhookconfigurations"], text=True
+    ):
         pytest.skip("no Kubeflow Trainer runs here")
     with own_namespace(cluster, "training") as name:
         cluster.apply(in_namespace([o for o in built if o["kind"] in kinds] + [_pod()], name))
@@ -115,23 +132,16 @@ def test_two_workers_train_one_network(step, tmp_path):
 
 
 def test_a_lost_worker_costs_a_start_from_the_checkpoint(step, tmp_path):
-    process = step.train("lost", epochs=60)
-    deadline = time.monotonic() + 300
-    while [w["status"]["phase"] for w in step.workers()] != ["Running", "Running"]:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.5)
-    time.sleep(25)
-    before = {w["metadata"]["uid"] for w in step.workers()}
-    step.kubectl("delete", "pod", step.workers()[1]["metadata"]["name"], "--wait=false")
-    after = before
-    while after & before:
-        assert process.poll() is None and time.monotonic() < deadline
-        after = {w["metadata"]["uid"] for w in step.workers()} or before
-        time.sleep(0.5)
+    process = step.train("lost", epochs=150)
+    first = step.wait_for_epoch(process)
+    step.kubectl("delete", "pod", first[1], "--wait=false")
+    assert set(step.wait_for_epoch(process, but=first)).isdisjoint(first)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     step.kubectl("cp", "step:/workspace/lost", str(tmp_path / "lost"))
-    assert Training.load(tmp_path / "lost").epochs == 60
+    assert Training.load(tmp_path / "lost").epochs == 150
+    seen = [int(number) for number in re.findall(r"epoch=(\d+)", said)]
+    assert sorted(set(seen)) == list(range(1, 151)) and seen.count(1) == 1
 
 
 def test_an_image_that_does_not_exist_ends_the_step_with_the_reason(step):

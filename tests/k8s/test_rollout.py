@@ -194,7 +194,7 @@ def test_connect_where_nothing_is_set_says_what_to_do(nothing_set):
 def test_connect_in_a_pod_looks_for_its_account(nothing_set, monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    with pytest.raises(RolloutError, match="(?i)service token file"):
+    with pytest.raises(RolloutError, match=r"(?i)service token file"):
         Cluster.connect()
 
 
