@@ -249,8 +249,10 @@ def _refusal(error: Any) -> RolloutError:
         message = str(error.reason or "no reason given")
     if error.status == 401:
         return RolloutError(f"the cluster does not accept these credentials ({message}). Log in again.")
-    if error.status == 403:
+    if error.status == 403 and " cannot " in message:
         return RolloutError(f"not allowed: {message}. Ask for this right, or use another account.")
+    if error.status == 403:  # a rule of the cluster, whoever asks: Pod Security, a quota, a webhook
+        return RolloutError(f"refused: {message}")
     if error.status == 404:
         return Missing(f"not found: {message}")
     if error.status == 409:

@@ -68,7 +68,7 @@ class TrainJob:
         runtime = {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": self.runtime}
         spec: dict[str, Any] = {"runtimeRef": runtime, "trainer": trainer}
         if self.node_selector or self.tolerations:
-            spec["runtimePatches"] = [{"manager": "pergola", "trainingRuntimeSpec": self._place()}]
+            spec["runtimePatches"] = [{"manager": "pergola/train", "trainingRuntimeSpec": self._place()}]
         return {"apiVersion": VERSION, "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
     def _place(self) -> Object:

@@ -5,6 +5,7 @@ the server (schemas, defaults, admission, Pod Security), and the namespace goes 
 """
 
 import copy
+import time
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_pod_security_refuses_an_unsafe_pod(cluster, built, fault):
     pod.spec["containers"][0].update(of_container)
     with (
         own_namespace(cluster, "unsafe") as name,
-        pytest.raises(RolloutError, match='violates PodSecurity "restricted'),
+        pytest.raises(RolloutError, match='^refused: .*violates PodSecurity "restricted'),
     ):
         try_pod(cluster, name, {**pod.spec, **of_pod})
 
@@ -171,6 +172,9 @@ def test_the_steps_may_do_what_they_do_and_nothing_more(cluster, built):
     with own_namespace(cluster, "rights") as name, own_namespace(cluster, "other") as other:
         kinds = ("ServiceAccount", "Role", "RoleBinding")
         cluster.apply([o for o in in_namespace(built["trainer"], name) if o["kind"] in kinds])
+        deadline = time.monotonic() + 10  # until the server has taken note of the role
+        while not _may(cluster, name, *MAY[0]) and time.monotonic() < deadline:
+            time.sleep(0.2)
         assert [asked for asked in MAY if not _may(cluster, name, *asked)] == []
         assert [asked for asked in MAY_NOT if _may(cluster, name, *asked)] == []
         assert [asked for asked in MAY if _may(cluster, other, *asked)] == []
@@ -192,7 +196,7 @@ def test_a_routes_weights_are_set(cluster, built):
             cluster.apply(in_namespace([route], name))
 
 
-def test_a_train_job_of_ours_is_accepted(cluster):
+def test_a_train_job_of_ours_is_accepted(cluster, built):
     place = {"node_selector": {"pool": "gpu"}, "tolerations": ({"key": "gpu", "operator": "Exists"},)}
     with own_namespace(cluster, "job") as name:
         job = TrainJob(
@@ -201,6 +205,7 @@ def test_a_train_job_of_ours_is_accepted(cluster):
         )  # fmt: skip
         if missing_kinds(cluster, [job.manifest()]):
             pytest.skip("this cluster knows no TrainJob")
+        cluster.apply(in_namespace([object_of(built, "trainer", "TrainingRuntime/pergola-train")], name))
         assert cluster.apply([job.manifest()], dry_run=True) == ["TrainJob/leaves-1f3a"]
         wrong = copy.deepcopy(job.manifest())
         wrong["spec"]["trainer"]["numNode"] = 3

@@ -132,8 +132,9 @@ def test_two_workers_train_one_network(step, tmp_path):
 
 
 def test_a_lost_worker_costs_a_start_from_the_checkpoint(step, tmp_path):
-    process = step.train("lost", epochs=150)
+    process = step.train("lost", epochs=150, node_selector={"kubernetes.io/os": "linux"})
     first = step.wait_for_epoch(process)
+    assert step.workers()[0]["spec"]["nodeSelector"] == {"kubernetes.io/os": "linux"}
     step.kubectl("delete", "pod", first[1], "--wait=false")
     assert set(step.wait_for_epoch(process, but=first)).isdisjoint(first)
     said, _ = process.communicate(timeout=600)

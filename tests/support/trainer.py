@@ -92,6 +92,9 @@ class FakeTrainer(FakeCluster):
                 return 400, status(400, f"strict decoding error: unknown field {part}.{unknown.pop()}")
         if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(f"{name}-node-0-1000") > 63:
             return 422, status(422, f"metadata.name {name} must match RFC 1035")
+        for patch in spec.get("runtimePatches", []):
+            if "/" not in patch["manager"]:
+                return 403, status(403, 'admission webhook denied: must be a domain-prefixed path ("a.io/b")')
         if spec["runtimeRef"]["name"] not in self.runtimes:
             return 403, status(403, "admission webhook denied the request: TrainingRuntime not found")
         if f"{path}/{name}" in self.jobs:
