@@ -128,7 +128,7 @@ def test_pod_security_refuses_an_unsafe_pod(cluster, built, fault):
     pod.spec["containers"][0].update(of_container)
     with (
         own_namespace(cluster, "unsafe") as name,
-        pytest.raises(RolloutError, match='^refused: .*violates PodSecurity "restricted'),
+        pytest.raises(RolloutError, match=r'^refused: .*violates PodSecurity "restricted'),
     ):
         try_pod(cluster, name, {**pod.spec, **of_pod})
 
