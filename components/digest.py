@@ -34,3 +34,8 @@ def of_rows(rows: Iterable[tuple[Any, ...]]) -> str:
 def of_data(data: Any) -> str:
     """SHA-256 of plain data (dicts, lists, strings, numbers), whatever the order of keys, hex."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def of_named_file(file: str) -> str | None:
+    """Of a file that a setting names; None when it names none. A missing one is for the step to refuse."""
+    return of_file(Path(file)) if file and Path(file).is_file() else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import digest, records, steps
-from pipelines import local
+from pipelines import local, local_model
 from pipelines.config import Settings
 from pipelines.show import Show
 from pipelines.workspace import Workspace
@@ -65,7 +65,7 @@ def ladder(
             train=comparison.published(settings.train, settings.train.epochs or 20),
         )
     with local.prepared(photos, settings, workspace, show) as (walk, shards):
-        augmentation = local.augmented(walk, shards)
+        augmentation = local_model.augment(walk, shards)
         parts = [records.to_dict(part) for part in (settings.model, settings.train)]
         key = digest.of_data([shards.sha256, augmentation.sha256, *parts])[:20]
         out = workspace.experiments / "ladder" / key

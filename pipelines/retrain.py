@@ -17,7 +17,7 @@ from components.data.sources import open_source
 from components.evaluation.drift_looks import Looks
 from components.release.registry import champion_of
 from components.release.retrain import Facts, due, num_changed, rows_of
-from pipelines import feedback, local, runs
+from pipelines import feedback, local, runs, walk
 from pipelines.config import Settings
 from pipelines.results import RunResult
 from pipelines.show import Show
@@ -59,7 +59,7 @@ def retrain(
     use_feedback: pictures whose true labels people gave for requests are part of the data set.
     Raises what `local.run` raises.
     """
-    model = local.model_name(photos.expanduser().absolute(), settings)
+    model = walk.model_name(photos.expanduser().absolute(), settings)
     if use_feedback:
         settings = with_feedback(settings, workspace, model)
     decision = due(_facts(photos, settings, workspace, model, show), settings.retrain)
@@ -79,7 +79,7 @@ def with_feedback(settings: Settings, workspace: Workspace, model: str) -> Setti
 
 
 def _facts(photos: Path, settings: Settings, workspace: Workspace, model: str, show: Show) -> Facts:
-    manifest = local.scan_only(photos, settings, workspace, show=show)
+    manifest = local.scan(photos, settings, workspace, show=show)
     last = _last_run(workspace, photos.expanduser().absolute())
     if last is None:
         return Facts(None)

@@ -71,3 +71,5 @@ def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
     assert again.counts["quarantined"] == {"taken_out": 1}
     listed = Path(again.relabel).read_text()
     assert rows[0]["id"] not in listed and rows[1]["id"] not in listed and rows[2]["id"] in listed
+    with local.prepared(first, settings, workspace, Quiet()) as (_, shards):  # an experiment has no run
+        assert not shards.reused

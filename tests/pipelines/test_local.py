@@ -15,7 +15,7 @@ from components.evaluation.drift_reference import DriftReference
 from components.release.publish import notes_of, sha256_of
 from components.release.registry import Registry
 from components.release.store import NOTES, open_store
-from pipelines import config, lineage, lineage_words, local, retrain
+from pipelines import config, lineage, lineage_words, local, retrain, walk
 from pipelines.like import Again, Like
 from pipelines.show import Quiet
 from pipelines.workspace import Workspace
@@ -245,13 +245,13 @@ def test_validate_looks_and_does_nothing_else(photos, tmp_path):
     ("folder", "name"), [("Blätter 2024", "blatter-2024"), ("日本", "pictures"), ("a.tar.gz", "a")]
 )
 def test_model_name_comes_from_the_data(folder, name):
-    assert local.model_name(Path(folder), config.Settings()) == name
+    assert walk.model_name(Path(folder), config.Settings()) == name
 
 
 def test_model_name_that_is_none_is_refused():
     settings = config.load(None, ["release.name=my leaves"])
     with pytest.raises(InputError, match="such as 'my-leaves'"):
-        local.model_name(Path("x"), settings)
+        walk.model_name(Path("x"), settings)
 
 
 def _output(workspace: Workspace, result, step: str) -> Path:
