@@ -16,6 +16,8 @@ from pipelines.workspace import Workspace
 from tests.support import pictures
 from tests.support.command import COMMAND, pergola
 
+UNSEEN = ("--set", "validate.max_looked_at=0")  # what is wrong here shows without a look at the pictures
+
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
@@ -24,7 +26,7 @@ def photos(tmp_path) -> Path:
 
 def refused(*arguments: object, workspace: Path, status: int = 2) -> str:
     """The one sentence that a run is refused with."""
-    done = pergola("run", *arguments, "--workspace", workspace, "--json", timeout_s=120)
+    done = pergola("run", *arguments, *UNSEEN, "--workspace", workspace, "--json", timeout_s=120)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     error = json.loads(done.stdout)["error"]
@@ -92,12 +94,11 @@ def test_archive_with_a_link_that_leads_out(photos, tmp_path):
 
 def test_huge_and_bomb_pictures_are_kept_out_with_their_reason(photos, tmp_path):
     (photos / "class_0" / "bomb.png").write_bytes(pictures.bomb())
-    done = pergola(
-        "validate", photos, "--workspace", tmp_path / "work", "--json", "--set", "scan.max_side=20"
-    )
+    command = ("validate", photos, "--workspace", tmp_path / "work", "--json", *UNSEEN)
+    done = pergola(*command, "--set", "scan.max_side=20")
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert findings["unreadable"]["count"] == 25
-    done = pergola("validate", photos, "--workspace", tmp_path / "work", "--json")
+    done = pergola(*command)
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert findings["unreadable"]["paths"] == ["class_0/bomb.png"]
 
@@ -108,30 +109,16 @@ def test_read_only_workspace(photos):
     assert "/sys/pergola-work" in json.loads(done.stdout)["error"]
 
 
-def test_full_workspace(photos, tmp_path):
-    """On a file system of 256 kB, in a mount namespace of its own."""
+@pytest.mark.parametrize("size", ["64k", pytest.param("256k", marks=pytest.mark.slow)])
+def test_full_workspace(photos, tmp_path, size):
+    """On a small file system in a mount namespace of its own: full while scanning, or while training."""
     work = tmp_path / "small"
     work.mkdir()
-    mount = f'mount -t tmpfs -o size=256k none {work} && exec "$@"'
-    command = [
-        "unshare",
-        "-m",
-        "sh",
-        "-c",
-        mount,
-        "sh",
-        *COMMAND,
-        "run",
-        str(photos),
-        "--json",
-        "--workspace",
-    ]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*command[:4], f"mount -t tmpfs none {work}"]).returncode
-    ):
+    inside = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} none {work} && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small file system")
-    done = subprocess.run([*command, str(work / "work")], capture_output=True, text=True, timeout=200)
+    command = [*inside, *COMMAND, "run", str(photos), "--json", "--workspace", str(work / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "full" in json.loads(done.stdout)["error"]

@@ -21,7 +21,7 @@ from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from tests.support import pictures
 
-SMALL = ("train.epochs=8", "model.architecture=resnet_fast", "gate.min_accuracy=0", "gate.min_recall=0",
+SMALL = ("train.epochs=8", "model.architecture=cnn_pool", "gate.min_accuracy=0", "gate.min_recall=0",
          "gate.max_gap=1", "gate.max_loss=1", "gate.max_drop=1")  # fmt: skip
 
 
