@@ -16,7 +16,7 @@ from components.release.store import open_store
 from k8s.manifests import ordered
 from tests.support import manifests
 from tests.support.images import VERSION
-from tests.support.in_cluster import connect, in_namespace
+from tests.support.in_cluster import REQUIRED, connect, in_namespace
 from tests.support.models import half_plus_two
 
 pytestmark = pytest.mark.cluster
@@ -85,10 +85,10 @@ def wait_for_answer(wanted, timeout_s):
     return time.monotonic() - start
 
 
-def _desk(secret):
+def _pod(name, secret, labels):
     locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {
-        "name": "desk", "image": f"{IMAGE}-cpu", "command": ["sleep", "infinity"],
+        "name": name, "image": f"{IMAGE}-cpu", "command": ["sleep", "infinity"],
         "securityContext": locked,
         "envFrom": [{"secretRef": {"name": secret}}],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"},
@@ -97,7 +97,7 @@ def _desk(secret):
     security = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
     return {
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "desk", "namespace": NAMESPACE, "labels": {"model-client": "true"}},
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
         "spec": {"automountServiceAccountToken": False, "securityContext": security,
                  "containers": [container]},
     }  # fmt: skip
@@ -125,8 +125,9 @@ def site(tmp_path_factory):
     names = [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"]
     try:
         cluster.apply(objects)
-        cluster.apply([_desk(next(name for name in names if name.startswith("store-credentials")))])
-        kubectl("wait", "--for=condition=Ready", "pod/desk", "--timeout=600s")
+        secret = next(name for name in names if name.startswith("store-credentials"))
+        cluster.apply([_pod("desk", secret, {"model-client": "true"}), _pod("stranger", secret, {})])
+        kubectl("wait", "--for=condition=Ready", "pod/desk", "pod/stranger", "--timeout=600s")
         kubectl("rollout", "status", "statefulset/objects", "--timeout=600s")
         kubectl("cp", str(published), "desk:/tmp/published")
         for version in ("1", "2", "3"):
@@ -142,6 +143,35 @@ def site(tmp_path_factory):
 
 def test_the_service_answers(site):
     assert float(desk("python3", "-c", ONCE)) == 2.0
+
+
+def reaches(pod, address):
+    """Whether a pod gets through to host:port."""
+    host, port = address.rsplit(":", 1)
+    code = f"import socket; socket.create_connection(({host!r}, {port}), 5)"
+    words = ["kubectl", "-n", NAMESPACE, "exec", pod, "--", "python3", "-c", code]
+    return subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+
+
+WAYS = {  # from a pod to an address: is it open?
+    ("desk", "model-server:8500"): True,
+    ("desk", "model-server:8501"): True,
+    ("desk", "model-server-headless:8502"): False,  # for Prometheus alone
+    ("desk", "mlflow:5000"): False,
+    ("stranger", "model-server:8500"): False,
+    ("stranger", "model-server:8501"): False,
+    ("stranger", "objects:7070"): True,  # no policy is about it
+}
+
+
+def test_policies_let_clients_in_and_nobody_else(site):
+    deadline = time.monotonic() + 60  # a network plugin needs a moment for new pods
+    found = {}
+    while found != WAYS and time.monotonic() < deadline:
+        found = {way: reaches(*way) for way in WAYS}
+    if all(found.values()) and os.environ.get(REQUIRED) != "required":
+        pytest.skip("no network plugin enforces NetworkPolicies here")
+    assert found == WAYS
 
 
 def test_a_release_under_load_fails_no_request(site):
