@@ -31,7 +31,7 @@ from components.failures import noted
 
 if TYPE_CHECKING:
     from components.evaluation.drift_reference import DriftReference
-    from components.release.registry import Version
+    from components.release.versions import Version
     from components.training.architectures import ModelSettings
     from components.training.fit import TrainSettings
     from components.training.tune import Tuning

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from components import artifacts, digest, records, steps
 from components.evaluation.costs import read_text
-from components.release.registry import Version, champion_of, version_of
+from components.release.registry import champion_of, version_of
 from components.release.tracker import Tracker
+from components.release.versions import Version
 from pipelines import words
 from pipelines.reuse import Output
 from pipelines.walk import Data, Walk

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from components import artifacts, digest, records, steps
-from components.release.registry import Version
+from components.release.versions import Version
 from pipelines import account
 from pipelines.reuse import Output
 from pipelines.walk import Data, Model, Verdict, Walk

@@ -14,42 +14,34 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import InputError, StepError
+from components.release.versions import (
+    CHAMPION,
+    EXPORT_KEY,
+    PREVIOUS,
+    PUBLISHED,
+    REGISTERED,
+    RUN_KEY,
+    SHA256,
+    STATUS,
+    WITHDRAWN,
+    Version,
+    champion_in,
+    of_tags,
+    previous_of,
+    sqlite_path,
+    version_in,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-CHAMPION = "champion"
 EXPERIMENT = "pergola"
-
-RUN_KEY = "pergola.run"
-SHA256 = "pergola.sha256"
-EXPORT_KEY = "pergola.export_key"
-PREVIOUS = "pergola.previous_champion"
-STATUS = "pergola.status"
-DECISION = "pergola.decision"
-
-REGISTERED, PUBLISHED, WITHDRAWN = "registered", "published", "withdrawn"
-
-
-@dataclass(frozen=True)
-class Version:
-    """A model version as the registry knows it."""
-
-    model: str
-    version: int
-    run: str  # MLflow's id of the run
-    sha256: str  # of the SavedModel
-    export_key: str  # what the pipeline calls the export it came from; empty when not told
-    status: str  # "registered", "published", "withdrawn"
-    previous: int | None  # the champion before this one, once it was champion
-    champion: bool
 
 
 def champion_of(tracking_uri: str, model: str) -> Version | None:
@@ -58,25 +50,23 @@ def champion_of(tracking_uri: str, model: str) -> Version | None:
     Reads MLflow's SQLite tables as they are (a few milliseconds); asks MLflow itself for every
     other kind of store, and when the tables are not as expected.
     """
-    path = _sqlite_path(tracking_uri)
+    path = sqlite_path(tracking_uri)
     if path is None:
         return Registry(tracking_uri).champion(model)
     if not path.is_file():
         return None
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
-            return _champion_from(database, model)
+        return champion_in(path, model)
     except sqlite3.Error:
         return Registry(tracking_uri).champion(model)
 
 
 def version_of(tracking_uri: str, model: str, version: int) -> Version | None:
     """A version of a model; None when there is no such version. Reads as `champion_of` does."""
-    path = _sqlite_path(tracking_uri)
+    path = sqlite_path(tracking_uri)
     if path is not None and path.is_file():
         try:
-            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
-                return _version_from(database, model, version)
+            return version_in(path, model, version)
         except sqlite3.Error:
             pass
     found = Registry(tracking_uri).versions(model)
@@ -210,7 +200,7 @@ class Registry:
         with _said():
             before = self._alias(model)
             if before == version:
-                return _previous(self._client.get_model_version(model, str(version)).tags)
+                return previous_of(self._client.get_model_version(model, str(version)).tags)
             if before is not None:
                 self._tag(model, version, PREVIOUS, str(before))
             self._tag(model, version, STATUS, PUBLISHED)
@@ -227,7 +217,7 @@ class Registry:
             champion = self._alias(model)
             if champion != version:
                 return champion
-            before = _previous(self._client.get_model_version(model, str(version)).tags)
+            before = previous_of(self._client.get_model_version(model, str(version)).tags)
             if before is None:
                 self._client.delete_registered_model_alias(model, CHAMPION)
             else:
@@ -287,7 +277,7 @@ def _open(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    path = _sqlite_path(tracking_uri)
+    path = sqlite_path(tracking_uri)
     with warnings.catch_warnings(), _one_at_a_time(path):
         warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow, about SQLAlchemy, while it starts
         return _connect(tracking_uri, experiment, path)
@@ -331,60 +321,8 @@ def _said() -> Iterator[None]:
         raise StepError(f"The registry (MLflow) did not do its work: {first[:300]}") from error
 
 
-def _sqlite_path(tracking_uri: str) -> Path | None:
-    """Where a SQLite store lies; None for another kind of store."""
-    if tracking_uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
-        return None
-    if not tracking_uri.startswith("sqlite:///"):
-        raise InputError(
-            f"Tracking address '{tracking_uri}' is not known. "
-            "Wanted sqlite:////absolute/path/mlflow.db or http://host:port."
-        )
-    return Path(tracking_uri.removeprefix("sqlite:///")).absolute()
-
-
-def _champion_from(database: sqlite3.Connection, model: str) -> Version | None:
-    row = database.execute(
-        "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", (model, CHAMPION)
-    ).fetchone()
-    found = None if row is None else _version_from(database, model, int(row[0]))
-    return None if found is None else replace(found, champion=True)
-
-
-def _version_from(database: sqlite3.Connection, model: str, version: int) -> Version | None:
-    row = database.execute(
-        "SELECT run_id FROM model_versions WHERE name = ? AND version = ?", (model, version)
-    ).fetchone()
-    if row is None:
-        return None
-    tags = dict(
-        database.execute(
-            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", (model, version)
-        ).fetchall()
-    )
-    return _of_tags(model, version, str(row[0]), tags, champion=False)
-
-
 def _version(found: ModelVersion, *, champion: bool) -> Version:
-    return _of_tags(found.name, int(found.version), str(found.run_id), found.tags, champion=champion)
-
-
-def _of_tags(model: str, version: int, run: str, tags: Mapping[str, str], *, champion: bool) -> Version:
-    return Version(
-        model=model,
-        version=version,
-        run=run,
-        sha256=tags.get(SHA256, ""),
-        export_key=tags.get(EXPORT_KEY, ""),
-        status=tags.get(STATUS, ""),
-        previous=_previous(tags),
-        champion=champion,
-    )
-
-
-def _previous(tags: Mapping[str, str]) -> int | None:
-    text = tags.get(PREVIOUS, "")
-    return int(text) if text.isdecimal() else None
+    return of_tags(found.name, int(found.version), str(found.run_id), found.tags, champion=champion)
 
 
 def _quoted(text: str) -> str:

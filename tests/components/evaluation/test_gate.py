@@ -125,7 +125,7 @@ def verdict(champion, candidate, settings):
     return not failed(decide(facts, settings))
 
 
-@pytest.mark.parametrize("n", [262, 2000])
+@pytest.mark.parametrize("n", [262, pytest.param(2000, marks=pytest.mark.slow)])
 def test_gate_seldom_rejects_an_unchanged_model(n):
     rng = np.random.default_rng(n)
     rejected = 0

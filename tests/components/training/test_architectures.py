@@ -72,11 +72,11 @@ def test_networks_take_pictures_of_any_size_and_are_saved_and_loaded(name, side,
 
     model = network(name, side, 1, classes=3)
     batch = np.random.default_rng(0).integers(0, 255, (2, side, side, 1)).astype(np.float32)
-    logits = model.predict_on_batch(batch)
+    logits = np.asarray(model(batch, training=False))
     assert logits.shape == (2, 3) and logits.dtype == np.float32
     keras_file.save(model, tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(loaded.predict_on_batch(batch), logits)
+    np.testing.assert_array_equal(np.asarray(loaded(batch, training=False)), logits)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_conv_is_built_as_the_settings_say(changes):
     assert ("BatchNormalization" in found) == settings.conv_normalize
     assert ("Multiply" in found) == settings.conv_attention and ("Add" in found) == settings.conv_residual
     assert found.count("Dense") == len(settings.conv_dense) + 1
-    assert model.predict_on_batch(np.zeros((1, 16, 16, 3), np.float32)).shape == (1, 3)
+    assert model(np.zeros((1, 16, 16, 3), np.float32), training=False).shape == (1, 3)
 
 
 def test_conv_of_two_classes_ends_in_one_sigmoid_unit():

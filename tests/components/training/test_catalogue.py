@@ -18,7 +18,11 @@ def test_catalogue_counts_as_one_does_by_hand():
 def test_catalogue_has_every_architecture_at_the_input_of_its_source():
     assert set(LADDER) < set(NAMES) and "auto" not in NAMES
     assert own_input("fashion_cnn") == (28, 28, 1) and own_input("xception") == (299, 299, 3)
-    assert all(entry.about for entry in catalogue(tuple(LADDER)))
+
+
+@pytest.mark.slow
+def test_catalogue_builds_every_architecture_of_the_ladder():
+    assert all(entry.about and entry.num_parameters for entry in catalogue(tuple(LADDER)))
 
 
 def test_flops_of_separable_convolutions_are_those_of_their_two_parts():
