@@ -3,9 +3,9 @@
 scripts/bench checks [FOLDER] [--files 20000] [--rows 100000] [--no-peer] [--json]
 FOLDER defaults to ../shared/data/leaves; its files are linked until there are --files. CleanVision is
 installed into .tools/cleanvision, an environment of its own, and runs in turn with ours, each in a
-fresh process whose imports count. Timed are the checks that both have: dark, light, odd aspect ratio, odd
-size, low information (blank), blurry, exact and near duplicates; a second line adds grey pictures among
-coloured ones.
+fresh process whose imports count; what these alone take is measured as well. Timed are the checks that
+both have: dark, light, odd aspect ratio, odd size, low information (blank), blurry, exact and near
+duplicates; a second line adds grey pictures among coloured ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,10 @@ _PEER_VERSION = "0.3.7"
 _BOTH = ["dark", "light", "odd_aspect_ratio", "odd_size", "low_information", "blurry",
          "exact_duplicates", "near_duplicates"]  # fmt: skip
 _SPEEDS = {"images_per_s": "seconds", "images_per_cpu_s": "cpu_s"}
+_OUR_IMPORTS = (
+    "import numpy, pandas, pyarrow.parquet, scipy.spatial, components.data.validate, benchmarks.checks"
+)
+_PEER_IMPORTS = "from cleanvision import Imagelab"
 _PEER_CODE = """
 import sys, json
 from cleanvision import Imagelab
@@ -64,6 +69,8 @@ def beside(folder: Path, files: int, *, peer: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         photos = linked(folder, Path(scratch) / "photos", files)
         found: dict[str, Any] = {}
+        starts = [_run([sys.executable, "-c", _OUR_IMPORTS])]
+        starts += [_run([_peer(), "-c", _PEER_IMPORTS])] if peer else []
         for name, more in (("both_have", []), ("with_grey", ["grayscale"])):
             mine = _run(
                 [sys.executable, "-m", "benchmarks.checks", "--ours", str(photos), "grey" if more else "-"]
@@ -77,9 +84,17 @@ def beside(folder: Path, files: int, *, peer: bool) -> dict[str, Any]:
                     "cleanvision": _speed(theirs),
                     "times": round(theirs["seconds"] / mine["seconds"], 1),
                     "times_by_cpu": round(theirs["cpu_s"] / mine["cpu_s"], 1),
+                    "imports_s": [round(start["seconds"], 2) for start in starts],
+                    "times_without_imports": _without(starts, mine, theirs),
                 }
             print(f"{name}: {found[name]}", file=sys.stderr)
     return found
+
+
+def _without(starts: list[dict[str, float]], mine: dict[str, float], theirs: dict[str, float]) -> float:
+    """How many times as fast ours is when the imports' seconds are left out on both sides."""
+    left = [run["seconds"] - start["seconds"] for run, start in zip((mine, theirs), starts, strict=True)]
+    return round(left[1] / left[0], 1)
 
 
 def ours(photos: Path, *, grey: bool) -> dict[str, float]:
@@ -163,7 +178,10 @@ def table(result: dict[str, Any]) -> str:
                 a, b = one[who]["images_per_s"], one[who]["images_per_cpu_s"]
                 lines.append(f"  {who:12}{a:>7,} images/s {b:>7,} images a second of CPU")
         if "times" in one:
-            lines.append(f"  {one['times']} times as fast; {one['times_by_cpu']} times by CPU")
+            lines.append(
+                f"  {one['times']} times as fast; {one['times_by_cpu']} times by CPU; "
+                f"{one['times_without_imports']} times without the imports of both ({one['imports_s']} s)"
+            )
     if one := result.get("near_duplicates"):
         lines.append(
             f"near-duplicates: {one['pictures']:,} pictures in {one['seconds']} s; "
@@ -177,17 +195,10 @@ def _peer() -> str:
     python = _PEER / "bin" / "python"
     if not python.exists():
         print(f"installing CleanVision {_PEER_VERSION} into {_PEER}", file=sys.stderr)
-        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(_PEER)], check=True)
-        install = [
-            "uv",
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            str(python),
-            f"cleanvision=={_PEER_VERSION}",
-        ]
-        subprocess.run(install, check=True)
+        uv = shutil.which("uv") or ".uv/bin/uv"  # scripts/setup leaves it there
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(_PEER)], check=True)
+        install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+        subprocess.run([*install, f"cleanvision=={_PEER_VERSION}"], check=True)
     return str(python)
 
 
@@ -199,7 +210,7 @@ def _speed(measured: dict[str, float]) -> dict[str, int]:
 def _run(command: list[str]) -> dict[str, float]:
     begin, cpu_s = time.perf_counter(), _cpu_s()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads((done.stdout.splitlines() or ["{}"])[-1])
     return {**found, "seconds": time.perf_counter() - begin, "cpu_s": _cpu_s() - cpu_s}
 
 

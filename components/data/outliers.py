@@ -189,7 +189,7 @@ def grey_finding(paths: Iterable[str], num_images: int) -> Finding | None:
     if not found:
         return None
     message = (
-        f"{len(found)} of {num_images} pictures are grey and the others have colour, such as '{found[0]}'. "
+        f"{len(found):,} of {num_images:,} pictures are grey, the others coloured, such as '{found[0]}'. "
         "If one class has more of them than another, a model learns that."
     )
     return Finding(GREY_CHECK, INFO, len(found), found[:100], message)

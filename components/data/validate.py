@@ -14,6 +14,7 @@ from components.artifacts import CRITICAL, INFO, WARNING, Finding, Manifest, Val
 from components.data import rules
 from components.data.expectations import Checker
 from components.data.facts import NO_PICTURE, Facts, gather, texts
+from components.data.own_rules import OwnChecker
 from components.data.relabel import TAKEN_OUT
 from components.data.rules import Rule
 from components.records import setting
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 25_000
 _PATHS = 100  # named in a finding
+_TONE = 2.0  # contrast below which a picture is of one tone
 _COLUMNS = [
     "path", "label", "given_split", "format", "mode", "width", "height", "bytes", "orientation",
     "brightness", "contrast", "sharpness", "reason",
@@ -61,9 +63,10 @@ def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationRep
     Raises InputError for expectations that cannot be run.
     """
     wanted = rules.load(Path(settings.expectations) if settings.expectations else rules.DEFAULT)
+    check = Checker if settings.expectations else OwnChecker
     manifest = Manifest.load(manifest_folder)
     facts = gather(manifest_folder)
-    failed = _failing_files(manifest_folder, facts, wanted.pictures)
+    failed = _failing_files(manifest_folder, facts, check(wanted.pictures))
     out = _quarantined(wanted.pictures, failed, manifest.num_rows)
     findings = [
         _finding(rule, rows, manifest.num_rows, texts(manifest_folder, "path", rows[:_PATHS]))
@@ -71,7 +74,7 @@ def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationRep
         if _is_finding(rule, len(rows), manifest.num_rows)
     ]
     classes = _with_expected(_classes(manifest_folder, facts, out, manifest.labels), wanted.shares)
-    findings += _findings_on_classes(classes, wanted.classes)
+    findings += _findings_on_classes(classes, check(wanted.classes))
     findings += _too_many(facts, out, manifest.num_rows, settings.max_quarantined)
     return ValidationReport(
         ok=all(finding.severity != CRITICAL for finding in findings),
@@ -91,10 +94,9 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: rank.index(finding.severity)))
 
 
-def _failing_files(folder: Path, facts: Facts, wanted: tuple[Rule, ...]) -> list[np.ndarray]:
+def _failing_files(folder: Path, facts: Facts, checker: Checker | OwnChecker) -> list[np.ndarray]:
     """For each rule the rows of the files that fail it, ascending."""
-    checker = Checker(wanted)
-    failed: list[list[int]] = [[] for _ in wanted]
+    failed: list[list[int]] = [[] for _ in checker.rules]
     for start, table in _tables(folder, facts):
         for rows, places in zip(failed, checker.failing(table), strict=True):
             rows += [start + place for place in places]
@@ -136,6 +138,7 @@ def _with_facts(table: pd.DataFrame, facts: Facts, start: int) -> pd.DataFrame:
     table["reason"] = table["reason"].mask(taken_out)
     table["side"] = table[["width", "height"]].min(axis=1)
     table["aspect"] = table[["width", "height"]].max(axis=1) / table["side"]
+    table["grain"] = table["sharpness"] / table["contrast"].where(table["contrast"] >= _TONE) ** 2
     table["shadows"] = table["brightness"] - 2 * table["contrast"]
     table["highlights"] = table["brightness"] + 2 * table["contrast"]
     return table
@@ -214,10 +217,10 @@ def _labels(folder: Path) -> Iterator[tuple[int, pd.Series[str]]]:
             start += len(batch)
 
 
-def _findings_on_classes(classes: pd.DataFrame, wanted: tuple[Rule, ...]) -> list[Finding]:
+def _findings_on_classes(classes: pd.DataFrame, checker: Checker | OwnChecker) -> list[Finding]:
     """One finding a failed rule; of two rules with one name the graver one counts."""
     findings: dict[str, Finding] = {}
-    for rule, places in zip(wanted, Checker(wanted).failing(classes), strict=True):
+    for rule, places in zip(checker.rules, checker.failing(classes), strict=True):
         if not _is_finding(rule, len(places), len(classes)) or rule.check in findings:
             continue
         names = [f"{classes['label'][place]}: {classes['pictures'][place]}" for place in places]

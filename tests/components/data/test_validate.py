@@ -18,6 +18,7 @@ from components.artifacts import Finding, Manifest, ValidationReport
 from components.data import rules
 from components.data.expectations import Checker
 from components.data.facts import gather
+from components.data.own_rules import OwnChecker
 from components.data.page import write_page
 from components.data.scan import ScanSettings, scan
 from components.data.sources import open_source
@@ -206,6 +207,24 @@ def test_validate_says_when_the_rules_are_missing(tmp_path, root):
         checked(root, tmp_path, expectations=str(tmp_path / "no.toml"))
 
 
+def test_validate_finds_noise_and_blanks_and_nothing_odd_in_digits(tmp_path):
+    from sklearn.datasets import load_digits
+
+    rng = np.random.default_rng(0)
+    for number, image in enumerate(load_digits().images[:120]):
+        path = tmp_path / "p" / str(number % 2) / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png((image * 15.9).astype(np.uint8)))
+    (tmp_path / "p/0/noise.jpg").write_bytes(jpeg(rng.integers(0, 256, (200, 300, 3), np.uint8), quality=80))
+    (tmp_path / "p/1/grey noise.png").write_bytes(
+        png(rng.normal(128, 30, (64, 64)).clip(0, 255).astype(np.uint8))
+    )
+    (tmp_path / "p/1/blank.png").write_bytes(png(np.full((64, 64), 200, np.uint8)))
+    _, findings = checked(tmp_path / "p", tmp_path)
+    assert set(findings["noise"].paths) == {"0/noise.jpg", "1/grey noise.png"}
+    assert findings["blank"].paths == ("1/blank.png",)
+
+
 def test_default_rules_load_and_name_known_checks():
     names = {
         rule.check
@@ -220,6 +239,19 @@ def test_default_rules_load_and_name_known_checks():
         "imbalance",
         "too_few",
     } <= names
+
+
+def test_own_checker_finds_the_rows_that_great_expectations_finds():
+    wanted = rules.load(rules.DEFAULT)
+    rng = np.random.default_rng(0)
+    for some in (wanted.pictures, wanted.classes):
+        numbers = {rule.column: rng.choice([0, 1, 2, 8, 15.0, 40, 240, np.nan], 400) for rule in some}
+        table = pd.DataFrame(numbers)
+        if "reason" in table:
+            table["reason"] = rng.choice(["cut off", None], 400)
+        found = OwnChecker(some).failing(table)
+        assert found == Checker(some).failing(table)
+        assert all(0 < len(rows) < 400 for rows in found)
 
 
 def test_validate_module_imports_no_great_expectations():
