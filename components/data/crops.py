@@ -4,7 +4,8 @@ Their thumbnails differ from that of the whole, so components/data/duplicates.py
 picture has its most striking points, found at several scales as extremes of differences of Gaussians (Lowe
 2004), each with a small patch around it. Points with like patches are found by a k-d tree, so not all pairs
 are compared; two pictures whose like points agree on one scale and shift are laid upon each other, and are
-called a crop when what they share looks the same. Turned or mirrored crops are not looked for.
+called a crop when what they share looks the same. components/data/windows.py adds those that keep most of a
+picture, which may have few points. Turned or mirrored crops are not looked for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from components.data.windows import SQUARE, window_pairs
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -37,7 +40,7 @@ _LEAST_AGREEING = 3  # points
 _LEAST_SHARE = 0.3  # of a picture's sides, that a crop of it keeps
 _MOST_MATCHES = 40  # of a pair of pictures, by which scale and shift are found
 _MOST_TRIED = 4  # scales and shifts of a pair that are tried
-_SAME = 0.15  # distance of what is shared, shifted to mean 0 and scaled to length 1
+_SAME = 0.13  # distance of what is shared, shifted to mean 0 and scaled to length 1
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,23 @@ def points_of(picture: Image.Image) -> Row:
 
 def crop_pairs(points: Points) -> Ints:
     """Pairs of which one is a part of the other, int64 (M, 2), smaller index first; the most alike first."""
-    found = []
+    pairs, distances = window_pairs(_squares(points))
+    found = dict(zip(map(tuple, pairs.tolist()), distances.tolist(), strict=True))
     for pair, matches in _likes(points):
-        distance = _distance(points, pair, matches)
-        if distance <= _SAME:
-            found.append((distance, *pair))
-    return np.array([pair for _, *pair in sorted(found)], np.int64).reshape(-1, 2)
+        if pair not in found and (distance := _distance(points, pair, matches)) <= _SAME:
+            found[pair] = distance
+    return np.array(sorted(found, key=lambda pair: (found[pair], pair)), np.int64).reshape(-1, 2)
+
+
+def _squares(points: Points) -> npt.NDArray[np.uint8]:
+    """The grey pictures without their margins, uint8 (N, SQUARE, SQUARE)."""
+    squares = np.zeros((len(points.luma), SQUARE, SQUARE), np.uint8)
+    for square, luma, (height, width) in zip(squares, points.luma, points.sizes / 2, strict=True):
+        if height:
+            box = (0.0, 0.0, float(int(width)), float(int(height)))
+            grey = Image.fromarray(luma).resize((SQUARE, SQUARE), Image.Resampling.BILINEAR, box)
+            square[:] = np.asarray(grey)
+    return squares
 
 
 def _smoothed(grey: Floats) -> Floats:
