@@ -25,7 +25,7 @@ from components.evaluation.gate import GateSettings
 from components.release.rehearse import RehearseSettings
 from components.release.retrain import RetrainSettings
 from components.training.architectures import ModelSettings
-from components.training.augment import AugmentSettings
+from components.training.augment import FAINT, AugmentSettings
 from components.training.export import ExportSettings
 from components.training.fit import TrainSettings
 
@@ -79,7 +79,20 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
         section, key, value = _parse_override(text)
         tables.setdefault(section, {})[key] = value
         sources.setdefault(section, f"--set {section}")
-    return _settings(tables, sources)
+    return _lit(_settings(tables, sources))
+
+
+def _lit(settings: Settings) -> Settings:
+    """Light varied faintly where nothing else was asked for and the network is pretrained: that has
+    seen all light."""
+    asked = settings.augment
+    if not settings.model.weights:
+        return settings
+    brightness = FAINT[0] if asked.brightness < 0 else asked.brightness
+    contrast = FAINT[1] if asked.contrast < 0 else asked.contrast
+    return dataclasses.replace(
+        settings, augment=dataclasses.replace(asked, brightness=brightness, contrast=contrast)
+    )
 
 
 def to_toml(settings: Settings) -> str:

@@ -21,6 +21,8 @@ from components.training import expand, feed, mirror, preview, variation
 
 MOST_LOOKED_AT = 2000  # training pictures by which mirroring is judged
 PHOTOGRAPH = 64  # pixels of a median side from which on colour pictures are taken for photographs
+LIGHT = (0.3, 0.2)  # brightness and contrast of photographs, whose light differs: see docs/trust.md
+FAINT = (0.1, 0.1)  # those of other pictures
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,15 @@ class AugmentSettings:
     rotation_degrees: float = records.setting(10.0, "turn by up to so many degrees", low=0.0, high=180.0)
     shift: float = records.setting(0.08, "shift by up to this share of a side", low=0.0, high=0.5)
     zoom: float = records.setting(0.1, "zoom in or out by up to about this share", low=0.0, high=1.0)
-    brightness: float = records.setting(0.1, "brighter or darker by up to this share", low=0.0, high=1.0)
-    contrast: float = records.setting(0.1, "more or less contrast by up to this share", low=0.0, high=1.0)
+    brightness: float = records.setting(
+        -1.0, "brighter or darker by up to this share; -1: 0.3 for photographs, else 0.1", low=-1.0, high=1.0
+    )
+    contrast: float = records.setting(
+        -1.0,
+        "more or less contrast by up to this share; -1: 0.2 for photographs, else 0.1",
+        low=-1.0,
+        high=1.0,
+    )
     hue: float = records.setting(0.0, "turn colours by up to this share of the circle", low=0.0, high=0.5)
     cutout: float = records.setting(0.0, "hide a square of this share of each side", low=0.0, high=0.9)
     mixup: float = records.setting(
@@ -55,8 +64,9 @@ def augment(shards_folder: Path, out: Path, settings: AugmentSettings, *, seed: 
     shards = Shards.load(shards_folder)
     shape = feed.Shape(*preview.size(shards.median_height, shards.median_width), shards.channels, "stretch")
     pictures, labels = feed.read(shards_folder, shards.parts[TRAIN], shape, limit=MOST_LOOKED_AT)
-    verdict = _flips(pictures, labels, shards, settings.flip)
-    policy = _policy(settings, verdict.is_safe)
+    photographs = _photographs(shards)
+    verdict = _flips(pictures, labels, shards, settings.flip, photographs)
+    policy = _policy(settings, verdict.is_safe, LIGHT if photographs else FAINT)
     out.mkdir(parents=True, exist_ok=True)
     preview.draw(pictures, labels, shards.labels, policy, out, seed=seed)
     extra: Part | None = None
@@ -73,26 +83,29 @@ def no_variation() -> AugmentSettings:
     return AugmentSettings(flip="none", **zeros)
 
 
+def _photographs(shards: Shards) -> bool:
+    return shards.channels == 3 and min(shards.median_height, shards.median_width) >= PHOTOGRAPH
+
+
 def _flips(
-    pictures: NDArray[np.uint8], labels: NDArray[np.int64], shards: Shards, asked: str
+    pictures: NDArray[np.uint8], labels: NDArray[np.int64], shards: Shards, asked: str, photographs: bool
 ) -> mirror.Verdict:
     if asked != "auto":
         return mirror.Verdict(asked in ("horizontal", "both"), f"the settings say flip = {asked}")
     thumbnails = images.resize(pictures, mirror.THUMBNAIL, mirror.THUMBNAIL).numpy()
-    side = min(shards.median_height, shards.median_width)
-    photographs = shards.channels == 3 and side >= PHOTOGRAPH
     return mirror.judge(thumbnails, labels, shards.labels, photographs=photographs)
 
 
-def _policy(settings: AugmentSettings, horizontal: bool) -> Mapping[str, float]:
+def _policy(settings: AugmentSettings, horizontal: bool, light: tuple[float, float]) -> Mapping[str, float]:
+    brightness, contrast = settings.brightness, settings.contrast
     strengths = {
         variation.FLIP_HORIZONTAL: float(horizontal),
         variation.FLIP_VERTICAL: float(settings.flip in ("vertical", "both")),
         variation.ROTATION: settings.rotation_degrees,
         variation.SHIFT: settings.shift,
         variation.ZOOM: settings.zoom,
-        variation.BRIGHTNESS: settings.brightness,
-        variation.CONTRAST: settings.contrast,
+        variation.BRIGHTNESS: light[0] if brightness < 0 else brightness,
+        variation.CONTRAST: light[1] if contrast < 0 else contrast,
         variation.HUE: settings.hue,
         variation.CUTOUT: settings.cutout,
         variation.MIXUP: settings.mixup,

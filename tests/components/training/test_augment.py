@@ -118,6 +118,20 @@ def test_mirror_is_allowed_where_classes_are_symmetric():
     assert verdict.is_safe and "100%" in verdict.why
 
 
+@pytest.mark.parametrize(
+    ("side", "channels", "light"), [(64, 3, (0.3, 0.2)), (64, 1, (0.1, 0.1)), (16, 3, (0.1, 0.1))]
+)
+def test_augment_varies_the_light_of_photographs_more(tmp_path, side, channels, light):
+    counts = {"train": (4, 4, 4), "validation": (2, 2, 2), "test": (2, 2, 2)}
+    write_shards(tmp_path / "s", counts=counts, side=side, channels=channels)
+    policy = augment(tmp_path / "s", tmp_path / "a", AugmentSettings(), seed=0).policy
+    assert (policy["brightness"], policy["contrast"]) == light
+    policy = augment(
+        tmp_path / "s", tmp_path / "b", AugmentSettings(brightness=0.0, contrast=0.4), seed=0
+    ).policy
+    assert "brightness" not in policy and policy["contrast"] == 0.4
+
+
 def test_augment_says_its_policy_and_draws_it(shards_folder, tmp_path):
     augmentation = augment(shards_folder, tmp_path, AugmentSettings(hue=0.1), seed=3)
     assert augmentation == Augmentation.load(tmp_path)
