@@ -23,8 +23,8 @@ PROMISES = (
     ("unary", "above_ms", 0.7, "most"),
     ("beside_mlflow", "row.ratio", 30, "least"),
     ("beside_mlflow", "picture.ratio", 30, "least"),
-    ("batching", "ms_an_image_alone", 5, "least"),
-    ("batching", "share_of_in_process", 0.9, "least"),
+    *(("batching", f"{name}.ms_an_image_alone", 5, "least") for name in measures.WEIGHTS),
+    *(("batching", f"{name}.share_of_in_process", 0.9, "least") for name in measures.WEIGHTS),
     ("switch", "failures", 0, "most"),
     ("switch", "ratio", 2, "most"),
 )
