@@ -188,16 +188,16 @@ def _torch_resnet_fast(classes: int) -> Any:
     import torch
     from torch import nn
 
-    def convolve(before: int, after: int) -> Any:
-        return nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
-        )
+    def convolve(before: int, after: int, pool: bool) -> Any:
+        shrink = [nn.MaxPool2d(2)] if pool else []
+        convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        return nn.Sequential(convolution, *shrink, nn.BatchNorm2d(after), nn.ReLU())
 
     class Stage(nn.Module):
         def __init__(self, before: int, after: int) -> None:
             super().__init__()
-            self.widen = nn.Sequential(convolve(before, after), nn.MaxPool2d(2))
-            self.residual = nn.Sequential(convolve(after, after), convolve(after, after))
+            self.widen = convolve(before, after, True)
+            self.residual = convolve(after, after, False)
 
         def forward(self, x: Any) -> Any:
             x = self.widen(x)
@@ -206,8 +206,10 @@ def _torch_resnet_fast(classes: int) -> Any:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.features = nn.Sequential(convolve(3, 64), Stage(64, 128), Stage(128, 256), Stage(256, 512))
-            self.logits = nn.Linear(1024, classes)
+            whiten = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
+            stages = Stage(24, 64), Stage(64, 256), Stage(256, 256)
+            self.features = nn.Sequential(whiten, nn.ReLU(), *stages)
+            self.logits = nn.Linear(512, classes)
 
         def forward(self, x: Any) -> Any:
             x = self.features(x)

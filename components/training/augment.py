@@ -21,8 +21,19 @@ from components.training import expand, feed, mirror, preview, variation
 
 MOST_LOOKED_AT = 2000  # training pictures by which mirroring is judged
 PHOTOGRAPH = 64  # pixels of a median side from which on colour pictures are taken for photographs
-LIGHT = (0.3, 0.2)  # brightness and contrast of photographs, whose light differs: see docs/trust.md
-FAINT = (0.1, 0.1)  # those of other pictures
+BY_PICTURES = -1.0
+MANY = 10_000  # small pictures from which on they vary enough by themselves for the few passes they get
+FAINT = (0.1, 0.1)  # brightness and contrast
+LIGHT = (0.3, 0.2)  # those of photographs, whose light differs: see docs/trust.md
+_AUTO = "-1: by the pictures"
+_STRENGTHS = {
+    variation.ROTATION: 10.0,
+    variation.SHIFT: 0.08,
+    variation.ZOOM: 0.1,
+    variation.BRIGHTNESS: FAINT[0],
+    variation.CONTRAST: FAINT[1],
+}
+_STRENGTHS_OF_MANY = {variation.SHIFT: 0.06}
 
 
 @dataclass(frozen=True)
@@ -34,17 +45,20 @@ class AugmentSettings:
         "mirror half of the pictures; auto: left to right, unless that makes another class of them",
         choices=("auto", "none", "horizontal", "vertical", "both"),
     )
-    rotation_degrees: float = records.setting(10.0, "turn by up to so many degrees", low=0.0, high=180.0)
-    shift: float = records.setting(0.08, "shift by up to this share of a side", low=0.0, high=0.5)
-    zoom: float = records.setting(0.1, "zoom in or out by up to about this share", low=0.0, high=1.0)
+    rotation_degrees: float = records.setting(
+        BY_PICTURES, f"turn by up to so many degrees; {_AUTO}", low=BY_PICTURES, high=180.0
+    )
+    shift: float = records.setting(
+        BY_PICTURES, f"shift by up to this share of a side; {_AUTO}", low=BY_PICTURES, high=0.5
+    )
+    zoom: float = records.setting(
+        BY_PICTURES, f"zoom in or out by up to about this share; {_AUTO}", low=BY_PICTURES, high=1.0
+    )
     brightness: float = records.setting(
-        -1.0, "brighter or darker by up to this share; -1: 0.3 for photographs, else 0.1", low=-1.0, high=1.0
+        BY_PICTURES, f"brighter or darker by up to this share; {_AUTO}", low=BY_PICTURES, high=1.0
     )
     contrast: float = records.setting(
-        -1.0,
-        "more or less contrast by up to this share; -1: 0.2 for photographs, else 0.1",
-        low=-1.0,
-        high=1.0,
+        BY_PICTURES, f"more or less contrast by up to this share; {_AUTO}", low=BY_PICTURES, high=1.0
     )
     hue: float = records.setting(0.0, "turn colours by up to this share of the circle", low=0.0, high=0.5)
     cutout: float = records.setting(0.0, "hide a square of this share of each side", low=0.0, high=0.9)
@@ -64,9 +78,8 @@ def augment(shards_folder: Path, out: Path, settings: AugmentSettings, *, seed: 
     shards = Shards.load(shards_folder)
     shape = feed.Shape(*preview.size(shards.median_height, shards.median_width), shards.channels, "stretch")
     pictures, labels = feed.read(shards_folder, shards.parts[TRAIN], shape, limit=MOST_LOOKED_AT)
-    photographs = _photographs(shards)
-    verdict = _flips(pictures, labels, shards, settings.flip, photographs)
-    policy = _policy(settings, verdict.is_safe, LIGHT if photographs else FAINT)
+    verdict = _flips(pictures, labels, shards, settings.flip, _photographs(shards))
+    policy = _policy(settings, verdict.is_safe, strengths(shards))
     out.mkdir(parents=True, exist_ok=True)
     preview.draw(pictures, labels, shards.labels, policy, out, seed=seed)
     extra: Part | None = None
@@ -96,16 +109,26 @@ def _flips(
     return mirror.judge(thumbnails, labels, shards.labels, photographs=photographs)
 
 
-def _policy(settings: AugmentSettings, horizontal: bool, light: tuple[float, float]) -> Mapping[str, float]:
-    brightness, contrast = settings.brightness, settings.contrast
-    strengths = {
-        variation.FLIP_HORIZONTAL: float(horizontal),
-        variation.FLIP_VERTICAL: float(settings.flip in ("vertical", "both")),
+def strengths(shards: Shards) -> Mapping[str, float]:
+    """Of what the settings leave open."""
+    if _photographs(shards):
+        return {**_STRENGTHS, variation.BRIGHTNESS: LIGHT[0], variation.CONTRAST: LIGHT[1]}
+    is_small = min(shards.median_height, shards.median_width) < PHOTOGRAPH
+    return _STRENGTHS_OF_MANY if is_small and shards.parts[TRAIN].num_images >= MANY else _STRENGTHS
+
+
+def _policy(settings: AugmentSettings, horizontal: bool, own: Mapping[str, float]) -> Mapping[str, float]:
+    asked = {
         variation.ROTATION: settings.rotation_degrees,
         variation.SHIFT: settings.shift,
         variation.ZOOM: settings.zoom,
-        variation.BRIGHTNESS: light[0] if brightness < 0 else brightness,
-        variation.CONTRAST: light[1] if contrast < 0 else contrast,
+        variation.BRIGHTNESS: settings.brightness,
+        variation.CONTRAST: settings.contrast,
+    }
+    strengths = {
+        variation.FLIP_HORIZONTAL: float(horizontal),
+        variation.FLIP_VERTICAL: float(settings.flip in ("vertical", "both")),
+        **{key: own.get(key, 0.0) if value < 0 else value for key, value in asked.items()},
         variation.HUE: settings.hue,
         variation.CUTOUT: settings.cutout,
         variation.MIXUP: settings.mixup,

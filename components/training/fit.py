@@ -19,6 +19,7 @@ from components.training import (
     feed,
     keras_file,
     material,
+    muon,
     precision,
     pretrained,
     recipe,
@@ -70,6 +71,7 @@ def fit(
             side=min(plan.height, plan.width),
             num_train=stuff.num_train,
             is_pretrained=architectures.is_pretrained(model, plan),
+            optimizer=architectures.optimizer(plan),
         ),
         workers,
     )
@@ -227,7 +229,9 @@ def _optimizer(how: Recipe, learning_rate: float, accumulate: int) -> Any:
         options |= {"use_ema": True, "ema_momentum": how.average ** (1 / accumulate)}
     if accumulate > 1:
         options |= {"gradient_accumulation_steps": accumulate}
-    if how.optimizer == "sgd":
+    if how.optimizer == "muon":
+        optimizer = muon.muon(learning_rate, keras.config.dtype_policy().compute_dtype, **options)
+    elif how.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **options)
     else:
         kind = keras.optimizers.Adam if how.optimizer == "adam" else keras.optimizers.AdamW

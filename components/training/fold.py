@@ -17,7 +17,8 @@ _FOLDABLE = ("Conv2D", "DepthwiseConv2D", "Dense")
 def fold(network: Any) -> Any:
     """A copy in which every batch normalisation right behind a linear layer is gone.
 
-    Others stay as they are, such as one behind an activation. Outputs are equal to rounding.
+    Max pooling may lie between the two where no gain is negative, since the largest then stays the
+    largest. Others stay as they are, such as one behind an activation. Outputs are equal to rounding.
     """
     import keras
 
@@ -47,12 +48,27 @@ def _pairs(network: Any) -> dict[str, Any]:
     for layer in network.layers:
         if layer.__class__.__name__ != "BatchNormalization" or len(layer._inbound_nodes) != 1:
             continue
-        before = layer.input._keras_history.operation
+        before = _before(layer)
+        if before.__class__.__name__ == "MaxPooling2D" and _alone(before) and _keeps_order(layer):
+            before = _before(before)
         is_linear = getattr(getattr(before, "activation", None), "__name__", "") == "linear"
-        consumers = len(before._outbound_nodes) == 1 and len(before._inbound_nodes) == 1
-        if before.__class__.__name__ in _FOLDABLE and is_linear and consumers:
+        if before.__class__.__name__ in _FOLDABLE and is_linear and _alone(before):
             found[before.name] = layer
     return found
+
+
+def _before(layer: Any) -> Any:
+    return layer.input._keras_history.operation
+
+
+def _alone(layer: Any) -> bool:
+    """Whether a layer is used once, by one other."""
+    return len(layer._outbound_nodes) == 1 and len(layer._inbound_nodes) == 1
+
+
+def _keeps_order(norm: Any) -> bool:
+    """Whether what is larger before the normalisation is so after it, in every channel."""
+    return not norm.scale or bool((np.asarray(norm.gamma) >= 0).all())
 
 
 def _folded_weights(layer: Any, norm: Any) -> list[Any]:

@@ -10,8 +10,14 @@ import math
 from dataclasses import dataclass
 
 from components import records
-from components.training import precision
+from components.training import muon, precision
 
+_DEFAULTS = {  # learning rate, weight decay
+    "muon": (muon.RATE, 0.0),
+    "sgd": (0.1, 5e-4),
+    "adam": (1e-3, 0.0),
+    "adamw": (2e-3, 0.05),
+}
 LARGE = 64  # pixels of the shorter side from which on pictures are worth more passes
 
 
@@ -22,7 +28,9 @@ class TrainSettings:
     seed: int = records.setting(0, "of weights, order and variation: equal seeds, equal runs", low=0)
     epochs: int = records.setting(0, "passes over the training pictures; 0: by their number", low=0)
     batch_size: int = records.setting(0, "pictures a step; 0: by their number", low=0, high=8192)
-    optimizer: str = records.setting("auto", "how weights move", choices=("auto", "adam", "adamw", "sgd"))
+    optimizer: str = records.setting(
+        "auto", "how weights move", choices=("auto", "muon", "adam", "adamw", "sgd")
+    )
     learning_rate: float = records.setting(
         0.0, "the highest, after warm-up; 0: by the optimiser", low=0.0, high=10.0
     )
@@ -101,12 +109,18 @@ class Recipe:
         return self.stages[-1], first - self.stages[-1].epochs
 
 
-def decide(settings: TrainSettings, *, side: int, num_train: int, is_pretrained: bool) -> Recipe:
-    """The recipe for so many pictures whose shorter side has `side` pixels."""
-    optimizer = "adamw" if settings.optimizer == "auto" else settings.optimizer
-    batch_size = min(settings.batch_size or (32 if num_train < 4000 else 128), num_train)
+def decide(
+    settings: TrainSettings, *, side: int, num_train: int, is_pretrained: bool, optimizer: str = "adamw"
+) -> Recipe:
+    """The recipe for so many pictures whose shorter side has `side` pixels.
+
+    optimizer: what "auto" stands for.
+    """
+    optimizer = optimizer if settings.optimizer == "auto" else settings.optimizer
+    few, many = (64, 256) if optimizer == "muon" else (32, 128)
+    batch_size = min(settings.batch_size or (few if num_train < 4000 else many), num_train)
     epochs = settings.epochs or _epochs(side, num_train, is_pretrained)
-    default_rate, default_decay = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0), "adamw": (2e-3, 0.05)}[optimizer]
+    default_rate, default_decay = _DEFAULTS[optimizer]
     rate = settings.learning_rate or default_rate
     steps = epochs * max(1, num_train // batch_size)
     return Recipe(
@@ -140,7 +154,7 @@ def rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
 def _epochs(side: int, num_train: int, is_pretrained: bool) -> int:
     """Few pictures need more passes; so do large ones, of which there is more to learn."""
     pictures_seen, least, most = (
-        (7_000, 5, 20) if is_pretrained else (60_000, 12, 60) if side >= LARGE else (16_000, 12, 60)
+        (7_000, 5, 20) if is_pretrained else (60_000, 8, 60) if side >= LARGE else (30_000, 8, 60)
     )
     return min(most, max(least, round(pictures_seen / num_train)))
 

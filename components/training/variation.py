@@ -93,6 +93,8 @@ def _transforms(images: Any, policy: Mapping[str, float], draw: _Draw) -> tf.Ten
     flip_y = draw.sign() if policy.get(FLIP_VERTICAL) else tf.ones_like(angle)
     shift_x = draw(-1.0, 1.0) * policy.get(SHIFT, 0.0) * width
     shift_y = draw(-1.0, 1.0) * policy.get(SHIFT, 0.0) * height
+    if not policy.get(ROTATION) and not policy.get(ZOOM):  # whole pixels, so that nothing is blurred
+        shift_x, shift_y = tf.round(shift_x), tf.round(shift_y)
     return _matrix(angle, zoom, flip_x, flip_y, shift_x, shift_y, (height - 1) / 2, (width - 1) / 2)
 
 

@@ -65,6 +65,49 @@ def test_minimal_cnn_is_a_teaching_network():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("side", "channels", "filters", "parameters"),
+    [
+        (8, 1, [8, 128, 128], 160_298),
+        (28, 1, [8, 64, 64, 256, 256, 256, 256], 1_968_170),
+        (32, 3, [24, 64, 64, 256, 256, 256, 256], 1_977_642),
+        (128, 3, [64, 64, 64, 256, 256, 256, 256], 2_005_450),
+    ],
+)
+def test_resnet_fast_widens_as_the_picture_gets_smaller(side, channels, filters, parameters):
+    own = network("resnet_fast", side, channels)
+    assert own.count_params() == parameters
+    assert [layer.filters for layer in own.layers if layer.__class__.__name__ == "Conv2D"] == filters
+
+
+def test_resnet_fast_has_its_layers_in_order():
+    narrow = ["Conv2D", "MaxPooling2D", "BatchNormalization", "Activation"]
+    stage = [*narrow, "Conv2D", "BatchNormalization", "Activation", "Add"]
+    assert kinds(network("resnet_fast", 32, 3)) == [
+        "Conv2D", "Activation", *stage * 3,
+        "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Concatenate", "Dropout", "Dense",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("channels", "scaling"), [(1, "zscore"), (3, "zscore"), (3, "unit")])
+def test_resnet_fast_whitens_patches_of_the_training_pictures(channels, scaling):
+    import keras
+
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 256, (64, 4, 4, channels)).repeat(3, axis=1).repeat(3, axis=2)
+    images = np.clip(rough + rng.normal(0, 20, rough.shape), 0, 255).astype(np.uint8)
+    model = ModelSettings(architecture="resnet_fast", scaling=scaling)
+    plan = Plan("resnet_fast", "a test", 12, 12, channels, 10, 16)
+    own = build(plan, model, architectures.measure(images), fused=True)
+    layer = own.get_layer("whiten")
+    assert not layer.trainable
+    outputs = keras.Model(own.input, layer.output).predict_on_batch(images.astype(np.float32))
+    half = outputs.reshape(-1, outputs.shape[-1])[:, : 4 * channels]
+    np.testing.assert_allclose(outputs[..., 4 * channels :], -outputs[..., : 4 * channels], atol=1e-4)
+    covariance = np.cov(half.T)
+    np.testing.assert_allclose(covariance, np.eye(4 * channels), atol=0.12)
+
+
 @pytest.mark.parametrize("name", [*architectures.LADDER, "resnet_fast", "conv"])
 @pytest.mark.parametrize("side", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_networks_take_pictures_of_any_size_and_are_saved_and_loaded(name, side, tmp_path):

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from components import digest
-from components.artifacts import Augmentation, Shards
+from components.artifacts import Augmentation, Part, Shards
 from components.training import feed, mirror, variation
-from components.training.augment import AugmentSettings, augment, no_variation
+from components.training.augment import AugmentSettings, augment, no_variation, strengths
 from tests.components.training.conftest import LABELS, write_shards
 
 
@@ -130,6 +130,27 @@ def test_augment_varies_the_light_of_photographs_more(tmp_path, side, channels, 
         tmp_path / "s", tmp_path / "b", AugmentSettings(brightness=0.0, contrast=0.4), seed=0
     ).policy
     assert "brightness" not in policy and policy["contrast"] == 0.4
+
+
+def test_strengths_leave_many_small_pictures_almost_as_they_are():
+    def found(side, num_images):
+        parts = {"train": Part((), num_images, {})}
+        return strengths(Shards(("a",), parts, 3, side, side, side, side, "f"))
+
+    assert found(32, 10_000) == {"shift": 0.06}
+    assert found(32, 9_999)["rotation_degrees"] == found(64, 10_000)["rotation_degrees"] == 10.0
+    assert found(8, 100)["rotation_degrees"] == 10.0 and found(8, 100)["zoom"] == 0.1
+
+
+def test_augment_takes_what_is_asked_for_over_its_own_strengths(shards_folder, tmp_path):
+    asked = AugmentSettings(flip="none", zoom=0.2, shift=0)
+    policy = augment(shards_folder, tmp_path, asked, seed=0).policy
+    assert policy == {"rotation_degrees": 10.0, "zoom": 0.2, "brightness": 0.1, "contrast": 0.1}
+
+
+def test_vary_shifts_by_whole_pixels_where_nothing_turns_or_stretches():
+    varied, _ = vary({"shift": 0.2, "flip_horizontal": 1.0})
+    np.testing.assert_array_equal(varied, np.round(varied))
 
 
 def test_augment_says_its_policy_and_draws_it(shards_folder, tmp_path):

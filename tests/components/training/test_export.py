@@ -305,6 +305,23 @@ def test_fold_changes_no_output(pictures):
     np.testing.assert_allclose(folded.predict_on_batch(batch), plain.predict_on_batch(batch), atol=1e-4)
 
 
+def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(pictures):
+    batch = pictures.astype(np.float32)
+    plain = network(seed=4)
+    behind = next(layer for layer in plain.layers if layer.__class__.__name__ == "BatchNormalization")
+    assert behind.input._keras_history.operation.__class__.__name__ == "MaxPooling2D"
+    rng = np.random.default_rng(0)
+    gain, shift, mean, variance = (rng.uniform(0.5, 2.0, behind.gamma.shape) for _ in range(4))
+    for sign, left in ((1.0, 0), (-1.0, 1)):
+        behind.set_weights([sign * gain, shift, mean, variance])
+        folded = fold.fold(plain)
+        kinds = [layer.__class__.__name__ for layer in folded.layers]
+        assert kinds.count("BatchNormalization") == left
+        np.testing.assert_allclose(
+            folded.predict_on_batch(batch), plain.predict_on_batch(batch), rtol=1e-3, atol=1e-3
+        )
+
+
 def test_fused_layers_have_the_weights_and_outputs_of_plain_ones(pictures):
     fused, plain = network(fused=True, seed=3), network(seed=3)
     assert [w.shape for w in fused.weights] == [w.shape for w in plain.weights]

@@ -21,6 +21,7 @@ from components.training.recipe import decide, rate
 from tests.components.training.conftest import LABELS, write_shards
 
 ROOT = Path(__file__).parents[3]
+BRIEF = TrainSettings(epochs=8, batch_size=16, precision="float32")  # else by the defaults
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,10 @@ def mlp():
 def undisturbed(tmp_path_factory, shards_folder, policy_folder):
     """One training that the others are held against."""
     out = tmp_path_factory.mktemp("undisturbed")
-    settings = TrainSettings(epochs=8, batch_size=16, precision="float32", learning_rate=0.01)
     model = ModelSettings(architecture="resnet_fast", width=8)
     seen = []
     training = fit(
-        shards_folder, policy_folder, out, model, settings, on_epoch=lambda epoch, m: seen.append((epoch, m))
+        shards_folder, policy_folder, out, model, BRIEF, on_epoch=lambda epoch, m: seen.append((epoch, m))
     )
     return training, out, seen
 
@@ -102,11 +102,11 @@ def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
 
 
 def test_fit_goes_on_after_breaks_as_if_there_was_none(
-    undisturbed, shards_folder, policy_folder, tiny, short, tmp_path
+    undisturbed, shards_folder, policy_folder, tiny, tmp_path
 ):
     """Broken off within an epoch and at the end of one; three steps are an epoch."""
     training, out, _ = undisturbed
-    often = replace(short, checkpoint_s=0.0)
+    often = replace(BRIEF, checkpoint_s=0.0)
     done = 0
     for num_steps in (1, 5):
         bar = StopsAfter(num_steps)
@@ -202,8 +202,8 @@ def test_fit_says_what_to_do_when_not_one_picture_fits(shards_folder, policy_fol
         fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, batch_size=2), progress=Memory(0))
 
 
-def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder, tiny, short, tmp_path):
-    training = fit(shards_folder, policy_folder, tmp_path, tiny, replace(short, memory_mb=0))
+def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder, tiny, tmp_path):
+    training = fit(shards_folder, policy_folder, tmp_path, tiny, replace(BRIEF, memory_mb=0))
     assert training.history[-1]["val_accuracy"] >= 0.9
 
 
@@ -245,6 +245,15 @@ def test_class_weights_raise_rare_classes():
     assert class_weights("on", [10, 10]) == (1.0, 1.0)
 
 
+def test_decide_takes_the_optimiser_that_suits_the_architecture_unless_one_is_asked_for():
+    facts = {"side": 32, "num_train": 50_000, "is_pretrained": False}
+    own = decide(TrainSettings(), **facts, optimizer="muon")
+    assert (own.optimizer, own.stages[0].learning_rate, own.batch_size) == ("muon", 0.24, 256)
+    asked = decide(TrainSettings(optimizer="sgd"), **facts, optimizer="muon")
+    assert (asked.optimizer, asked.stages[0].learning_rate, asked.batch_size) == ("sgd", 0.1, 128)
+    assert decide(TrainSettings(), **facts).optimizer == "adamw"
+
+
 def test_rate_rises_then_falls_to_nothing():
     recipe = decide(
         TrainSettings(epochs=10, learning_rate=0.4, warmup=0.25), side=8, num_train=320, is_pretrained=False
@@ -270,7 +279,7 @@ def test_decide_follows_the_number_of_pictures_not_the_clock():
         decide(TrainSettings(), side=side, num_train=num, is_pretrained=False).epochs
         for side, num in ((8, 1257), (128, 1220), (28, 60_000), (128, 100))
     ]
-    assert epochs == [13, 49, 12, 60]
+    assert epochs == [24, 49, 8, 60]
 
 
 @pytest.mark.slow
@@ -311,9 +320,7 @@ from components.training.architectures import ModelSettings
 from components.training.fit import TrainSettings, fit
 shards, policy, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
-settings = TrainSettings(
-    epochs=8, batch_size=16, precision="float32", learning_rate=0.01, checkpoint_s=0.0
-)
+settings = TrainSettings(epochs=8, batch_size=16, precision="float32", checkpoint_s=0.0)
 fit(shards, policy, out, ModelSettings(architecture="resnet_fast", width=8), settings)
 """
     command = [sys.executable, "-c", script, str(shards_folder), str(policy_folder), str(tmp_path)]
