@@ -62,17 +62,15 @@ CIFAR = "cifar10/cifar10_jpeg_q75_60000.tar.xz"
 CASES = {
     "leaves-pretrained": Case("leaves", 3, MOBILENET, accuracy=0.985, seconds=180),
     "grocery-pretrained": Case("grocery-ingredients", 3, MOBILENET, accuracy=0.96, gap=0.02),
-    "leaves": Case("leaves", 6, accuracy=0.93),
-    "fashion": Case(
-        "fashion-mnist", 10, ("model.width=32", "train.epochs=12"), accuracy=0.935, seconds=600
-    ),
+    "leaves": Case("leaves", 2, accuracy=0.93),
+    "fashion": Case("fashion-mnist", 5, accuracy=0.935, seconds=600),
     "fashion-quick": Case(
-        "fashion-mnist", 4, ("model.width=24", "train.epochs=3", *PLAIN), accuracy=0.9054,
+        "fashion-mnist", 1, ("model.width=24", "train.epochs=2", *PLAIN), accuracy=0.9054,
         published=("fashion_cnn", 30), share=1 / 40,
     ),
-    "cifar10": Case(CIFAR, 40, ("model.width=48", "train.epochs=13"), accuracy=0.91, seconds=2400),
+    "cifar10": Case(CIFAR, 8, accuracy=0.91, seconds=2400),
     "cifar10-quick": Case(
-        CIFAR, 3, ("model.width=16", "train.epochs=2", *PLAIN), accuracy=0.7211,
+        CIFAR, 1, ("model.width=24", "train.epochs=2", *PLAIN), accuracy=0.7211,
         published=("cnn_dropout", 20), share=1 / 10,
     ),
 }  # fmt: skip

@@ -2,8 +2,8 @@
 
 After Keller Jordan's Muon and its use for CIFAR-10 ("airbench", 2024). The gradient of a kernel, smoothed by
 momentum, is brought near an orthogonal matrix by Newton and Schulz's iteration, so every direction learns
-at one pace; the kernel itself is held at one length a filter. That suits networks in which normalisation follows each
-convolution, since what its length was makes no difference to them. Everything else learns by Adam.
+at one pace; the kernel itself is held at one length a filter. That suits networks in which normalisation
+follows each convolution, since to them a kernel's length makes no difference. Everything else learns by Adam.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-RATE = 0.24
+RATE = 0.12
 ADAM_SHARE = 1 / 24  # of the rate, for everything but kernels
 MOMENTUM = 0.6
 ITERATIONS = 3  # of Newton and Schulz; singular values then lie between about 0.7 and 1.2

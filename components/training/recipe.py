@@ -117,8 +117,7 @@ def decide(
     optimizer: what "auto" stands for.
     """
     optimizer = optimizer if settings.optimizer == "auto" else settings.optimizer
-    few, many = (64, 256) if optimizer == "muon" else (32, 128)
-    batch_size = min(settings.batch_size or (few if num_train < 4000 else many), num_train)
+    batch_size = min(settings.batch_size or _batch_size(optimizer, num_train), num_train)
     epochs = settings.epochs or _epochs(side, num_train, is_pretrained)
     default_rate, default_decay = _DEFAULTS[optimizer]
     rate = settings.learning_rate or default_rate
@@ -149,6 +148,13 @@ def rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
         return stage.learning_rate
     done = min(1.0, (step - rise) / max(1, num_steps - rise))
     return stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def _batch_size(optimizer: str, num_train: int) -> int:
+    """Muon's steps are few and long: about 80 an epoch, of 64 to 512 pictures."""
+    if optimizer != "muon":
+        return 32 if num_train < 4000 else 128
+    return min(512, max(64, 2 ** round(math.log2(num_train / 80))))
 
 
 def _epochs(side: int, num_train: int, is_pretrained: bool) -> int:

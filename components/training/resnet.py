@@ -1,8 +1,8 @@
 """`resnet_fast`: our own small residual network, made for time to accuracy.
 
-After David Page's ResNet-9 ("How to train your ResNet", 2018) and Keller Jordan's airbench (2024), with its
-depth set by the picture's size. Small pictures go through a convolution that is computed, not learnt: it whitens
-patches of 2 x 2 pixels, so that the first layer that learns sees uncorrelated values. Large ones go
+After David Page's ResNet-9 ("How to train your ResNet", 2018) and Keller Jordan's airbench (2024), with a
+depth set by the picture's size. Small pictures go through a convolution that is computed, not learnt: it
+whitens patches of 2 x 2 pixels, so that the first layer that learns sees uncorrelated values. Large ones go
 through a stem that shrinks them. Then stages halve the picture, and widen it, until few pixels are left.
 """
 
@@ -24,7 +24,7 @@ WHITEN = "whiten"
 
 
 def widths(side: int, width: int) -> list[int]:
-    """Channels of the stages for pictures whose shorter side is `side` pixels: few, then four times as many."""
+    """Channels of the stages for pictures whose shorter side is `side` pixels; later ones are wider."""
     left = (side // 4 if side >= LARGE else side) // 2
     stages = [width]
     while left >= 2 * LAST - 1 and len(stages) < 4:

@@ -8,6 +8,7 @@ from components.artifacts import Part, Shards
 from components.errors import InputError
 from components.training import architectures, keras_file, precision, pretrained
 from components.training.architectures import ModelSettings, Plan, Statistics, build, choose
+from components.training.catalogue import own_input
 from tests.components.training.conftest import LABELS
 
 
@@ -47,22 +48,28 @@ def test_ladder_has_the_parameters_of_its_sources(name, side, channels, paramete
     assert network(name, side, channels).count_params() == parameters
 
 
-def test_fashion_cnn_has_the_layers_of_its_source_in_order():
-    assert kinds(network("fashion_cnn", 28, 1)) == [
-        "Conv2D", "MaxPooling2D", "Conv2D", "Conv2D", "MaxPooling2D", "Conv2D", "Conv2D", "MaxPooling2D",
-        "Flatten", "Dense", "Dropout", "Dense", "Dropout", "Dense",
-    ]  # fmt: skip
+CONVOLVED, POOLED, HEAD = ["Conv2D"], ["Conv2D", "MaxPooling2D"], ["Flatten", "Dense", "Dense", "Dense"]
+NORMALISED = ["Conv2D", "BatchNormalization"]
 
 
-def test_batchnorm_cnn_normalises_after_each_convolution():
-    block = ["Conv2D", "BatchNormalization"] * 2 + ["MaxPooling2D"]
-    assert kinds(network("batchnorm_cnn", 64, 3)) == [*block, *block, "Flatten", "Dropout", "Dense"]
-
-
-def test_minimal_cnn_is_a_teaching_network():
-    assert kinds(network("minimal_cnn", 28, 1)) == [
-        "Conv2D", "MaxPooling2D", "Conv2D", "MaxPooling2D", "Flatten", "Dense",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("mlp", HEAD),
+        ("cnn1", [*CONVOLVED, *HEAD]),
+        ("cnn2", [*CONVOLVED * 2, *HEAD]),
+        ("cnn_pool", [*POOLED * 2, *HEAD]),
+        ("cnn_dropout", [*[*POOLED, "Dropout"] * 2, *HEAD]),
+        ("cnn_batchnorm", [*[*NORMALISED, "MaxPooling2D", "Dropout"] * 2, *HEAD]),
+        ("dense", ["Flatten", "Dense", "Dense"]),
+        ("fashion_cnn", [*POOLED, *[*CONVOLVED, *POOLED] * 2, "Flatten", *["Dense", "Dropout"] * 2, "Dense"]),
+        ("minimal_cnn", [*POOLED * 2, "Flatten", "Dense"]),
+        ("dropout_cnn", [*POOLED * 2, "Flatten", "Dropout", "Dense"]),
+        ("batchnorm_cnn", [*[*NORMALISED * 2, "MaxPooling2D"] * 2, "Flatten", "Dropout", "Dense"]),
+    ],
+)
+def test_ladder_has_the_layers_of_its_sources_in_order(name, layers):
+    assert kinds(network(name, *own_input(name)[1:])) == layers
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,12 @@ def test_class_weights_raise_rare_classes():
 def test_decide_takes_the_optimiser_that_suits_the_architecture_unless_one_is_asked_for():
     facts = {"side": 32, "num_train": 50_000, "is_pretrained": False}
     own = decide(TrainSettings(), **facts, optimizer="muon")
-    assert (own.optimizer, own.stages[0].learning_rate, own.batch_size) == ("muon", 0.24, 256)
+    assert (own.optimizer, own.stages[0].learning_rate, own.batch_size) == ("muon", 0.12, 512)
+    few = [
+        decide(TrainSettings(), **{**facts, "num_train": n}, optimizer="muon").batch_size
+        for n in (20, 10_000)
+    ]
+    assert few == [20, 128]
     asked = decide(TrainSettings(optimizer="sgd"), **facts, optimizer="muon")
     assert (asked.optimizer, asked.stages[0].learning_rate, asked.batch_size) == ("sgd", 0.1, 128)
     assert decide(TrainSettings(), **facts).optimizer == "adamw"
