@@ -70,7 +70,8 @@ CASES = {
     ),
     "cifar10": Case(CIFAR, 8, accuracy=0.91, seconds=2400),
     "cifar10-quick": Case(
-        CIFAR, 1, ("model.width=24", "train.epochs=2", *PLAIN), accuracy=0.7211,
+        CIFAR, 1, ("model.image_size=24", "model.width=24", "model.dropout=0", "train.epochs=2",
+                   "train.batch_size=256", *PLAIN), accuracy=0.7211,
         published=("cnn_dropout", 20), share=1 / 10,
     ),
 }  # fmt: skip
