@@ -109,6 +109,7 @@ def test_resnet_fast_whitens_patches_of_the_training_pictures(channels, scaling)
     layer = own.get_layer("whiten")
     assert not layer.trainable
     outputs = keras.Model(own.input, layer.output).predict_on_batch(images.astype(np.float32))
+    outputs = outputs[:, :-1, :-1]  # the last row and column of a tiny picture see padding
     half = outputs.reshape(-1, outputs.shape[-1])[:, : 4 * channels]
     np.testing.assert_allclose(outputs[..., 4 * channels :], -outputs[..., : 4 * channels], atol=1e-4)
     covariance = np.cov(half.T)
