@@ -1,6 +1,6 @@
 """Every step as a Kubeflow component. EDGE: kfp.
 
-A component is a few lines: what it does is in components/pods.py and components/pod_release.py, which
+A component is a few lines: what it does is in components/pod_data.py, pod_model.py and pod_release.py, which
 also run without Kubeflow. Each has typed artifacts and one struct parameter with the settings of its
 step, so that a change of the gate does not undo cached training. `code` is the digest of the source a
 step reaches (components/code.py): it is not used, it makes the cache miss when the code changed.
@@ -69,9 +69,9 @@ def settings(
 @op
 def listing(photos: str, scan: dict[str, Any], workspace: str) -> str:
     """What pictures there are: a digest of names, sizes and times, by which the scan is reused."""
-    from components import pods
+    from components import pod_data
 
-    return pods.listing(photos, scan, workspace)
+    return pod_data.listing(photos, scan, workspace)
 
 
 @op
@@ -79,9 +79,9 @@ def scan(
     photos: str, listing: str, settings: dict[str, Any], workspace: str, code: str, manifest: Output[Dataset]
 ) -> None:
     """Pictures -> manifest."""
-    from components import pods
+    from components import pod_data
 
-    found = pods.scan(photos, manifest.path, settings, workspace)
+    found = pod_data.scan(photos, manifest.path, settings, workspace)
     manifest.metadata.update(images=found.num_rows, fingerprint=found.fingerprint)
 
 
@@ -97,17 +97,17 @@ def scan_part(
     part: Output[Dataset],
 ) -> None:
     """Every count-th picture from the index-th on -> a part of the manifest."""
-    from components import pods
+    from components import pod_data
 
-    pods.scan_part(photos, part.path, settings, index, count, workspace)
+    pod_data.scan_part(photos, part.path, settings, index, count, workspace)
 
 
 @op
 def merge_scans(parts: Input[list[Dataset]], code: str, manifest: Output[Dataset]) -> None:
     """All parts -> manifest."""
-    from components import pods
+    from components import pod_data
 
-    found = pods.merge_scans([part.path for part in parts], manifest.path)
+    found = pod_data.merge_scans([part.path for part in parts], manifest.path)
     manifest.metadata.update(images=found.num_rows, fingerprint=found.fingerprint)
 
 
@@ -128,9 +128,9 @@ def validate(
     import shutil
     from pathlib import Path
 
-    from components import pods, visuals
+    from components import pod_data, visuals
 
-    report = pods.validate(photos, manifest.path, validation.path, settings, scan, network, workspace)
+    report = pod_data.validate(photos, manifest.path, validation.path, settings, scan, network, workspace)
     shutil.copy(Path(validation.path) / "index.html", page.path)
     Path(findings.path).write_text(visuals.findings(report), encoding="utf-8")
 
@@ -146,9 +146,9 @@ def split(
     split: Output[Dataset],
 ) -> None:
     """Manifest and findings -> which picture is in which part. Fails for critical findings."""
-    from components import pods
+    from components import pod_data
 
-    found = pods.split(manifest.path, validation.path, split.path, settings, model, workspace)
+    found = pod_data.split(manifest.path, validation.path, split.path, settings, model, workspace)
     split.metadata.update(found.counts)
 
 
@@ -164,9 +164,9 @@ def shards(
     shards: Output[Dataset],
 ) -> None:
     """Pictures -> TFRecord shards."""
-    from components import pods
+    from components import pod_data
 
-    found = pods.shards(photos, manifest.path, split.path, shards.path, settings, scan, workspace)
+    found = pod_data.shards(photos, manifest.path, split.path, shards.path, settings, scan, workspace)
     shards.metadata["classes"] = len(found.labels)
 
 
@@ -184,9 +184,11 @@ def shards_part(
     part: Output[Dataset],
 ) -> None:
     """Every count-th file of the shards from the index-th on."""
-    from components import pods
+    from components import pod_data
 
-    pods.shards_part(photos, manifest.path, split.path, part.path, settings, scan, index, count, workspace)
+    pod_data.shards_part(
+        photos, manifest.path, split.path, part.path, settings, scan, index, count, workspace
+    )
 
 
 @op
@@ -199,10 +201,10 @@ def merge_shards(
     shards: Output[Dataset],
 ) -> None:
     """All parts -> TFRecord shards."""
-    from components import pods
+    from components import pod_data
 
     folders = [part.path for part in parts]
-    found = pods.merge_shards(folders, manifest.path, split.path, shards.path, settings)
+    found = pod_data.merge_shards(folders, manifest.path, split.path, shards.path, settings)
     shards.metadata["classes"] = len(found.labels)
 
 
@@ -223,9 +225,9 @@ def tune(
     """Shards -> the sections of settings that a search found best on the validation part."""
     from pathlib import Path
 
-    from components import pods, visuals
+    from components import pod_model, visuals
 
-    found, tuning = pods.tune(shards.path, augment, network, train, search, model, workspace)
+    found, tuning = pod_model.tune(shards.path, augment, network, train, search, model, workspace)
     Path(trials.path).write_text(visuals.trials(tuning), encoding="utf-8")
     return found["augment"], found["model"], found["train"]
 
@@ -239,9 +241,9 @@ def augment(
     augmentation: Output[Artifact],
 ) -> None:
     """Shards -> how training pictures are varied, with the seed of the training."""
-    from components import pods
+    from components import pod_model
 
-    pods.augment(shards.path, augmentation.path, settings, train)
+    pod_model.augment(shards.path, augmentation.path, settings, train)
 
 
 @op
@@ -262,9 +264,11 @@ def train(
     accelerator and its count are inputs because kfp 2.17 drops parameters that only resources use
     when a task lies in an exit handler or a condition.
     """
-    from components import pods
+    from components import pod_model
 
-    made = pods.train(shards.path, augmentation.path, training.path, settings, architecture, model, workspace)
+    made = pod_model.train(
+        shards.path, augmentation.path, training.path, settings, architecture, model, workspace
+    )
     training.metadata.update(architecture=made.architecture, epochs=made.epochs, best_epoch=made.best_epoch)
 
 
@@ -309,9 +313,9 @@ def export(
     export: Output[Model],
 ) -> None:
     """A trained network -> a SavedModel."""
-    from components import pods
+    from components import pod_model
 
-    made = pods.export(training.path, shards.path, export.path, settings)
+    made = pod_model.export(training.path, shards.path, export.path, settings)
     export.metadata.update(sha256=made.sha256, bytes=made.num_bytes)
 
 
@@ -331,10 +335,12 @@ def evaluate(
     """A SavedModel -> scores on the test part, and how Kubeflow shows them."""
     from pathlib import Path
 
-    from components import pods, visuals
+    from components import pod_model, visuals
     from components.evaluation import figures
 
-    scores = pods.evaluate(export.path, manifest.path, shards.path, split.path, evaluation.path, settings)
+    scores = pod_model.evaluate(
+        export.path, manifest.path, shards.path, split.path, evaluation.path, settings
+    )
     for name, value in figures.of(Path(evaluation.path)).items():
         if value is not None:
             metrics.log_metric(name, value)
@@ -355,9 +361,11 @@ def champion(
     champion: Output[Artifact],
 ) -> None:
     """The version to beat, scored on the same pictures, if there is one."""
-    from components import pods
+    from components import pod_model
 
-    found = pods.champion(export.path, shards.path, split.path, champion.path, settings, model, workspace)
+    found = pod_model.champion(
+        export.path, shards.path, split.path, champion.path, settings, model, workspace
+    )
     champion.metadata["version"] = found.version or 0
 
 
@@ -370,9 +378,9 @@ def rehearse(
     rehearsal: Output[Artifact],
 ) -> None:
     """A SavedModel -> what a real server answered with it."""
-    from components import pods
+    from components import pod_model
 
-    pods.rehearse(export.path, evaluation.path, rehearsal.path, settings)
+    pod_model.rehearse(export.path, evaluation.path, rehearsal.path, settings)
 
 
 @op
@@ -388,9 +396,9 @@ def gate(
     """Scores and rehearsal -> "accepted" or "rejected"."""
     from pathlib import Path
 
-    from components import pods, visuals
+    from components import pod_model, visuals
 
-    found = pods.gate(evaluation.path, champion.path, rehearsal.path, decision.path, settings)
+    found = pod_model.gate(evaluation.path, champion.path, rehearsal.path, decision.path, settings)
     Path(verdict.path).write_text(visuals.verdict(found), encoding="utf-8")
     return "accepted" if found.accepted else "rejected"
 
@@ -445,9 +453,9 @@ def reference(
     reference: Output[Artifact],
 ) -> None:
     """An accepted SavedModel -> what requests will be held against, to notice drift."""
-    from components import pods
+    from components import pod_model
 
-    found = pods.reference(export.path, shards.path, evaluation.path, reference.path)
+    found = pod_model.reference(export.path, shards.path, evaluation.path, reference.path)
     reference.metadata["images"] = found.num_images
 
 

@@ -1,6 +1,6 @@
 """What follows the gate, as a pod runs it: report, registry, publication; and whether anything changed.
 
-As in components/pods.py: paths and plain values in, folders out, nothing of Kubeflow.
+As in components/pod_data.py: paths and plain values in, folders out, nothing of Kubeflow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from components import artifacts, code, digest, records, steps
 from components.evaluation import figures
 from components.evaluation.drift_looks import Looks
 from components.failures import noted
-from components.pods import Champion, Workspace, made, settings_of
+from components.pod_model import Champion
+from components.pod_workspace import Workspace, made, settings_of
 from components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
 
 STORE_VARIABLE = "PERGOLA_STORE"

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import artifacts, pods, records, steps
+from components import artifacts, pod_model, records, steps
 from components.errors import InputError, PergolaError, StepError
 from components.failures import noted
+from components.pod_workspace import Workspace, made, replace, settings_of
 
 PORT = 2222
 JOB_VARIABLE, COUNT_VARIABLE = "PERGOLA_TRAINJOB", "PERGOLA_WORKERS"
@@ -75,13 +76,13 @@ def train_workers(
     workers: Mapping[str, Any],
 ) -> artifacts.Training:
     """Shards -> a network that several workers trained together. A try that takes over goes on."""
-    asked = pods.settings_of(WorkerPods, workers, "workers")
+    asked = settings_of(WorkerPods, workers, "workers")
     key, request = _request(Path(shards), Path(augmentation), settings, architecture)
-    folder = pods.Workspace(Path(workspace)).state(model) / f"workers-{key}"
+    folder = Workspace(Path(workspace)).state(model) / f"workers-{key}"
     _prepare(folder, Path(shards), Path(augmentation), request)
     _run(_job(asked, model, key, folder))
     training = artifacts.Training.load(folder / "training")
-    shutil.copytree(folder / "training", pods.made(out), dirs_exist_ok=True)
+    shutil.copytree(folder / "training", made(out), dirs_exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     return training
 
@@ -97,9 +98,9 @@ def work(folder: Path, environment: Mapping[str, str]) -> None:
         folder / "shards",
         folder / "augmentation",
         folder / "training",
-        pods.settings_of(TrainSettings, request.settings, "train"),
-        model=pods.settings_of(ModelSettings, request.architecture, "model"),
-        on_epoch=pods.log_epoch,
+        settings_of(TrainSettings, request.settings, "train"),
+        model=settings_of(ModelSettings, request.architecture, "model"),
+        on_epoch=pod_model.log_epoch,
     )
 
 
@@ -133,16 +134,16 @@ def _request(
     from components.training.architectures import ModelSettings
     from components.training.fit import TrainSettings
 
-    wanted = pods.settings_of(TrainSettings, settings, "train")
-    network = pods.settings_of(ModelSettings, architecture, "model")
-    key = pods.training_key(shards, augmentation, wanted, network)
+    wanted = settings_of(TrainSettings, settings, "train")
+    network = settings_of(ModelSettings, architecture, "model")
+    key = pod_model.training_key(shards, augmentation, wanted, network)
     return key, Request(records.to_dict(wanted), records.to_dict(network))
 
 
 def _prepare(folder: Path, shards: Path, augmentation: Path, request: Request) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("shards", shards), ("augmentation", augmentation)):
-        pods.replace(folder / name, source)
+        replace(folder / name, source)
     request.save(folder)
 
 

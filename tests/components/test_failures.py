@@ -1,6 +1,6 @@
 import pytest
 
-from components import failures, pods
+from components import failures, pod_model
 from components.errors import StepError
 
 
@@ -42,5 +42,5 @@ def test_a_note_that_cannot_be_written_hides_no_error(workspace, monkeypatch, tm
 
 def test_every_step_of_a_pod_is_noted(workspace):
     with pytest.raises(Exception, match="none"):
-        pods.gate("none", "none", "none", workspace + "/out", {})
+        pod_model.gate("none", "none", "none", workspace + "/out", {})
     assert failures.read("run-1", workspace).startswith("gate failed: ")

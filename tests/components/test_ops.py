@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components import ops, pods, steps
+from components import ops, pod_model, steps
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -59,5 +59,5 @@ def test_ops_show_figures_where_kubeflow_looks_for_them():
 
 def test_champion_record_survives_a_round_trip(tmp_path):
     for version in (None, 3):
-        pods.Champion(version).save(tmp_path)
-        assert pods.Champion.load(tmp_path).version == version
+        pod_model.Champion(version).save(tmp_path)
+        assert pod_model.Champion.load(tmp_path).version == version

@@ -6,7 +6,7 @@ import tomllib
 import pandas as pd
 import pytest
 
-from components import artifacts, pod_release, pod_settings, pods
+from components import artifacts, pod_data, pod_release, pod_settings, pod_workspace
 from components.errors import InputError
 from components.evaluation.drift_looks import Look, Looks
 from components.release.registry import Registry
@@ -120,13 +120,13 @@ def test_split_stops_at_critical_findings(tmp_path):
     found = (artifacts.Finding("too_few", "critical", 1, (), "Class b has 1 picture."),)
     artifacts.ValidationReport(False, found, {}, 1, {}).save(tmp_path / "validation")
     with pytest.raises(InputError, match=r"cannot be used: Class b has 1 picture\."):
-        pods.split(
+        pod_data.split(
             "m", str(tmp_path / "validation"), str(tmp_path / "out"), {}, "leaves", str(tmp_path / "work")
         )
 
 
 def test_workspace_asks_the_environment_for_the_registry(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert pods.Workspace(tmp_path).tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert pod_workspace.Workspace(tmp_path).tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert pods.Workspace(tmp_path).tracking_uri() == "http://mlflow:5000"
+    assert pod_workspace.Workspace(tmp_path).tracking_uri() == "http://mlflow:5000"

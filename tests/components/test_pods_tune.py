@@ -2,7 +2,7 @@
 
 import pytest
 
-from components import artifacts, pods, visuals
+from components import artifacts, pod_data, pod_model, visuals
 from tests.components.training.test_tune import KERAS_TUNERS_OWN
 from tests.support.pictures import write_folder
 
@@ -12,16 +12,16 @@ from tests.support.pictures import write_folder
 def test_a_search_gives_the_sections_of_its_best_trial(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     photos, work = write_folder(tmp_path / "photos", classes=2, per_class=12), str(tmp_path / "work")
-    pods.scan(str(photos), str(tmp_path / "m"), {"workers": 1}, work)
+    pod_data.scan(str(photos), str(tmp_path / "m"), {"workers": 1}, work)
     artifacts.ValidationReport(True, (), {}, 1, {}).save(tmp_path / "v")
-    pods.split(str(tmp_path / "m"), str(tmp_path / "v"), str(tmp_path / "s"), {}, "leaves", work)
+    pod_data.split(str(tmp_path / "m"), str(tmp_path / "v"), str(tmp_path / "s"), {}, "leaves", work)
     shards = str(tmp_path / "shards")
-    pods.shards(str(photos), str(tmp_path / "m"), str(tmp_path / "s"), shards, {}, {}, work)
+    pod_data.shards(str(photos), str(tmp_path / "m"), str(tmp_path / "s"), shards, {}, {}, work)
     given = ({"rotation_degrees": 0.0}, {"image_size": 8}, {"epochs": 1.0})
-    found, tuning = pods.tune(shards, *given, {"trials": 2.0, "method": "random"}, "leaves", work)
+    found, tuning = pod_model.tune(shards, *given, {"trials": 2.0, "method": "random"}, "leaves", work)
     assert set(found) == {"augment", "model", "train"} and found["train"]["epochs"] >= 1
     assert tuning.best.id in {trial.id for trial in tuning.trials} and len(tuning.trials) == 2
     page = visuals.trials(tuning)
     assert f"| {tuning.best.id} (taken) |" in page and page.count("\n") == 4
-    again, same = pods.tune(shards, *given, {"trials": 2.0, "method": "random"}, "leaves", work)
+    again, same = pod_model.tune(shards, *given, {"trials": 2.0, "method": "random"}, "leaves", work)
     assert (again, same) == (found, tuning)

@@ -1,0 +1,166 @@
+"""The data steps as a pod runs them: paths and plain tables in, folders out.
+
+components/ops.py wraps each function here, in pod_model.py and in pod_release.py as a Kubeflow component;
+nothing here knows of Kubeflow, so all of it can be tried without. Tables become settings (Kubeflow hands
+integers over as floats, which components/records.py mends).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components import artifacts, digest, records, steps
+from components.data.scan import ScanSettings
+from components.errors import InputError
+from components.pod_workspace import Workspace, made, replace, settings_of
+
+
+def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
+    """SHA-256 over the names, sizes and times of the pictures: what a scan is reused by."""
+    from components.data.sources import open_source
+
+    source = open_source(
+        Path(photos), settings_of(ScanSettings, scan, "scan"), Workspace(Path(workspace)).scratch
+    )
+    listed = ((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
+    relabel = settings_of(ScanSettings, scan, "scan").relabel
+    corrections = digest.of_file(Path(relabel)) if relabel and Path(relabel).is_file() else relabel
+    return digest.of_rows([*listed, ("relabel", corrections)] if corrections else listed)
+
+
+def scan(photos: str, out: str, settings: Mapping[str, Any], workspace: str) -> artifacts.Manifest:
+    """Pictures -> manifest."""
+    scratch = Workspace(Path(workspace)).scratch
+    return steps.scan(Path(photos), made(out), settings_of(ScanSettings, settings, "scan"), scratch=scratch)
+
+
+def scan_part(
+    photos: str, out: str, settings: Mapping[str, Any], index: int, count: int, workspace: str
+) -> None:
+    """Every `count`-th picture -> a part of the manifest."""
+    wanted = settings_of(ScanSettings, settings, "scan")
+    scratch = Workspace(Path(workspace)).scratch
+    steps.scan_part(Path(photos), made(out), wanted, int(index), int(count), scratch=scratch)
+
+
+def merge_scans(parts: Sequence[str], out: str) -> artifacts.Manifest:
+    """All parts -> manifest."""
+    return steps.merge_scans([Path(part) for part in parts], made(out))
+
+
+def validate(
+    photos: str,
+    manifest: str,
+    out: str,
+    settings: Mapping[str, Any],
+    scan: Mapping[str, Any],
+    network: Mapping[str, Any],
+    workspace: str,
+) -> artifacts.ValidationReport:
+    """Manifest and pictures -> findings and a page.
+
+    A critical finding stops the run at the split, not here, so that the page can be seen.
+    """
+    from components.data.validate import ValidateSettings
+    from components.training.architectures import ModelSettings
+
+    model = settings_of(ModelSettings, network, "network")
+    return steps.validate(
+        Path(photos),
+        Path(manifest),
+        made(out),
+        settings_of(ValidateSettings, settings, "validate"),
+        scan=settings_of(ScanSettings, scan, "scan"),
+        scratch=Workspace(Path(workspace)).scratch,
+        architecture=model.architecture,
+        weights=model.weights,
+    )
+
+
+def split(
+    manifest: str, validation: str, out: str, settings: Mapping[str, Any], model: str, workspace: str
+) -> artifacts.Split:
+    """Which picture is in which part; pictures of the last run of this model stay where they were.
+
+    Raises InputError for critical findings.
+    """
+    from components.data.split import SplitSettings
+
+    _stop_if_critical(Path(validation))
+    wanted = settings_of(SplitSettings, settings, "split")
+    key = digest.of_data(records.to_dict(wanted))[:20]
+    kept = Workspace(Path(workspace)).state(model) / f"split-{key}"
+    previous = kept if (kept / artifacts.Split.FILE).is_file() else None
+    result = steps.split(Path(manifest), Path(validation), made(out), wanted, previous=previous)
+    replace(kept, Path(out))
+    return result
+
+
+def shards(
+    photos: str,
+    manifest: str,
+    split: str,
+    out: str,
+    settings: Mapping[str, Any],
+    scan: Mapping[str, Any],
+    workspace: str,
+) -> artifacts.Shards:
+    """Pictures, manifest and split -> TFRecord shards."""
+    from components.data.shards import ShardSettings
+
+    return steps.shards(
+        Path(photos),
+        Path(manifest),
+        Path(split),
+        made(out),
+        settings_of(ShardSettings, settings, "shards"),
+        scan=settings_of(ScanSettings, scan, "scan"),
+        scratch=Workspace(Path(workspace)).scratch,
+    )
+
+
+def shards_part(
+    photos: str,
+    manifest: str,
+    split: str,
+    out: str,
+    settings: Mapping[str, Any],
+    scan: Mapping[str, Any],
+    index: int,
+    count: int,
+    workspace: str,
+) -> None:
+    """Every `count`-th file of the shards."""
+    from components.data.shards import ShardSettings
+
+    steps.shards_part(
+        Path(photos),
+        Path(manifest),
+        Path(split),
+        made(out),
+        settings_of(ShardSettings, settings, "shards"),
+        int(index),
+        int(count),
+        scan=settings_of(ScanSettings, scan, "scan"),
+        scratch=Workspace(Path(workspace)).scratch,
+    )
+
+
+def merge_shards(
+    parts: Sequence[str], manifest: str, split: str, out: str, settings: Mapping[str, Any]
+) -> artifacts.Shards:
+    """All parts -> TFRecord shards."""
+    from components.data.shards import ShardSettings
+
+    wanted = settings_of(ShardSettings, settings, "shards")
+    folders = [Path(part) for part in parts]
+    return steps.merge_shards(folders, Path(manifest), Path(split), made(out), wanted)
+
+
+def _stop_if_critical(validation: Path) -> None:
+    found = artifacts.ValidationReport.load(validation)
+    if not found.ok:
+        critical = " ".join(f.message for f in found.findings if f.severity == artifacts.CRITICAL)
+        raise InputError(f"The data cannot be used: {critical} The page of the validate step shows them.")

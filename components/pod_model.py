@@ -1,0 +1,195 @@
+"""From shards to a verdict as a pod runs it: paths and tables in, folders out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components import artifacts, code, digest, records, steps
+from components.pod_workspace import Workspace, made, settings_of
+
+if TYPE_CHECKING:
+    from components.evaluation.drift_reference import DriftReference
+    from components.release.versions import Version
+    from components.training.architectures import ModelSettings
+    from components.training.fit import TrainSettings
+    from components.training.tune import Tuning
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Champion(artifacts.Record):
+    """The version that a candidate has to beat, beside its evaluation on the same pictures."""
+
+    FILE = "champion.json"
+
+    version: int | None  # None: there is none, and no evaluation
+
+
+def tune(
+    shards: str,
+    augment: Mapping[str, Any],
+    network: Mapping[str, Any],
+    train: Mapping[str, Any],
+    search: Mapping[str, Any],
+    model: str,
+    workspace: str,
+) -> tuple[dict[str, dict[str, Any]], Tuning]:
+    """Shards -> the best settings of a search by section, without empty ones, and all its trials.
+
+    The search is kept in the workspace: one that was cut off goes on, and more trials add to it.
+    """
+    from components.training.architectures import ModelSettings
+    from components.training.augment import AugmentSettings
+    from components.training.fit import TrainSettings
+    from components.training.space import SECTIONS, Tuned
+    from components.training.tune import TuneSettings
+
+    base = Tuned(
+        augment=settings_of(AugmentSettings, augment, "augment"),
+        model=settings_of(ModelSettings, network, "network"),
+        train=settings_of(TrainSettings, train, "train"),
+    )
+    place = Workspace(Path(workspace))
+    wanted = settings_of(TuneSettings, search, "search")
+    tuning = steps.tune(
+        Path(shards), place.state(model) / "tuning", wanted, base=base, tracking_uri=place.tracking_uri(),
+        key=f"tune-{model}",
+    )  # fmt: skip
+    best = records.to_dict(base.changed(tuning.best.values))
+    return {name: {k: v for k, v in best[name].items() if v is not None} for name in SECTIONS}, tuning
+
+
+def augment(
+    shards: str, out: str, settings: Mapping[str, Any], train: Mapping[str, Any]
+) -> artifacts.Augmentation:
+    """Shards -> how training pictures are varied, with the seed of the training."""
+    from components.training.augment import AugmentSettings
+    from components.training.fit import TrainSettings
+
+    wanted = settings_of(AugmentSettings, settings, "augment")
+    seed = settings_of(TrainSettings, train, "train").seed
+    return steps.augment(Path(shards), made(out), wanted, seed=seed)
+
+
+def train(
+    shards: str,
+    augmentation: str,
+    out: str,
+    settings: Mapping[str, Any],
+    architecture: Mapping[str, Any],
+    model: str,
+    workspace: str,
+) -> artifacts.Training:
+    """Shards -> a trained network. A pod that takes over from one that died goes on where that was."""
+    from components.training.architectures import ModelSettings
+    from components.training.fit import TrainSettings
+
+    wanted = settings_of(TrainSettings, settings, "train")
+    network = settings_of(ModelSettings, architecture, "model")
+    key = training_key(Path(shards), Path(augmentation), wanted, network)
+    work = Workspace(Path(workspace)).state(model) / f"training-{key}"
+    work.mkdir(parents=True, exist_ok=True)
+    training = steps.train(Path(shards), Path(augmentation), work, wanted, model=network, on_epoch=log_epoch)
+    shutil.copytree(work, made(out), dirs_exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+    return training
+
+
+def export(training: str, shards: str, out: str, settings: Mapping[str, Any]) -> artifacts.Export:
+    """A trained network -> a SavedModel."""
+    from components.training.export import ExportSettings
+
+    wanted = settings_of(ExportSettings, settings, "export")
+    return steps.export(Path(training), Path(shards), made(out), wanted)
+
+
+def evaluate(
+    export: str, manifest: str, shards: str, split: str, out: str, settings: Mapping[str, Any]
+) -> artifacts.Evaluation:
+    """A SavedModel -> scores on the test part."""
+    from components.evaluation.evaluate import EvaluateSettings
+
+    wanted = settings_of(EvaluateSettings, settings, "evaluate")
+    model = Path(export) / "saved_model"
+    return steps.evaluate(model, Path(shards), Path(split), made(out), wanted, manifest=Path(manifest))
+
+
+def champion(
+    export: str, shards: str, split: str, out: str, settings: Mapping[str, Any], model: str, workspace: str
+) -> Champion:
+    """The version to beat, scored on the same pictures; none when there is none to compare with.
+
+    A champion that is this very model gives way to the one before it.
+    """
+    from components.evaluation.evaluate import EvaluateSettings
+    from components.release.registry import champion_of, version_of
+
+    place, uri = Workspace(Path(workspace)), Workspace(Path(workspace)).tracking_uri()
+    found: Version | None = champion_of(uri, model)
+    if found and found.sha256 == artifacts.Export.load(Path(export)).sha256:
+        found = version_of(uri, model, found.previous) if found.previous else None
+    folder = place.models / model / str(found.version) if found else None
+    if folder and not folder.is_dir():
+        log.warning(
+            "champion=%s is not in %s, so it is not compared with", found and found.version, place.models
+        )
+        folder = None
+    if folder:
+        wanted = settings_of(EvaluateSettings, settings, "evaluate")
+        steps.evaluate(folder, Path(shards), Path(split), made(out), wanted, champion=True)
+    result = Champion(found.version if found and folder else None)
+    result.save(made(out))
+    return result
+
+
+def rehearse(export: str, evaluation: str, out: str, settings: Mapping[str, Any]) -> artifacts.Rehearsal:
+    """A SavedModel -> what a real server answered with it."""
+    from components.release.rehearse import Rehearsals, RehearseSettings
+
+    with Rehearsals(settings_of(RehearseSettings, settings, "rehearse")) as rehearsals:
+        return steps.rehearse(rehearsals, Path(export) / "saved_model", Path(evaluation), made(out))
+
+
+def gate(
+    evaluation: str, champion: str, rehearsal: str, out: str, settings: Mapping[str, Any]
+) -> artifacts.Decision:
+    """Scores and rehearsal -> may it ship."""
+    from components.evaluation.gate import GateSettings
+
+    version = Champion.load(Path(champion)).version
+    return steps.gate(
+        Path(evaluation),
+        Path(champion) if version else None,
+        Path(rehearsal),
+        made(out),
+        settings_of(GateSettings, settings, "gate"),
+        champion_version=version,
+    )
+
+
+def reference(export: str, shards: str, evaluation: str, out: str) -> DriftReference:
+    """An accepted SavedModel -> what requests will be held against."""
+    return steps.reference(Path(export) / "saved_model", Path(shards), Path(evaluation), made(out))
+
+
+def training_key(shards: Path, augmentation: Path, settings: TrainSettings, network: ModelSettings) -> str:
+    """By which a training that was cut off is found again: equal inputs, settings and code."""
+    inputs = {
+        "shards": artifacts.Shards.load(shards).fingerprint,
+        "augmentation": digest.of_folder(augmentation),
+        "settings": [records.to_dict(settings), records.to_dict(network)],
+        "code": code.of_step("train"),
+    }
+    return digest.of_data(inputs)[:20]
+
+
+def log_epoch(epoch: int, values: Mapping[str, float]) -> None:
+    """A line of the log for an epoch."""
+    log.info("epoch=%d %s", epoch, json.dumps({k: round(float(v), 4) for k, v in values.items()}))
