@@ -14,9 +14,11 @@ from typing import Any
 from components import artifacts, digest, records, steps
 from components.data.scan import ScanSettings
 from components.errors import InputError
+from components.failures import noted
 from components.pod_workspace import Workspace, made, replace, settings_of
 
 
+@noted
 def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
     """SHA-256 over the names, sizes and times of the pictures: what a scan is reused by."""
     from components.data.sources import open_source
@@ -30,12 +32,14 @@ def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
     return digest.of_rows([*listed, ("relabel", corrections)] if corrections else listed)
 
 
+@noted
 def scan(photos: str, out: str, settings: Mapping[str, Any], workspace: str) -> artifacts.Manifest:
     """Pictures -> manifest."""
     scratch = Workspace(Path(workspace)).scratch
     return steps.scan(Path(photos), made(out), settings_of(ScanSettings, settings, "scan"), scratch=scratch)
 
 
+@noted
 def scan_part(
     photos: str, out: str, settings: Mapping[str, Any], index: int, count: int, workspace: str
 ) -> None:
@@ -45,11 +49,13 @@ def scan_part(
     steps.scan_part(Path(photos), made(out), wanted, int(index), int(count), scratch=scratch)
 
 
+@noted
 def merge_scans(parts: Sequence[str], out: str) -> artifacts.Manifest:
     """All parts -> manifest."""
     return steps.merge_scans([Path(part) for part in parts], made(out))
 
 
+@noted
 def validate(
     photos: str,
     manifest: str,
@@ -79,6 +85,7 @@ def validate(
     )
 
 
+@noted
 def split(
     manifest: str, validation: str, out: str, settings: Mapping[str, Any], model: str, workspace: str
 ) -> artifacts.Split:
@@ -98,6 +105,7 @@ def split(
     return result
 
 
+@noted
 def shards(
     photos: str,
     manifest: str,
@@ -121,6 +129,7 @@ def shards(
     )
 
 
+@noted
 def shards_part(
     photos: str,
     manifest: str,
@@ -148,6 +157,7 @@ def shards_part(
     )
 
 
+@noted
 def merge_shards(
     parts: Sequence[str], manifest: str, split: str, out: str, settings: Mapping[str, Any]
 ) -> artifacts.Shards:

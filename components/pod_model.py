@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import artifacts, code, digest, records, steps
+from components.failures import noted
 from components.pod_workspace import Workspace, made, settings_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Champion(artifacts.Record):
     version: int | None  # None: there is none, and no evaluation
 
 
+@noted
 def tune(
     shards: str,
     augment: Mapping[str, Any],
@@ -66,6 +68,7 @@ def tune(
     return {name: {k: v for k, v in best[name].items() if v is not None} for name in SECTIONS}, tuning
 
 
+@noted
 def augment(
     shards: str, out: str, settings: Mapping[str, Any], train: Mapping[str, Any]
 ) -> artifacts.Augmentation:
@@ -78,6 +81,7 @@ def augment(
     return steps.augment(Path(shards), made(out), wanted, seed=seed)
 
 
+@noted
 def train(
     shards: str,
     augmentation: str,
@@ -102,6 +106,7 @@ def train(
     return training
 
 
+@noted
 def export(training: str, shards: str, out: str, settings: Mapping[str, Any]) -> artifacts.Export:
     """A trained network -> a SavedModel."""
     from components.training.export import ExportSettings
@@ -110,6 +115,7 @@ def export(training: str, shards: str, out: str, settings: Mapping[str, Any]) ->
     return steps.export(Path(training), Path(shards), made(out), wanted)
 
 
+@noted
 def evaluate(
     export: str, manifest: str, shards: str, split: str, out: str, settings: Mapping[str, Any]
 ) -> artifacts.Evaluation:
@@ -121,6 +127,7 @@ def evaluate(
     return steps.evaluate(model, Path(shards), Path(split), made(out), wanted, manifest=Path(manifest))
 
 
+@noted
 def champion(
     export: str, shards: str, split: str, out: str, settings: Mapping[str, Any], model: str, workspace: str
 ) -> Champion:
@@ -149,6 +156,7 @@ def champion(
     return result
 
 
+@noted
 def rehearse(export: str, evaluation: str, out: str, settings: Mapping[str, Any]) -> artifacts.Rehearsal:
     """A SavedModel -> what a real server answered with it."""
     from components.release.rehearse import Rehearsals, RehearseSettings
@@ -157,6 +165,7 @@ def rehearse(export: str, evaluation: str, out: str, settings: Mapping[str, Any]
         return steps.rehearse(rehearsals, Path(export) / "saved_model", Path(evaluation), made(out))
 
 
+@noted
 def gate(
     evaluation: str, champion: str, rehearsal: str, out: str, settings: Mapping[str, Any]
 ) -> artifacts.Decision:
@@ -174,6 +183,7 @@ def gate(
     )
 
 
+@noted
 def reference(export: str, shards: str, evaluation: str, out: str) -> DriftReference:
     """An accepted SavedModel -> what requests will be held against."""
     return steps.reference(Path(export) / "saved_model", Path(shards), Path(evaluation), made(out))

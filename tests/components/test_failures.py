@@ -1,6 +1,6 @@
 import pytest
 
-from components import failures, pod_model
+from components import failures, pod_data, pod_model, pod_release
 from components.errors import StepError
 
 
@@ -44,3 +44,18 @@ def test_every_step_of_a_pod_is_noted(workspace):
     with pytest.raises(Exception, match="none"):
         pod_model.gate("none", "none", "none", workspace + "/out", {})
     assert failures.read("run-1", workspace).startswith("gate failed: ")
+    modules = (pod_data, pod_model, pod_release)
+    for step in (
+        "scan",
+        "validate",
+        "split",
+        "shards",
+        "tune",
+        "train",
+        "champion",
+        "gate",
+        "publish",
+        "confirm",
+    ):
+        (function,) = (vars(module)[step] for module in modules if step in vars(module))
+        assert hasattr(function, "__wrapped__"), step
