@@ -1,4 +1,4 @@
-"""The contract suite starts whatever server PERGOLA_TF_SERVING names, by the stock server's flags alone."""
+"""The contract suite runs against what PERGOLA_TF_SERVING names: a binary, or a running server's address."""
 
 import os
 import subprocess
@@ -7,18 +7,38 @@ from pathlib import Path
 
 import pytest
 
-SUITE = Path(__file__).parent / "contract" / "test_status.py"
+from tests.serving.contract.conftest import FLAGS
+from tests.support import models
+from tests.support.servers import ServerProcess
+
+SUITE = Path(__file__).parent / "contract"
 
 
 @pytest.mark.slow
 def test_the_contract_suite_runs_against_a_binary():
-    ours = Path(sys.executable).parent / "pergola-model-server"
+    """By the stock server's flags alone, as ours is called like it."""
+    _passes(str(Path(sys.executable).parent / "pergola-model-server"), SUITE / "test_status.py")
+
+
+@pytest.mark.slow
+def test_the_contract_suite_runs_against_an_address(tmp_path):
+    models.half_plus_two(tmp_path / "other", 1)
+    (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")
+    flags = (
+        f"--model_base_path={tmp_path / 'other'}",
+        f"--monitoring_config_file={tmp_path}/monitoring.config",
+    )
+    with ServerProcess(tmp_path / "run", *flags, *FLAGS) as server:
+        _passes(f"localhost:{server.grpc_port}:{server.rest_port}", SUITE)
+
+
+def _passes(named: str, suite: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(SUITE)],
-        env={**os.environ, "PERGOLA_TF_SERVING": str(ours)},
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite)],
+        env={**os.environ, "PERGOLA_TF_SERVING": named},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout

@@ -1,6 +1,7 @@
 """A whole server in this process, over its wire."""
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -141,6 +142,35 @@ def test_broken_version_folders_are_said_to_be_and_harm_no_other(copy, tmp_path)
             message = wire.status("m", version=version).model_version_status[0].status.error_message
             assert message
             shutil.rmtree(copy / str(version))
+        assert y_of(wire.predict("m", {"x": [0.0]})) == 2.0
+
+
+def test_unreadable_version_folders_harm_no_other(copy, tmp_path):
+    """Links that lead nowhere and round in circles: what root cannot read either."""
+    quick = ("--load_retry_interval_micros=20000", "--max_num_load_retries=1")
+    with (
+        in_process(f"--model_base_path={copy}", "--model_name=m", *quick) as server,
+        Wire(f"localhost:{server.grpc_port}") as wire,
+    ):
+        (tmp_path / "circle").symlink_to(tmp_path / "circle")
+        shutil.copytree(copy / "1", copy / "4")
+        (copy / "4" / "saved_model.pb").chmod(0)
+        for version, target in ((2, tmp_path / "nowhere"), (3, tmp_path / "circle")):
+            (copy / str(version)).symlink_to(target)
+        (copy / "5").mkdir()
+        (copy / "5" / "saved_model.pb").symlink_to(tmp_path / "circle")
+        server.manager.poll()
+        for version in (5, 4, 3, 2):
+            if version == 4 and os.geteuid() == 0:  # who may read everything
+                until(lambda: wire.states("m").get(4) == "AVAILABLE")
+            else:
+                until(lambda version=version: wire.states("m").get(version) == "END")
+                assert wire.status("m", version=version).model_version_status[0].status.error_message
+            assert isinstance(y_of(wire.predict("m", {"x": [0.0]})), float)
+            path = copy / str(version)
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+            server.manager.poll()
+        until(lambda: wire.states("m").get(1) == "AVAILABLE")
         assert y_of(wire.predict("m", {"x": [0.0]})) == 2.0
 
 

@@ -30,7 +30,33 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-class ServerProcess:
+class LiveServer:
+    """A server that somebody else started: where it answers, and how to talk to it over HTTP."""
+
+    def __init__(self, host: str, grpc_port: int | None, rest_port: int | None) -> None:
+        self.host, self.grpc_port, self.rest_port = host, grpc_port, rest_port
+
+    @property
+    def address(self) -> str:
+        """For a gRPC channel."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def rest(self) -> str:
+        """Base address of the REST API."""
+        return f"http://{self.host}:{self.rest_port}"
+
+    def get(self, path: str, timeout_s: float = 30) -> Reply:
+        """GET below the REST address."""
+        return fetch(self.rest + path, timeout_s=timeout_s)
+
+    def post(self, path: str, body, headers: dict[str, str] | None = None, timeout_s: float = 30) -> Reply:
+        """POST bytes, or anything else as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return fetch(self.rest + path, data, headers, timeout_s)
+
+
+class ServerProcess(LiveServer):
     """`pergola-model-server` in a process of its own.
 
     with ServerProcess(scratch, "--model_name=m", "--model_base_path=/models/m") as server:
@@ -55,8 +81,7 @@ class ServerProcess:
         self._ports = scratch / "ports.json"
         self._ports.unlink(missing_ok=True)
         self._expected: dict[str, int | None] = {}
-        self.grpc_port: int | None = None
-        self.rest_port: int | None = None
+        super().__init__("localhost", None, None)
         given = {flag.lstrip("-").partition("=")[0] for flag in flags}
         open_ports = [name for name in ("port", "rest_api_port") if name not in given]
         if binary is None:
@@ -72,16 +97,6 @@ class ServerProcess:
             )
         if wait_s:
             self.wait(wait_s)
-
-    @property
-    def address(self) -> str:
-        """For a gRPC channel."""
-        return f"localhost:{self.grpc_port}"
-
-    @property
-    def rest(self) -> str:
-        """Base address of the REST API."""
-        return f"http://localhost:{self.rest_port}"
 
     def wait(self, timeout_s: float = 120) -> None:
         """Wait until the ports are open."""
@@ -108,15 +123,6 @@ class ServerProcess:
     def text(self) -> str:
         """What it wrote to stdout and stderr."""
         return self.log.read_text(errors="replace")
-
-    def get(self, path: str, timeout_s: float = 30) -> Reply:
-        """GET below the REST address."""
-        return fetch(self.rest + path, timeout_s=timeout_s)
-
-    def post(self, path: str, body, headers: dict[str, str] | None = None, timeout_s: float = 30) -> Reply:
-        """POST bytes, or anything else as JSON."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return fetch(self.rest + path, data, headers, timeout_s)
 
     def resident_bytes(self) -> int:
         """Memory of the process that is in RAM."""

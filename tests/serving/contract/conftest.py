@@ -1,17 +1,24 @@
-"""One live server for the whole suite: ours, or the stock one that PERGOLA_TF_SERVING points at.
+"""One live server for the whole suite: ours, a binary that it starts, or one that runs already.
 
 PERGOLA_TF_SERVING=/usr/bin/tensorflow_model_server pytest tests/serving/contract
+PERGOLA_TF_SERVING=localhost:8500:8501 pytest tests/serving/contract    # gRPC's port, then REST's
+
+A running server is given the suite's models by a reload, which ends those that it had. It must see this
+machine's files and have been started with FLAGS and a monitoring file that enables Prometheus.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.support import models
-from tests.support.servers import ServerProcess
+from tests.support.servers import LiveServer, ServerProcess
 
 CONFIG = """
 model_config_list {{
@@ -26,11 +33,13 @@ model_config_list {{
 }}
 """
 
+FLAGS = ("--allow_version_labels_for_unavailable_models", "--enable_grpc_healthcheck_service")
+
 
 class Target(NamedTuple):
     """The server under test, and how to talk to it."""
 
-    server: ServerProcess
+    server: LiveServer
     wire: object  # tests.support.wire.Wire
     is_ours: bool
 
@@ -52,20 +61,36 @@ def target(tmp_path_factory):
     models.convolution(base / "conv")
     models.echo(base / "echo")
     models.tf1(base / "tf1")
-    (folder / "models.config").write_text(CONFIG.format(base=base))
+    config, named = CONFIG.format(base=base), os.environ.get("PERGOLA_TF_SERVING")
+    from tests.support.wire import Refusal, Wire
+
+    running = _running(named) if named and ":" in named else _started(folder, config, named)
+    with running as server, Wire(server.address) as wire:
+        if not isinstance(server, ServerProcess):
+            answer = wire.reload(config)
+            assert not isinstance(answer, Refusal), answer
+        yield Target(server, wire, named is None)
+
+
+@contextmanager
+def _running(address: str) -> Iterator[LiveServer]:
+    host, grpc_port, rest_port = address.rsplit(":", 2)
+    yield LiveServer(host, int(grpc_port), int(rest_port))
+
+
+@contextmanager
+def _started(folder: Path, config: str, binary: str | None) -> Iterator[ServerProcess]:
+    (folder / "models.config").write_text(config)
     (folder / "monitoring.config").write_text("prometheus_config { enable: true }")
-    binary = os.environ.get("PERGOLA_TF_SERVING")
     server = ServerProcess(
         folder / "run",
         f"--model_config_file={folder / 'models.config'}",
         f"--monitoring_config_file={folder / 'monitoring.config'}",
-        "--allow_version_labels_for_unavailable_models",
-        "--enable_grpc_healthcheck_service",
+        *FLAGS,
         binary=binary,
     )
-    from tests.support.wire import Wire
-
-    with Wire(server.address) as wire:
-        yield Target(server, wire, binary is None)
-    status = server.stop()
+    try:
+        yield server
+    finally:
+        status = server.stop()
     assert binary is not None or status == 0, f"SIGTERM gave {status}:\n{server.text()[-2000:]}"

@@ -13,6 +13,7 @@ import pytest
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import predict_pb2
 
+from tests.support.servers import ServerProcess
 from tests.support.wire import Refusal, fill_spec, proto
 
 SERVICE = "/tensorflow.serving."
@@ -121,7 +122,7 @@ class Storm:
 
     def slow_sender(self) -> str:
         port = self._draw.choice([self._target.server.rest_port, self._target.server.grpc_port])
-        connection = socket.create_connection(("localhost", port), timeout=10)
+        connection = socket.create_connection((self._target.server.host, port), timeout=10)
         connection.sendall(b"POST /v1/models/half:predict HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{")
         self._kept.append(connection)
         if len(self._kept) > 30:
@@ -144,7 +145,7 @@ class Storm:
         return str(self._target.post(f"/v1/models/{model}:{method}", body).status)
 
     def _raw(self, port: int, data: bytes) -> str:
-        with socket.create_connection(("localhost", port), timeout=10) as connection:
+        with socket.create_connection((self._target.server.host, port), timeout=10) as connection:
             try:
                 connection.sendall(data)
                 connection.shutdown(socket.SHUT_WR)
@@ -172,7 +173,8 @@ def storm(target, count: int, seed: int) -> Counter:
                 assert reply.json() == {"predictions": [3.0]}
     finally:
         source.close()
-    assert target.server.process.poll() is None
+    if isinstance(target.server, ServerProcess):
+        assert target.server.process.poll() is None
     return words
 
 
@@ -185,6 +187,8 @@ def test_broken_requests_do_no_harm(target):
 
 @pytest.mark.slow
 def test_twenty_thousand_broken_requests_leave_memory_as_it_was(target):
+    if not isinstance(target.server, ServerProcess):
+        pytest.skip("the memory of a server that somebody else started is out of sight")
     storm(target, 3000, seed=2)
     time.sleep(1)
     before = target.server.resident_bytes()
