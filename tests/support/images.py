@@ -50,8 +50,11 @@ def run_and_read(client: Any, image: str, command: list[str], volumes: dict[str,
     """A container's exit status, its log on stdout: what kfp's DockerRunner does, with podman.
 
     kfp has the engine remove the container at its end, and asks for its status afterwards. Docker keeps it
-    until it was asked; podman does not, and every status would be 0.
+    until it was asked; podman does not, and every status would be 0. What this machine sets for
+    OpenBLAS holds in the container, too: kernels round differently, and results are compared by their bytes.
     """
+    same = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
+    options["environment"] = {**same, **options.get("environment", {})}
     container = client.containers.run(image=image, command=command, detach=True, volumes=volumes, **options)
     try:
         for line in container.logs(stream=True):
