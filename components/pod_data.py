@@ -23,12 +23,10 @@ def listing(photos: str, scan: Mapping[str, Any], workspace: str) -> str:
     """SHA-256 over the names, sizes and times of the pictures: what a scan is reused by."""
     from components.data.sources import open_source
 
-    source = open_source(
-        Path(photos), settings_of(ScanSettings, scan, "scan"), Workspace(Path(workspace)).scratch
-    )
+    settings = settings_of(ScanSettings, scan, "scan")
+    source = open_source(Path(photos), settings, Workspace(Path(workspace)).scratch)
     listed = ((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
-    relabel = settings_of(ScanSettings, scan, "scan").relabel
-    corrections = digest.of_file(Path(relabel)) if relabel and Path(relabel).is_file() else relabel
+    corrections = digest.of_named_file(settings.relabel) or settings.relabel
     return digest.of_rows([*listed, ("relabel", corrections)] if corrections else listed)
 
 

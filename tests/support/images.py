@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pytest
+from tests.support import required
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 ENGINE = os.environ.get("ENGINE") or ("podman" if shutil.which("podman") else "docker")
 USER = 123456
-REQUIRED = "PERGOLA_CONTAINERS"  # "required": what is missing fails a test, which it otherwise skips
 
 
 def environment() -> dict[str, str]:
@@ -40,10 +39,8 @@ def image(target: str) -> str:
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip the test, or fail it where nothing may be missing."""
-    if os.environ.get(REQUIRED) == "required":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    """Skip the test, or fail it where containers are required."""
+    required.missing(required.CONTAINERS, reason)
 
 
 def run_and_read(client: Any, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:

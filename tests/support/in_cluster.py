@@ -9,20 +9,18 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator
 
-import pytest
-
 from k8s.rollout import Cluster, RolloutError
 from tests.support.manifests import Object
+from tests.support.required import CLUSTER, is_required, missing
 
-REQUIRED = "PERGOLA_CLUSTER"  # "required": what is missing fails a test, which it otherwise skips
 _NOT_OF_A_POD = {"serviceAccountName", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}  # KServe's
 _numbers = itertools.count()
 
 
 def connect() -> Cluster:
-    """The cluster that KUBECONFIG names; without one the test is skipped."""
+    """The cluster that KUBECONFIG names; without one the test is skipped, unless one is required."""
     if not os.environ.get("KUBECONFIG"):
-        pytest.skip("no cluster: KUBECONFIG is not set")
+        missing(CLUSTER, "no cluster: KUBECONFIG is not set")
     return Cluster.connect()
 
 
@@ -55,16 +53,16 @@ def in_namespace(objects: list[Object], name: str) -> list[Object]:
 
 def missing_kinds(cluster: Cluster, objects: list[Object]) -> set[str]:
     """Kinds whose definitions the cluster lacks. None may, where $PERGOLA_CLUSTER is "required"."""
-    missing = set()
+    unknown = set()
     for thing in objects:
         try:
             cluster.address(thing)
         except RolloutError as error:
             assert "the cluster knows no" in str(error)
-            missing.add(thing["kind"])
-    if missing and os.environ.get(REQUIRED) == "required":
-        pytest.fail(f"the cluster knows no {', '.join(sorted(missing))}")
-    return missing
+            unknown.add(thing["kind"])
+    if unknown and is_required(CLUSTER):
+        missing(CLUSTER, f"the cluster knows no {', '.join(sorted(unknown))}")
+    return unknown
 
 
 def try_pod(cluster: Cluster, namespace: str, spec: Object, claimed: Iterable[str] = ()) -> None:
