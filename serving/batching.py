@@ -182,14 +182,11 @@ class BatchedModel:
         model: Model,
         settings: BatchSettings,
         scheduler: Scheduler,
-        *,
-        owns_scheduler: bool = False,
     ) -> None:
         self._name = name
         self._model = model
         self._settings = settings
         self._scheduler = scheduler
-        self._owns_scheduler = owns_scheduler
         self._lock = threading.Lock()
         self._queues: dict[tuple[Any, ...], _Queue] = {}
         self._known = {
@@ -223,8 +220,6 @@ class BatchedModel:
 
     def close(self) -> None:
         """Close the model. Nothing is queued when this is called: requests hold their servable."""
-        if self._owns_scheduler:
-            self._scheduler.close()
         self._model.close()
 
     def _queue(self, feeds: Mapping[str, Array], fetches: tuple[str, ...]) -> _Queue:

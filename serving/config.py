@@ -50,6 +50,11 @@ def read_models(path: Path) -> list[ModelConfig]:
         raise BadConfig(
             message=f"Error parsing text-format tensorflow.serving.ModelServerConfig: {path}: {error}"
         ) from error
+    if message.WhichOneof("config") != "model_config_list":
+        raise BadConfig(
+            message=f"{path} lists no models. Wanted: model_config_list {{ config {{ … }} }}; no other kind "
+            "is served here"
+        )
     return models_of(message)
 
 
@@ -100,17 +105,16 @@ def _model(entry: Any) -> ModelConfig:
         raise BadConfig(message=f"A model without a name in the config list: base_path '{entry.base_path}'")
     if not entry.base_path:
         raise BadConfig(message=f"Expected model {entry.name} to have a base path, got none")
-    if "://" in entry.base_path or not entry.base_path.startswith("/"):
+    if "://" in entry.base_path:
+        raise BadConfig(
+            message=f"Model {entry.name} has base_path {entry.base_path}; only local folders are served here"
+        )
+    if not entry.base_path.startswith("/"):
         raise BadConfig(
             message=f"Expected model {entry.name} to have an absolute path or URI; got "
-            f"base_path()={entry.base_path}. This server reads local folders only: start it with /"
+            f"base_path()={entry.base_path}"
         )
-    # The stock server also knows the number that model_type once was.
-    if entry.model_platform != "tensorflow" and not (entry.model_type == 1 and not entry.model_platform):
-        raise BadConfig(
-            message=f"Model {entry.name} has model_platform '{entry.model_platform}'; the only platform here "
-            'is model_platform: "tensorflow"'
-        )
+    _check_platform(entry)
     return ModelConfig(
         name=entry.name,
         base_path=Path(entry.base_path),
@@ -118,6 +122,24 @@ def _model(entry: Any) -> ModelConfig:
         labels=dict(entry.version_labels),
         request_log=_request_log(entry),
     )
+
+
+def _check_platform(entry: Any) -> None:
+    """In the stock server's words, which also knows the number that model_type once was."""
+    if entry.model_type and entry.model_platform:
+        raise BadConfig(
+            message="Illegal setting both ModelServerConfig::model_type (deprecated) and "
+            "ModelServerConfig::model_platform."
+        )
+    if entry.model_type not in (0, 1):
+        raise BadConfig(message=f"ModelServerConfig::model_type choice {entry.model_type} not supported.")
+    if not entry.model_type and not entry.model_platform:
+        raise BadConfig(
+            message="Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform."
+        )
+    if entry.model_platform not in ("", "tensorflow"):
+        raise BadConfig(message=f"Model {entry.name} requests unsupported platform {entry.model_platform}")
 
 
 def _policy(entry: Any) -> Policy:

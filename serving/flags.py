@@ -50,7 +50,7 @@ def flags() -> tuple[Flag, ...]:
         Flag(
             "allow_version_labels_for_unavailable_models",
             False,
-            "Take labels for versions that are not loaded yet.",
+            "Take new labels for versions that are not loaded yet.",
         ),
         Flag("num_load_threads", 0, "Threads that load. 0: one."),
         Flag("num_unload_threads", 0, "Threads that unload. 0: one."),
@@ -64,20 +64,21 @@ def flags() -> tuple[Flag, ...]:
         Flag(
             "enable_per_model_batching_parameters",
             False,
-            "Read batching_params.pbtxt in each version folder. Needs --enable_batching.",
+            "Read batching_params.pbtxt in each version folder, but for threads. Needs --enable_batching.",
         ),
-        Flag("tensorflow_session_parallelism", 0, "Threads for one model, intra-op and inter-op. 0: auto."),
+        Flag("tensorflow_session_parallelism", 0, "For both of the next two, unless one is given. 0: auto."),
         Flag("tensorflow_intra_op_parallelism", 0, "Threads inside an operation. 0: auto."),
         Flag("tensorflow_inter_op_parallelism", 0, "Operations run in parallel. 0: auto."),
         Flag("tensorflow_session_config_file", "", "Text file with a tensorflow.ConfigProto."),
         Flag("per_process_gpu_memory_fraction", 0.0, "Share of a GPU's memory to take. 0: TensorFlow's way."),
         Flag("mixed_precision", "", '"bfloat16" runs float32 models in bfloat16 where TensorFlow can.'),
         Flag("prefer_tflite_model", False, "Load model.tflite of a version folder where there is one."),
-        Flag("num_tflite_pools", 1, "Without effect here.", effect=False),
-        Flag("num_tflite_interpreters_per_pool", 1, "TFLite interpreters for a model."),
+        Flag("num_tflite_pools", _cpus(), "Pools of TFLite interpreters for a model. Default: CPUs."),
+        Flag("num_tflite_interpreters_per_pool", 1, "TFLite interpreters in a pool."),
         Flag("platform_config_file", "", "Without effect here.", effect=False),
         Flag("xla_cpu_compilation_enabled", False, "Without effect here.", effect=False),
         Flag("xla_gpu_compilation_enabled", False, "Without effect here.", effect=False),
+        Flag("use_alts_credentials", False, "Refused: only Google's cloud has ALTS. Use --ssl_config_file."),
         Flag("ssl_config_file", "", "Text file with an SSLConfig: TLS for gRPC."),
         Flag("monitoring_config_file", "", "Text file with a MonitoringConfig: the Prometheus page."),
         Flag("enable_profiler", True, "Serve TensorFlow's profiler on the gRPC port."),
@@ -163,8 +164,9 @@ def table() -> str:
     """The flags as a Markdown table, for the documentation."""
     lines = ["| flag | default | meaning |", "|---|---|---|"]
     for flag in flags():
-        default = "4 x CPUs" if "4 x CPUs" in flag.help else _shown(flag.default)
-        lines.append(f"| `{flag.name}` | {default} | {flag.help.replace(' Default: 4 x CPUs.', '')} |")
+        text, _, machine = flag.help.partition(" Default: ")  # of this machine, "4 x CPUs."
+        default = machine.rstrip(".") or _shown(flag.default)
+        lines.append(f"| `{flag.name}` | {default} | {text} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import request_log, requests, responses
-from serving.errors import BadConfig, Code, NotImplementedHere, ServingError, code_of
+from serving.errors import Code, NotImplementedHere, ServingError, code_of
 from serving.examples import Task
 from serving.monitoring import Monitor, Outcome
 from serving.predictor import Limits, Predictor
@@ -170,8 +170,6 @@ class Service:
         """ModelService.HandleReloadConfigRequest. Waits for the new models, at most for the deadline."""
         response = model_management_pb2.ReloadConfigResponse()
         try:
-            if not request.HasField("config"):
-                raise BadConfig(message="Invalid config: ModelServerConfig is empty")
             self._reload(request.config, _limits(context).wait_s)
             response.status.SetInParent()
         except Exception as error:
@@ -187,7 +185,7 @@ def build(
 ) -> tuple[grpc.Server, int | None]:
     """A gRPC server that is bound but not started, and its TCP port. Raises OSError when one is taken.
 
-    credentials: grpc.ServerCredentials, for TLS on TCP addresses. extras: more generic RPC handlers.
+    credentials: grpc.ServerCredentials, for TLS. extras: more generic RPC handlers.
     """
     options: list[tuple[str, str | int]] = [
         ("grpc.max_receive_message_length", -1),
@@ -205,9 +203,8 @@ def build(
     server.add_generic_rpc_handlers((_session_service(service), *extras))
     port = None
     for address in settings.addresses:
-        local = address.startswith("unix:")
-        bound = _bind(server, address, None if local else credentials)
-        port = port if local else bound
+        bound = _bind(server, address, credentials)
+        port = port if address.startswith("unix:") else bound
     return server, port
 
 

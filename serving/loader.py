@@ -64,9 +64,11 @@ class Loader:
             return batching.BatchedModel(name, loaded, self._shared.settings, self._shared)
         if not own.is_file():  # as in the stock server: no file, no batching
             return loaded
-        settings = batching.read_settings(own)
-        scheduler = batching.Scheduler(settings, self._monitor.batch)
-        return batching.BatchedModel(name, loaded, settings, scheduler, owns_scheduler=True)
+        shared = self._shared.settings  # all models share its threads
+        settings = dataclasses.replace(
+            batching.read_settings(own), num_threads=shared.num_threads, pool_name=shared.pool_name
+        )
+        return batching.BatchedModel(name, loaded, settings, self._shared)
 
 
 def _with_session_config(options: Options) -> RuntimeSettings:

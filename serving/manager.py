@@ -106,15 +106,17 @@ class Manager:
         configs: list[ModelConfig],
         timeout_s: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        taken: Callable[[], None] = lambda: None,
     ) -> None:
         """Make these, and only these, the models that are served; wait until new ones are available.
 
-        Raises LabelNotAvailable before anything changes; ModelsNotAvailable, DeadlineExceeded and
-        Superseded after: what could be loaded is served even then.
+        taken: called once nothing can refuse them any more. Raises LabelNotAvailable before anything changes;
+        ModelsNotAvailable, DeadlineExceeded and Superseded after: what could be loaded is served even then.
         """
         deadline = None if timeout_s is None else self._clock() + timeout_s
         with self._changed:
             self._check_labels(configs)
+            taken()
             self._generation += 1
             generation = self._generation
             self._labels = {config.name: dict(config.labels) for config in configs}
@@ -143,6 +145,12 @@ class Manager:
         """Names of the configured models."""
         with self._changed:
             return sorted(name for name, entry in self._entries.items() if not entry.removed)
+
+    def has(self, configs: list[ModelConfig]) -> bool:
+        """Whether these, and only these, were applied last."""
+        with self._changed:
+            now = {name: entry.config for name, entry in self._entries.items() if not entry.removed}
+        return now == {config.name: config for config in configs}
 
     def in_flight(self) -> int:
         """Requests that are being answered now."""
@@ -185,14 +193,17 @@ class Manager:
         return version
 
     def _check_labels(self, configs: list[ModelConfig]) -> None:
-        """Labels must point at versions that are loaded already, as in the stock server."""
-        if self._settings.allow_labels_for_unavailable:
-            return
+        """Labels must point at versions that are loaded already, as in the stock server.
+
+        By the flag a label may point ahead, but not move there: whoever asks for it would be cut off.
+        """
         for config in configs:
-            entry = self._entries.get(config.name)
-            missing = versions.checked_labels(config.labels, entry.available() if entry else ())
-            if missing:
-                raise LabelNotAvailable(model=config.name, version=missing[0])
+            entry, now = self._entries.get(config.name), self._labels.get(config.name, {})
+            loaded = entry.available() if entry else []
+            for label, version in sorted(config.labels.items()):
+                ahead = self._settings.allow_labels_for_unavailable and now.get(label, version) == version
+                if version not in loaded and not ahead:
+                    raise LabelNotAvailable(model=config.name, version=version)
 
     def _replace(self, configs: list[ModelConfig]) -> list[str]:
         """Put new configurations in force. Gives the names of the models that are new."""

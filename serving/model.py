@@ -71,7 +71,6 @@ class RuntimeSettings:
     """How TensorFlow runs a model. Zero lets TensorFlow choose."""
 
     tags: tuple[str, ...] = ("serve",)
-    session_parallelism: int = 0
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
     gpu_memory_fraction: float = 0.0
@@ -207,9 +206,6 @@ def _config(settings: RuntimeSettings, simple: bool) -> Any:
         config.inter_op_parallelism_threads = -1
     if settings.session_config:
         config.MergeFromString(settings.session_config)
-    if settings.session_parallelism:
-        config.intra_op_parallelism_threads = settings.session_parallelism
-        config.inter_op_parallelism_threads = settings.session_parallelism
     if settings.intra_op_parallelism:
         config.intra_op_parallelism_threads = settings.intra_op_parallelism
     if settings.inter_op_parallelism:

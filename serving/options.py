@@ -78,7 +78,8 @@ def from_flags(parsed: Parsed) -> Options:
         batching_file=_path(value["batching_parameters_file"]),
         batching_per_model=value["enable_per_model_batching_parameters"],
         prefer_tflite=value["prefer_tflite_model"],
-        tflite_interpreters=max(1, value["num_tflite_interpreters_per_pool"]),
+        tflite_interpreters=max(1, value["num_tflite_pools"])
+        * max(1, value["num_tflite_interpreters_per_pool"]),
         session_config_file=_path(value["tensorflow_session_config_file"]),
         ssl_file=_path(value["ssl_config_file"]),
         monitoring_file=_path(value["monitoring_config_file"]),
@@ -101,6 +102,14 @@ def _check(value: Any) -> None:
         raise FlagError("server_options.port and server_options.http_port must not have same ports.")
     if value["port"] == 0 and not value["grpc_socket_path"]:
         raise FlagError("server_options.port is not set.")
+    if value["use_alts_credentials"]:
+        raise FlagError("--use_alts_credentials is not served here; use --ssl_config_file for TLS.")
+    if all(value[f"tensorflow_{kind}_parallelism"] > 0 for kind in ("session", "intra_op", "inter_op")):
+        raise FlagError(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, "
+            "server_options.tensorflow_inter_op_parallelism) separately. You cannot configure all."
+        )
     if value["mixed_precision"] not in ("", "bfloat16"):
         raise FlagError(f"--mixed_precision must be bfloat16, got '{value['mixed_precision']}'")
     if value["batching_parameters_file"] and not value["enable_batching"]:
@@ -121,11 +130,14 @@ def _manager(value: Any) -> ManagerSettings:
 
 
 def _runtime(value: Any) -> RuntimeSettings:
+    both = value["tensorflow_session_parallelism"]
+    intra, inter = value["tensorflow_intra_op_parallelism"], value["tensorflow_inter_op_parallelism"]
+    if intra <= 0 and inter <= 0:
+        intra = inter = both
     return RuntimeSettings(
         tags=tuple(value["saved_model_tags"].split(",")),
-        session_parallelism=value["tensorflow_session_parallelism"],
-        intra_op_parallelism=value["tensorflow_intra_op_parallelism"],
-        inter_op_parallelism=value["tensorflow_inter_op_parallelism"],
+        intra_op_parallelism=intra,
+        inter_op_parallelism=inter,
         gpu_memory_fraction=value["per_process_gpu_memory_fraction"],
         mixed_precision=value["mixed_precision"],
     )

@@ -180,8 +180,6 @@ class Predictor:
 
     def statuses(self, model: str, version: int | None) -> list[VersionStatus]:
         """The states of a model's versions, newest first."""
-        if not model:
-            raise MissingModelName()
         return self._servables.statuses(model, version)
 
     def input_types(self, target: Target) -> Mapping[str, int]:

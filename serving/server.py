@@ -144,8 +144,12 @@ class Server:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Serve these models from now on; wait for new ones. Raises ServingError."""
-        self._request_log.update(configs)
-        self.manager.apply(configs, timeout_s, lambda: cancelled() or self._stopping.is_set())
+        self.manager.apply(
+            configs,
+            timeout_s,
+            lambda: cancelled() or self._stopping.is_set(),
+            lambda: self._request_log.update(configs),
+        )
 
     def stop(self, grace_s: float = 5.0, *, unload: bool = True) -> None:
         """Take no more requests, finish those in flight for at most `grace_s`, unload everything.
@@ -239,16 +243,18 @@ class Server:
         self.reload(config.models_of(message), timeout_s)
 
     def _poll_config(self) -> None:
-        """Read the config file again and again; a broken one changes nothing but the log."""
+        """Read the config file again and again; a broken one changes nothing but the log.
+
+        As in the stock server the file has the last word: it undoes what a reload by RPC has changed.
+        """
         path, complaint = self._options.config_file, ""
         assert path is not None
         while not self._stopping.wait(self._options.config_poll_s):
             try:
                 configs = config.read_models(path)
-                if configs != self._configs:
+                if not self.manager.has(configs):
                     seen = path.read_bytes()
                     self.reload(configs, cancelled=partial(_differs, path, seen))
-                    self._configs = configs
                     log.info("model config reloaded file=%s models=%d", path, len(configs))
                 complaint = ""
             except (ServingError, OSError) as error:

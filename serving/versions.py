@@ -5,7 +5,7 @@ A version is a direct child of the base path whose name is a number; zeros in fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +82,3 @@ def plan(wanted: set[int], available: Iterable[int], known: Iterable[int]) -> Pl
     surplus = ready - wanted
     may_unload = not wanted or bool(ready & wanted)
     return Plan(load, tuple(sorted(surplus)) if may_unload else ())
-
-
-def checked_labels(labels: Mapping[str, int], available: Iterable[int]) -> list[int]:
-    """The versions that labels point at although they are not available, sorted."""
-    ready = set(available)
-    return sorted({version for version in labels.values() if version not in ready})

@@ -7,12 +7,12 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The contract suite stays together as a whole: all of it asks one server."""
+    """What asks the contract suite's one server stays together."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByServer(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "contract" if "/contract/" in file else file
+            return "contract" if "/contract/test_" in file else file
 
     return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None

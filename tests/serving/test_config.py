@@ -6,7 +6,7 @@ import pytest
 
 from serving import text_protos, tls
 from serving.config import ModelConfig, RequestLogConfig, read_models, write_models
-from serving.errors import BadConfig, ReloadTypeNotSupported
+from serving.errors import BadConfig
 from serving.monitoring import MonitoringSettings, read_settings
 from serving.versions import All, Latest, Specific
 from tests.support.certificates import Authority
@@ -47,7 +47,22 @@ def test_models_survive_a_file(tmp_path):
             'model_config_list { config { name: "m" base_path: "s3://b/m" model_platform: "tensorflow" } }',
             "s3://",
         ),
-        ('model_config_list { config { name: "m" base_path: "/m" } }', "model_platform"),
+        ('model_config_list { config { name: "m" base_path: "/m" } }', "Illegal setting neither"),
+        (
+            'model_config_list { config { name: "m" base_path: "/m" model_type: TENSORFLOW '
+            'model_platform: "tensorflow" } }',
+            "Illegal setting both",
+        ),
+        (
+            'model_config_list { config { name: "m" base_path: "/m" model_type: OTHER } }',
+            "model_type choice 2 not supported",
+        ),
+        (
+            'model_config_list { config { name: "m" base_path: "/m" model_platform: "caffe" } }',
+            "Model m requests unsupported platform caffe",
+        ),
+        ("", "lists no models"),
+        ('custom_model_config { type_url: "x/y" }', "lists no models"),
         (
             'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" } '
             'config { name: "m" base_path: "/n" model_platform: "tensorflow" } }',
@@ -69,11 +84,6 @@ def test_models_survive_a_file(tmp_path):
 def test_models_refuse_with_a_reason(tmp_path, text, reason):
     with pytest.raises(BadConfig, match=reason):
         read_models(config(tmp_path, text))
-
-
-def test_models_refuse_another_kind_of_config(tmp_path):
-    with pytest.raises(ReloadTypeNotSupported):
-        read_models(config(tmp_path, 'custom_model_config { type_url: "x/y" }'))
 
 
 def test_models_refuse_a_file_that_is_not_there(tmp_path):

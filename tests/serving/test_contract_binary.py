@@ -17,7 +17,8 @@ SUITE = Path(__file__).parent / "contract"
 @pytest.mark.slow
 def test_the_contract_suite_runs_against_a_binary():
     """By the stock server's flags alone, as ours is called like it."""
-    _passes(str(Path(sys.executable).parent / "pergola-model-server"), SUITE / "test_status.py")
+    binary = str(Path(sys.executable).parent / "pergola-model-server")
+    _passes(binary, SUITE / "test_status.py", SUITE / "started", "-k", "status or health or reload or 255")
 
 
 @pytest.mark.slow
@@ -32,9 +33,9 @@ def test_the_contract_suite_runs_against_an_address(tmp_path):
         _passes(f"localhost:{server.grpc_port}:{server.rest_port}", SUITE)
 
 
-def _passes(named: str, suite: Path) -> None:
+def _passes(named: str, *words: str | Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, words)],
         env={**os.environ, "PERGOLA_TF_SERVING": named},
         capture_output=True,
         text=True,

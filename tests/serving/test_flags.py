@@ -65,11 +65,34 @@ def test_values_of_the_wrong_type_are_refused(word, text):
         (("--enable_per_model_batching_parameters",), "without setting enable_batching"),
         (("--grpc_channel_arguments=a",), "key=value"),
         (("--mixed_precision=fp8",), "bfloat16"),
+        (("--use_alts_credentials",), "use --ssl_config_file"),
+        (
+            tuple(f"--tensorflow_{k}_parallelism=1" for k in ("session", "intra_op", "inter_op")),
+            "configure all",
+        ),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(words, text):
     with pytest.raises(FlagError, match=text):
         options_of(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "intra", "inter"),
+    [
+        ((), 0, 0),
+        (("--tensorflow_session_parallelism=3",), 3, 3),
+        (("--tensorflow_session_parallelism=3", "--tensorflow_intra_op_parallelism=2"), 2, 0),
+        (("--tensorflow_inter_op_parallelism=4",), 0, 4),
+    ],
+)
+def test_parallelism_of_the_session_gives_way_to_that_of_operations(words, intra, inter):
+    runtime = options_of(*words).runtime
+    assert (runtime.intra_op_parallelism, runtime.inter_op_parallelism) == (intra, inter)
+
+
+def test_tflite_interpreters_are_those_of_all_pools():
+    assert options_of("--num_tflite_pools=3", "--num_tflite_interpreters_per_pool=2").tflite_interpreters == 6
 
 
 def test_a_model_or_a_config_is_needed():

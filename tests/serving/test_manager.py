@@ -257,8 +257,10 @@ def test_labels_point_at_loaded_versions_only(folders, start):
     folders.add(1)
     manager = start()
     manager.apply([folders.config()])
+    taken = []
     with pytest.raises(LabelNotAvailable, match="label to version 2 of model m"):
-        manager.apply([folders.config(labels={"stable": 2})])
+        manager.apply([folders.config(labels={"stable": 2})], taken=lambda: taken.append(1))
+    assert not taken and manager.has([folders.config()])
     with pytest.raises(UnknownLabel, match="stable"):
         manager.acquire("m", label="stable")
     manager.apply([folders.config(labels={"stable": 1})])
@@ -271,6 +273,10 @@ def test_labels_may_point_ahead_where_that_is_allowed(folders, start):
     manager.apply([folders.config(labels={"next": 2})])
     with pytest.raises(ServableNotFound, match=r"Specific\(m, 2\)"):
         manager.acquire("m", label="next")
+    with pytest.raises(LabelNotAvailable, match="version 3"):  # a label in use does not move ahead
+        manager.apply([folders.config(labels={"next": 3})])
+    manager.apply([folders.config(labels={"next": 1, "later": 3})])
+    assert served(manager, label="next") == 1
 
 
 def test_statuses_of_the_unknown_are_refused(folders, start):

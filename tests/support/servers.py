@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -149,6 +149,23 @@ class ServerProcess(LiveServer):
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def models_config(*entries: tuple) -> str:
+    """The text of a model config file, of (name, base path[, more of its config])."""
+    parts = [
+        f'config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" {" ".join(more)} }}'
+        for name, base, *more in entries
+    ]
+    return f"model_config_list {{ {' '.join(parts)} }}"
+
+
+def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Wait for what happens in a server by itself."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def _free_port() -> int:

@@ -1,12 +1,9 @@
-"""The client against a real server, ours or stock: dtypes, errors, and the answers that others get."""
-
-import base64
+"""The client against a real server, ours or stock: dtypes, versions, errors."""
 
 import numpy as np
 import pytest
 
-from serving.client import Client, ClientError, InvalidInput, NotFound
-from serving.ndarrays import to_array, to_tensor
+from serving.client import Client, InvalidInput, NotFound
 from tests.support import models, pictures
 
 SHAPES = ((0,), (3,), (2, 3), (1, 2, 1, 2))
@@ -76,71 +73,6 @@ def test_pictures_are_classified_by_version_1(client, tmp_path):
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(answer.probability, answer.probabilities.max(axis=1))
     assert [name for name, _ in answer.top(2)[1]] == ["dark", "bright"]
-
-
-def test_stubs_client_and_http_agree(target, client):
-    """One picture, three ways."""
-    data = pictures.encoded(pictures.pixels(0, 0), "PNG")
-    ours = client.at(model="leaves").predict({"image": [data]})
-    body = {"instances": [{"b64": base64.b64encode(data).decode()}]}
-    rest = target.post("/v1/models/leaves:predict", body).json()["predictions"][0]
-    np.testing.assert_allclose(rest["probabilities"], ours["probabilities"][0], rtol=1e-6)
-    assert rest["label"] == ours["label"][0].decode()
-    theirs = _by_stub(target.server.address, "leaves", {"image": [data]})
-    np.testing.assert_array_equal(to_array(theirs["probabilities"]), ours["probabilities"])
-    assert list(theirs["label"].string_val) == ours["label"].tolist()
-
-
-# model, inputs, REST's body: what three ways of asking must answer alike
-SAME = {
-    "number": ("half", {"x": np.array([2.0, 5.0], np.float32)}, {"inputs": [2.0, 5.0]}),
-    "text": ("echo", {"x": np.array([b"a", b"b"], object)}, {"inputs": ["a", "b"]}),
-}
-SIGNATURES = {"text": "string"}
-
-
-@pytest.mark.parametrize("case", SAME)
-def test_stubs_client_and_http_agree_on_values(target, client, case):
-    model, inputs, body = SAME[case]
-    signature = SIGNATURES.get(case, "serving_default")
-    ours = client.at(model=model).predict(inputs, signature=signature)
-    theirs = _by_stub(target.server.address, model, inputs, signature)
-    (name,) = theirs
-    np.testing.assert_array_equal(to_array(theirs[name]), ours[name])
-    rest = target.post(f"/v1/models/{model}:predict", {"signature_name": signature, **body}).json()
-    said = [v.decode() if isinstance(v, bytes) else v for v in ours[name].tolist()]
-    assert rest["outputs"] == said
-
-
-@pytest.mark.parametrize(("model", "alias"), [("nobody", "x"), ("half", "z")])
-def test_stubs_client_and_http_agree_on_refusals(target, client, model, alias):
-    with pytest.raises(ClientError) as ours:
-        client.at(model=model).predict({alias: np.array([1.0], np.float32)})
-    theirs = target.wire.predict(model, {alias: np.array([1.0], np.float32)})
-    assert theirs.text in str(ours.value)
-    rest = target.post(f"/v1/models/{model}:predict", {"inputs": {alias: [1.0]}})
-    assert rest.status == {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400}[theirs.code]
-    if model == "nobody":  # of a misnamed input REST speaks before the predictor does
-        assert rest.json()["error"] == theirs.text
-
-
-def _by_stub(address: str, model: str, inputs, signature: str = "serving_default") -> dict:
-    """The outputs that tensorflow-serving-api's own stub gets, as our messages."""
-    import grpc
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    from serving.protos import tensor_pb2
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, signature
-    for name, value in inputs.items():
-        request.inputs[name].ParseFromString(to_tensor(value).SerializeToString())
-    with grpc.insecure_channel(address) as channel:
-        reply = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30)
-    return {
-        name: tensor_pb2.TensorProto.FromString(tensor.SerializeToString())
-        for name, tensor in reply.outputs.items()
-    }
 
 
 def test_versions_and_labels_are_pinned(client):

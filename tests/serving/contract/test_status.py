@@ -25,7 +25,7 @@ def test_status_refuses_what_it_does_not_know(target):
     assert wire.status("nope") == Refusal("NOT_FOUND", "Could not find any versions of model nope")
     assert wire.status("half", version=7) == Refusal("NOT_FOUND", "Could not find version 7 of model half")
     assert wire.status(None) == Refusal("INVALID_ARGUMENT", "Missing ModelSpec")
-    assert wire.status("") == Refusal("INVALID_ARGUMENT", "ModelSpec has no name specified.")
+    assert wire.status("") == Refusal("NOT_FOUND", "Could not find any versions of model ")
 
 
 def test_metadata_gives_the_signatures(target):
@@ -49,12 +49,39 @@ def test_metadata_refuses_what_it_does_not_know(target):
 
 
 def test_reload_refuses_anything_but_a_list(target):
-    answer = target.wire.reload('custom_model_config { type_url: "x/y" }')
-    assert answer == Refusal(
-        "INVALID_ARGUMENT",
-        "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-        "Only ModelConfigList is currently supported",
-    )
+    for config in ('custom_model_config { type_url: "x/y" }', ""):
+        assert target.wire.reload(config) == Refusal(
+            "INVALID_ARGUMENT",
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+            "Only ModelConfigList is currently supported",
+        )
+
+
+ENTRY = 'config { name: "m" base_path: "/m" model_platform: "tensorflow" }'
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (ENTRY + ENTRY, "Illegal to list model m multiple times in config list"),
+        (
+            'config { name: "m" base_path: "m" model_platform: "tensorflow" }',
+            "Expected model m to have an absolute path or URI; got base_path()=m",
+        ),
+        (
+            'config { name: "m" base_path: "/m" }',
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform.",
+        ),
+        (
+            'config { name: "m" base_path: "/m" model_platform: "caffe" }',
+            "Model m requests unsupported platform caffe",
+        ),
+    ],
+)
+def test_reload_refuses_lists_that_cannot_be_served(target, config, text):
+    assert target.wire.reload(f"model_config_list {{ {config} }}") == Refusal("INVALID_ARGUMENT", text)
+    assert target.wire.outputs("half", {"x": [1.0]}, version=1)["y"].tolist() == [2.5]
 
 
 @pytest.mark.parametrize("service", ["", "ModelService", "PredictionService"])

@@ -1,0 +1,119 @@
+"""Too much at once, too slow, and killed in the middle of it."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.child_server import OURS, ChildServer
+from serving.client import NO_RETRY, Client
+from tests.support.callers import load_while
+from tests.support.servers import until
+from tests.support.wire import Refusal
+
+SLOW = {"x": [0.0]}
+
+
+def test_overload_is_refused_at_once_and_recovery_too(start, binary, slow):
+    server, wire, _ = start(
+        f"--model_base_path={slow}", "--model_name=slow", "--grpc_max_threads=1", "--rest_api_num_threads=1"
+    )
+    with ThreadPoolExecutor(40) as pool:
+        started = time.monotonic()
+        answers = list(pool.map(lambda _: wire.predict("slow", SLOW, timeout_s=4), range(40)))
+    refused = [a.code for a in answers if isinstance(a, Refusal)]
+    assert set(refused) <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"} and time.monotonic() - started < 20
+    if not binary:  # the stock server lets them wait
+        assert refused.count("RESOURCE_EXHAUSTED") >= 15
+    until(lambda: not isinstance(wire.predict("slow", SLOW), Refusal))
+    assert server.post("/v1/models/slow:predict", {"instances": [0.0]}).status == 200
+
+
+def test_a_full_batching_queue_is_said_at_once_and_recovery_too(start, slow, tmp_path):
+    (tmp_path / "batching.txt").write_text(
+        "max_batch_size { value: 1 } num_batch_threads { value: 1 } max_enqueued_batches { value: 2 }"
+    )
+    server, wire, _ = start(
+        f"--model_base_path={slow}", "--model_name=slow", "--enable_batching",
+        f"--batching_parameters_file={tmp_path}/batching.txt",
+    )  # fmt: skip
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: wire.predict("slow", SLOW), range(8)))
+        url = "/v1/models/slow:predict"
+        statuses = {r.status for r in pool.map(lambda _: server.post(url, {"instances": [0.0]}), range(8))}
+    refused = [a for a in answers if isinstance(a, Refusal)]
+    assert 0 < len(refused) < 8 and {a.code for a in refused} == {"UNAVAILABLE"}
+    assert refused[0].text == (
+        "The batch scheduling queue to which this task was submitted is full; currently 2 batches enqueued "
+        "and max_enqueued_batches is 2"
+    )
+    assert statuses == {200, 503}
+    assert not isinstance(wire.predict("slow", SLOW), Refusal)
+
+
+def test_a_request_that_waits_longer_than_its_deadline_is_let_go(start, slow):
+    _, wire, _ = start(f"--model_base_path={slow}", "--model_name=slow", "--grpc_max_threads=1")
+    with ThreadPoolExecutor(4) as pool:
+        held = [pool.submit(wire.predict, "slow", SLOW) for _ in range(3)]
+        time.sleep(0.1)
+        assert wire.predict("slow", SLOW, timeout_s=0.2).code == "DEADLINE_EXCEEDED"
+        assert all(not isinstance(h.result(), Refusal) for h in held)
+
+
+def test_rest_gives_up_a_model_that_takes_too_long(start, slow):
+    server, _, _ = start(f"--model_base_path={slow}", "--model_name=slow", "--rest_api_timeout_in_ms=50")
+    assert server.post("/v1/models/slow:predict", {"instances": [1.0]}).status == 504
+
+
+def test_slow_senders_harm_no_one_and_ours_cuts_them_off(start, binary, half):
+    server, _, _ = start(f"--model_base_path={half}", "--rest_api_timeout_in_ms=300")
+    head = b"POST /v1/models/default:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n{"
+    senders = [socket.create_connection(("localhost", server.rest_port)) for _ in range(20)]
+    for number, sender in enumerate(senders):
+        sender.sendall(head if number % 2 else head[:30])
+    reply = server.post("/v1/models/default:predict", {"instances": [0.0]})
+    assert reply.json() == {"predictions": [2.0]}
+    for number, sender in enumerate(senders):
+        sender.settimeout(10)
+        if not binary:
+            said = sender.recv(100)
+            assert said.startswith(b"HTTP/1.1 504") if number % 2 else said == b""
+        sender.close()
+
+
+def all_right(pairs: list[tuple[float, float]]) -> bool:
+    return len(pairs) > 20 and all(answer == number / 2 + 2 for number, answer in pairs)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_when_a_server_is_killed_under_load(binary, half):
+    with (
+        ChildServer(half, "half", command=(binary,) if binary else OURS) as server,
+        Client(server.address, model="half", timeout_s=120) as client,
+    ):
+
+        def kill_and_restart() -> None:
+            time.sleep(1.0)
+            server.kill()
+            server.start()
+            time.sleep(1.0)
+
+        assert all_right(load_while(client, kill_and_restart))
+
+
+def test_an_overloaded_server_refuses_and_recovers(start, half, tmp_path):
+    """A queue for two requests and forty callers: refusals are retried, and later none is needed."""
+    (tmp_path / "batching.txt").write_text(
+        "max_batch_size { value: 1 } num_batch_threads { value: 1 } max_enqueued_batches { value: 2 }"
+    )
+    server, _, _ = start(
+        f"--model_base_path={half}", "--model_name=half", "--enable_batching",
+        f"--batching_parameters_file={tmp_path}/batching.txt",
+    )  # fmt: skip
+    with Client(server.address, model="half", timeout_s=60) as client:
+        assert all_right(load_while(client, lambda: time.sleep(1.0), threads=40))
+    with Client(server.address, model="half", retry=NO_RETRY) as client:
+        for number in range(20):
+            assert client.predict({"x": np.array([number], np.float32)})["y"][0] == number / 2 + 2
