@@ -7,6 +7,7 @@ server process.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -187,15 +188,15 @@ def build(
 
     credentials: grpc.ServerCredentials, for TLS. extras: more generic RPC handlers.
     """
-    options: list[tuple[str, str | int]] = [
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
-        *settings.channel_arguments,
-    ]
+    options: dict[str, str | int] = {  # of two with one name gRPC would take the first
+        "grpc.max_receive_message_length": -1,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": 0,  # else two servers would share a port without a word
+        **dict(settings.channel_arguments),
+    }
     server = grpc.server(
         ThreadPoolExecutor(settings.num_threads, "grpc"),
-        options=options,
+        options=list(options.items()),
         maximum_concurrent_rpcs=settings.num_threads,
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
@@ -251,7 +252,21 @@ def _bind(server: grpc.Server, address: str, credentials: Any) -> int:
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         reason = str(error)
-        if "Failed to bind" in reason:
+        if credentials is not None and _is_free(address):
+            reason = "its certificate and key cannot be used. Give PEM texts that belong together"
+        elif "Failed to bind" in reason:
             reason = "the address is in use or may not be used. Stop the other server or choose another one"
         raise OSError(f"Cannot listen for gRPC on {address}: {reason}") from error
     return port
+
+
+def _is_free(address: str) -> bool:
+    """Whether it can be listened on, as far as that can be told."""
+    if address.startswith("unix:"):
+        return True
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except OSError:
+        return False
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,16 @@ _PARSE_ERRORS = (
 )
 
 
+_LARGE = re.compile(r"[eE]\+?\d{3}|\d{309}")  # what a number too big for a double must have
+
+
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest with the stock server's words."""
     if not body:
         raise BadRequest(message="JSON Parse error: The document is empty")
     try:
         text = body.decode("utf-8-sig")
-        document = json.loads(text)
+        document = json.loads(text, parse_float=_finite if _LARGE.search(text) else None)
     except json.JSONDecodeError as error:
         reason, offset = _explain(error), len(error.doc[: error.pos].encode())
         raise BadRequest(message=f"JSON Parse error: {reason} at offset: {offset}") from None
@@ -43,7 +47,7 @@ def parse(body: bytes) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise BadRequest(message="JSON Parse error: Terminate parsing: nested too deeply.") from None
-    except ValueError as error:  # numbers of thousands of digits
+    except ValueError as error:  # also numbers of thousands of digits
         raise BadRequest(
             message=f"JSON Parse error: Number too big to be stored in double. ({error})"
         ) from None
@@ -104,6 +108,13 @@ def string(value: bytes) -> bytes:
 def error_body(message: str) -> bytes:
     """The body of every error."""
     return b'{\n    "error": ' + string(message.encode("utf-8", "replace")) + b"\n}"
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is infinite")
+    return value
 
 
 def _finish(text: str, value: float) -> str:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +58,20 @@ def test_serve_real_wants_the_stock_server(workspace):
         pytest.skip("the stock server is here")
     with pytest.raises(InputError, match="--real wants tensorflow_model_server on the PATH"):
         serve(workspace, Listen(0, 0), real=True, say=print)
+
+
+@pytest.mark.slow
+def test_serve_real_runs_what_is_called_like_the_stock_server(workspace, tmp_path, monkeypatch):
+    """With flags that the stock server has: ours stands in where there is none."""
+    if not shutil.which("tensorflow_model_server"):
+        (tmp_path / "bin").mkdir()
+        ours = Path(sys.executable).parent / "pergola-model-server"
+        (tmp_path / "bin" / "tensorflow_model_server").symlink_to(ours)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    publish(models.half_plus_two(tmp_path / "model"), workspace.models, "half", 3)
+    with serving(workspace.root, "--real") as place:
+        assert _predict_when_ready(place["rest"], "half") == [2.5]
+    assert "unknown argument" not in (workspace.root / "serve.log").read_text()
 
 
 def test_models_config_is_read_by_the_server(tmp_path):

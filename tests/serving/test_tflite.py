@@ -7,8 +7,6 @@ import tensorflow as tf
 from serving import tflite
 from serving.errors import LoadFailed, RuntimeFailure
 from tests.support import models
-from tests.support.servers import fetch, in_process
-from tests.support.wire import Refusal, Wire
 
 
 def convert(folder, keys=("serving_default",)) -> None:
@@ -41,14 +39,3 @@ def test_a_damaged_tflite_model_is_refused(tmp_path):
     (tmp_path / tflite.FILE).write_bytes(b"garbage")
     with pytest.raises(LoadFailed, match=r"model\.tflite cannot be loaded"):
         tflite.load(tmp_path)
-
-
-def test_a_server_serves_tflite_where_it_is_preferred(base):
-    flags = (f"--model_base_path={base}", "--model_name=m", "--prefer_tflite_model")
-    with in_process(*flags) as server, Wire(f"localhost:{server.grpc_port}") as wire:
-        assert wire.outputs("m", {"x": [1.0]})["y"].tolist() == [2.5]
-        assert isinstance(wire.predict("m", {"z": [1.0]}), Refusal)
-        url = f"http://localhost:{server.rest_port}/v1/models/m"
-        assert fetch(f"{url}:predict", b'{"instances": [1.0]}').json() == {"predictions": [2.5]}
-        signature = fetch(f"{url}/metadata").json()["metadata"]["signature_def"]["signature_def"]
-        assert signature["serving_default"]["inputs"]["x"]["dtype"] == "DT_FLOAT"

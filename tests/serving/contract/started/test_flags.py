@@ -6,9 +6,10 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.serving.contract.started.conftest import DidNotStart
 from tests.support import models
 from tests.support.certificates import Authority
-from tests.support.servers import models_config
+from tests.support.servers import models_config, until
 from tests.support.wire import Refusal, Wire
 
 ZERO = {"x": [0.0]}
@@ -89,6 +90,24 @@ def ssl_file(folder, authority, verify):
     path = folder / "ssl.txt"
     path.write_text("\n".join([*lines, f"client_verify: {str(verify).lower()}"]))
     return path
+
+
+def test_channel_arguments_reach_grpc(start, half):
+    argument = "--grpc_channel_arguments=grpc.max_connection_age_ms=200,grpc.max_connection_age_grace_ms=100"
+    _, wire, _ = start(f"--model_base_path={half}", argument)
+    states = []
+    wire.channel.subscribe(states.append)
+    assert not isinstance(wire.predict("default", ZERO), Refusal)
+    until(lambda: grpc.ChannelConnectivity.IDLE in states[2:])  # the server has hung up
+    assert not isinstance(wire.predict("default", ZERO), Refusal)
+
+
+def test_a_certificate_that_cannot_be_used_ends_the_start(start, binary, half, tmp_path):
+    if binary:
+        pytest.skip("the stock server aborts")
+    (tmp_path / "ssl.txt").write_text('server_key: "-----BEGIN x" server_cert: "-----BEGIN y"')
+    with pytest.raises(DidNotStart, match="its certificate and key cannot be used"):
+        start(f"--model_base_path={half}", f"--ssl_config_file={tmp_path}/ssl.txt")
 
 
 @pytest.mark.parametrize("mutual", [False, True])
