@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import click
 from components import records
 from components.errors import InputError
 from pipelines.command import PATH, Options, show, with_options
-from pipelines.native import stderr_to
 
 LADDER = "mlp,cnn1,cnn2,cnn_pool,cnn_dropout,cnn_batchnorm,resnet_fast"
 
@@ -41,9 +39,7 @@ def architectures(options: Options, names: tuple[str, ...], classes: int) -> lis
     from components.training import catalogue
 
     wanted = _known(names, catalogue.NAMES) or catalogue.NAMES
-    progress = show().progress
-    with stderr_to(Path(os.devnull)):  # words of native libraries only: there is no run to keep them
-        entries = catalogue.catalogue(wanted, num_classes=classes, progress=progress)
+    entries = catalogue.catalogue(wanted, num_classes=classes)
     if not options.json:
         click.echo(_catalogue_table(entries))
     return [records.to_dict(entry) for entry in entries]

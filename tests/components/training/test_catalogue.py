@@ -1,6 +1,6 @@
 import pytest
 
-from components.training.catalogue import NAMES, catalogue, own_input
+from components.training.catalogue import COUNTED, NAMES, catalogue, count, own_input
 from components.training.flops import flops
 from components.training.ladder import LADDER
 
@@ -20,9 +20,19 @@ def test_catalogue_has_every_architecture_at_the_input_of_its_source():
     assert own_input("fashion_cnn") == (28, 28, 1) and own_input("xception") == (299, 299, 3)
 
 
-@pytest.mark.slow
-def test_catalogue_builds_every_architecture_of_the_ladder():
-    assert all(entry.about and entry.num_parameters for entry in catalogue(tuple(LADDER)))
+SMALL = ("resnet_fast", "cnn_batchnorm", "fashion_cnn", "mobilenet_025")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_catalogue_has_the_figures_of_the_built_network(name):
+    assert count(name) == COUNTED[name]
+
+
+def test_catalogue_counts_the_one_unit_of_conv_for_two_classes():
+    (two,), (three,) = (catalogue(("conv",), num_classes=number) for number in (2, 3))
+    assert three.num_parameters - two.num_parameters == 2 * 129
 
 
 def test_flops_of_separable_convolutions_are_those_of_their_two_parts():
