@@ -26,10 +26,11 @@ class Loader:
         if options.batching:
             self._shared = batching.Scheduler(batching.read_settings(options.batching_file), monitor.batch)
         self._runtime: RuntimeSettings | None = None
+        self._ways: dict[str, set[model.Way]] = {}  # by model, for its next version
 
     def load(self, config: ModelConfig, version: int, folder: Path) -> Model:
         """A model that is ready for requests. Raises ServingError."""
-        loaded = self._load(folder)
+        loaded = self._load(config.name, folder)
         try:
             served = self._batched(config.name, loaded, folder)
             if self._options.warmup:
@@ -48,13 +49,13 @@ class Loader:
         if self._shared is not None:
             self._shared.close()
 
-    def _load(self, folder: Path) -> Model:
+    def _load(self, name: str, folder: Path) -> Model:
         if self._options.prefer_tflite and (folder / tflite.FILE).is_file():
             threads = self._options.runtime.intra_op_parallelism
             return tflite.load(folder, self._options.tflite_interpreters, threads)
         if self._runtime is None:
             self._runtime = _with_session_config(self._options)
-        return model.load(folder, self._runtime)
+        return model.load(folder, self._runtime, self._ways.setdefault(name, set()))
 
     def _batched(self, name: str, loaded: Model, folder: Path) -> Model:
         if self._shared is None:

@@ -6,6 +6,7 @@ models, feeds by tensor name and error texts are the same.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Mapping, Sequence
@@ -78,11 +79,21 @@ class RuntimeSettings:
     session_config: bytes = b""  # a serialised ConfigProto that goes first
 
 
-class SessionModel:
-    """A SavedModel in a session of its own. Made by `load`."""
+Way = tuple[frozenset[str], frozenset[str]]  # through a graph: tensors that are fed, tensors that are fetched
+MAX_WAYS = 64  # that are remembered
 
-    def __init__(self, session: Any, signature_defs: Mapping[str, Any]) -> None:
+
+class SessionModel:
+    """A SavedModel in a session of its own. Made by `load`.
+
+    ways: those that requests took through the versions of this model; shared by them, added to here.
+    """
+
+    def __init__(self, session: Any, signature_defs: Mapping[str, Any], ways: set[Way]) -> None:
         self._session = session
+        self._ways = ways
+        self._ready: set[Way] = set()
+        self._preparing = threading.Lock()
         self._graph = session.graph
         self._tensors: dict[str, Any] = {}
         self._options: dict[int, Any] = {0: None}
@@ -96,6 +107,41 @@ class SessionModel:
 
         Raises RuntimeFailure with TensorFlow's own code and text.
         """
+        way = frozenset(feeds), frozenset(fetches)
+        if way not in self._ready:
+            self._prepare(way)
+        return self._run(feeds, fetches, timeout_ms)
+
+    def prepare(self) -> None:
+        """Make every way ready that requests have taken so far, where this version has it."""
+        for way in tuple(self._ways):
+            with contextlib.suppress(RuntimeFailure):
+                self._prepare(way)
+
+    def _prepare(self, way: Way) -> None:
+        """Have TensorFlow optimise the graph for one way through it, which it does at the first run of each.
+
+        Unless one does it for all, each request that comes meanwhile does the same once more: eight callers
+        of a new version kept both cores busy for 30 ms. Values of a type that no such tensor has are refused
+        behind the optimiser and before anything runs (direct_session.cc).
+        """
+        with self._preparing:
+            if way in self._ready:
+                return
+            feeds, fetches = way
+            odd = {name: self._odd_value(name) for name in sorted(feeds)}
+            if odd:
+                with contextlib.suppress(RuntimeFailure):
+                    self._run(odd, sorted(fetches))
+            self._ready.add(way)
+            if len(self._ways) < MAX_WAYS:
+                self._ways.add(way)
+
+    def _odd_value(self, name: str) -> Array:
+        is_bool = self._found(name).dtype.as_numpy_dtype is np.bool_
+        return np.zeros((), np.float32 if is_bool else np.bool_)
+
+    def _run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int = 0) -> list[Array]:
         import tensorflow as tf
 
         try:
@@ -120,13 +166,12 @@ class SessionModel:
     def _tensor(self, name: str) -> Any:
         handle = self._tensors.get(name)
         if handle is None:
-            handle = self._find(name)
-            self._tensors[name] = handle
+            handle = self._tensors[name] = self._found(name)._as_tf_output()
         return handle
 
-    def _find(self, name: str) -> Any:
+    def _found(self, name: str) -> Any:
         try:
-            return self._graph.get_tensor_by_name(name if ":" in name else f"{name}:0")._as_tf_output()
+            return self._graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
         except (KeyError, ValueError):
             raise RuntimeFailure(
                 Code.NOT_FOUND,
@@ -143,10 +188,11 @@ class SessionModel:
         return self._options[timeout_ms]
 
 
-def load(folder: Path, settings: RuntimeSettings) -> SessionModel:
+def load(folder: Path, settings: RuntimeSettings, ways: set[Way] | None = None) -> SessionModel:
     """The SavedModel in `folder`, its variables restored and its tables initialised.
 
-    Raises LoadFailed when there is none, and RuntimeFailure with TensorFlow's words when it is damaged.
+    ways: see SessionModel. Raises LoadFailed when there is none, and RuntimeFailure with TensorFlow's words
+    when it is damaged.
     """
     import tensorflow as tf
     from tensorflow.python.saved_model import loader_impl
@@ -170,7 +216,9 @@ def load(folder: Path, settings: RuntimeSettings) -> SessionModel:
         _close(session)
         message = str(error).strip() or type(error).__name__
         raise LoadFailed(message=f"{folder} cannot be loaded: {message}") from error
-    return SessionModel(session, dict(meta_graph.signature_def.items()))
+    model = SessionModel(session, dict(meta_graph.signature_def.items()), set() if ways is None else ways)
+    model.prepare()
+    return model
 
 
 _LOOPS = {"While", "StatelessWhile", "Enter", "RefEnter", "MapDefun", "For"}

@@ -1,0 +1,69 @@
+"""A SavedModel as a callable."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.errors import RuntimeFailure
+from serving.model import RuntimeSettings, load
+from tests.support import models
+
+
+@pytest.fixture(scope="module")
+def leaves(tmp_path_factory):
+    """Version folders 1 and 2 of an image classifier, whose graph takes the optimiser some 40 ms."""
+    base = tmp_path_factory.mktemp("leaves")
+    return models.classifier(base, 1), models.classifier(base, 2)
+
+
+IMAGES = np.array([models.picture(240)], object)
+
+
+def ask(model, images=IMAGES):
+    signature = model.signatures["serving_default"]
+    return model.run({signature.inputs["image"]: images}, [signature.outputs["label"]])[0]
+
+
+def cpu_s(action, clock=time.thread_time) -> float:
+    started = clock()
+    action()
+    return clock() - started
+
+
+def test_a_version_is_ready_for_what_was_asked_of_the_one_before(leaves):
+    ways = set()
+    old = load(leaves[0], RuntimeSettings(), ways)
+    unprepared = cpu_s(lambda: ask(old))
+    new = load(leaves[1], RuntimeSettings(), ways)
+    assert cpu_s(lambda: ask(new)) < unprepared / 3
+    assert ask(new).tolist() == [b"bright"]
+
+
+def test_one_of_many_first_requests_prepares_for_all(leaves):
+    def together(model):
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda _: ask(model).tolist(), range(8))) == [[b"bright"]] * 8
+
+    alone, crowd = (load(leaves[0], RuntimeSettings()) for _ in range(2))
+    once = cpu_s(lambda: ask(alone), time.process_time)
+    assert cpu_s(lambda: together(crowd), time.process_time) < 4 * once
+
+
+def test_what_a_new_version_no_longer_has_is_left_out(leaves, tmp_path):
+    ways = set()
+    ask(load(leaves[0], RuntimeSettings(), ways))
+    other = load(models.half_plus_two(tmp_path), RuntimeSettings(), ways)
+    signature = other.signatures["serving_default"]
+    got = other.run({signature.inputs["x"]: np.ones(1, np.float32)}, [signature.outputs["y"]])[0]
+    assert got.tolist() == [2.5] and len(ways) == 2
+
+
+def test_a_refused_request_leaves_the_way_open(leaves):
+    model = load(leaves[0], RuntimeSettings())
+    with pytest.raises(RuntimeFailure, match="to be string but float is provided"):
+        ask(model, np.ones(1, np.float32))
+    with pytest.raises(RuntimeFailure, match="nowhere"):
+        model.run({"nowhere:0": np.ones(1)}, ["nothing:0"])
+    assert ask(model).tolist() == [b"bright"]
