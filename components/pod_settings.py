@@ -21,13 +21,18 @@ def settings(sections: Mapping[str, Mapping[str, Any]], model: str = "model") ->
     sections: "scan", "train", … -> key -> value.  model: the name under which it will be released.
     Raises InputError for an unknown key, a bad value or a name that cannot be one, before any work.
     """
-    if not _NAME.fullmatch(model):
-        raise InputError(f"parameter model: '{model}' is no model's name. Wanted letters, digits, '-', '_'.")
+    check_name(model)
     lines = []
     for name, cls in _classes().items():
         values = records.to_dict(records.from_dict(cls, sections.get(name, {}), f"parameter {name}"))
         lines += [f"[{name}]", *(f"{key} = {_value(value)}" for key, value in values.items()), ""]
     return "\n".join(lines)
+
+
+def check_name(model: str) -> None:
+    """Raises InputError for a name under which nothing can be released."""
+    if not _NAME.fullmatch(model):
+        raise InputError(f"parameter model: '{model}' is no model's name. Wanted letters, digits, '-', '_'.")
 
 
 def _classes() -> dict[str, type[Any]]:

@@ -30,6 +30,10 @@ class RolloutError(RuntimeError):
     """The cluster refused, or what was applied does not come to run."""
 
 
+class NotConfigured(RolloutError):
+    """Nothing says which cluster is meant."""
+
+
 class Missing(RolloutError):
     """The server has no such thing."""
 
@@ -49,7 +53,7 @@ class Cluster:
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Cluster:
         """The cluster that `kubectl` would speak to; within a pod, its own.
 
-        Raises RolloutError when there is none.
+        Raises NotConfigured when there is none.
         """
         from kubernetes import client, config
 
@@ -61,7 +65,7 @@ class Cluster:
             else:
                 config.load_incluster_config(client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
-            raise RolloutError(f"No cluster is configured: {error} Set KUBECONFIG or --context.") from None
+            raise NotConfigured(f"No cluster is configured: {error} Set KUBECONFIG or --context.") from None
         return cls(client.ApiClient(configuration))
 
     def apply(self, objects: Iterable[Object], *, dry_run: bool = False, force: bool = False) -> list[str]:

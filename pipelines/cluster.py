@@ -20,7 +20,8 @@ SECRET_KEYS = (
 )
 LABELS = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
 
-RUN_LABEL = "metadata.labels['pipeline/runid']"  # put on every pod by Kubeflow
+RUN_LABEL_KEY = "pipeline/runid"  # put on every pod by Kubeflow
+RUN_LABEL = f"metadata.labels['{RUN_LABEL_KEY}']"
 
 
 @dataclass(frozen=True)

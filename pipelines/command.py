@@ -79,6 +79,25 @@ def with_options(function: Callable[..., Any]) -> click.Command:
     return click.command()(wrapped)
 
 
+def with_json(function: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
+    """Adds --json to a command whose function gives data and words, one of which is printed.
+
+    Data with "ok": false ends with status 1.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, words on stderr.")
+    @functools.wraps(function)
+    def wrapped(as_json: bool, **arguments: Any) -> None:
+        with _json_only(as_json, stopped="pergola: stopped.") as answer:
+            data, words = function(**arguments)
+            if words and not as_json:
+                click.echo(words)
+            broke = isinstance(data, dict) and not data.get("ok", True)
+            answer(Answer(data, 1) if broke else data)
+
+    return wrapped
+
+
 def status_of(error: PergolaError) -> int:
     """Exit status: 2 for the caller's mistake, 1 for what broke."""
     return 2 if isinstance(error, InputError) else 1
@@ -110,7 +129,9 @@ def show() -> Show:
 
 
 @contextlib.contextmanager
-def _json_only(as_json: bool) -> Iterator[Callable[[Any], None]]:
+def _json_only(
+    as_json: bool, stopped: str = "pergola: stopped; the same command goes on from here."
+) -> Iterator[Callable[[Any], None]]:
     """Keep stdout for the JSON document; end the process with the right status on an error."""
     answers: list[Any] = []
     status = 0
@@ -122,7 +143,7 @@ def _json_only(as_json: bool) -> Iterator[Callable[[Any], None]]:
         say(f"pergola: {error}")
         answers = [{"error": str(error), "status": status}]
     except KeyboardInterrupt:
-        say("pergola: stopped; the same command goes on from here.")
+        say(stopped)
         status = 130
         answers = [{"error": "stopped", "status": status}]
     else:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.errors import StepError
+from k8s import pods
 from pipelines import kubeflow
+from pipelines.cluster import RUN_LABEL_KEY
 from pipelines.kubeflow import Connection
 from pipelines.submit import RunLine, line
 
@@ -57,12 +59,14 @@ def wait(
     say: Callable[[str], None] = lambda text: None,
     timeout_s: float = 24 * 3600,
     poll_s: float = 5.0,
+    stall_s: float = 300.0,
 ) -> Outcome:
     """The outcome of a run, once it has one.
 
     say: gets a line when a step changes its state. An interrupted connection is tried five times,
-    an expired token is read again from where it came from (once). Raises StepError when the time is
-    over (the run goes on), InputError for an unknown run.
+    an expired token is read again from where it came from (once).  stall_s: without a change for so
+    long, its pods are looked at. Raises StepError when the time is over (the run goes on) or a pod
+    cannot start, InputError for an unknown run.
     """
     watch = _Watch(connection, run_id, say)
     deadline = time.monotonic() + timeout_s
@@ -70,6 +74,7 @@ def wait(
         run = watch.look(poll_s)
         if run.state in DONE:
             return Outcome(line(connection, run), tuple(_failures(watch.client, run)))
+        watch.look_at_pods(run, stall_s)
         if time.monotonic() + poll_s > deadline:
             raise StepError(
                 f"Run {run_id} is still {run.state} after {timeout_s:g} s; it goes on without us."
@@ -94,6 +99,8 @@ class _Watch:
         self.client = kubeflow.connect(connection)
         self.states: dict[str, str] = {}
         self.renewed = False
+        self.moved_at = time.monotonic()
+        self.said = ""
 
     def look(self, pause_s: float) -> Any:
         """The run as it is now."""
@@ -101,8 +108,33 @@ class _Watch:
         for task in _steps(run):
             if task.state and self.states.get(task.task_id) != task.state:
                 self.states[task.task_id] = task.state
+                self.moved_at = time.monotonic()
                 self.say(f"{task.display_name:<18}{task.state.lower()}")
         return run
+
+    def look_at_pods(self, run: Any, stall_s: float) -> None:
+        """Say why nothing moves: Kubeflow calls a pod pending for ever whose image does not exist.
+
+        Raises StepError when a pod cannot start.
+        """
+        if time.monotonic() - self.moved_at < stall_s:
+            return
+        self.moved_at = time.monotonic()
+        namespace = self.connection.namespace or self.connection.pipelines_namespace
+        found = _pods(namespace, self.run_id)
+        hopeless = [text for pod in found or () if (text := pods.trouble(pod, late=False))]
+        if hopeless:
+            raise StepError(
+                f"Run {self.run_id} cannot go on: {hopeless[0]} It waits until the step's time limit: "
+                f"end it in Kubeflow's pages, mend that, submit again."
+            )
+        waiting = [p for p in found or () if p.get("status", {}).get("phase") == "Pending"]
+        text = next(filter(None, (pods.trouble(pod, late=True) for pod in waiting)), "")
+        if found is None and any(task.state == "PENDING" for task in _tasks(run)):
+            text = f"why pods wait: kubectl -n {namespace} get pods -l {RUN_LABEL_KEY}={self.run_id}"
+        if text and text != self.said:
+            self.said = text
+            self.say(f"Nothing has moved for {stall_s:g} s; {text}")
 
     def _run(self, pause_s: float) -> Any:
         import kfp_server_api
@@ -124,6 +156,17 @@ class _Watch:
                         raise
                 time.sleep(pause_s * attempt)
         raise AssertionError("unreachable")
+
+
+def _pods(namespace: str, run_id: str) -> list[Any] | None:
+    """The pods of a run; None where no cluster can be asked for them."""
+    from k8s.rollout import Cluster, RolloutError
+
+    try:
+        selector = {RUN_LABEL_KEY: run_id}
+        return list(Cluster.connect().items(f"/api/v1/namespaces/{namespace}/pods", selector))
+    except RolloutError:
+        return None
 
 
 def _steps(run: Any) -> Iterable[Any]:

@@ -166,7 +166,9 @@ def experiment_id(client: Any, connection: Connection, name: str, *, create: boo
         others = pages(client.list_experiments, "experiments", namespace=connection.namespace)
         names = [experiment.display_name for experiment in others]
         hint = nearest(name, names) if names else " There is none yet."
-        raise InputError(f"There is no experiment '{name}'.{hint} --create-experiment makes it.")
+        raise InputError(
+            f"There is no experiment '{name}'.{hint} `pergola submit --create-experiment` makes one."
+        )
     made = quietly(lambda: client.create_experiment(name=name, namespace=connection.namespace))
     return str(made.experiment_id)
 
@@ -274,7 +276,7 @@ def _root(error: BaseException) -> str:
     return (
         _root(reason)
         if isinstance(reason, BaseException)
-        else re.sub(r"^<.*?>: |^.*object at 0x\w+>: ", "", str(error))
+        else re.sub(r"^(<.*?>|.*object at 0x\w+>|HTTPS?Connection\(.*?\)): ", "", str(error))
     )
 
 

@@ -8,8 +8,6 @@ with --json, stdout holds one JSON document.
 from __future__ import annotations
 
 import functools
-import json
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.errors import InputError, PergolaError
+from components.errors import InputError
+from pipelines.command import PATH, say, with_json
 
 if TYPE_CHECKING:
     from pipelines.cluster import ClusterSettings
     from pipelines.config import Settings
     from pipelines.kubeflow import Connection
 
-PATH = click.Path(path_type=Path)
 OURS = click.Choice(["training", "retraining"])
 
 
@@ -32,29 +30,6 @@ def register(group: click.Group) -> None:
     """Add the commands to `group`."""
     for command in (compile_, submit, runs, schedule):
         group.add_command(command)
-
-
-def _answers(function: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
-    """Adds --json: the function gives data and words, one of which is printed."""
-
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, words on stderr.")
-    @functools.wraps(function)
-    def wrapped(as_json: bool, **arguments: Any) -> None:
-        try:
-            data, words = function(**arguments)
-            status = 0 if not isinstance(data, dict) or data.get("ok", True) else 1
-        except PergolaError as error:
-            status = 2 if isinstance(error, InputError) else 1
-            data, words = {"error": str(error), "status": status}, ""
-            click.echo(f"pergola: {error}", err=True)
-        if as_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
-        elif words:
-            click.echo(words)
-        if status:
-            sys.exit(status)
-
-    return wrapped
 
 
 def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +62,8 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where Kubeflow is and who asks; the function gets `connection`."""
 
-    @click.option("--host", envvar="KF_PIPELINES_ENDPOINT", help="Address of Kubeflow Pipelines, http(s)://…")
+    @click.option("--host", envvar="KF_PIPELINES_ENDPOINT", show_envvar=True,
+                  help="Address of Kubeflow Pipelines, http(s)://…")  # fmt: skip
     @click.option("--namespace", help="Profile, where Kubeflow has many users.")
     @click.option("--token-file", type=PATH, help="Bearer token; otherwise $PERGOLA_KFP_TOKEN.")
     @click.option("--ca-file", type=PATH, help="Certificate of the authority that signed the server's.")
@@ -109,7 +85,7 @@ def _connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--pipeline", type=OURS, default="training", show_default=True, help="Which pipeline.")
 @_settings_options
-@_answers
+@with_json
 def compile_(
     out: Path, pipeline: str, settings: Callable[[], Settings], cluster: Callable[[], ClusterSettings]
 ) -> tuple[Any, str]:
@@ -146,7 +122,7 @@ def compile_(
 )
 @_settings_options
 @_connection_options
-@_answers
+@with_json
 def submit(
     photos: str | None, model: str | None, pipeline: str, wait: bool, timeout_s: float,
     texts: tuple[str, ...], settings: Callable[[], Settings], cluster: Callable[[], ClusterSettings],
@@ -170,14 +146,16 @@ def submit(
         run = runs.submit(connection, request)
     else:
         run = runs.submit_ours(connection, pipeline, settings(), cluster(), request)
-    click.echo(f"Run {run.id} is created. {run.link}".rstrip(), err=True)
+    say(f"Run {run.id} is created. {run.link}".rstrip())
     if not wait:
         return run.to_json(), run.id
-    outcome = follow.wait(
-        connection, run.id, say=lambda text: click.echo(text, err=True), timeout_s=timeout_s
-    )
+    try:
+        outcome = follow.wait(connection, run.id, say=say, timeout_s=timeout_s)
+    except KeyboardInterrupt:
+        say(f"Run {run.id} goes on without us.")
+        raise
     for failure in outcome.failures:
-        click.echo(failure.words(), err=True)
+        say(failure.words())
     return outcome.to_json(), f"{run.id} {outcome.run.state}"
 
 
@@ -185,7 +163,7 @@ def submit(
 @click.option("--experiment", help="Only its runs.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
 @_connection_options
-@_answers
+@with_json
 def runs(experiment: str | None, limit: int, connection: Connection) -> tuple[Any, str]:
     """List runs on Kubeflow, the newest first."""
     from pipelines import submit as front
@@ -203,7 +181,7 @@ def schedule() -> None:
 @click.argument("file", type=PATH)
 @click.option("--prune", is_flag=True, help="Delete schedules of this set that the file has no longer.")
 @_connection_options
-@_answers
+@with_json
 def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
     """Make the cluster's schedules those of FILE. Twice is as once; only what changed is made anew."""
     from pipelines import schedule as front
@@ -215,7 +193,7 @@ def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
 
 @schedule.command("list")
 @_connection_options
-@_answers
+@with_json
 def list_(connection: Connection) -> tuple[Any, str]:
     """List the schedules, also those that were not made by pergola."""
     from pipelines import schedule as front
@@ -229,7 +207,7 @@ def _on_names(action: str, words: str) -> click.Command:
 
     @click.argument("names", nargs=-1, required=True)
     @_connection_options
-    @_answers
+    @with_json
     def work(names: tuple[str, ...], connection: Connection) -> tuple[Any, str]:
         from pipelines import schedule as front
 

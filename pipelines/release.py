@@ -6,7 +6,6 @@ imports more than click and what its store needs, since it runs in a small conta
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import InputError, StepError
+from components.records import nearest
+from pipelines.command import with_json
 
 if TYPE_CHECKING:
     from components.release.store import Store
@@ -80,13 +81,13 @@ def sync(
 
 @click.command()
 @click.argument("version", type=int)
-@click.option(
-    "--store", "uri", envvar="PERGOLA_STORE", required=True, help="To here: a folder, s3://… or gs://…"
-)
+@click.option("--store", "uri", envvar="PERGOLA_STORE", show_envvar=True, required=True,
+              help="To here: a folder, s3://… or gs://…")  # fmt: skip
 @click.option("--from", "source", type=click.Path(path_type=Path), default=Path("pergola-work/models"),
               show_default=True, help="Where it is published already.")  # fmt: skip
 @click.option("--model", help="Which model; not needed while there is one.")
-def push(version: int, uri: str, source: Path, model: str | None) -> None:
+@with_json
+def push(version: int, uri: str, source: Path, model: str | None) -> tuple[Any, str]:
     """Copy a published VERSION to another model store, without releasing it.
 
     \b
@@ -105,20 +106,24 @@ def push(version: int, uri: str, source: Path, model: str | None) -> None:
         files = len(there.checksums(name, version))
     except MissingVersion as error:
         raise StepError(f"{error} It was taken away while it was pushed.") from None
-    click.echo(f"{there.uri}/{name}/{version}: {files} files.")
+    data = {"store": there.uri, "model": name, "version": version, "files": files}
+    return data, f"{there.uri}/{name}/{version}: {files} files."
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
         click.option(
-            "--tracking", envvar="MLFLOW_TRACKING_URI", help="MLflow, whose champion alias follows."
+            "--tracking",
+            envvar="MLFLOW_TRACKING_URI",
+            show_envvar=True,
+            help="MLflow, whose champion alias follows.",
         ),
         click.option("--model", help="Which model; not needed while the store holds one."),
         click.option(
             "--store",
             "uri",
             envvar="PERGOLA_STORE",
+            show_envvar=True,
             default="pergola-work/models",
             show_default=True,
             help="Model store: a folder, s3://… or gs://…",
@@ -140,10 +145,11 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--golden", type=click.Path(path_type=Path), help="With --watch: folder with golden.json.")
 @click.option("--window", type=float, default=300.0, show_default=True, help="With --watch: seconds.")
 @_options
+@with_json
 def release(
     action: str, version: int | None, share: str | None, route: str | None, uri: str, model: str | None,
-    tracking: str | None, as_json: bool, watch: bool, **watched: Any,
-) -> None:  # fmt: skip
+    tracking: str | None, watch: bool, **watched: Any,
+) -> tuple[Any, str]:  # fmt: skip
     """Say which version is stable and which is canary.
 
     \b
@@ -159,6 +165,8 @@ def release(
     from components.release import traffic
     from components.release.store import open_store
 
+    _check_use(action, version, share, watch)
+    place = _place(route) if route else None
     changes: dict[str, Callable[[Release], Release]] = {
         "stable": lambda r: traffic.make_stable(r, _needed(version, action)),
         "canary": lambda r: traffic.make_canary(r, _needed(version, action), _share(share)),
@@ -166,33 +174,42 @@ def release(
         "withdraw": lambda r: traffic.withdraw(r, version),
         "status": lambda r: r,
     }
+    store = open_store(uri)
+    name = _known(store, model)
     if watch:
         from pipelines import canary
 
-        if action != "promote":
-            raise InputError(f"--watch belongs to promote, not to {action}.")
-        model = model or _only_model(open_store(uri))
-        seen = open_store(uri).release(model)
-        action, reasons = canary.verdict(seen, model, **watched)
+        seen = store.release(name)
+        action, reasons = canary.verdict(seen, name, **watched)
         for reason in reasons:
-            click.echo(f"{action}: {reason}", err=as_json)
-        changes = {name: _of(seen.canary, change) for name, change in changes.items()}
-    after = _apply(changes[action], uri, model, tracking, as_json)
-    if route:
-        _write_share(route, after.share)
+            click.echo(f"{action}: {reason}")
+        changes = {key: _of(seen.canary, change) for key, change in changes.items()}
+    data = _apply(changes[action], store, name, anew=action == "stable")
+    if tracking and data["stable"] and (action in ("stable", "promote") or version is not None):
+        _move_champion(tracking, name, data["stable"])
+    if place:
+        _write_share(*place, data["share"])
+    return data, _words(data)
 
 
 @click.command()
 @_options
-def rollback(uri: str, model: str | None, tracking: str | None, as_json: bool) -> None:
+@with_json
+def rollback(uri: str, model: str | None, tracking: str | None) -> tuple[Any, str]:
     """Make the version before the stable one stable again, and withdraw a canary.
 
     \b
     pergola rollback --store s3://models/pergola --model leaves
     """
     from components.release import traffic
+    from components.release.store import open_store
 
-    _apply(traffic.rollback, uri, model, tracking, as_json)
+    store = open_store(uri)
+    name = _known(store, model)
+    data = _apply(traffic.rollback, store, name)
+    if tracking:
+        _move_champion(tracking, name, data["stable"])
+    return data, _words(data)
 
 
 def _of(canary: int | None, change: Callable[[Release], Release]) -> Callable[[Release], Release]:
@@ -208,26 +225,48 @@ def _of(canary: int | None, change: Callable[[Release], Release]) -> Callable[[R
     return guarded
 
 
+def _check_use(action: str, version: int | None, share: str | None, watch: bool) -> None:
+    """Nothing that was typed is passed over. Raises InputError."""
+    if version is not None and action in ("promote", "status"):
+        raise InputError(f"pergola release {action} takes no version, got {version}.")
+    if share is not None and action != "canary":
+        raise InputError(f"--share belongs to canary, not to {action}.")
+    if share is None and action == "canary":
+        raise InputError("pergola release canary wants a share of the requests: --share 10%.")
+    if watch and action != "promote":
+        raise InputError(f"--watch belongs to promote, not to {action}.")
+
+
 def _apply(
-    change: Callable[[Release], Release], uri: str, model: str | None, tracking: str | None, as_json: bool
-) -> Release:
+    change: Callable[[Release], Release], store: Store, model: str, anew: bool = False
+) -> dict[str, Any]:
     from components import records
-    from components.release.store import open_store
+    from components.release import traffic
 
-    store = open_store(uri)
-    name = model or _only_model(store)
-    before = store.release(name)
-    after = store.change(name, change)
-    if tracking and after.stable not in (None, before.stable):
-        from components.release.registry import Registry
-
-        Registry(tracking).promote(name, after.stable)
-    data = {
-        "store": store.uri, "model": name, **records.to_dict(after),
-        "published": store.versions(name), "changed": after != before,
+    try:
+        before = store.release(model)
+    except traffic.Unreadable:
+        if not anew:
+            raise
+        before = None
+    after = store.change(model, change, anew=anew)
+    return {
+        "store": store.uri, "model": model, **records.to_dict(after),
+        "published": store.versions(model), "changed": after != before,
     }  # fmt: skip
-    click.echo(json.dumps(data) if as_json else _words(data))
-    return after
+
+
+def _move_champion(tracking: str, model: str, version: int) -> None:
+    """Also when the record is as before: the registry may have been away the last time."""
+    from components.release.registry import Registry
+
+    try:
+        Registry(tracking).promote(model, version)
+    except StepError as error:
+        raise StepError(
+            f"The release record is written, MLflow's champion is not. {error} Say it again when it answers: "
+            f"pergola release stable {version}."
+        ) from None
 
 
 @click.command()
@@ -237,9 +276,10 @@ def _apply(
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds to wait; 0 not to.")
 @click.option("--dry-run", is_flag=True, help="Let the server check everything and keep nothing.")
 @click.option("--force", is_flag=True, help="Take fields over that someone else manages.")
+@with_json
 def deploy(
     overlay: str, kubeconfig: str | None, context: str | None, timeout: float, dry_run: bool, force: bool
-) -> None:
+) -> tuple[Any, str]:
     """Apply OVERLAY to a cluster and wait until it runs.
 
     \b
@@ -248,21 +288,24 @@ def deploy(
 
     OVERLAY is a folder with a kustomization.yaml, or the name of one of pergola's own.
     """
-    from k8s.manifests import ManifestError, build
-    from k8s.rollout import Cluster, RolloutError
+    from k8s.manifests import ManifestError, build, name_of
+    from k8s.rollout import Cluster, NotConfigured, RolloutError
 
     try:
         objects = build(_overlay(overlay))
         cluster = Cluster.connect(kubeconfig, context)
-        for name in cluster.apply(objects, dry_run=dry_run, force=force):
+        for thing in objects:
+            (name,) = cluster.apply([thing], dry_run=dry_run, force=force)
             click.echo(f"{name} {'would be applied' if dry_run else 'applied'}")
-        if timeout and not dry_run:
+        waits = bool(timeout) and not dry_run
+        if waits:
             cluster.wait(objects, timeout)
-            click.echo("Everything runs.")
-    except ManifestError as error:
+    except (ManifestError, NotConfigured) as error:
         raise InputError(str(error)) from None
     except RolloutError as error:
         raise StepError(str(error)) from None
+    names = [name_of(thing) for thing in objects]
+    return {"objects": names, "dry_run": dry_run, "runs": waits}, "Everything runs." if waits else ""
 
 
 def _overlay(text: str) -> Path:
@@ -275,12 +318,16 @@ def _overlay(text: str) -> Path:
     return ours / text
 
 
-def _write_share(route: str, share: float) -> None:
+def _place(route: str) -> tuple[str, str]:
+    namespace, slash, name = route.partition("/")
+    if not slash or not namespace or not name:
+        raise InputError(f"--route wants NAMESPACE/NAME, got {route!r}.")
+    return namespace, name
+
+
+def _write_share(namespace: str, name: str, share: float) -> None:
     from k8s.rollout import Cluster, RolloutError
 
-    namespace, slash, name = route.partition("/")
-    if not slash or not name:
-        raise InputError(f"--route wants NAMESPACE/NAME, got {route!r}.")
     try:
         Cluster.connect().set_share(namespace, name, share)
     except RolloutError as error:
@@ -292,6 +339,17 @@ def _words(data: dict[str, Any]) -> str:
     previous = f"; rollback goes to {data['previous']}" if data["previous"] else ""
     published = ", ".join(map(str, data["published"])) or "none"
     return f"{data['model']}: stable {data['stable'] or 'none'}{canary}{previous}. Published: {published}."
+
+
+def _known(store: Store, model: str | None) -> str:
+    """The model that is meant. Raises InputError for one that the store has not."""
+    if model is None:
+        return _only_model(store)
+    names = store.models()
+    if model not in names:
+        hint = nearest(model, names) if names else " It holds none yet: pergola push N."
+        raise InputError(f"{store.uri} has no model '{model}'.{hint}")
+    return model
 
 
 def _only_model(store: Store) -> str:
@@ -312,5 +370,5 @@ def _share(text: str | None) -> float:
     try:
         number = float((text or "").rstrip("% "))
     except ValueError:
-        raise InputError(f"--share wants a percentage or a fraction: 10% or 0.1. Got {text!r}.") from None
+        raise InputError(f"--share wants a percentage or a fraction: 10% or 0.1. Got '{text}'.") from None
     return number / 100 if text and text.rstrip().endswith("%") else number

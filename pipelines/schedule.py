@@ -18,6 +18,7 @@ from typing import Any
 
 from components import digest, records
 from components.errors import InputError
+from components.pod_settings import check_name
 from pipelines import kubeflow, schedule_file, submit
 from pipelines.kubeflow import Connection
 from pipelines.schedule_file import Plan, Schedule, firing_times, sent
@@ -38,7 +39,8 @@ class Applied:
 
     def words(self) -> str:
         """One line for a person."""
-        when = "paused" if not self.enabled else "next " + ", ".join(self.next) if self.next else ""
+        is_paused = not self.enabled and self.action not in ("paused", "deleted")
+        when = "paused" if is_paused else "next " + ", ".join(self.next) if self.next else ""
         return f"{self.action:<11}{self.name:<28}{self.cron:<18}{when}".rstrip()
 
 
@@ -160,6 +162,8 @@ def _wanted(
         }
         spec = submit.read_spec(package)
     parameters = submit.checked(schedule.parameters, spec)
+    if schedule.pipeline:
+        check_name(parameters["model"])
     experiment = kubeflow.experiment_id(
         client, connection, schedule.experiment, create=schedule.experiment == submit.EXPERIMENT
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import InputError
+from components.pod_settings import check_name
 from components.records import nearest
 from pipelines import kubeflow
 from pipelines.kubeflow import Connection
@@ -101,6 +102,10 @@ def submit_ours(
     """
     from pipelines import compiled
 
+    for name, wanted in _OURS.items():
+        if not request.parameters.get(name):
+            raise InputError(f"{wanted} is missing: pergola submit /workspace/leaves --model leaves.")
+    check_name(str(request.parameters["model"]))
     with tempfile.TemporaryDirectory(prefix="pergola-") as scratch:
         package = Path(scratch) / f"{pipeline}.yaml"
         compiled.compile_to(package, pipeline, settings=settings, cluster=cluster)
@@ -202,6 +207,10 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     return value
 
 
+_OURS = {
+    "photos": "PHOTOS, the path of the pictures as pods see it,",
+    "model": "--model, a name to release under,",
+}
 _WORDS = {
     "NUMBER_INTEGER": "a whole number",
     "NUMBER_DOUBLE": "a number",

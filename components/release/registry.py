@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "pergola"
+_NO_ANSWER = re.compile(
+    r"API request to (\w+://[^/ ]+).* [Ff]ailed to (?:establish a new connection|resolve .*?): (.+?)[\"')]*$",
+    re.S,
+)
 
 
 def champion_of(tracking_uri: str, model: str) -> Version | None:
@@ -277,6 +282,9 @@ def _open(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
+    )  # 14 s; MLflow's own 7 are over four minutes
     path = sqlite_path(tracking_uri)
     with warnings.catch_warnings(), _one_at_a_time(path):
         warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow, about SQLAlchemy, while it starts
@@ -316,6 +324,9 @@ def _said() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        away = _NO_ANSWER.search(str(error))
+        if away:
+            raise StepError(f"No MLflow answers at {away[1]}: {away[2]}.") from error
         text = str(error).strip().splitlines()
         first = next((line for line in text if line.strip()), type(error).__name__)
         raise StepError(f"The registry (MLflow) did not do its work: {first[:300]}") from error

@@ -158,13 +158,16 @@ class Store:
         """The release record; an empty one (generation 0) when there is none yet."""
         return self._release(model)[0]
 
-    def change(self, model: str, change: Callable[[Release], Release], attempts: int = 5) -> Release:
+    def change(
+        self, model: str, change: Callable[[Release], Release], attempts: int = 5, anew: bool = False
+    ) -> Release:
         """Apply `change` to the release record, again from the start when someone else was faster.
 
+        anew: a record that cannot be read counts as empty.
         Raises InputError for a version that is not in the store, Conflict when others are always faster.
         """
         for _ in range(attempts):
-            release, tag = self._release(model)
+            release, tag = self._release(model, anew)
             changed = change(release)
             if changed == release:
                 return release
@@ -178,13 +181,18 @@ class Store:
             f"{self.uri}/{model}/{RELEASE} was changed by others {attempts} times. Look who, then try again."
         )
 
-    def _release(self, model: str) -> tuple[Release, Any]:
+    def _release(self, model: str, anew: bool = False) -> tuple[Release, Any]:
         key = f"{_checked(model)}/{RELEASE}"
         try:
             content, tag = self._files.read(key, 1 << 16)
         except FileNotFoundError:
             return Release(), None
-        return traffic.from_json(content, f"{self.uri}/{key}"), tag
+        try:
+            return traffic.from_json(content, f"{self.uri}/{key}"), tag
+        except traffic.Unreadable:
+            if not anew:
+                raise
+            return Release(), tag
 
     def _check_present(self, model: str, release: Release) -> None:
         for version in (release.stable, release.canary):

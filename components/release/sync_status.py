@@ -68,7 +68,10 @@ class SyncStatus:
             name for name, m in self.models.items() if not m.versions and (m.wanted or name in self.asked)
         ]
         if waiting:
-            return f"no version yet of {', '.join(waiting)}{behind}"
+            why = behind or next(
+                (f": {r.message}" for n in waiting for r in self.models[n].rejected.values()), ""
+            )
+            return f"no version yet of {', '.join(waiting)}{why}"
         if not any(model.versions for model in self.models.values()):
             return f"{self.store} has no released version{behind or ': pergola release stable N'}"
         return ""

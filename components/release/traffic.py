@@ -16,6 +16,10 @@ from components.errors import InputError
 STABLE, CANARY = LABELS = ("stable", "canary")
 
 
+class Unreadable(InputError):
+    """A release record that is no JSON: half of it was lost, or a person wrote it."""
+
+
 @dataclass(frozen=True)
 class Release:
     """What the servers of one model serve, as `<store>/<model>/release.json`."""
@@ -37,7 +41,7 @@ def from_json(raw: bytes, where: str) -> Release:
     try:
         data = json.loads(raw)
     except ValueError as error:
-        raise InputError(
+        raise Unreadable(
             f"{where} is not readable as JSON ({error}). Write it anew: pergola release stable N."
         ) from None
     if not isinstance(data, dict) or data.pop("schema", None) != "Release/1":

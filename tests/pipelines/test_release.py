@@ -16,7 +16,7 @@ from components.errors import InputError, StepError
 from components.release import traffic
 from components.release.store import open_store
 from pipelines import release
-from tests.support.cluster import TOKEN, FakeCluster
+from tests.support.cluster import FakeCluster
 from tests.support.versions import saved_model
 
 
@@ -31,18 +31,22 @@ def store(tmp_path):
 
 @pytest.fixture
 def typed(store):
-    group = click.Group()
-    release.register(group)
-
     def run(line, at=store.uri):
-        result = CliRunner().invoke(
-            group, [*line.split(), *([f"--store={at}"] if "sync" not in line else [])]
-        )
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
+        return command(*line.split(), *([f"--store={at}"] if "sync" not in line else []))
 
     return run
+
+
+def command(*words):
+    """The result of a command. Status 2 is raised as InputError, 1 as StepError, with what it says."""
+    group = click.Group()
+    release.register(group)
+    result = CliRunner().invoke(group, words)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    if result.exit_code and "sync" not in words:
+        raise {1: StepError, 2: InputError}[result.exit_code](result.stderr)
+    return result
 
 
 def test_release_walks_from_stable_over_canary_to_promotion_and_back(typed, store):
@@ -60,16 +64,42 @@ def test_release_walks_from_stable_over_canary_to_promotion_and_back(typed, stor
         ("release stable", "wants a version"),
         ("release stable 9", "no version 9"),
         ("release canary 2 --share lots", "wants a percentage"),
-        ("release canary 2", "wants a percentage"),
+        ("release canary 2", "wants a share"),
+        ("release canary 2 --share 10% --route model-server", "--route wants NAMESPACE/NAME"),
+        ("release stable 2 --share 10%", "--share belongs to canary"),
+        ("release promote 3", "promote takes no version, got 3"),
+        ("release status 3", "status takes no version, got 3"),
         ("release promote", "no canary"),
         ("rollback", "No version before"),
-        ("release status --model plants/..", "model's name"),
+        ("release status --model plants/..", "no model 'plants/..'"),
     ],
 )
 def test_release_says_what_is_wrong(typed, line, message):
-    typed("release stable 1")
+    before = typed("release stable 1 --json").stdout
     with pytest.raises(InputError, match=message):
         typed(line)
+    assert json.loads(typed("release status --json").stdout) == {**json.loads(before), "changed": False}
+
+
+def test_release_says_what_is_wrong_as_json_too(store):
+    group = click.Group()
+    release.register(group)
+    result = CliRunner().invoke(group, ["rollback", "--json", "--store", store.uri, "--model", "leave"])
+    words = f"{store.uri} has no model 'leave'. Did you mean 'leaves'?"
+    assert json.loads(result.stdout) == {"error": words, "status": 2} and result.exit_code == 2
+    assert result.stderr == f"pergola: {words}\n"
+
+
+def test_a_broken_record_is_written_anew_by_naming_the_stable_version(typed, store, tmp_path):
+    record = tmp_path / "store" / "leaves" / "release.json"
+    record.write_text('{"schema": "Rel')
+    for line in ("release status", "release canary 2 --share 10%", "rollback"):
+        with pytest.raises(InputError, match=r"not readable as JSON.*pergola release stable N"):
+            typed(line)
+    assert typed("release stable 2").output == "leaves: stable 2. Published: 1, 2, 3.\n"
+    record.write_text('{"schema": "Release/2"}')  # of a later pergola, which is nobody's to overwrite
+    with pytest.raises(InputError, match="no release record of this version of pergola"):
+        typed("release stable 3")
 
 
 def test_push_copies_a_version_to_another_store(typed, store, tmp_path):
@@ -118,6 +148,19 @@ def test_the_champion_alias_follows_stable(typed, store, tmp_path):
         registry.register("leaves", run, tmp_path / f"model-{number}", sha256=f"{number}" * 64)
     typed(f"release stable 2 --tracking {tracking}")
     assert Registry(tracking).champion("leaves").version == 2
+    registry.promote("leaves", 1)  # said again it is mended, though the record is as it was
+    typed(f"release stable 2 --tracking {tracking}")
+    assert registry.champion("leaves").version == 2
+
+
+@pytest.mark.slow  # imports MLflow
+def test_a_registry_that_is_away_is_told_after_the_record_is_written(typed, store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(
+        StepError, match=r"champion is not\. No MLflow answers at http://127.0.0.1:9: .*refused\."
+    ):
+        typed("release stable 2 --tracking http://127.0.0.1:9")
+    assert store.release("leaves").stable == 2
 
 
 def test_release_imports_nothing_heavy():
@@ -132,24 +175,13 @@ def test_release_imports_nothing_heavy():
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """A cluster that KUBECONFIG names."""
-    kubeconfig = tmp_path / "kubeconfig"
     with FakeCluster() as fake:
-        cluster = {"name": "fake", "cluster": {"server": fake.url}}
-        user = {"name": "dev", "user": {"token": TOKEN}}
-        context = {"name": "fake", "context": {"cluster": "fake", "user": "dev"}}
-        document = {"current-context": "fake", "clusters": [cluster], "users": [user], "contexts": [context]}
-        kubeconfig.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **document}))
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
         yield fake
 
 
 def deploy(line):
-    group = click.Group()
-    release.register(group)
-    result = CliRunner().invoke(group, ["deploy", *line.split()])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.output
+    return command("deploy", *line.split()).stdout
 
 
 @pytest.fixture
@@ -176,6 +208,10 @@ def test_deploy_applies_an_overlay_and_waits(cluster, overlay):
     output = deploy(f"{overlay} --timeout 20")
     assert "Deployment/model-server applied" in output
     assert "Everything runs." in output
+    answer = json.loads(deploy(f"{overlay} --timeout 0 --json"))
+    assert answer == {
+        "objects": ["Namespace/pergola", "Deployment/model-server"], "dry_run": False, "runs": False,
+    }  # fmt: skip
 
 
 @needs_kustomize
@@ -183,6 +219,13 @@ def test_deploy_ends_with_the_reason_when_it_does_not_come_to_run(cluster, overl
     waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
     cluster.fate = lambda name: [{"containerStatuses": [{"name": "server", "state": {"waiting": waiting}}]}]
     with pytest.raises(StepError, match="no such image"):
+        deploy(f"{overlay}")
+
+
+@needs_kustomize
+def test_deploy_without_a_cluster_is_the_callers_mistake(overlay, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"No cluster is configured: .*KUBECONFIG or --context"):
         deploy(f"{overlay}")
 
 

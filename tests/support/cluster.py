@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -59,6 +60,15 @@ class FakeCluster:
     def __enter__(self) -> FakeCluster:
         self._thread.start()
         return self
+
+    def kubeconfig(self, path: Path) -> Path:
+        """A kubeconfig that names this cluster, written to `path`."""
+        cluster = {"name": "fake", "cluster": {"server": self.url}}
+        user = {"name": "dev", "user": {"token": TOKEN}}
+        context = {"name": "fake", "context": {"cluster": "fake", "user": "dev"}}
+        named = {"current-context": "fake", "clusters": [cluster], "users": [user], "contexts": [context]}
+        path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **named}))
+        return path
 
     def __exit__(self, *error: object) -> None:
         self._server.shutdown()
@@ -152,7 +162,10 @@ class FakeCluster:
     def _pods_or_sets(self, path: str, selector: str) -> list[dict[str, Any]]:
         wanted = dict(part.split("=", 1) for part in selector.split(","))
         items = []
-        for thing in self.objects.values():
+        for where, thing in self.objects.items():
+            alone = thing["kind"] == "Pod" and where.startswith(f"{path}/")
+            if alone and wanted.items() <= thing["metadata"]["labels"].items():
+                items.append(thing)
             template = thing.get("spec", {}).get("template")
             if thing["kind"] not in ("Deployment", "StatefulSet") or template is None:
                 continue

@@ -138,7 +138,7 @@ def test_sync_tries_a_failed_version_again_after_a_while(models, follow, tmp_pat
     good = path.read_bytes()
     path.write_bytes(b"rotten")
     sync.settle()
-    assert sync.status().reason == "no version yet of leaves"
+    assert sync.status().reason.startswith(f"no version yet of leaves: {path} has SHA-256")
     path.write_bytes(good)
     sync.settle()
     assert labels(sync) == {}
@@ -322,6 +322,28 @@ def test_sync_gives_up_a_version_that_the_server_cannot_load(models, follow, ser
     sync.round()
     assert labels(sync) == {"stable": 3}
     assert sync.status().models["leaves"].rejected == {}
+
+
+def test_a_canary_that_never_becomes_ready_leaves_old_pods_as_they_are_until_it_is_withdrawn(
+    models, follow, serving, served, tmp_path
+):
+    old, new = (follow(track="canary", server=serving, folder=folder) for folder in ("old", "new"))
+    old.settle()
+    FakeServing.states["2"] = ("END", "Op type not registered 'Nope'")
+    models.change("leaves", lambda release: traffic.make_canary(release, 2, 0.1))
+    for sync in (old, new):
+        sync.settle()
+        sync.round()
+    assert labels(old) == {"stable": 1} and old.status().reason == ""
+    for sync in (old, new):
+        assert sync.status().models["leaves"].rejected[2].kind == "load"
+        assert "Op type not registered" in sync.status().models["leaves"].rejected[2].message
+    models.change("leaves", traffic.withdraw)
+    for sync in (old, new):
+        sync.settle()
+        sync.round()
+        assert labels(sync) == {"stable": 1} and sync.status().models["leaves"].rejected == {}
+    assert "specific { versions: 1 }" in (tmp_path / "new" / "models.config").read_text()
 
 
 def get(port, path):

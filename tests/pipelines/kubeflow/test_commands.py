@@ -56,6 +56,9 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
         (("submit", "--package", "p.yaml", "--param", "gpus"), "--param wants NAME=VALUE"),
         (("submit", "--package", "p.yaml", "--uploaded", "x"), "exclude each other"),
         (("submit", "--uploaded", "x"), "no pipeline 'x'"),
+        (("submit", "--model", "leaves"), "PHOTOS, the path of the pictures as pods see it, is missing"),
+        (("submit", "/photos"), "--model, a name to release under, is missing"),
+        (("submit", "/photos", "--model", "my leaves"), "'my leaves' is no model's name"),
         (("runs", "--experiment", "none"), "no experiment 'none'"),
         (("runs", "--host", "nowhere"), "'nowhere' is no address"),
         (("schedule", "apply", "none.toml"), "none.toml does not exist"),
@@ -109,5 +112,5 @@ def test_runs_and_schedules_are_listed(pergola, tmp_path):
     (listed,) = json.loads(pergola("schedule", "list", "--json")[1])
     assert (listed["name"], listed["enabled"], listed["set"]) == ("nightly", False, "s")
     assert pergola("schedule", "resume", "nightly")[1].startswith("resumed")
-    assert pergola("schedule", "delete", "nightly")[1].startswith("deleted")
+    assert pergola("schedule", "delete", "nightly")[1].split() == ["deleted", "nightly", *"003***"]
     assert pergola("schedule", "list")[1] == "No schedules.\n"

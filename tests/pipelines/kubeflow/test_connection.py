@@ -34,7 +34,9 @@ def test_connect_says_at_once_that_nobody_is_there(kubeflow, caplog):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     begin = time.monotonic()
-    with pytest.raises(InputError, match=f"No answer from http://127.0.0.1:{port}.*refused.*--host"):
+    with pytest.raises(
+        InputError, match=f"No answer from http://127.0.0.1:{port}: Failed to .*refused.*--host"
+    ):
         submit.runs(Connection(host=f"http://127.0.0.1:{port}"))
     assert caplog.text == ""
     assert time.monotonic() - begin < 10

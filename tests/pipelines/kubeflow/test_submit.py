@@ -7,6 +7,7 @@ from pipelines import follow, submit
 from pipelines.kubeflow import Connection
 from pipelines.submit import Request
 from tests.pipelines.kubeflow.server import write_pipeline
+from tests.support.cluster import FakeCluster
 
 PARAMETERS = {
     "photos": {"parameterType": "STRING"},
@@ -90,7 +91,7 @@ def test_submit_refuses_unknown_names_with_the_nearest(kubeflow, package):
     with pytest.raises(InputError, match=r"'leaves' has no version 'v2'. Known: v1"):
         submit.submit(to, Request(pipeline="leaves", version="v2"))
     with pytest.raises(
-        InputError, match=r"no experiment 'nightli'. Did you mean 'nightly'.*--create-experiment"
+        InputError, match=r"no experiment 'nightli'. Did you mean 'nightly'.*submit --create-experiment"
     ):
         submit.submit(to, Request(package[0], parameters=good, experiment="nightli"))
     assert kubeflow.changes() == []
@@ -194,3 +195,45 @@ def test_wait_gives_up_when_the_time_is_over(kubeflow, package):
     kubeflow.failures = [503] * 5
     with pytest.raises(StepError, match=r"503.*upstream connect error"):
         follow.wait(connection(kubeflow), run, poll_s=0.001)
+
+
+def pod_of(run, status):
+    return {
+        "kind": "Pod",
+        "metadata": {"name": "leaves-1", "namespace": "kubeflow", "labels": {"pipeline/runid": run}},
+        "status": status,
+    }
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    with FakeCluster() as fake:
+        monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
+        yield fake
+
+
+def test_wait_ends_when_a_pod_cannot_start(kubeflow, package, cluster):
+    run = started(kubeflow, package)
+    kubeflow.script = [state("RUNNING", task("1", "scan", "PENDING"))] * 50
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image reg.example/none:1"}
+    status = {"phase": "Pending", "containerStatuses": [{"name": "main", "state": {"waiting": waiting}}]}
+    cluster.objects["/api/v1/namespaces/kubeflow/pods/leaves-1"] = pod_of(run, status)
+    with pytest.raises(StepError, match=rf"{run} cannot go on: leaves-1 cannot start main: ImagePullBackOff"):
+        follow.wait(connection(kubeflow), run, poll_s=0.01, stall_s=0.02)
+
+
+def test_wait_says_what_pods_wait_for_and_goes_on(kubeflow, package, cluster, monkeypatch, tmp_path):
+    run, said = started(kubeflow, package), []
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: insufficient memory"}
+    where = "/api/v1/namespaces/kubeflow/pods/leaves-1"
+    cluster.objects[where] = pod_of(run, {"phase": "Pending", "conditions": [condition]})
+    pending = [state("RUNNING", task("1", "scan", "PENDING"))] * 10
+    kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
+    follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
+    assert [line for line in said if "Nothing has moved" in line] == [
+        "Nothing has moved for 0.02 s; leaves-1 finds no node: 0/3 nodes: insufficient memory"
+    ]
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
+    follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
+    assert f"kubectl -n kubeflow get pods -l pipeline/runid={run}" in said[-1]

@@ -1,0 +1,58 @@
+"""The texts that docs/troubleshooting.md, docs/kubeflow.md and the runbook quote are what pergola says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# In the runbook: what Kubernetes, TensorFlow Serving, MLflow or a client says, and mere stress.
+OF_OTHERS = re.compile(
+    r"ImagePullBackOff|violates PodSecurity|exceeded quota|admission webhook|conflict with|servable"
+    r"|string pattern|Invalid Host|Could not connect|User … cannot|not found"
+    r"|knows no (InferenceService|GRPCRoute|TrainJob)|New pods are|^Brightness"
+)
+
+
+@pytest.fixture(scope="module")
+def said():
+    """Every text of the source that is not a docstring, what is filled in as "…"."""
+    texts = []
+    for folder in ("pipelines", "components", "k8s", "serving"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
+                    texts.append("".join(parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(" ".join(text.split()) for text in texts if text.strip())
+
+
+def quoted(page, pattern):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return [found for found in re.findall(pattern, text, re.M) if not OF_OTHERS.search(found)]
+
+
+def is_said(quote, said):
+    parts = [part.strip(" '.,:;()") for part in quote.replace("...", "…").split("…")]
+    return all(re.sub(r"\s+", " ", part) in said for part in parts if part)
+
+
+@pytest.mark.parametrize(
+    ("page", "pattern"),
+    [
+        ("troubleshooting.md", r"^\| `([^`]+)`"),
+        ("kubeflow.md", r"^\| `([A-Z…][^`]+ [^`]+)`"),
+        ("operations.md", r"\*([^*\n]+ [^*\n]+)\*"),
+    ],
+)
+def test_what_is_quoted_is_said(page, pattern, said):
+    quotes = quoted(page, pattern)
+    assert quotes
+    assert [quote for quote in quotes if not is_said(quote, said)] == []
+
+
+def test_a_text_that_nobody_says_is_found(said):
+    assert not is_said("There is no pergola under …", said)
