@@ -1,17 +1,13 @@
 """The sampled log of requests."""
 
-import json
 from pathlib import Path
 
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.config import ModelConfig, RequestLogConfig, write_models
+from serving.config import ModelConfig, RequestLogConfig
 from serving.monitoring import Monitor
 from serving.request_log import PREDICT, RequestLog, RequestLogSettings
-from tests.support import models
-from tests.support.servers import fetch, in_process
-from tests.support.wire import Wire
 
 
 def records(folder: Path) -> list:
@@ -90,39 +86,6 @@ def test_a_folder_that_cannot_be_written_is_said_and_counted(tmp_path, caplog):
     assert (
         b':tensorflow:serving:request_log_count{model_name="m",status_code="INTERNAL"} 1.0' in monitor.page()
     )
-
-
-def test_a_server_logs_what_came_by_grpc_and_by_rest(tmp_path):
-    half, tf1 = tmp_path / "half", tmp_path / "tf1"
-    models.half_plus_two(half, 7)
-    models.tf1(tf1)
-    log = tmp_path / "log"
-    file = tmp_path / "models.config"
-    write_models(
-        [
-            ModelConfig("half", half, request_log=RequestLogConfig(str(log / "half"), 1.0)),
-            ModelConfig("tf1", tf1, request_log=RequestLogConfig(str(log / "tf1"), 1.0)),
-        ],
-        file,
-    )
-    with in_process(f"--model_config_file={file}") as server, Wire(f"localhost:{server.grpc_port}") as wire:
-        wire.predict("half", {"x": [1.0]})
-        wire.predict("half", {"x": [b"wrong"]})
-        url = f"http://localhost:{server.rest_port}/v1/models"
-        fetch(f"{url}/half:predict", b'{"instances": [2.0]}')
-        body = {"signature_name": "regress_x_to_y", "examples": [{"x": 2.0}]}
-        fetch(f"{url}/tf1:regress", json.dumps(body).encode())
-        wire.classify("tf1", [{"x": 2.0}], signature_name="classify_x_to_y")
-    entries = records(log)
-    kinds = [entry.WhichOneof("log_type") for entry in entries]
-    assert kinds == ["predict_log", "predict_log", "regress_log", "classify_log"]
-    assert [entry.log_metadata.model_spec.version.value for entry in entries] == [7, 7, 1, 1]
-    for entry, value in zip(entries[:2], (1.0, 2.0), strict=True):
-        request, response = entry.predict_log.request, entry.predict_log.response
-        assert tf.make_ndarray(request.inputs["x"]).tolist() == [value]
-        assert tf.make_ndarray(response.outputs["y"]).tolist() == [value / 2 + 2]
-    assert entries[2].regress_log.response.result.regressions[0].value == 3.0
-    assert entries[2].regress_log.request.model_spec.signature_name == "regress_x_to_y"
 
 
 def test_a_rate_of_zero_logs_nothing(tmp_path):

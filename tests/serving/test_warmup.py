@@ -1,7 +1,5 @@
 """Warm-up requests are replayed before a version is served."""
 
-import time
-
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
@@ -10,8 +8,7 @@ from serving import model
 from serving.errors import BadRequest, Code, NotImplementedHere, RuntimeFailure, ServingError
 from serving.warmup import FILE, MAX_RECORDS, warm_up
 from tests.support import models
-from tests.support.servers import in_process
-from tests.support.wire import CLASSIFY, REGRESS, Wire, fill_input
+from tests.support.wire import CLASSIFY, REGRESS, fill_input
 
 
 class Counting:
@@ -114,26 +111,3 @@ def test_too_many_records_fail_the_load(folder):
     write(folder, *[predict_log([1.0])] * (MAX_RECORDS + 1))
     with pytest.raises(BadRequest, match=r"exceeds the maximum \(1000\)"):
         warm_up(loaded(folder), folder)
-
-
-def test_a_server_warms_up_before_it_serves_and_refuses_a_version_that_fails(folder):
-    base = folder.parent
-    write(folder, predict_log([1.0]))
-    flags = (f"--model_base_path={base}", "--model_name=m", "--max_num_load_retries=0")
-    with (
-        in_process(*flags) as server,
-        Wire(f"localhost:{server.grpc_port}") as wire,
-    ):
-        write(models.half_plus_two(base.parent / "next", 2), predict_log([1.0], alias="q"))
-        (base.parent / "next" / "2").rename(base / "2")
-        end = time.monotonic() + 20
-        while wire.states("m").get(2) != "END":
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        status = wire.status("m", version=2).model_version_status[0].status
-        assert "not found in request" in status.error_message
-        assert wire.outputs("m", {"x": [0.0]})["y"].tolist() == [2.0]
-        page = server._monitor.page().decode()
-        assert f'model_warmup_records_read{{model_path="{base / "1"}"}} 1.0' in page
-    with in_process(*flags, "--noenable_model_warmup") as server:
-        assert server.manager.statuses("m", 2)[0].state.name == "AVAILABLE"

@@ -67,6 +67,36 @@ def test_requests_are_batched(start, tmp_path):
     assert float(line.split()[-1]) < 16
 
 
+@pytest.mark.parametrize("pad", [False, True])
+def test_texts_of_different_lengths_share_a_batch_only_padded(start, tmp_path, pad):
+    models.echo(tmp_path / "echo")
+    (tmp_path / "batching.txt").write_text(
+        "max_batch_size { value: 2 } batch_timeout_micros { value: 5000000 } num_batch_threads { value: 1 } "
+        f"pad_variable_length_inputs: {str(pad).lower()}"
+    )
+    _, wire, _ = start(
+        f"--model_base_path={tmp_path / 'echo'}", "--enable_batching",
+        f"--batching_parameters_file={tmp_path}/batching.txt",
+    )  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(
+                wire.predict, "default", {"x": np.ones((1, width), np.float32)}, signature_name="float32"
+            )
+            for width in (2, 3)
+        ]
+        answers = [task.result() for task in asked]
+    if pad:
+        found = [list(a.outputs["x_out"].float_val) for a in answers]
+        assert found == [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    else:
+        assert {a.code for a in answers} == {"FAILED_PRECONDITION"}
+        assert answers[0].text.startswith(
+            "Tensors with name 'float32_x:0' from different tasks have different shapes and padding is "
+            "turned off."
+        )
+
+
 def test_a_version_may_bring_its_own_batching_parameters(start, half, tmp_path):
     own = models.half_plus_two(tmp_path / "own")
     (own / "batching_params.pbtxt").write_text(BATCHING.format(size=3))

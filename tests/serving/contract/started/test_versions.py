@@ -96,6 +96,21 @@ def test_labels_at_the_start_want_a_flag_and_then_point_ahead_but_do_not_move_th
     assert y_of(wire, "a", version_label="next") == 2.0
 
 
+def test_policies_decide_which_versions_are_served(start, copy):
+    for version in (2, 3, 10):
+        models.half_plus_two(copy, version, add=float(version))
+    _, wire, _ = start(f"--model_base_path={copy}", "--model_name=m")
+    for policy, served in (
+        ("all {}", {1, 2, 3, 10}),
+        ("specific { versions: 2 versions: 3 versions: 7 }", {2, 3}),
+        ("latest { num_versions: 2 }", {3, 10}),
+        ("", {10}),
+    ):
+        wire.reload(models_config(("m", copy, f"model_version_policy {{ {policy} }}")))
+        until(lambda served=served: {v for v, s in wire.states("m").items() if s == "AVAILABLE"} == served)
+        assert y_of(wire, "m") == max(served)
+
+
 def test_a_config_file_is_polled_and_has_the_last_word(start, copy, half, tmp_path):
     file, aside = tmp_path / "models.config", tmp_path / "aside"
     file.write_text(models_config(("a", half)))
