@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -65,7 +66,8 @@ class Cluster:
             else:
                 config.load_incluster_config(client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
-            raise NotConfigured(f"No cluster is configured: {error} Set KUBECONFIG or --context.") from None
+            text = str(error).rstrip(".")
+            raise NotConfigured(f"No cluster is configured: {text}. Set KUBECONFIG or --context.") from None
         return cls(client.ApiClient(configuration))
 
     def apply(self, objects: Iterable[Object], *, dry_run: bool = False, force: bool = False) -> list[str]:
@@ -240,7 +242,7 @@ class Cluster:
             raise _refusal(error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             host = self._client.configuration.host
-            reason = getattr(error, "reason", None) or error
+            reason = re.sub(r"^\w+\(.*?\): ", "", str(getattr(error, "reason", None) or error)).rstrip(".")
             raise RolloutError(f"no cluster answers at {host}: {reason}. Is it the right context?") from None
         text = reply.data.decode("utf-8", errors="replace")
         return text if plain else json.loads(text)
@@ -250,7 +252,10 @@ def _refusal(error: Any) -> RolloutError:
     try:
         message = str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        message = str(error.reason or "no reason given")
+        body = (
+            error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or "")
+        )
+        message = body.strip()[:300] or str(error.reason or "no reason given")
     if error.status == 401:
         return RolloutError(f"the cluster does not accept these credentials ({message}). Log in again.")
     if error.status == 403 and " cannot " in message:

@@ -225,17 +225,38 @@ def _client_class() -> Any:
     class Client(kfp.Client):
         """kfp's client with a health check that asks once and knows a log-in page when it sees one."""
 
+        def _load_config(self, *given: Any, **named: Any) -> Any:
+            config = super()._load_config(*given, **named)
+            refresh, host = config.refresh_api_key_hook, config.host
+
+            def refresh_and_keep_host(now: Any) -> None:
+                """A kubeconfig's token brings the cluster's own address back, without the way to Kubeflow."""
+                refresh(now)
+                now.host, now.refresh_api_key_hook = host, refresh_and_keep_host
+
+            if refresh is not None:
+                config.refresh_api_key_hook = refresh_and_keep_host
+            return config
+
         def get_kfp_healthz(self, sleep_duration: int = 0) -> kfp_server_api.V2beta1GetHealthzResponse:
-            raw = self._healthz_api.healthz_service_get_healthz(
-                _preload_content=False, _request_timeout=TIMEOUT_S
-            )
+            host = self._existing_config.host
             try:
+                raw = self._healthz_api.healthz_service_get_healthz(
+                    _preload_content=False, _request_timeout=TIMEOUT_S
+                )
                 data = json.loads(raw.data)
+            except kfp_server_api.ApiException as error:
+                if error.status not in (400, 404):
+                    raise
+                raise InputError(
+                    f"{host} answers, but not as Kubeflow Pipelines: {_message(error)} ({error.status}). "
+                    f"Check --host, or the kubeconfig's context, and whether it is installed there."
+                ) from None
             except ValueError:
                 data = None
             if not isinstance(data, dict):
                 raise InputError(
-                    f"{self._existing_config.host} answers, but not as Kubeflow Pipelines (a log-in page?). "
+                    f"{host} answers, but not as Kubeflow Pipelines (a log-in page?). "
                     f"Check --host, and give a token with --token-file or {TOKEN_VARIABLE}, or a session "
                     f"cookie with {COOKIE_VARIABLE}."
                 )

@@ -17,7 +17,11 @@ from tests.support.in_cluster import connect, in_namespace, missing_kinds, own_n
 
 pytestmark = pytest.mark.cluster
 
-ADDED = {"trainer": ["trainer"], "volume": ["volume"], "all": ["gpu", "tls", "gateway"]}  # to production
+ADDED = {  # name: overlay, and components that none of ours has beside it
+    "trainer": ("dev", ["trainer"]),
+    "volume": ("production", ["volume"]),
+    "all": ("production", ["gpu", "tls", "gateway"]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +31,11 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Every overlay, and production with components that no overlay of ours has."""
+    """Every overlay, and some with components that no overlay of ours has."""
     found = {name: manifests.build(manifests.ROOT / "k8s" / "overlays" / name) for name in manifests.OVERLAYS}
-    for name, components in ADDED.items():
+    for name, (overlay, components) in ADDED.items():
         folder = tmp_path_factory.mktemp(name)
-        found[name] = manifests.build(manifests.with_components(folder, "production", components))
+        found[name] = manifests.build(manifests.with_components(folder, overlay, components))
     return found
 
 

@@ -98,7 +98,7 @@ def step(tmp_path_factory):
     cluster = connect()
     folder = tmp_path_factory.mktemp("step")
     (folder / "overlay").mkdir()
-    built = manifests.build(manifests.with_components(folder / "overlay", "production", ["trainer"]))
+    built = manifests.build(manifests.with_components(folder / "overlay", "dev", ["trainer"]))
     kinds = ("ServiceAccount", "Role", "RoleBinding", "PersistentVolumeClaim", "TrainingRuntime")
     if missing_kinds(cluster, [o for o in built if o["kind"] in kinds]):
         pytest.skip("this cluster knows no TrainingRuntime")

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import textwrap
 from pathlib import PurePosixPath
 
 import pytest
@@ -164,12 +165,8 @@ def test_kserve_runs_our_pod_and_none_of_our_deployments(built):
 
 
 def test_pipeline_account_may_do_what_the_steps_do_and_nothing_more(built):
-    (role,) = objects_of(built, "production", "Role")
-    assert (
-        objects_of(built, "production", "ClusterRole")
-        == objects_of(built, "production", "ClusterRoleBinding")
-        == []
-    )
+    (role,) = objects_of(built, "dev", "Role")
+    assert objects_of(built, "dev", "ClusterRole") == objects_of(built, "dev", "ClusterRoleBinding") == []
     rights = {
         (resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]
     }
@@ -187,8 +184,8 @@ def _changed_by(role):
 
 
 def test_workers_get_a_runtime_and_the_train_step_the_rights_for_it(tmp_path):
-    """As docs/kubernetes.md has it: the component trainer beside production."""
-    objects = build(manifests.with_components(tmp_path, "production", ["trainer"]))
+    """The component trainer beside the pipeline's side."""
+    objects = build(manifests.with_components(tmp_path, "dev", ["trainer"]))
     assert problems(objects) == []
     (role,) = (o for o in objects if o["kind"] == "Role")
     assert _changed_by(role) == {"workflowtaskresults", "trainjobs"}
@@ -215,6 +212,37 @@ def test_a_models_name_reaches_the_probes(built, tmp_path):
     for pod in pods(build(tmp_path)):
         for probe in ("startupProbe", "readinessProbe"):
             assert pod.spec["containers"][0][probe]["httpGet"]["path"] == "/v1/models/flowers/metadata"
+
+
+def page_block(first):
+    """The indented block of docs/kubernetes.md that begins with a line, its paths from here."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    begin = page.index(first) - len(re.search(r" *\Z", page[: page.index(first)]).group())
+    indent = re.match(" +", page[begin:]).group()
+    text = textwrap.dedent(re.match(rf"(?:{indent}[^\n]*\n|\n)+", page[begin:]).group())
+    return text.replace("../k8s/", f"{ROOT}/k8s/")
+
+
+def test_the_overlays_of_the_docs_build(tmp_path):
+    for name in ("our-cluster", "our-pipeline"):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = page_block(f"# {name}/kustomization.yaml").replace("# components:", "components:")
+        up = "../" * len(folder.parts[1:]) + str(ROOT).lstrip("/")
+        (folder / "kustomization.yaml").write_text(text.replace(str(ROOT), up))
+    ours, pipeline = build(tmp_path / "our-cluster"), build(tmp_path / "our-pipeline")
+    assert problems(ours) == problems(pipeline) == []
+    server = _container(ours)
+    assert server["readinessProbe"]["httpGet"]["path"] == "/v1/models/flowers/metadata"
+    images = {c["image"] for pod in pods(ours) for c in pod.containers if "pergola" in c["image"]}
+    assert images == {
+        "registry.our-company.com/pergola:0.1.0-sync",
+        "registry.our-company.com/pergola:0.1.0-cpu",
+    }
+    (model,) = (o for o in ours if o["kind"] == "ConfigMap" and o["metadata"]["name"].startswith("model-"))
+    (settings,) = (o for o in pipeline if name_of(o) == "ConfigMap/pipeline")
+    assert settings["data"]["PERGOLA_STORE"] == model["data"]["store"] == "s3://our-models/pergola"
+    assert any(o["kind"] == "TrainingRuntime" and o["metadata"]["namespace"] == "kubeflow" for o in pipeline)
 
 
 def test_components_add_up(tmp_path):
@@ -260,6 +288,10 @@ def _annotations(objects):
     return _server(objects)["spec"]["template"]["metadata"]["annotations"]
 
 
+def _autoscaler(objects):
+    return next(o for o in objects if o["kind"] == "HorizontalPodAutoscaler")
+
+
 def _service(objects):
     return next(o for o in objects if name_of(o) == "Service/model-server")
 
@@ -299,6 +331,10 @@ FAULTS = {
         "probes port x",
     ),
     "replicas": (lambda o: _server(o)["spec"].update(replicas=2), "fights with its autoscaler"),
+    "container": (
+        lambda o: _autoscaler(o)["spec"]["metrics"][0]["containerResource"].update(container="x"),
+        "looks at x, which Deployment/model-server-stable does not run",
+    ),
     "boolean": (
         lambda o: _annotations(o).update({"prometheus.io/scrape": True}),
         "which is no text",

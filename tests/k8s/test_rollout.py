@@ -170,7 +170,9 @@ def test_refusals_are_told_in_words(fake, cluster):
 def test_no_cluster_is_told_in_words(fake):
     cluster = connect(fake)
     fake.__exit__()
-    with pytest.raises(RolloutError, match=r"no cluster answers at http://127.0.0.1"):
+    with pytest.raises(
+        RolloutError, match=r"no cluster answers at http://127.0.0.1:\d+: Failed to establish"
+    ):
         cluster.apply([NAMESPACE])
 
 

@@ -102,6 +102,29 @@ def test_a_broken_record_is_written_anew_by_naming_the_stable_version(typed, sto
         typed("release stable 3")
 
 
+def test_a_store_without_permission_says_so_and_stays_as_it_was(store, tmp_path):
+    store.change("leaves", lambda r: traffic.make_stable(r, 1))
+    folder = tmp_path / "store" / "leaves"
+    folder.chmod(0o555)  # root may write all the same, so the command runs without its capabilities
+    plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if plain and (
+        not shutil.which("setpriv") or subprocess.run([*plain, "true"], capture_output=True).returncode
+    ):
+        pytest.skip("no setpriv to give root's rights up with")
+    (folder / "release.json").chmod(0o444)
+    (folder / ".lock").chmod(0o444)
+    words = ["release", "stable", "2", "--store", store.uri, "--json"]
+    done = subprocess.run(
+        [*plain, sys.executable, "-m", "pipelines.cli", *words], capture_output=True, text=True
+    )
+    folder.chmod(0o755)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = json.loads(done.stdout)["error"]
+    assert said.startswith("No right to use the model store: ") and "owner and fsGroup" in said
+    assert store.release("leaves").stable == 1
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "1", "2", "3", "release.json"]
+
+
 def test_push_copies_a_version_to_another_store(typed, store, tmp_path):
     (tmp_path / "other").mkdir()
     output = typed(f"push 2 --from {store.uri}", at=str(tmp_path / "other")).output

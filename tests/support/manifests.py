@@ -217,6 +217,11 @@ def _selector_problems(objects: list[Object]) -> Iterator[str]:
                 yield f"{name_of(thing)}: scales {target}, which does not exist"
             elif "replicas" in owner["spec"]:
                 yield f"{target}: has a number of replicas, which fights with its autoscaler"
+            for metric in spec["metrics"]:
+                container = metric.get("containerResource", {}).get("container")
+                running = [c["name"] for p in everywhere if p.owner == target for c in p.long_running]
+                if container and container not in running:
+                    yield f"{name_of(thing)}: looks at {container}, which {target} does not run"
 
 
 def _service_problems(service: Object, selected: list[Pod]) -> Iterator[str]:

@@ -42,6 +42,7 @@ class Kubeflow:
         self.forbidden: set[str] = set()  # methods without a right
         self.multi_user = False
         self.login_page = False
+        self.behind_cluster = False  # only the Kubernetes API server leads here
         self.failures: list[int] = []  # statuses of the next answers, 0 for a cut connection
         self.page = 2  # small, so that paging is needed
         self.requests: list[tuple[str, str, object]] = []
@@ -233,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, method: str) -> None:
         state = self.server.state
-        url = urlsplit(self.path.removeprefix(PROXY).replace("//", "/"))
+        path = self.path.replace("//", "/")
+        url = urlsplit(path.removeprefix(PROXY))
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = json.loads(raw) if raw else None
         if state.login_page:
@@ -244,6 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return self.connection.close()
             return self._refuse(status, "upstream connect error")
+        if state.behind_cluster and not path.startswith(PROXY):
+            return self._reply(404, b"404 page not found\n", "text/plain")
         if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
             return self._refuse(401, "Request header error: token is expired")
         if method in state.forbidden:

@@ -77,6 +77,14 @@ def test_connect_knows_a_log_in_page(kubeflow):
         submit.runs(Connection(host=kubeflow.url))
 
 
+def test_connect_knows_a_server_that_is_no_kubeflow(kubeflow):
+    kubeflow.behind_cluster = True
+    with pytest.raises(
+        InputError, match=r"not as Kubeflow Pipelines: 404 page not found \(404\)\. Check --host"
+    ):
+        submit.runs(Connection(host=kubeflow.url))
+
+
 def test_connect_wants_a_namespace_where_there_are_many_users(kubeflow):
     kubeflow.multi_user = True
     with pytest.raises(InputError, match="--namespace"):
@@ -115,7 +123,7 @@ def runs_in_a_process_of_its_own(kubeconfig):
 
 
 def test_connect_goes_through_the_kubeconfigs_cluster(kubeflow, tmp_path):
-    kubeflow.token = "mine"
+    kubeflow.token, kubeflow.behind_cluster = "mine", True
     write_kubeconfig(tmp_path / "config", kubeflow.url, "mine")
     result = runs_in_a_process_of_its_own(tmp_path / "config")
     assert result.stdout == "[]\n", result.stderr
