@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,9 +194,8 @@ def _peer() -> str:
     python = _PEER / "bin" / "python"
     if not python.exists():
         print(f"installing CleanVision {_PEER_VERSION} into {_PEER}", file=sys.stderr)
-        uv = shutil.which("uv") or ".uv/bin/uv"  # scripts/setup leaves it there
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(_PEER)], check=True)
-        install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+        subprocess.run([sys.executable, "-m", "venv", str(_PEER)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, f"cleanvision=={_PEER_VERSION}"], check=True)
     return str(python)
 

@@ -171,7 +171,7 @@ def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32
     """The embeddings along their strongest directions, float32 (N, min(num_components, D)).
 
     Principal components by the covariance's eigenvectors, scaled to a mean square norm of 1; labels play
-    no part.
+    no part. The largest number of each vector is positive: a kernel of BLAS may give either sign.
     """
     from scipy.linalg import eigh
 
@@ -179,6 +179,7 @@ def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32
     covariance = (centred.T @ centred).astype(np.float64) / len(centred)
     size = len(covariance)
     values, vectors = eigh(covariance, subset_by_index=(max(0, size - num_components), size - 1))
+    vectors *= np.where(vectors.max(axis=0) < -vectors.min(axis=0), -1.0, 1.0)
     scale = np.sqrt(max(float(values.clip(0).sum()), 1e-12))
     return (centred @ vectors[:, ::-1].astype(np.float32) / np.float32(scale)).astype(np.float32)
 

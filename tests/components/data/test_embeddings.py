@@ -71,6 +71,16 @@ def test_principal_gives_what_scikit_learn_gives():
     assert embeddings.principal(np.ones((5, 3)), 2).tolist() == np.zeros((5, 2)).tolist()
 
 
+def test_principal_gives_each_direction_one_sign():
+    """The largest number of a direction is positive, whatever the sign that a kernel of BLAS gives it."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(200, 10)) @ rng.normal(size=(10, 10))
+    directions, *_ = np.linalg.lstsq(data - data.mean(axis=0), embeddings.principal(data, 4), rcond=None)
+    assert (directions.max(axis=0) > -directions.min(axis=0)).all()
+    mirrored = embeddings.principal(-data, 4)  # the same directions, so all points lie on the other side
+    assert np.allclose(mirrored, -embeddings.principal(data, 4), atol=1e-5)
+
+
 def test_keras_embed_refuses_what_is_not_there(tmp_path):
     with pytest.raises(InputError, match="'ResNet9' is not known"):
         embeddings.keras_embed(tmp_path / "w.h5", "ResNet9")
