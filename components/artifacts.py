@@ -215,6 +215,7 @@ class Export(Record):
     channels: int
     num_bytes: int
     sha256: str  # of the folder, see components/digest.py
+    weights_sha256: str = ""  # of its variables alone; empty in versions from before it was noted
 
 
 @dataclass(frozen=True)

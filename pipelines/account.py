@@ -9,6 +9,7 @@ from components import artifacts, code, records, steps
 from components.evaluation import figures
 from pipelines import words
 from pipelines.config import to_toml
+from pipelines.like import Again
 from pipelines.results import RunResult
 from pipelines.reuse import Output
 from pipelines.walk import Data, Model, Verdict, Walk
@@ -92,7 +93,7 @@ def result(
         reused=tuple(step for step, output in done.items() if output.reused),
         model_path=str(published if version else model.saved_model),
         report=str(page),
-        again=walk.like.compared(decision, artifacts.Export.load(model.export.folder)) if walk.like else None,
+        again=_again(walk, model, decision),
     )
 
 
@@ -123,3 +124,10 @@ def keep_dossier(walk: Walk, data: Data, model: Model, verdict: Verdict, registr
     )
     place = walk.workspace.version(registered.model, registered.version)
     dossier.keep(place, origin, to_toml(walk.settings), made)
+
+
+def _again(walk: Walk, model: Model, decision: artifacts.Decision) -> Again | None:
+    if walk.like is None:
+        return None
+    export = artifacts.Export.load(model.export.folder)
+    return walk.like.compared(decision, export, trained=not model.training.reused)

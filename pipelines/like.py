@@ -19,6 +19,12 @@ from pipelines.config import Settings
 
 log = logging.getLogger(__name__)
 
+_WEIGHTS = {
+    True: "the weights are the same, byte by byte",
+    False: "the weights differ",
+    None: "what its weights were is not known",
+}
+
 
 @dataclass(frozen=True)
 class Again:
@@ -27,11 +33,14 @@ class Again:
     version: int
     decision: str  # of the version: "accepted" or "rejected"
     same_decision: bool
-    same_model: bool  # byte by byte
+    same_weights: bool | None  # byte by byte; None where those of the version were not noted
+    trained: bool  # in this run, and not taken from an earlier one
 
     def words(self) -> str:
-        """One sentence."""
-        model = "the model is the same, byte by byte" if self.same_model else "the model differs in its bytes"
+        """One or two sentences."""
+        model = _WEIGHTS[self.same_weights]
+        if not self.trained:
+            model += ". They were not trained again, since nothing changed: --force scan does all anew"
         if self.same_decision:
             return f"REPRODUCED version {self.version}: {self.decision} as then; {model}."
         return f"NOT REPRODUCED: version {self.version} was {self.decision}, this one is not; {model}."
@@ -81,12 +90,17 @@ class Like:
             f"since. Name a copy of what they were ({self.origin.source}), or run without --like."
         )
 
-    def compared(self, decision: artifacts.Decision, export: artifacts.Export) -> Again:
-        """How a run came out beside the version's."""
-        then = artifacts.Decision.load(self.place)
+    def compared(self, decision: artifacts.Decision, export: artifacts.Export, *, trained: bool) -> Again:
+        """How a run came out beside the version's.
+
+        Two exports of the same weights differ in their bytes: TensorFlow numbers the functions of a process.
+        """
+        then, before = artifacts.Decision.load(self.place), artifacts.Export.load(self.place)
+        noted = before.weights_sha256
         return Again(
             version=self.origin.version,
             decision="accepted" if then.accepted else "rejected",
             same_decision=then.accepted == decision.accepted,
-            same_model=artifacts.Export.load(self.place).sha256 == export.sha256,
+            same_weights=noted == export.weights_sha256 if noted else None,
+            trained=trained,
         )

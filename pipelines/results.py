@@ -37,8 +37,7 @@ class RunResult:
         scores = self.metrics
         lines = [
             "",
-            f"{self.decision.upper()}: {self.model}"
-            + (f" version {self.version} is the champion." if self.version else " is not shipped."),
+            f"{self.decision.upper()}: {self.model}{self._fate()}",
             *([self.again.words()] if self.again else []),
             *(f"  because: {reason}" for reason in self.reasons),
             f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
@@ -58,6 +57,15 @@ class RunResult:
         if self.version:
             lines += [f"  model   {self.model_path}", "  next    pergola serve"]
         return "\n".join(lines)
+
+    def _fate(self) -> str:
+        if self.version:
+            return f" version {self.version} is the champion."
+        return (
+            f", version {self.again.version} once more; nothing is released."
+            if self.again
+            else " is not shipped."
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ def _cost_words(scores: Mapping[str, float | None]) -> list[str]:
     cost, saved = scores.get("cost_per_1000"), scores.get("cost_saved_per_1000")
     if cost is None or saved is None:
         return []
-    return [f"  1,000 pictures cost {cost:.4g}, {saved:.4g} less than the best constant answer"]
+    beside = f"{abs(saved):.4g} {'less' if saved >= 0 else 'more'} than the best constant answer"
+    return [f"  1,000 pictures cost {cost:.4g}, {beside}"]
 
 
 def _percent(value: float | None) -> str:

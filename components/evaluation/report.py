@@ -40,7 +40,8 @@ Sets = list[list[tuple[Shown, str]]]  # of a finding: pictures and their likes, 
 MAX_ERRORS = 150  # photographs of errors, the surest first
 MAX_RIGHT = 120  # photographs of right answers, the least sure of each class
 MAX_MATRIX = 40  # classes in a confusion matrix; above it the most frequent confusions are listed
-MAX_SETS = 8  # of pictures shown of a finding
+MAX_SETS = 24  # of pictures of a finding
+FEW_SETS = 8  # of them that are seen without a click
 MAX_BYTES = 5_000_000
 
 
@@ -124,7 +125,8 @@ def _render(
         "verdict": units.verdict,
         "place": _place,
     }
-    content = _content(parts, about, evaluation, shown) | {"pictures": findings}
+    content = _content(parts, about, evaluation, shown)
+    content |= {"pictures": findings, "few": FEW_SETS, "left": _left(content["validation"], findings)}
     return environment.get_template("report.html.j2").render(content)
 
 
@@ -224,6 +226,13 @@ def _findings(parts: Parts) -> list[Sets]:
         [[(file, _small(file)) for file in files] for files in sets[:MAX_SETS]]
         for sets in Pictures.load(parts.validation).sets
     ]
+
+
+def _left(validation: ValidationReport | None, findings: Sequence[Sets]) -> list[int]:
+    """Of each finding how many pictures are not shown; 0 where none is."""
+    counts = [finding.count for finding in validation.findings] if validation else []
+    shown = [len({file.path for files in sets for file, _ in files}) for sets in findings]
+    return [max(0, count - num) if num else 0 for count, num in zip(counts, shown, strict=True)]
 
 
 def _small(file: Shown) -> str:

@@ -84,6 +84,7 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
         training.channels,
         sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
         digest.of_folder(target),
+        digest.of_folder(target / "variables"),
     )
     exported.save(out)
     return exported

@@ -125,15 +125,16 @@ def test_lineage_leads_from_a_version_to_its_images_and_back(first, photos, work
         lineage.place_of(workspace, "photos/gone.png")
 
 
-def like(photos: Path, workspace: Workspace, version: str):
+def like(photos: Path, workspace: Workspace, version: str, force: str | None = None):
     model = Like.of(lineage.place_of(workspace, version))
-    return local.run(photos, model.settings(), workspace, show=Quiet(), like=model)
+    return local.run(photos, model.settings(), workspace, show=Quiet(), like=model, force=force)
 
 
 def test_a_version_is_made_again_and_not_released(first, photos, workspace):
     again = like(photos, workspace, "shapes/1")
-    assert again.again == Again(1, "accepted", same_decision=True, same_model=True)
+    assert again.again == Again(1, "accepted", same_decision=True, same_weights=True, trained=False)
     assert "REPRODUCED version 1: accepted as then" in again.words()
+    assert "They were not trained again" in again.words()
     assert again.version is None and not {"register", "publish"} & set(again.seconds)
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
@@ -197,7 +198,6 @@ def test_more_pictures_make_a_second_version_beside_the_champion(first, photos, 
     assert (confirmation.version, confirmation.previous) == (2, 1)
     with pytest.raises(InputError, match=r"not those of version 1 of 'shapes': 2 came and 0 went since"):
         like(photos, workspace, "1")
-    assert like(photos, workspace, "2").again.same_decision
     assert lineage.of_version(workspace, "2")["run"]["reason"] == answer.reason
     unchanged = again(photos, workspace)
     assert (unchanged.trained, unchanged.run) == (False, None)
@@ -212,6 +212,8 @@ def test_more_pictures_make_a_second_version_beside_the_champion(first, photos, 
         and "The last look at requests found drift." in drifted.reason
     )
     assert run(photos, workspace).version == 2
+    exported = like(photos, workspace, "2", force="export")
+    assert exported.again == Again(2, "accepted", same_decision=True, same_weights=True, trained=False)
 
 
 def again(photos: Path, workspace: Workspace, *changes: str) -> retrain.RetrainResult:

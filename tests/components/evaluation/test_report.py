@@ -33,6 +33,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>alert('x')</script>"
 
 
+SUSPECTS = tuple(f"grey/{number}.png" for number in range(30))
 COSTS = Costs(LABELS, (*LABELS, "ask a person"), ((0, 1, 1, 0.2), (1, 0, 9, 0.2), (1, 1, 0, 0.2)))
 
 
@@ -52,11 +53,15 @@ def run(walk, tmp_path_factory):
     findings = (
         Finding("unreadable", "warning", 1, (EVIL,), f"1 file cannot be read: {EVIL}."),
         Finding("exact_duplicate", "info", 2, ("a.png", "b.png"), "2 files are equal."),
+        Finding("label_error", "warning", 40, SUSPECTS, "40 of 70 labels look wrong."),
     )
     ValidationReport(True, findings, {EVIL: "unreadable"}, 70, {}).save(root / "validation")
     found = next(pictures(walk.shards, "train")).image
     like = Shown("a.png", "grey", base64.b64encode(found).decode(), "")
-    Pictures((((Shown(EVIL, "dark", "", "it is cut off"),),), ((like, like),))).save(root / "validation")
+    suspects = tuple((Shown(path, "grey", like.data, "", "looks like dark"),) for path in SUSPECTS)
+    Pictures((((Shown(EVIL, "dark", "", "it is cut off"),),), ((like, like),), suspects)).save(
+        root / "validation"
+    )
     history = tuple(
         {"loss": 1 / e, "val_loss": 1.2 / e, "accuracy": 0.5, "val_accuracy": 0.4} for e in (1, 2, 3)
     )
@@ -147,11 +152,13 @@ def test_report_counts_errors_as_the_predictions_do(run, page):
     text = page.read_text()
     assert f"{len(wrong)} wrong, 3 classes" in text
     assert all(path in text for path in wrong["path"])
+    assert "<dt>Top 3</dt>" not in text  # of three classes it is always 100%
 
 
 def test_report_shows_findings_slices_costs_and_where_the_model_looked(page):
     text = page.read_text()
-    assert text.count("<figure>") == 3
+    assert text.count("<figure>") == 3 + 24
+    assert text.count("looks like dark") == 24 and "And 16 that are not on this page" in text
     assert "it is cut off" in text and "camera" in text and "too small to judge" in text
     assert "network alone" in text and "as served" in text
     assert "cheapest decision" in text and "ask a person" in text and "Grad-CAM" in text
@@ -215,10 +222,22 @@ def test_report_in_a_browser_filters_pictures_and_asks_no_host(page, browser):
         seen.page.get_by_role("button", name="Back to the worst errors").click()
         worst = {shown.nth(i).get_attribute("data-worst") for i in range(shown.count())}
         assert worst == {"1"} and button.get_attribute("aria-pressed") == "false"
+        suspects = seen.page.locator("figure:visible", has_text="looks like dark")
+        assert suspects.count() == 8
+        seen.page.get_by_text("16 more").click()
+        assert suspects.count() == 24
         for link in seen.page.locator("nav a").all():
             assert seen.page.locator(link.get_attribute("href")).count() == 1
         assert seen.said == []
         assert [url for url in seen.asked if not url.startswith("data:")] == [page.as_uri()]
+
+
+def test_report_fits_on_paper(page, browser):
+    with Seen(browser, page, viewport={"width": 718, "height": 1047}) as seen:  # A4 less its margins
+        seen.page.emulate_media(media="print")
+        assert seen.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        bar = seen.page.locator(".range").first
+        assert bar.evaluate("bar => getComputedStyle(bar).printColorAdjust") == "exact"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
