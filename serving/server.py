@@ -335,11 +335,7 @@ def _refuse(message: str) -> int:
 
 
 def _configure_process() -> None:
-    """What a process must have before TensorFlow is imported.
-
-    A model that loads is Python work; requests get their turn after a millisecond of it, not after five.
-    """
-    sys.setswitchinterval(0.001)
+    """What a process must have before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
