@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from pipelines.submit import RunLine, line
 DONE = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 LOG_LINES = 15
 
-_PLUMBING = ("root", "executor")  # tasks that Kubeflow adds around each step, as is "<step>-driver"
+# What Kubeflow adds around each step, by the names that its compiler gives them.
+_PLUMBING = re.compile(
+    r"(root|executor)(\(.*\))?|.*-driver|(exit-handler|condition|condition-branches|for-loop)-\d+"
+    r"|iteration-(item|iterations)(\(.*\))?|.*\.onExit"
+)
 _TRIES = 5
 
 
@@ -32,7 +37,8 @@ class Failure:
     def words(self) -> str:
         """For a person."""
         tail = "".join(f"\n    {text}" for text in self.log.splitlines())
-        return f"{self.step} failed: {self.error or 'no reason given'}{tail}"
+        missing = "" if self.log else "no reason given, and its log is gone"
+        return f"{self.step} failed: {self.error or missing}".rstrip(": ") + tail
 
 
 @dataclass(frozen=True)
@@ -180,38 +186,34 @@ def _tasks(run: Any) -> list[Any]:
 
 def _is_plumbing(task: Any) -> bool:
     name = task.display_name or ""
-    return name in _PLUMBING or name.endswith("-driver") or name == task.run_id
+    is_workflow = any((c.pod_name or "").startswith(f"{name}-") for c in task.child_tasks or ())
+    return bool(_PLUMBING.fullmatch(name)) or is_workflow or name == task.run_id
 
 
 def _failures(client: Any, run: Any) -> Iterable[Failure]:
-    tasks = {task.task_id: task for task in _tasks(run)}
-    parents = {task.task_id: task.parent_task_id for task in tasks.values() if task.parent_task_id}
-    for task in tasks.values():
-        for child in task.child_tasks or ():
-            if child.task_id:
-                parents.setdefault(child.task_id, task.task_id)
-    failed = {id for id, task in tasks.items() if task.state == "FAILED"}
-    for id in tasks:
-        if id in failed and not any(parents.get(other) == id for other in failed):
-            yield Failure(
-                _step_name(id, tasks, parents), _error(tasks[id], run), _log(client, run.run_id, tasks[id])
-            )
+    """A failure for each step. The server tells which tasks failed, seldom why, and no task's own pod."""
+    failed = [task for task in _tasks(run) if task.state == "FAILED"]
+    names = list(dict.fromkeys(name for task in failed if (name := _step_of(task))))
+    for name in names:
+        own = [task for task in failed if _step_of(task) == name]
+        ids = {task.task_id for task in own} | {c.task_id for task in own for c in task.child_tasks or ()}
+        inner = [t for t in failed if not _step_of(t) and (t.parent_task_id in ids or t.task_id in ids)]
+        if len(names) == 1:  # then every pod that failed is its
+            inner += [t for t in failed if (t.display_name or "").startswith("executor") and t not in inner]
+        error = next(filter(None, (_error(task) for task in [*inner, *own, run])), "")
+        yield Failure(name, error, next(filter(None, (_log(client, run.run_id, t) for t in own + inner)), ""))
 
 
-def _step_name(id: str, tasks: dict[str, Any], parents: dict[str, str]) -> str:
-    at: str | None = id
-    while at in tasks:
-        if not _is_plumbing(tasks[at]):
-            return str(tasks[at].display_name)
-        at = parents.get(at)
-    return str(tasks[id].display_name).removesuffix("-driver")
+def _step_of(task: Any) -> str:
+    """Name of the step that a task is or prepares; empty for what runs inside of it or around it."""
+    name = str(task.display_name or "")
+    if name.endswith("-driver"):
+        return name.removesuffix("-driver")
+    return "" if _is_plumbing(task) else name
 
 
-def _error(task: Any, run: Any) -> str:
-    for holder in (task, run):
-        if holder.error and holder.error.message:
-            return str(holder.error.message).strip()
-    return ""
+def _error(holder: Any) -> str:
+    return str(holder.error.message).strip() if holder.error and holder.error.message else ""
 
 
 def _log(client: Any, run_id: str, task: Any) -> str:

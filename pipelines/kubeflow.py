@@ -150,8 +150,12 @@ def pages(list_page: Callable[..., Any], field: str, **arguments: Any) -> Iterat
 
 
 def named(name: str) -> str:
-    """The filter of a list call for one display name."""
-    equals = {"operation": "EQUALS", "key": "display_name", "string_value": name}
+    """The filter of a list call for one display name.
+
+    The API decodes it twice, as part of the address and as "url-encoded JSON", and kfp encodes once.
+    """
+    text = name.replace("%", "%25").replace("+", "%2B")
+    equals = {"operation": "EQUALS", "key": "display_name", "string_value": text}
     return json.dumps({"predicates": [equals]})
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import kfp_server_api
 import yaml
@@ -166,7 +166,8 @@ class Kubeflow:
     def _listed(self, field: str, items: dict[str, dict], query: dict[str, str], key: str = "") -> dict:
         found = list(items.values())
         if query.get("filter"):
-            for predicate in checked(_protojson(json.loads(query["filter"])), FILTER)["predicates"]:
+            filter = json.loads(unquote_plus(query["filter"]))
+            for predicate in checked(_protojson(filter), FILTER)["predicates"]:
                 assert predicate["operation"] == "EQUALS"
                 found = [item for item in found if item.get(predicate["key"]) == predicate["string_value"]]
         if query.get("experiment_id"):

@@ -95,8 +95,10 @@ def test_submit_refuses_unknown_names_with_the_nearest(kubeflow, package):
     ):
         submit.submit(to, Request(package[0], parameters=good, experiment="nightli"))
     assert kubeflow.changes() == []
-    submit.submit(to, Request(package[0], parameters=good, experiment="weekly", create_experiment=True))
-    assert [e["display_name"] for e in kubeflow.experiments.values()] == ["nightly", "weekly"]
+    for name in ("weekly", "50% + more", "weekly", "50% + more"):
+        submit.submit(to, Request(package[0], parameters=good, experiment=name, create_experiment=True))
+    names = [e["display_name"] for e in kubeflow.experiments.values()]
+    assert names == ["nightly", "weekly", "50% + more"]
 
 
 def test_submit_refuses_what_is_no_compiled_pipeline(kubeflow, tmp_path):
@@ -169,6 +171,54 @@ def test_wait_tells_the_failing_step_its_error_and_its_log(kubeflow, package):
     with pytest.raises(StepError, match=r"(?s)ended FAILED.*train failed: Error .exit code 1.*No space left"):
         follow.raise_for(outcome)
     assert outcome.to_json()["failures"][0]["step"] == "train"
+
+
+def as_argo_has_it(name, states, children=()):
+    """Tasks as the API server 2.x makes them of a workflow: no parents, no errors, no pod of their own."""
+    pods = {node: f"{name}-{template}-{n}" for n, (node, template, _) in enumerate(states)}
+    return [
+        task(
+            f"id-{n}", node, value, child_tasks=[{"pod_name": pods[c]} for c in dict(children).get(node, ())]
+        )
+        for n, (node, _, value) in enumerate(states)
+    ]
+
+
+def test_wait_finds_the_failing_step_among_the_nodes_of_a_workflow(kubeflow, package):
+    run, name = started(kubeflow, package), "leaves-x7k2p"
+    nodes = [
+        (name, "entrypoint", "FAILED"), ("root-driver", "system-dag-driver", "SUCCEEDED"),
+        ("root", "root", "FAILED"), ("exit-handler-1-driver", "system-dag-driver", "SUCCEEDED"),
+        ("exit-handler-1", "comp-exit-handler-1", "FAILED"),
+        ("scan-driver", "system-container-driver", "SUCCEEDED"),
+        ("scan", "system-container-executor", "SUCCEEDED"), ("executor", "impl", "SUCCEEDED"),
+        ("train-driver", "system-container-driver", "SUCCEEDED"),
+        ("train", "retry-system-container-executor", "FAILED"), ("executor", "retry-impl", "FAILED"),
+        ("executor(0)", "retry-impl", "FAILED"), ("exit-handler-1.onExit", "exit-hook", "SUCCEEDED"),
+        ("finish", "system-container-executor", "SUCCEEDED"),
+    ]  # fmt: skip
+    children = {name: ["root-driver"], "train": ["executor"], "executor": ["executor(0)"]}
+    tasks = as_argo_has_it(name, nodes, children)
+    kubeflow.logs[f"{name}-retry-impl-11"] = "pergola: Training broke down: the loss became nan\n"
+    kubeflow.script = [state("FAILED", *tasks)]
+    said = []
+    outcome = follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
+    assert [line.split() for line in said] == [
+        ["scan", "succeeded"], ["train", "failed"], ["finish", "succeeded"],
+    ]  # fmt: skip
+    (failure,) = outcome.failures
+    assert failure.words() == "train failed\n    pergola: Training broke down: the loss became nan"
+
+
+def test_wait_names_a_step_whose_driver_failed(kubeflow, package):
+    run = started(kubeflow, package)
+    nodes = [
+        ("leaves-x", "entrypoint", "FAILED"), ("root", "root", "FAILED"),
+        ("scan-driver", "system-container-driver", "FAILED"), ("scan", "executor", "SKIPPED"),
+    ]  # fmt: skip
+    kubeflow.script = [state("FAILED", *as_argo_has_it("leaves-x", nodes, {"leaves-x": ["root"]}))]
+    (failure,) = follow.wait(connection(kubeflow), run, poll_s=0.01).failures
+    assert failure.words() == "scan failed: no reason given, and its log is gone"
 
 
 def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package, tmp_path):
