@@ -101,7 +101,7 @@ def from_rpc(error: grpc.RpcError, question: Question) -> ClientError:
 def _refused(details: str, question: Question) -> str:
     described = question.sent()
     sent = f" Sent: {described}." if described else ""
-    said = details or "it said nothing"
+    said = (details or "it said nothing").rstrip(" .")
     return f"{question.target} refused {question.call} of {question.model}: {said}.{sent}"
 
 
