@@ -43,13 +43,12 @@ def step(current: ModelConfig, goal: ModelConfig, is_ready: Callable[[int], bool
     """The next config on the way to `goal`: the new version is loaded beside the old, then its label moves.
 
     is_ready: whether the server has loaded a version; always true where no server can be asked.
+    A label that is new waits, too: what a label names counts as loaded from then on.
     """
     if not current.versions or all(is_ready(version) for version in goal.versions):
         return goal
-    labels = dict(goal.labels)
-    for label, version in current.labels.items():
-        if label not in labels or not is_ready(labels[label]):
-            labels[label] = version
+    labels = {label: version for label, version in goal.labels.items() if is_ready(version)}
+    labels = {**current.labels, **labels}
     return ModelConfig(tuple(sorted({*goal.versions, *labels.values()})), labels)
 
 

@@ -39,6 +39,13 @@ def test_step_moves_each_label_when_its_own_version_is_ready():
     )
 
 
+def test_step_gives_a_new_label_to_a_loaded_version_only():
+    current, goal = ModelConfig((3,), {"stable": 3}), ModelConfig((5,), {"canary": 5})
+    waiting = models_config.step(current, goal, lambda v: v == 3)
+    assert waiting == ModelConfig((3, 5), {"stable": 3})
+    assert models_config.step(waiting, goal, lambda v: True) == goal
+
+
 def test_step_starts_and_ends_at_once():
     assert models_config.step(ModelConfig(), ModelConfig((1,), {"stable": 1}), lambda v: False).labels == {
         "stable": 1
@@ -62,6 +69,8 @@ def test_step_never_takes_away_a_version_before_its_successor_is_ready(before, a
     for label, version in before.items():
         if label in after and after[label] not in ready:
             assert result.labels[label] == version
+    if before:
+        assert set(result.labels.values()) <= ready
     assert models_config.step(result, goal, lambda v: True) == goal
 
 

@@ -329,15 +329,19 @@ def test_a_canary_that_never_becomes_ready_leaves_old_pods_as_they_are_until_it_
 ):
     old, new = (follow(track="canary", server=serving, folder=folder) for folder in ("old", "new"))
     old.settle()
-    FakeServing.states["2"] = ("END", "Op type not registered 'Nope'")
+    FakeServing.states["2"] = ("LOADING", "")
     models.change("leaves", lambda release: traffic.make_canary(release, 2, 0.1))
     for sync in (old, new):
         sync.settle()
         sync.round()
-    assert labels(old) == {"stable": 1} and old.status().reason == ""
-    for sync in (old, new):
-        assert sync.status().models["leaves"].rejected[2].kind == "load"
-        assert "Op type not registered" in sync.status().models["leaves"].rejected[2].message
+    assert labels(old) == {"stable": 1}
+    assert "versions: 1 versions: 2" in (tmp_path / "old" / "models.config").read_text()
+    FakeServing.states["2"] = ("END", "Op type not registered 'Nope'")
+    old.round()
+    assert old.status().models["leaves"].rejected[2].kind == "load"
+    assert "Op type not registered" in old.status().models["leaves"].rejected[2].message
+    assert 'version="2",kind="load"} 1' in old.status().to_prometheus() and old.status().reason == ""
+    assert "specific { versions: 1 }" in (tmp_path / "old" / "models.config").read_text()
     models.change("leaves", traffic.withdraw)
     for sync in (old, new):
         sync.settle()
