@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from serving import text_protos
-from serving.errors import BadConfig, BadModel, BadRequest, BatchQueueFull, ShapesDiffer, TaskTooLarge
+from serving.errors import (
+    BadConfig,
+    BadModel,
+    BadRequest,
+    BatchQueueFull,
+    NoRoomInBatchQueue,
+    ShapesDiffer,
+    TaskTooLarge,
+)
 from serving.model import Model, Signature
 from serving.tensors import Array
 
@@ -102,15 +110,21 @@ class Scheduler:
             thread.start()
 
     def run(self, queue: _Queue, feeds: Mapping[str, Array], rows: int) -> list[Array]:
-        """Put a task into a queue and wait for its part of the result."""
-        task = _Task(feeds, rows, time.perf_counter())
+        """Put a request into a queue, in parts where it may be split, and wait for its results."""
+        now = time.perf_counter()
         with self._changed:
-            self._enqueue(queue, task)
-            self._changed.notify()
-        task.answered.acquire()
-        if task.error is not None:
-            raise task.error
-        return task.outputs
+            tasks = [_Task(part, size, now) for part, size in _parts(queue, feeds, rows)]
+            for task in tasks:
+                self._enqueue(queue, task)
+            self._changed.notify(len(tasks))
+        for task in tasks:
+            task.answered.acquire()
+        for task in tasks:
+            if task.error is not None:
+                raise task.error
+        if len(tasks) == 1:
+            return tasks[0].outputs
+        return [np.concatenate(values) for values in zip(*(task.outputs for task in tasks), strict=True)]
 
     def close(self) -> None:
         """Run what is queued, then end the threads."""
@@ -212,11 +226,7 @@ class BatchedModel:
             raise TaskTooLarge(size=rows, limit=self._settings.max_batch_size)
         if rows == 0:
             return self._model.run(feeds, fetches, timeout_ms)
-        queue = self._queue(feeds, tuple(fetches))
-        step = self._settings.largest
-        if rows <= step:
-            return self._scheduler.run(queue, feeds, rows)
-        return self._run_in_parts(queue, feeds, rows, step)
+        return self._scheduler.run(self._queue(feeds, tuple(fetches)), feeds, rows)
 
     def close(self) -> None:
         """Close the model. Nothing is queued when this is called: requests hold their servable."""
@@ -230,15 +240,6 @@ class BatchedModel:
             with self._lock:
                 queue = self._queues.setdefault(key, _Queue(self._name, self._model, fetches, self._settings))
         return queue
-
-    def _run_in_parts(self, queue: _Queue, feeds: Mapping[str, Array], rows: int, step: int) -> list[Array]:
-        parts = [
-            self._scheduler.run(
-                queue, {name: a[start : start + step] for name, a in feeds.items()}, min(step, rows - start)
-            )
-            for start in range(0, rows, step)
-        ]
-        return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
 
 def _taken_lock() -> threading.Lock:
@@ -274,6 +275,29 @@ class _Queue:
     fetches: tuple[str, ...]
     settings: BatchSettings
     batches: deque[_Batch] = field(default_factory=deque)
+
+
+def _parts(queue: _Queue, feeds: Mapping[str, Array], rows: int) -> list[tuple[Mapping[str, Array], int]]:
+    """A request, where splitting is on cut so that it fills the open batch and then whole ones."""
+    settings, batches = queue.settings, queue.batches
+    if not settings.split:
+        return [(feeds, rows)]
+    room = settings.largest - batches[-1].rows if batches else 0
+    capacity = room + (settings.max_enqueued_batches - len(batches)) * settings.largest
+    if rows > capacity:
+        raise NoRoomInBatchQueue(
+            rows=rows,
+            capacity=capacity,
+            enqueued=len(batches),
+            limit=settings.max_enqueued_batches,
+            open=batches[-1].rows if batches else 0,
+            largest=settings.largest,
+        )
+    cuts = [0, *range(room or settings.largest, rows, settings.largest), rows]
+    return [
+        ({name: array[start:end] for name, array in feeds.items()}, end - start)
+        for start, end in itertools.pairwise(cuts)
+    ]
 
 
 def _rows(feeds: Mapping[str, Array]) -> int:

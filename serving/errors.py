@@ -252,6 +252,16 @@ class BatchQueueFull(ServingError):
     )
 
 
+class NoRoomInBatchQueue(ServingError):
+    """The same where large requests are split. facts: rows, capacity, enqueued, limit, open, largest."""
+
+    TEXT = (
+        "The batch scheduling queue to which this task was submitted is full; task size is {rows} but "
+        "scheduling capacity is only {capacity} (num_enqueued_batches={enqueued}, "
+        "max_enqueued_batches={limit}, open_batch_size={open}, max_execution_batch_size={largest})"
+    )
+
+
 class ShapesDiffer(ServingError):
     """Requests of one batch disagree and padding is off. facts: name."""
 
@@ -322,6 +332,7 @@ CODES: dict[type[ServingError], Code] = {
     ModelsNotAvailable: Code.UNKNOWN,
     TaskTooLarge: Code.INVALID_ARGUMENT,
     BatchQueueFull: Code.UNAVAILABLE,
+    NoRoomInBatchQueue: Code.UNAVAILABLE,
     ShapesDiffer: Code.FAILED_PRECONDITION,
     Overloaded: Code.RESOURCE_EXHAUSTED,
     DeadlineExceeded: Code.DEADLINE_EXCEEDED,

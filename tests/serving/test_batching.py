@@ -130,6 +130,25 @@ def test_large_tasks_are_split_where_that_is_asked_for(make):
     assert batched.model.runs == [3, 3, 2]
 
 
+def test_parts_fill_the_open_batch_first(make):
+    batched = make(max_batch_size=8, split=True, max_execution_size=4)
+    answers = batched.together([np.arange(3.0), np.arange(6.0)])
+    assert [a.result(10).tolist() for a in answers] == [[0, 2, 4], [0, 2, 4, 6, 8, 10]]
+    assert batched.model.runs == [1, 4, 4, 1]
+
+
+def test_a_queue_without_room_for_all_parts_refuses_the_whole(make):
+    batched = make(max_batch_size=8, split=True, max_execution_size=2, max_enqueued_batches=3)
+    first, second = batched.together([np.arange(3.0), np.arange(4.0)])
+    assert first.result(10).tolist() == [0, 2, 4]
+    assert str(second.exception(10)) == (
+        "The batch scheduling queue to which this task was submitted is full; task size is 4 but scheduling "
+        "capacity is only 3 (num_enqueued_batches=2, max_enqueued_batches=3, open_batch_size=1, "
+        "max_execution_batch_size=2)"
+    )
+    assert batched.model.runs == [1, 2, 1]
+
+
 def test_a_full_queue_refuses_at_once_and_recovers(make):
     batched = make(max_batch_size=1, max_enqueued_batches=2)
     futures = batched.together([[[1.0]]] * 4)
