@@ -70,7 +70,7 @@ def wait(
     """The outcome of a run, once it has one.
 
     say: gets a line when a step changes its state. An interrupted connection is tried five times,
-    an expired token is read again from where it came from (once).  stall_s: without a change for so
+    an expired token is read again from where it came from.  stall_s: without a change for so
     long, its pods are looked at. Raises StepError when the time is over (the run goes on) or a pod
     cannot start, InputError for an unknown run.
     """
@@ -150,7 +150,9 @@ class _Watch:
             for attempt in range(1, _TRIES + 1):
                 try:
                     api = self.client.runs
-                    return api.run_service_get_run(self.run_id, _request_timeout=kubeflow.TIMEOUT_S)
+                    run = api.run_service_get_run(self.run_id, _request_timeout=kubeflow.TIMEOUT_S)
+                    self.renewed = False
+                    return run
                 except kfp_server_api.ApiException as error:
                     if error.status == 401 and not self.renewed:
                         self.renewed = True

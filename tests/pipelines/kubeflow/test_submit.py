@@ -223,7 +223,7 @@ def test_wait_names_a_step_whose_driver_failed(kubeflow, package):
 
 def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package, tmp_path):
     run = started(kubeflow, package)
-    kubeflow.script = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    kubeflow.script = [{"state": "RUNNING"}, {"state": "RUNNING"}, {"state": "SUCCEEDED"}]
     kubeflow.token, file = "old", tmp_path / "token"
     file.write_text("old\n")
 
@@ -231,9 +231,13 @@ def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package
     kubeflow.failures = [503, 502]
     watch = follow._Watch(to, run, print)
     assert watch.look(0.01).state == "RUNNING"
-    kubeflow.token = "new"
-    file.write_text("new\n")
-    assert watch.look(0.01).state == "SUCCEEDED"
+    for token, wanted in (("new", "RUNNING"), ("newer", "SUCCEEDED")):
+        kubeflow.token = token
+        file.write_text(f"{token}\n")
+        assert watch.look(0.01).state == wanted
+    kubeflow.token = "newest"
+    with pytest.raises(InputError, match="does not accept the token"):
+        watch.look(0.01)
 
 
 def test_wait_gives_up_when_the_time_is_over(kubeflow, package):
