@@ -20,6 +20,9 @@ class GateSettings:
     min_accuracy: float = setting(
         0.6, "lower end of the 95% interval of the test accuracy must reach this", low=0, high=1
     )
+    beat_baselines: bool = setting(
+        False, "true: the model must surely beat every baseline; false: a tie will do, but for the majority's"
+    )
     min_recall: float = setting(
         0.3, "no class may surely be found less often than this (0: no such rule)", low=0, high=1
     )

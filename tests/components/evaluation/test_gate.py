@@ -180,7 +180,15 @@ def test_gate_accepts_a_model_that_ties_with_a_baseline():
     tie = Paired("metadata", 262, 0.91, -0.01, (-0.05, 0.03), 0.6)
     found = evaluation(0.9)
     found = dataclasses.replace(found, baselines=(*found.baselines, tie))
-    assert decide(Facts(found, SERVED), GateSettings()).accepted
+    decision = decide(Facts(found, SERVED), GateSettings())
+    (rule,) = (rule for rule in decision.rules if rule.name == "baseline")
+    assert decision.accepted and not rule.sure
+    strict = decide(Facts(found, SERVED), GateSettings(beat_baselines=True))
+    assert failed(strict) == ["baseline"] and "and must surely be better" in strict.reasons[0]
+    beaten = dataclasses.replace(
+        evaluation(0.9), baselines=(Paired("metadata", 262, 0.8, 0.1, (0.05, 0.15), 0.01),)
+    )
+    assert decide(Facts(beaten, SERVED), GateSettings(beat_baselines=True)).accepted
 
 
 def test_gate_rejects_a_model_that_was_compared_with_nothing():
