@@ -23,16 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.scan import LEAVES
-
+LEAVES = Path(__file__).parents[2] / "shared" / "data" / "leaves"
 _PEER = Path(".tools/cleanvision")
 _PEER_VERSION = "0.3.7"
 _BOTH = ["dark", "light", "odd_aspect_ratio", "odd_size", "low_information", "blurry",
          "exact_duplicates", "near_duplicates"]  # fmt: skip
 _SPEEDS = {"images_per_s": "seconds", "images_per_cpu_s": "cpu_s"}
-_OUR_IMPORTS = (
-    "import numpy, pandas, pyarrow.parquet, scipy.spatial, components.data.validate, benchmarks.checks"
-)
+_OUR_IMPORTS = "import numpy, pandas, pyarrow.parquet, components.data.validate, benchmarks.checks"
 _PEER_IMPORTS = "from cleanvision import Imagelab"
 _PEER_CODE = """
 import sys, json

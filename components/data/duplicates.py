@@ -4,13 +4,13 @@ Two pictures are copies when their thumbnails, each shifted to mean 0 and scaled
 each other than a limit. Not all pairs are compared: the thumbnails are projected on the few directions in
 which they vary most, where distances can only shrink, and a k-d tree of these points gives each picture's
 neighbours within the limit. So no pair is missed by the projection, only where a picture has more than
-`_NEIGHBOURS` of them, which are then linked through each other.
+`_NEIGHBOURS` of them, which are then linked through each other. Among a few thousand points all distances
+are taken instead, with the same result: that is sooner done than SciPy is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -29,10 +29,15 @@ _ITERATIONS = 8
 _SAMPLE = 4096  # thumbnails by which the directions are chosen
 _FLAT = 3.0  # deviation of a thumbnail, in grey levels, under which there is only noise to compare
 _CHUNK = 4096
+_FEW = 4096  # points among which all distances are taken
+_ROWS = 512  # of a table of distances at once
 _HALF = THUMBNAIL_SIDE // 2
 
 Blocks = Callable[[], Iterator[np.ndarray]]  # all thumbnails in order, uint8 (n, side, side), block by block
 Some = Callable[[np.ndarray], np.ndarray]  # those at ascending int64 (n,) -> uint8 (n, side, side)
+Near = Callable[
+    [np.ndarray], tuple[np.ndarray, np.ndarray]
+]  # points (n, D) -> their rows, rows of what is near
 
 
 def near_pairs(sides: np.ndarray, blocks: Blocks, some: Some) -> np.ndarray:
@@ -40,8 +45,6 @@ def near_pairs(sides: np.ndarray, blocks: Blocks, some: Some) -> np.ndarray:
 
     sides: (N,), the longer side of each picture in pixels.
     """
-    from scipy.spatial import cKDTree
-
     limits = np.where(sides < _SMALL_SIDE, _MAX_DISTANCE_SMALL, _MAX_DISTANCE).astype(np.float32)
     directions = _directions(len(sides), blocks)
     points = np.full((len(sides), _DIRECTIONS), np.nan)
@@ -50,11 +53,12 @@ def near_pairs(sides: np.ndarray, blocks: Blocks, some: Some) -> np.ndarray:
     usable = np.flatnonzero(np.isfinite(points[:, 0]))
     if len(usable) < 2:
         return np.zeros((0, 2), np.int64)
-    tree = cKDTree(points[usable] if len(usable) < len(points) else points, copy_data=False)
-    del points
+    among = points[usable] if len(usable) < len(points) else points
+    near = (near_in_all if len(usable) <= _FEW else near_in_tree)(among, float(limits.max()))
+    del points, among
     found = []
     for turned in (False, True):
-        pairs = _candidates(tree, usable, blocks, directions, turned, float(limits.max()))
+        pairs = _candidates(near, usable, blocks, directions, turned)
         found.append(_confirmed(pairs, some, turned, limits))
     return np.unique(np.concatenate(found), axis=0)
 
@@ -75,6 +79,40 @@ def components(pairs: np.ndarray, count: int) -> np.ndarray:
     linked = np.unique(pairs)
     roots[linked] = [root(i) for i in linked.tolist()]
     return roots
+
+
+def near_in_tree(among: np.ndarray, limit: float) -> Near:
+    """What finds, for points, those of `among` (float (N, D)) within `limit`, at most _NEIGHBOURS a point."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(among, copy_data=False)
+    neighbours = min(_NEIGHBOURS, len(among))
+
+    def near(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances, places = tree.query(points, k=neighbours, distance_upper_bound=limit)
+        rows, columns = np.nonzero(np.isfinite(distances))
+        return rows, places[rows, columns]
+
+    return near
+
+
+def near_in_all(among: np.ndarray, limit: float) -> Near:
+    """As near_in_tree, by the distances of all to all."""
+    lengths = (among**2).sum(axis=1)
+
+    def near(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = [np.zeros((2, 0), np.int64)]
+        for start in range(0, len(points), _ROWS):
+            some = points[start : start + _ROWS].astype(np.float64)
+            squares = (some**2).sum(axis=1)[:, None] + lengths - 2 * some @ among.T
+            close = squares < limit**2
+            for row in np.flatnonzero(close.sum(axis=1) > _NEIGHBOURS):
+                close[row, np.argsort(squares[row], kind="stable")[_NEIGHBOURS:]] = False
+            rows, places = np.nonzero(close)
+            found.append(np.stack([rows + start, places]))
+        return tuple(np.concatenate(found, axis=1))
+
+    return near
 
 
 def _directions(count: int, blocks: Blocks) -> np.ndarray:
@@ -105,17 +143,15 @@ def _units(blocks: Blocks) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _candidates(
-    tree: Any, usable: np.ndarray, blocks: Blocks, directions: np.ndarray, turned: bool, max_distance: float
+    near: Near, usable: np.ndarray, blocks: Blocks, directions: np.ndarray, turned: bool
 ) -> np.ndarray:
     """Pairs that may be copies, int64 (M, 2), smaller index first, each once."""
     found = [np.zeros((0, 2), np.int64)]
-    neighbours = min(_NEIGHBOURS, len(usable))
     for start, unit in _units(blocks):
         rows = np.flatnonzero(np.isfinite(unit[:, 0]))
         points = _small(_turned(unit[rows]) if turned else unit[rows]) @ directions
-        distances, near = tree.query(points, k=neighbours, distance_upper_bound=max_distance)
-        row, _ = places = np.nonzero(np.isfinite(distances))
-        first, second = rows[row] + start, usable[near[places]]
+        row, place = near(points)
+        first, second = rows[row] + start, usable[place]
         pairs = np.stack([np.minimum(first, second), np.maximum(first, second)], axis=1)
         found.append(pairs[pairs[:, 0] != pairs[:, 1]])
     return np.unique(np.concatenate(found), axis=0)

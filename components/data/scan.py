@@ -182,8 +182,8 @@ class _Readers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        if self.pool is not None:  # processes that have nothing left to do end while others go on
+            self.pool.shutdown(wait=kind is not None, cancel_futures=True)
 
     def read(self, chunks: Iterator[Chunk]) -> Iterator[tuple[list[Entry], list[Look]]]:
         """Portions in the order in which they came, a few ahead of the caller and no more."""
@@ -191,6 +191,8 @@ class _Readers:
         for entries, looks in chunks:
             ahead.append((entries, looks, self._start(entries, looks)))
             if len(ahead) > 2 * self.workers:
+                if self.pool is not None:
+                    import pandas  # noqa: F401  # Arrow would at its first table: sooner, while processes start
                 yield self._finish(*ahead.popleft())
         while ahead:
             yield self._finish(*ahead.popleft())

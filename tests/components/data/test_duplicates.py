@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from components.data.duplicates import components, near_pairs
+from components.data.duplicates import components, near_in_all, near_in_tree, near_pairs
 from components.data.probe import THUMBNAIL_SIDE, Limits, look, pillow_as_is
 from tests.support.pictures import jpeg, pixels, png
 
@@ -60,6 +60,19 @@ EDITS = {
 def test_near_pairs_finds_copies(photos, thumbnails, edit):
     copies = [thumbnail(edit(photo)) for photo in photos[:10]]
     assert pairs_of([*thumbnails, *copies]) == [(n, len(photos) + n) for n in range(10)]
+
+
+def test_near_by_all_distances_is_what_is_near_in_the_tree():
+    rng = np.random.default_rng(0)
+    heaps = rng.normal(size=(30, 16))[rng.integers(0, 30, 1200)] + rng.normal(0, 0.02, (1200, 16))
+    asked = heaps[rng.permutation(1200)[:700]].astype(np.float32)  # more than a table's rows
+    by_tree, by_all = (
+        set(zip(*(side.tolist() for side in near(heaps, 0.12)(asked)), strict=True))
+        for near in (near_in_tree, near_in_all)
+    )
+    assert by_tree == by_all
+    most = np.bincount([row for row, _ in by_all])
+    assert most.max() == 24 > most.min()  # of some heaps only the nearest
 
 
 def test_near_pairs_leaves_look_alikes_alone(thumbnails):
