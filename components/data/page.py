@@ -30,7 +30,7 @@ _IN_A_SET = 3  # a picture and its likes
 _SIDE = 128  # pixels of a thumbnail
 _WITH_LIKES = (
     "exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak",
-    "crop", "crop_label_conflict", "crop_split_leak",
+    "crop", "crop_label_conflict", "crop_split_leak", "object_split_leak",
 )  # fmt: skip
 _BLOCK = 8192
 

@@ -7,7 +7,7 @@ its answer rests on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from components.data.contents import Contents, look
 from components.data.crops import crop_pairs
 from components.data.embeddings import PLAIN, Embedding, embedding_for
 from components.data.label_errors import LabelErrors
+from components.data.objects import joined
 from components.data.outliers import Outliers
 from components.data.relabel import RELABEL_FILE, read_relabel, write_relabel
 from components.data.shortcuts import FIELDS, Shortcuts
@@ -141,21 +142,6 @@ def second_look(
 def nothing(report: ValidationReport) -> SecondLook:
     """Where nothing is looked for."""
     return SecondLook((), report.groups, None, None, None)
-
-
-def joined(groups: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Groups in which each pair is together: id -> the smallest id of its group, in order of id."""
-    roots = dict(groups)
-
-    def root(id: str) -> str:
-        while roots.get(id, id) != id:
-            id = roots[id]
-        return id
-
-    for pair in pairs:
-        low, high = sorted(map(root, pair))
-        roots[low] = roots[high] = low
-    return {id: root(id) for id in sorted(roots)}
 
 
 def _crops(

@@ -14,6 +14,7 @@ from components.artifacts import CRITICAL, INFO, WARNING, Finding, Manifest, Val
 from components.data import rules
 from components.data.expectations import Checker
 from components.data.facts import NO_PICTURE, Facts, gather, texts
+from components.data.objects import joined, objects_of
 from components.data.own_rules import OwnChecker
 from components.data.relabel import TAKEN_OUT
 from components.data.rules import Rule
@@ -40,6 +41,9 @@ class ValidateSettings:
     max_quarantined: float = setting(
         0.2, "share of the files that may be lost to checks before the run stops", low=0.0, high=1.0
     )
+    group_by: str = setting(
+        "", "further column of a list whose equal values are one object, which stays in one part; empty: none"
+    )
     label_errors: bool = setting(True, "look for wrong labels, and rank them in relabel.csv")
     outliers: bool = setting(True, "look for pictures unlike any other; wants pretrained weights")
     crops: bool = setting(True, "look for pictures that are a part of another one")
@@ -60,7 +64,7 @@ def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationRep
 
     Each expectation that fails is a finding. Files that a rule quarantines stay out; an exact copy whose
     original stays is not lost. When more than `max_quarantined` of the files are lost, that is critical, too.
-    Raises InputError for expectations that cannot be run.
+    Raises InputError for expectations that cannot be run, and for a column that there is not.
     """
     wanted = rules.load(Path(settings.expectations) if settings.expectations else rules.DEFAULT)
     check = Checker if settings.expectations else OwnChecker
@@ -76,15 +80,20 @@ def validate(manifest_folder: Path, settings: ValidateSettings) -> ValidationRep
     classes = _with_expected(_classes(manifest_folder, facts, out, manifest.labels), wanted.shares)
     findings += _findings_on_classes(classes, check(wanted.classes))
     findings += _too_many(facts, out, manifest.num_rows, settings.max_quarantined)
+    quarantined, groups = _named(manifest_folder, out), _group_ids(manifest_folder, facts)
+    if settings.group_by:
+        objects = objects_of(manifest_folder, settings.group_by, quarantined)
+        groups = joined(groups, objects.pairs())
+        findings += filter(None, [objects.finding()])
     return ValidationReport(
         ok=all(finding.severity != CRITICAL for finding in findings),
         findings=worst_first(findings),
-        quarantined=_named(manifest_folder, out),
+        quarantined=quarantined,
         num_images=manifest.num_rows,
         counts={
             str(label): int(count) for label, count in zip(classes["label"], classes["pictures"], strict=True)
         },
-        groups=_group_ids(manifest_folder, facts),
+        groups=groups,
     )
 
 

@@ -14,7 +14,7 @@ from components.data.contents import look
 from components.data.label_errors import LabelErrors
 from components.data.page import write_page
 from components.data.scan import ScanSettings, scan
-from components.data.second_look import Network, examine, joined, nothing
+from components.data.second_look import Network, examine, nothing
 from components.data.shortcuts import Shortcuts
 from components.data.sources import open_source
 from components.data.validate import ValidateSettings, validate
@@ -101,13 +101,6 @@ def test_second_look_does_not_ask_twice(data, tmp_path, found):
 def test_second_look_is_switched_off(data):
     assert seen(data, max_looked_at=0) == nothing(data[2])
     assert seen(data, label_errors=False, outliers=False, shortcuts=False, crops=False) == nothing(data[2])
-
-
-def test_joined_groups_have_their_smallest_id():
-    assert joined({"b": "b", "c": "b"}, [("c", "a"), ("x", "y")]) == {
-        "a": "a", "b": "a", "c": "a", "x": "x", "y": "x",
-    }  # fmt: skip
-    assert joined({"b": "a", "a": "a"}, []) == {"a": "a", "b": "a"}
 
 
 def test_second_look_says_when_it_looked_at_a_part(data):
