@@ -178,7 +178,12 @@ def scrape(addresses: Sequence[str], model: str) -> Figures:
                 with urllib.request.urlopen(url + PAGE, timeout=5) as reply:
                     total += figures_of(reply.read().decode("utf-8", errors="replace"), model)
             except OSError as error:
-                raise StepError(f"{url} does not tell its figures: {error}. Is its monitoring on?") from None
+                reason = getattr(error, "reason", None) or error
+                why = getattr(reason, "strerror", None) or reason
+                raise StepError(
+                    f"{url} does not tell its figures: {why}. Nothing was changed. Is the server ready, and "
+                    f"its monitoring on?"
+                ) from None
     return total
 
 
@@ -191,6 +196,9 @@ def _each(address: str) -> list[str]:
     try:
         found = socket.getaddrinfo(parts.hostname, parts.port or 8501, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
-        raise StepError(f"{parts.hostname} has no address: {error}.") from None
+        raise StepError(
+            f"{parts.hostname} has no address: {error.strerror or error}. Nothing was changed. A headless "
+            f"Service has none while no pod of it is ready; elsewhere than in the cluster it has no name."
+        ) from None
     hosts = sorted({str(entry[4][0]) for entry in found})
     return [urlunsplit(("http", f"{host}:{parts.port or 8501}", parts.path, "", "")) for host in hosts]

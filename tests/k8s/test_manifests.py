@@ -228,6 +228,7 @@ def test_the_overlays_of_the_docs_build(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         text = page_block(f"# {name}/kustomization.yaml").replace("# components:", "components:")
+        text = text.replace("name=leaves", "name=flowers")  # another than production's
         up = "../" * len(folder.parts[1:]) + str(ROOT).lstrip("/")
         (folder / "kustomization.yaml").write_text(text.replace(str(ROOT), up))
     ours, pipeline = build(tmp_path / "our-cluster"), build(tmp_path / "our-pipeline")
