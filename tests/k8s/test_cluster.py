@@ -5,13 +5,20 @@ the server (schemas, defaults, admission, Pod Security), and the namespace goes 
 """
 
 import copy
+import os
+import socket
+import subprocess
+import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from k8s.manifests import name_of, ordered
 from k8s.rollout import RolloutError
 from k8s.trainjob import TrainJob
+from tests.pipelines.kubeflow import server as kubeflow_server
 from tests.support import manifests
 from tests.support.in_cluster import connect, in_namespace, missing_kinds, own_namespace, try_pod
 
@@ -215,3 +222,86 @@ def test_a_train_job_of_ours_is_accepted(cluster, built):
         wrong["spec"]["trainer"]["numNode"] = 3
         with pytest.raises(RolloutError, match="numNode"):
             cluster.apply([wrong], dry_run=True)
+
+
+NOWHERE = {  # a pod that Pod Security has nothing against
+    "securityContext": {
+        "runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"},
+    },
+    "containers": [{
+        "name": "none", "image": "none:1",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }],
+}  # fmt: skip
+THROUGH_THE_CLUSTER = """
+import sys
+from pathlib import Path
+from pipelines import schedule, schedule_file, submit
+from pipelines.kubeflow import Connection
+way = Connection(pipelines_namespace=sys.argv[1])
+run = submit.submit(way, submit.Request(Path("p.yaml")))
+plan = schedule_file.load(Path("s.toml"))
+done = [schedule.apply(way, plan)[0].action for _ in range(2)] + [schedule.delete(way, ["nightly"])[0].action]
+print([found.id for found in submit.runs(way)] == [run.id], *done)
+"""
+
+
+def _our_address():
+    """Address of this machine as the cluster's API server sees it; None where that is no way back."""
+    with open(os.environ["KUBECONFIG"], encoding="utf-8") as file:
+        config = yaml.safe_load(file)
+    at = urlsplit(config["clusters"][0]["cluster"]["server"])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        way.connect((at.hostname, at.port or 443))
+        address = way.getsockname()[0]
+    return None if address.startswith("127.") else (address, config)
+
+
+def _kubeflow_at(url, name):
+    """The Service of Kubeflow Pipelines in a namespace, which leads to `url`, and an account that may ask it.
+
+    The API server leads to pods only: this one runs nowhere, and is said to have this machine's address.
+    """
+    at = urlsplit(url)
+    meta = {"name": "ml-pipeline", "namespace": name}
+    to = {"ip": at.hostname, "targetRef": {"kind": "Pod", **meta}}
+    may = {"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create", "delete"]}
+    rbac = "rbac.authorization.k8s.io"
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta,
+         "spec": {"ports": [{"name": "http", "port": 8888}]}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {**NOWHERE, "schedulerName": "nobody"}},
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": meta,
+         "subsets": [{"addresses": [to], "ports": [{"name": "http", "port": at.port}]}]},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ann", "namespace": name}},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": [may]},
+        {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": meta,
+         "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "ml-pipeline"},
+         "subjects": [{"kind": "ServiceAccount", "name": "ann", "namespace": name}]},
+    ]  # fmt: skip
+
+
+def test_kubeflow_is_reached_through_the_clusters_api_with_a_token(cluster, tmp_path):
+    found = _our_address()
+    if found is None:
+        pytest.skip("the cluster's API server cannot reach this machine")
+    address, config = found
+    kubeflow_server.write_pipeline(tmp_path / "p.yaml")
+    schedule = '[[schedule]]\nname = "nightly"\npackage = "p.yaml"\ncron = "0 3 * * *"\n'
+    (tmp_path / "s.toml").write_text(schedule)
+    with own_namespace(cluster, "kubeflow") as name, kubeflow_server.serve(address) as kubeflow:
+        cluster.apply(_kubeflow_at(kubeflow.url, name))
+        status = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}
+        where = f"/api/v1/namespaces/{name}/pods/ml-pipeline/status"
+        cluster.call("PATCH", where, status, kind="application/merge-patch+json")
+        where = f"/api/v1/namespaces/{name}/serviceaccounts/ann/token"
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        token = cluster.call("POST", where, asked)["status"]["token"]
+        users = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
+        (tmp_path / "config").write_text(yaml.safe_dump({**config, "users": users}))
+        done = subprocess.run(
+            [sys.executable, "-c", THROUGH_THE_CLUSTER, name], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "KUBECONFIG": str(tmp_path / "config"), "PYTHONPATH": str(manifests.ROOT)},
+        )  # fmt: skip
+    assert done.stdout.split() == ["True", "created", "unchanged", "deleted"], done.stderr
+    assert kubeflow.changes()[-1][0] == "DELETE" and kubeflow.recurring == {}

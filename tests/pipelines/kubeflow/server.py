@@ -286,11 +286,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve():
+def serve(address="127.0.0.1"):
     """A server on a free port."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = _Server((address, 0), _Handler)
     server.state = Kubeflow()
-    server.state.url = f"http://127.0.0.1:{server.server_port}"
+    server.state.url = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
