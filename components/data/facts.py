@@ -32,6 +32,7 @@ class Facts:
     many labels it lies.  group: int64 (pictures,), the smallest picture that it is near to, or itself.
     splits: int32 (pictures,), how many parts of a given split hold it or a near copy.
     near_copies, near_labels: int32 (pictures,), other pictures in its group, and labels among all of them.
+    median_side: of the longer sides of all pictures, in pixels; nan without pictures.
     """
 
     picture: np.ndarray
@@ -41,6 +42,7 @@ class Facts:
     splits: np.ndarray
     near_copies: np.ndarray
     near_labels: np.ndarray
+    median_side: float
 
 
 def gather(folder: Path) -> Facts:
@@ -60,6 +62,7 @@ def gather(folder: Path) -> Facts:
         splits=_distinct(of_group[given], splits[rows][given], len(first))[group],
         near_copies=(sizes[group] - 1).astype(np.int32),
         near_labels=_distinct(of_group, labels[rows], len(first))[group],
+        median_side=float(np.median(sides[first])) if len(first) else np.nan,
     )
 
 

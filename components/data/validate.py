@@ -146,7 +146,9 @@ def _with_facts(table: pd.DataFrame, facts: Facts, start: int) -> pd.DataFrame:
     table["taken_out"] = taken_out.astype(np.float64)
     table["reason"] = table["reason"].mask(taken_out)
     table["side"] = table[["width", "height"]].min(axis=1)
-    table["aspect"] = table[["width", "height"]].max(axis=1) / table["side"]
+    longer = table[["width", "height"]].max(axis=1)
+    table["aspect"] = longer / table["side"]
+    table["scale"] = np.maximum(longer / facts.median_side, facts.median_side / longer)
     table["grain"] = table["sharpness"] / table["contrast"].where(table["contrast"] >= _TONE) ** 2
     table["shadows"] = table["brightness"] - 2 * table["contrast"]
     table["highlights"] = table["brightness"] + 2 * table["contrast"]

@@ -55,6 +55,7 @@ def test_validate_finds_planted_faults(tmp_path, root):
     (root / "class_2/near.png").write_bytes(png((pixels(2, 5, size=32) * 0.8).astype(np.uint8)))
     (root / "class_1/other.png").write_bytes(png((pixels(2, 7, size=32)[:, ::-1] * 0.9).astype(np.uint8)))
     (root / "class_1/long.png").write_bytes(png(pixels(1, 91, size=64)[:10]))
+    (root / "class_1/huge.png").write_bytes(png(pixels(1, 92, size=330)))
     report, findings = checked(root, tmp_path)
     assert report.ok
     assert report.quarantined == {
@@ -70,9 +71,10 @@ def test_validate_finds_planted_faults(tmp_path, root):
     assert findings["near_label_conflict"].paths == ("class_1/other.png", "class_2/007.png")
     assert findings["blank"].paths == ("class_2/blank.png",)
     assert findings["odd_shape"].paths == ("class_1/long.png",)
+    assert findings["odd_scale"].paths == ("class_1/huge.png",)
     assert findings["unreadable"].severity == "warning"
-    assert "2 of 74 files cannot be read, such as 'class_0/cut.jpg'" in findings["unreadable"].message
-    assert report.counts == {"class_0": 21, "class_1": 24, "class_2": 24}
+    assert "2 of 75 files cannot be read, such as 'class_0/cut.jpg'" in findings["unreadable"].message
+    assert report.counts == {"class_0": 21, "class_1": 25, "class_2": 24}
     table = Manifest.table(tmp_path / "m", ["path", "id"]).set_index("path")["id"]
     groups = [
         {table["class_2/005.png"], table["class_2/near.png"]},
