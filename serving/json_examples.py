@@ -29,7 +29,7 @@ def read(body: bytes) -> ExamplesBody:
     """Read a classify or regress request."""
     from tensorflow_serving.apis import input_pb2
 
-    document = json_text.parse(body)
+    document = json_text.parse(body, finite=True)
     signature = read_signature(document)
     message = input_pb2.Input()
     entries = message.example_list.examples
@@ -112,11 +112,15 @@ def _add(value: Any, name: str, feature: Any) -> None:
         _list(feature, "int64_list", name).append(value)
     elif isinstance(value, int | float):
         values = _list(feature, "float_list", name)
-        if np.isfinite(float(value)) and abs(float(value)) > _MAX_FLOAT:
+        try:
+            double = float(value)
+        except OverflowError:
+            raise json_text.too_big() from None
+        if np.isfinite(double) and abs(double) > _MAX_FLOAT:
             raise BadRequest(
                 message=f"Cannot convert JSON value: {show(value)} to float without loss of precision."
             )
-        values.append(float(value))
+        values.append(double)
     else:
         raise BadRequest(message=f"Feature: {name} has element with unexpected JSON type: {kind(value)}")
 

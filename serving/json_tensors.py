@@ -78,10 +78,17 @@ def read_predict(body: bytes, types: Callable[[str], Mapping[str, int]]) -> Pred
             raise _bad(document, "Excepting 'instances' to be an list/array")
         if not rows:
             raise _bad(document, "No values in 'instances' array")
-        return PredictBody(signature, _rows(rows, dtypes), ROW)
+        return _checked(body, PredictBody(signature, _rows(rows, dtypes), ROW))
     if "inputs" in document:
-        return PredictBody(signature, _columns(document["inputs"], dtypes), COLUMN)
+        return _checked(body, PredictBody(signature, _columns(document["inputs"], dtypes), COLUMN))
     raise BadRequest(message="Missing 'inputs' or 'instances' key")
+
+
+def _checked(body: bytes, request: PredictBody) -> PredictBody:
+    """The request, unless a value is infinite that was not written so."""
+    if any(array.dtype.kind == "f" and np.isinf(array).any() for array in request.inputs.values()):
+        json_text.parse(body, finite=True)
+    return request
 
 
 def read_signature(document: Mapping[str, Any]) -> str:
@@ -330,16 +337,20 @@ def _value(value: Any, dtype: int) -> Any:
 
 
 def _float(value: int | float, target: str, max_int: int) -> float:
+    try:
+        double = float(value)
+    except OverflowError:
+        raise json_text.too_big() from None
     lossless = True
     if isinstance(value, int) and -(2**63) <= value < 2**64:
         lossless = abs(value) <= max_int
-    elif target == "float" and np.isfinite(float(value)):
-        lossless = abs(float(value)) <= _MAX_FLOAT
+    elif target == "float" and np.isfinite(double):
+        lossless = abs(double) <= _MAX_FLOAT
     if not lossless:
         raise BadRequest(
             message=f"Cannot convert JSON value: {show(value)} to {target} without loss of precision."
         )
-    return float(value)
+    return double
 
 
 def _type_error(value: Any, dtype: int) -> BadRequest:

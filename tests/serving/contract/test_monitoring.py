@@ -65,3 +65,30 @@ def test_versions_have_counters_of_their_own(target):
     runs = [value(page, series, model_name="half", version="1") for page in (before, after)]
     assert runs[1] == runs[0] + 1
     assert value(after, "pergola_model_version_state", model_name="half", version="2", state="AVAILABLE") == 1
+
+
+LABELS = {
+    "request_count": {"model_name", "status"},
+    "request_latency": {"model_name", "API", "entrypoint"},
+    "runtime_latency": {"model_name", "API", "runtime"},
+    "request_example_counts": {"model"},
+    "request_example_count_total": {"model"},
+}
+AS_NEEDED = {
+    "request_log_count", "model_warmup_latency", "model_warmup_records_read",
+    "batching_session:queuing_latency", "batching_session:wrapped_run_count",
+}  # fmt: skip
+
+
+def test_names_and_labels_are_the_stock_servers(target):
+    target.wire.outputs("half", {"x": [1.0]})
+    target.wire.regress("tf1", [{"x": 1.0}], signature_name="regress_x_to_y")
+    text = page(target)
+    assert {name: labels_of(text, name) for name in LABELS} == LABELS
+    if target.is_ours:
+        assert set(re.findall(r"# TYPE :tensorflow:serving:(\S+)", text)) == set(LABELS) | AS_NEEDED
+
+
+def labels_of(page: str, name: str) -> set[str]:
+    series = re.search(rf"^:tensorflow:serving:{name}(?:_bucket)?\{{(.*?)\}}", page, re.M)
+    return set(re.findall(r'(\w+)="', series[1])) - {"le"}

@@ -60,11 +60,16 @@ def test_floats_have_a_point_and_as_few_digits_as_a_float32_needs(target):
     assert texts == ["0.0", "1.0", "0.1", "1e-05", "16777216.0", "0.333333343", "1e+30"]
 
 
-@pytest.mark.parametrize("text", ["1e400", "-1E+309", "1" * 310 + ".0"])
+@pytest.mark.parametrize("text", ["1e400", "-1E+309", "1" * 310 + ".0", "1" * 310, "1" * 5000])
 def test_numbers_beyond_a_double_are_refused(target, text):
-    reply = target.post(HALF, f'{{"instances": [{text}]}}'.encode())
-    assert reply.status == 400
-    assert error(reply).startswith("JSON Parse error: Number too big to be stored in double.")
+    for path, body in (
+        (HALF, f'{{"instances": [{text}]}}'),
+        (HALF, f'{{"inputs": {{"x": [0.5, {text}]}}}}'),
+        ("/v1/models/tf1:regress", f'{{"signature_name": "regress_x_to_y", "examples": [{{"x": {text}}}]}}'),
+    ):
+        reply = target.post(path, body.encode())
+        assert reply.status == 400
+        assert "Number too big to be stored in double." in error(reply)
     assert target.post(HALF, b'{"instances": [1e-400, 1e+020]}').status == 200
 
 
