@@ -54,6 +54,10 @@ def trouble(pod: Object, late: bool) -> str:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{name} finds no node: {condition.get('message', condition.get('reason', ''))}"
     for status in _container_statuses(pod):
+        if _waiting(status):
+            waiting = status["state"]["waiting"]
+            why = f"{waiting['reason']}: {waiting.get('message') or status.get('image', '')}".rstrip(": ")
+            return f"{name} does not start {status['name']}: {why}."
         if not status.get("ready") and not status.get("state", {}).get("terminated"):
             return f"{name} is not ready: {status['name']} runs but its probe fails. Look at its log."
     return ""

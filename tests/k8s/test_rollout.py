@@ -135,7 +135,19 @@ def test_wait_ends_at_once_when_a_container_crashes_and_shows_its_last_words(fak
 
 def test_wait_forgives_a_single_crash(fake, cluster):
     fake.fate = lambda name: [{"containerStatuses": [{**CRASHED, "restartCount": 1}]}]
-    with pytest.raises(RolloutError, match=r"is not ready"):
+    with pytest.raises(RolloutError, match=r"does not start server: CrashLoopBackOff"):
+        roll_out(cluster, [NAMESPACE, deployment()], timeout_s=0.1)
+
+
+def test_wait_says_at_the_end_that_an_image_is_still_pulled(fake, cluster):
+    waiting = {
+        "name": "server",
+        "ready": False,
+        "image": "x:1",
+        "state": {"waiting": {"reason": "ContainerCreating"}},
+    }
+    fake.fate = lambda name: [{"containerStatuses": [waiting]}]
+    with pytest.raises(RolloutError, match=r"does not start server: ContainerCreating: x:1\."):
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=0.1)
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 OF_OTHERS = re.compile(
     r"ImagePullBackOff|violates PodSecurity|exceeded quota|admission webhook|conflict with|servable"
     r"|string pattern|Invalid Host|Could not connect|User … cannot|not found"
-    r"|knows no (InferenceService|GRPCRoute|TrainJob)|New pods are|^Brightness"
+    r"|ContainerCreating|knows no (InferenceService|GRPCRoute|TrainJob)|New pods are|^Brightness"
 )
 
 
