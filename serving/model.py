@@ -113,8 +113,13 @@ class SessionModel:
         return self._run(feeds, fetches, timeout_ms)
 
     def prepare(self) -> None:
-        """Make every way ready that requests have taken so far, where this version has it."""
-        for way in tuple(self._ways):
+        """Make every way ready that requests have taken so far, where this version has it.
+
+        For the first version of a model that of its default signature.
+        """
+        usual = self.signatures.get(DEFAULT_SIGNATURE)
+        first = [(frozenset(usual.inputs.values()), frozenset(usual.outputs.values()))] if usual else []
+        for way in tuple(self._ways) or first:
             with contextlib.suppress(RuntimeFailure):
                 self._prepare(way)
 
