@@ -7,6 +7,7 @@ server process.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from serving import request_log, requests, responses
 from serving.errors import Code, NotImplementedHere, ServingError, code_of
 from serving.examples import Task
 from serving.monitoring import Monitor, Outcome
-from serving.predictor import Limits, Predictor
+from serving.predictor import UNLIMITED, Limits, Predictor
 from serving.request_log import RequestLog
 
 log = logging.getLogger(__name__)
@@ -210,9 +211,18 @@ def build(
 
 
 def _limits(context: Any) -> Limits:
+    """The caller's deadline, behind which TensorFlow stops as well: nobody waits for what it would give."""
     left = context.time_remaining()
     # Without a deadline gRPC says three hundred years, which no lock can wait for.
-    return Limits(wait_s=left if left is not None and left < LONGEST_WAIT_S else None)
+    if left is None or left >= LONGEST_WAIT_S:
+        return UNLIMITED
+    return Limits(wait_s=left, run_ms=_in_steps(max(1, math.ceil(left * 1000))))
+
+
+def _in_steps(ms: int) -> int:
+    """Rounded up to three binary digits: a session keeps what it is told for each limit it was ever given."""
+    step = 1 << max(0, ms.bit_length() - 3)
+    return -(-ms // step) * step
 
 
 def _fail(context: Any, outcome: Outcome | None, error: Exception, empty: Callable[[], Any]) -> Any:

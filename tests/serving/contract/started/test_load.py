@@ -9,8 +9,9 @@ import pytest
 
 from serving.child_server import OURS, ChildServer
 from serving.client import NO_RETRY, Client
+from tests.support import models
 from tests.support.callers import load_while
-from tests.support.servers import until
+from tests.support.servers import models_config, until
 from tests.support.wire import Refusal
 
 SLOW = {"x": [0.0]}
@@ -60,6 +61,17 @@ def test_a_request_that_waits_longer_than_its_deadline_is_let_go(start, slow):
         time.sleep(0.1)
         assert wire.predict("slow", SLOW, timeout_s=0.2).code == "DEADLINE_EXCEEDED"
         assert all(not isinstance(h.result(), Refusal) for h in held)
+
+
+def test_a_model_stops_when_nobody_waits_any_more(start, tmp_path):
+    base = models.slow(tmp_path / "slow", ms=5000).parent
+    half = models.half_plus_two(tmp_path / "half").parent
+    (tmp_path / "models.config").write_text(models_config(("slow", base), ("half", half)))
+    _, wire, _ = start(f"--model_config_file={tmp_path}/models.config", "--grpc_max_threads=1")
+    started = time.monotonic()
+    assert wire.predict("slow", SLOW, timeout_s=0.3).code == "DEADLINE_EXCEEDED"
+    assert wire.outputs("half", SLOW) == {"y": [2.0]}  # the one place in a model is free again
+    assert time.monotonic() - started < 4
 
 
 def test_rest_gives_up_a_model_that_takes_too_long(start, slow):
