@@ -1,8 +1,9 @@
 """Label errors: precision of the ranked list with 5% of labels flipped, and what a clean set raises.
 
-scripts/bench label_errors [--photos ../shared/data/leaves] [--weights FILE.h5] [--seeds 3] [--json]
+scripts/bench label_errors [--photos FOLDER] [--weights FILE.h5] [--quarter FILE.h5] [--seeds 3] [--json]
 
-Embeddings are those of MobileNetV2 with weights from a file, and plain features that need none.
+Embeddings are those of MobileNetV2 and of MobileNet at a quarter of its width, with weights from files, and
+plain features that need none. FOLDER is ../shared/data/leaves unless named.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from components.data.label_errors import LabelErrorSettings, find_label_errors
 
 PHOTOS = Path("../shared/data/leaves")
 WEIGHTS = Path("../shared/data/weights/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5")
+QUARTER = WEIGHTS.with_name("mobilenet_2_5_224_tf_no_top.h5")
 SHARE = 0.05
 
 
@@ -99,10 +101,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench label_errors", description=__doc__)
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="a folder a class")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="MobileNetV2 without top, .h5")
+    parser.add_argument("--quarter", type=Path, default=QUARTER, help="MobileNet 0.25 without top, .h5")
     parser.add_argument("--seeds", type=int, default=3, help="flips are drawn so often (default 3)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
-    embeddings = {"plain": plain_embed, "MobileNetV2": keras_embed(options.weights)}
+    embeddings = {
+        "MobileNet 0.25": keras_embed(options.quarter, "MobileNet"),
+        "MobileNetV2": keras_embed(options.weights),
+        "plain": plain_embed,
+    }
     result = measure(options.photos, embeddings, options.seeds)
     print(json.dumps(result) if options.json else table(result))
 

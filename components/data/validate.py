@@ -201,11 +201,14 @@ def _classes(folder: Path, facts: Facts, out: dict[int, str], labels: tuple[str,
 
 
 def _with_expected(classes: pd.DataFrame, shares: Mapping[str, float]) -> pd.DataFrame:
-    """With a row for each expected class that is missing, and by what factor each class's share changed."""
+    """With a row for each expected class that is missing, and by what factor each class's share changed.
+
+    What a class is that is not there, in groups and share, is missing as well: no rule is to find it rare.
+    """
     import pandas as pd
 
     missing = [label for label in shares if label not in set(classes["label"])]
-    rows = pd.DataFrame({"label": missing, "pictures": 0, "groups": 0, "share": 0.0})
+    rows = pd.DataFrame({"label": missing, "pictures": 0, "groups": np.nan, "share": np.nan})
     classes = pd.concat([classes, rows], ignore_index=True) if missing else classes
     total = max(1, int(classes["pictures"].sum()))
     pairs = zip(classes["label"], classes["pictures"], strict=True)

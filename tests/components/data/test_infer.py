@@ -71,6 +71,7 @@ def test_a_changed_data_set_does_not(first, tmp_path):
     report, findings = held(root, tmp_path, first[1])
     assert not report.ok
     assert findings["new_class"] == findings["missing_class"] == "critical"
+    assert not {"too_few", "imbalance"} & findings.keys()  # of a class that is not there
     assert findings["inferred_brightness"] == findings["inferred_format"] == "warning"
     messages = {finding.check: finding.message for finding in report.findings}
     assert "'class_9: 25'" in messages["new_class"] and "'class_2: 0'" in messages["missing_class"]
