@@ -9,6 +9,7 @@ around it, variable-length inputs cannot be padded there, and its errors are oth
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ from serving.errors import (
     BadModel,
     BadRequest,
     BatchQueueFull,
+    LateForBatch,
     NoRoomInBatchQueue,
     ShapesDiffer,
     TaskTooLarge,
@@ -109,11 +111,12 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    def run(self, queue: _Queue, feeds: Mapping[str, Array], rows: int) -> list[Array]:
+    def run(self, queue: _Queue, feeds: Mapping[str, Array], rows: int, timeout_ms: int = 0) -> list[Array]:
         """Put a request into a queue, in parts where it may be split, and wait for its results."""
         now = time.perf_counter()
+        ends = now + timeout_ms / 1000 if timeout_ms else math.inf
         with self._changed:
-            tasks = [_Task(part, size, now) for part, size in _parts(queue, feeds, rows)]
+            tasks = [_Task(part, size, now, ends) for part, size in _parts(queue, feeds, rows)]
             for task in tasks:
                 self._enqueue(queue, task)
             self._changed.notify(len(tasks))
@@ -177,7 +180,7 @@ class Scheduler:
     def _process(self, queue: _Queue, batch: _Batch) -> None:
         started = time.perf_counter()
         try:
-            _run(queue, batch)
+            _run(queue, batch, started)
         except Exception as error:
             for task in batch.tasks:
                 task.error = error
@@ -226,7 +229,7 @@ class BatchedModel:
             raise TaskTooLarge(size=rows, limit=self._settings.max_batch_size)
         if rows == 0:
             return self._model.run(feeds, fetches, timeout_ms)
-        return self._scheduler.run(self._queue(feeds, tuple(fetches)), feeds, rows)
+        return self._scheduler.run(self._queue(feeds, tuple(fetches)), feeds, rows, timeout_ms)
 
     def close(self) -> None:
         """Close the model. Nothing is queued when this is called: requests hold their servable."""
@@ -254,6 +257,7 @@ class _Task:
     feeds: Mapping[str, Array]
     rows: int
     queued: float
+    ends: float  # when its caller gives up
     answered: threading.Lock = field(default_factory=_taken_lock)  # free once there is an answer
     outputs: list[Array] = field(default_factory=list)
     error: Exception | None = None
@@ -309,14 +313,18 @@ def _rows(feeds: Mapping[str, Array]) -> int:
     return sizes.pop()
 
 
-def _run(queue: _Queue, batch: _Batch) -> None:
-    """Run a batch and give each task its rows."""
+def _run(queue: _Queue, batch: _Batch, now: float) -> None:
+    """Run a batch, for as long as anybody waits for it, and give each task its rows."""
+    ends = max(task.ends for task in batch.tasks)
+    if ends <= now:
+        raise LateForBatch()
+    timeout_ms = 0 if math.isinf(ends) else math.ceil((ends - now) * 1000)
     target = queue.settings.padded(batch.rows)
     feeds = {
         name: _joined(name, [task.feeds[name] for task in batch.tasks], target, queue.settings.pad)
         for name in batch.tasks[0].feeds
     }
-    outputs = queue.model.run(feeds, queue.fetches)
+    outputs = queue.model.run(feeds, queue.fetches, timeout_ms)
     for name, output in zip(queue.fetches, outputs, strict=True):
         if not output.ndim or len(output) != target:
             raise BadModel(

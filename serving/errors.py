@@ -262,6 +262,12 @@ class NoRoomInBatchQueue(ServingError):
     )
 
 
+class LateForBatch(ServingError):
+    """The callers of a batch had all given up before it ran."""
+
+    TEXT = "Run() timeout exceeded while waiting in batching queue"
+
+
 class ShapesDiffer(ServingError):
     """Requests of one batch disagree and padding is off. facts: name."""
 
@@ -333,6 +339,7 @@ CODES: dict[type[ServingError], Code] = {
     TaskTooLarge: Code.INVALID_ARGUMENT,
     BatchQueueFull: Code.UNAVAILABLE,
     NoRoomInBatchQueue: Code.UNAVAILABLE,
+    LateForBatch: Code.RESOURCE_EXHAUSTED,
     ShapesDiffer: Code.FAILED_PRECONDITION,
     Overloaded: Code.RESOURCE_EXHAUSTED,
     DeadlineExceeded: Code.DEADLINE_EXCEEDED,

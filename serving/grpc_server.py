@@ -216,13 +216,7 @@ def _limits(context: Any) -> Limits:
     # Without a deadline gRPC says three hundred years, which no lock can wait for.
     if left is None or left >= LONGEST_WAIT_S:
         return UNLIMITED
-    return Limits(wait_s=left, run_ms=_in_steps(max(1, math.ceil(left * 1000))))
-
-
-def _in_steps(ms: int) -> int:
-    """Rounded up to three binary digits: a session keeps what it is told for each limit it was ever given."""
-    step = 1 << max(0, ms.bit_length() - 3)
-    return -(-ms // step) * step
+    return Limits(wait_s=left, run_ms=max(1, math.ceil(left * 1000)))
 
 
 def _fail(context: Any, outcome: Outcome | None, error: Exception, empty: Callable[[], Any]) -> Any:

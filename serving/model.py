@@ -184,6 +184,7 @@ class SessionModel:
             ) from None
 
     def _run_options(self, timeout_ms: int) -> Any:
+        timeout_ms = _in_steps(timeout_ms)  # each one that was ever asked for is kept
         if timeout_ms not in self._options:
             import tensorflow as tf
             from tensorflow.python.client import pywrap_tf_session
@@ -229,6 +230,12 @@ def load(folder: Path, settings: RuntimeSettings, ways: set[Way] | None = None) 
 _LOOPS = {"While", "StatelessWhile", "Enter", "RefEnter", "MapDefun", "For"}
 
 _ONE_AT_A_TIME = threading.Lock()  # graph.as_default and importing are not made for several threads
+
+
+def _in_steps(ms: int) -> int:
+    """Rounded up to three binary digits."""
+    step = 1 << max(0, ms.bit_length() - 3)
+    return -(-ms // step) * step
 
 
 def _scalar(value: Any) -> Array:

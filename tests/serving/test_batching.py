@@ -210,6 +210,26 @@ def test_an_error_reaches_every_request_of_its_batch(make):
     assert [str(f.exception(10)) for f in futures] == ["no"] * 3
 
 
+def test_a_batch_that_nobody_waits_for_is_not_run_and_others_get_the_longest_wait(make):
+    batched = make(max_batch_size=1)
+    timeouts = []
+    double = batched.model.run
+    batched.model.run = lambda feeds, fetches, timeout_ms=0: (
+        timeouts.append(timeout_ms) or double(feeds, fetches)
+    )
+    batched.model.gate.clear()
+    ask = batched.batched.run
+    first = batched.pool.submit(ask, {"x:0": np.ones(1)}, ["y:0"])
+    until(lambda: timeouts == [0])
+    late = batched.pool.submit(ask, {"x:0": np.ones(1)}, ["y:0"], 20)
+    patient = batched.pool.submit(ask, {"x:0": np.ones(1)}, ["y:0"], 5000)
+    time.sleep(0.1)
+    batched.model.gate.set()
+    assert first.result(10)[0].tolist() == patient.result(10)[0].tolist() == [2.0]
+    assert str(late.exception(10)) == "Run() timeout exceeded while waiting in batching queue"
+    assert len(timeouts) == 2 and 3000 < timeouts[1] < 5000
+
+
 def test_reports_tell_rows_and_waiting(make):
     batched = make()
     batched.ask(np.ones(3))

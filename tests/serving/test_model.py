@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serving.errors import RuntimeFailure
-from serving.model import RuntimeSettings, load
+from serving.model import RuntimeSettings, _in_steps, load
 from tests.support import models
 
 
@@ -74,3 +74,9 @@ def test_a_refused_request_leaves_the_way_open(leaves):
     with pytest.raises(RuntimeFailure, match="nowhere"):
         model.run({"nowhere:0": np.ones(1)}, ["nothing:0"])
     assert ask(model).tolist() == [b"bright"]
+
+
+def test_deadlines_become_few_limits_that_are_never_shorter():
+    limits = {ms: _in_steps(ms) for ms in range(1, 70_000)}
+    assert all(ms <= limit <= 1.25 * ms for ms, limit in limits.items())
+    assert len(set(limits.values())) < 70
