@@ -36,7 +36,7 @@ with Client("dns:///model-server-headless:8500", model="leaves") as client:
             answers[client.predict({"x": [2.0]}).version] += 1
         except Exception as error:
             failures.append(repr(error))
-        time.sleep(0.01)
+        time.sleep(float(sys.argv[2]))
 print(json.dumps([answers, failures]))
 """
 ONCE = """
@@ -63,10 +63,14 @@ def release(*words):
 
 
 class Load:
-    """Requests for some seconds, from a pod; then versions that answered, and failures."""
+    """Requests for some seconds, from a pod; then versions that answered, and failures.
 
-    def __init__(self, seconds):
-        words = ["kubectl", "-n", NAMESPACE, "exec", "desk", "--", "python3", "-c", LOAD, str(seconds)]
+    pause_s: between two requests.
+    """
+
+    def __init__(self, seconds, pause_s=0.01):
+        asked = [LOAD, str(seconds), str(pause_s)]
+        words = ["kubectl", "-n", NAMESPACE, "exec", "desk", "--", "python3", "-c", *asked]
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(5)
 
@@ -206,3 +210,19 @@ def test_a_canary_comes_and_is_withdrawn_under_load(site):
 def test_a_rollback_takes_effect_within_half_a_minute(site):
     desk("pergola", "rollback", "--model", "leaves", "--store", STORE)
     assert wait_for_answer(2.0, 60) <= 30
+
+
+def test_the_autoscaler_adds_a_pod_under_load(site):
+    try:
+        kubectl("get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes")
+    except AssertionError as error:
+        missing(CLUSTER, f"no metrics server here: {error}")
+    replicas = ("get", "deployment/model-server-stable", "-o", "jsonpath={.spec.replicas}")
+    loads = [Load(100, pause_s=0) for _ in range(2)]
+    deadline = time.monotonic() + 100
+    while kubectl(*replicas) == "1" and time.monotonic() < deadline:
+        time.sleep(3)
+    failures = [failure for load in loads for failure in load.end()[1]]
+    told = kubectl("get", "hpa/model-server-stable", "-o", "jsonpath={.status.conditions}")
+    assert kubectl(*replicas) == "2", told
+    assert failures == []
