@@ -142,7 +142,10 @@ def test_a_lost_worker_costs_a_start_from_the_checkpoint(step, tmp_path):
     step.kubectl("cp", "step:/workspace/lost", str(tmp_path / "lost"))
     assert Training.load(tmp_path / "lost").epochs == 150
     seen = [int(number) for number in re.findall(r"epoch=(\d+)", said)]
-    assert sorted(set(seen)) == list(range(1, 151)) and seen.count(1) == 1
+    assert seen.count(1) == 1 and seen[-1] == 150
+    # What a pod said last goes with it, when its log was not read in time.
+    unseen = sorted(set(range(1, 151)) - set(seen))
+    assert not unseen or unseen[-1] - unseen[0] < 10
 
 
 def test_an_image_that_does_not_exist_ends_the_step_with_the_reason(step):
