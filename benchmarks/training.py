@@ -1,6 +1,6 @@
 """Accuracy and time of training on real pictures, held against what is promised.
 
-scripts/bench training [CASE …] [--seeds 5] [--out build/bench/training] [--list] [--json]
+scripts/bench training [CASE …] [--seeds 5] [--out build/bench/training] [--list] [--json] [--picture FILE]
 
 Without CASE all of them. Each training's figures are written as soon as it is done, and a training that was
 broken off goes on where it was, so the same command can be given until everything is there. Seconds are wall
@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import training_curves
 from components.artifacts import TEST, TRAIN, Augmentation
 from components.data.scan import ScanSettings, scan
 from components.data.shards import ShardSettings, write_shards
@@ -88,6 +89,9 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="only write the shards")
     parser.add_argument("--list", action="store_true", help="say what there is and how long it takes")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="draw the curves of what was measured"
+    )
     asked = parser.parse_args()
     if unknown := [name for name in asked.cases if name not in CASES]:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
@@ -105,6 +109,8 @@ def main() -> None:
         results.append(measured(name, case, asked.seeds, asked.out))
         if not asked.json:
             print(line(results[-1]), flush=True)
+    if asked.picture:
+        training_curves.draw({result["case"]: result["runs"] for result in results}, asked.picture)
     if asked.json:
         print(json.dumps({"cores": len(os.sched_getaffinity(0)), "cases": results}))
 

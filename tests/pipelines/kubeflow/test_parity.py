@@ -19,8 +19,9 @@ from pipelines.show import Quiet
 from pipelines.workspace import Workspace
 from tests.support.pictures import write_folder
 
-QUICK = ("train.epochs=12", "train.precision=float32", "rehearse.rounds=1", "release.name=stripes",
-         "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1", "gate.max_drop=1")  # fmt: skip
+QUICK = ("train.epochs=12", "train.batch_size=16", "train.precision=float32", "rehearse.rounds=1",
+         "release.name=stripes", "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1",
+         "gate.max_drop=1")  # fmt: skip
 UP_TO_GATE = {"settings", "listing", "scan", "validate", "split", "shards", "augment", "train", "export",
               "evaluate", "rehearse", "champion", "gate", "report", "register", "finish"}  # fmt: skip
 SHIPPED = {"reference", "publish", "confirm", "deliver"}
