@@ -88,8 +88,11 @@ def feedback(
     if ask is not None:
         asked = front.ask(place, ask, count)
         if not options.json:
-            click.echo(f"{asked} pictures. Fill in 'label' in {ask / front.LIST}, then")
-            click.echo(f"  pergola feedback {ask / front.LIST}")
+            click.echo(f"{asked} {'picture' if asked == 1 else 'pictures'}. "
+                       f"Fill in 'label' in {ask / front.LIST}, then")  # fmt: skip
+            same = {"--workspace": options.workspace, "--model": model, "--log": log}
+            given = " ".join(f"{name} {value}" for name, value in same.items() if value)
+            click.echo(f"  pergola feedback {ask / front.LIST} {given}")
         return {"asked": asked, "list": str(ask / front.LIST)}
     if export is not None:
         copied = front.export(place, export)

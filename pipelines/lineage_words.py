@@ -35,7 +35,8 @@ def of_picture(found: Found) -> str:
         lines.append("  No version has seen these bytes. A copy that was encoded anew is another picture.")
     for asked in found["requests"]:
         name = f"{asked['model']} version {asked['version']}"
-        lines.append(f"  {name} was asked about it {asked['count']} times")
+        times = "once" if asked["count"] == 1 else f"{asked['count']} times"
+        lines.append(f"  {name} was asked about it {times}")
     lines += [f"  people say it is '{said['label']}' ({said['model']})" for said in found["feedback"]]
     return "\n".join(lines)
 

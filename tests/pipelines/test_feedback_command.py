@@ -125,6 +125,16 @@ def test_a_class_that_is_really_new_can_be_named(place, sent):
     assert (found.versions[0].classes[0].label, found.versions[0].num_right) == ("striped", 0)
 
 
+def test_asking_for_labels_tells_the_command_that_takes_them(asked, tmp_path):
+    todo = tmp_path / "todo"
+    command = ["feedback", "--ask", str(todo), "--count", "1", "--workspace", str(asked.root)]
+    result = CliRunner().invoke(pergola, command)
+    assert result.exit_code == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert first.startswith("1 picture. ")
+    assert second.split() == ["pergola", "feedback", f"{todo}/labels.csv", "--workspace", str(asked.root)]
+
+
 def test_ask_draws_pictures_to_label_and_takes_the_list_back(place, sent, tmp_path):
     front.take(place, listed(sent / "one.csv", "1.png,bright"))
     assert front.ask(place, tmp_path / "todo", 6) == 6
