@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_STYLE = {
-    "svg.hashsalt": "pergola",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
+from components.training.comparison_chart import STYLE
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
@@ -23,7 +17,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.0), layout="constrained")
         axes = figure.subplots()
         for number, (name, seeds) in enumerate(runs.items()):

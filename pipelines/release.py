@@ -241,15 +241,15 @@ def _apply(
     change: Callable[[Release], Release], store: Store, model: str, anew: bool = False
 ) -> dict[str, Any]:
     from components import records
-    from components.release import traffic
 
-    try:
-        before = store.release(model)
-    except traffic.Unreadable:
-        if not anew:
-            raise
-        before = None
-    after = store.change(model, change, anew=anew)
+    before: Release | None = None
+
+    def noted(release: Release) -> Release:
+        nonlocal before
+        before = release
+        return change(release)
+
+    after = store.change(model, noted, anew=anew)
     return {
         "store": store.uri, "model": model, **records.to_dict(after),
         "published": store.versions(model), "changed": after != before,

@@ -1,6 +1,6 @@
 """Every named architecture with its own input, its parameters and what it costs to run.
 
-Figures are kept here, so that a list of them needs no TensorFlow; tests hold them against the built networks.
+Figures are kept here, so that a list of them needs no TensorFlow; its tests count them anew in networks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.training import architectures
-from components.training.architectures import AUTO, CONV, RESNET_FAST, ModelSettings, Plan, Statistics
+from components.training.architectures import AUTO, CONV, RESNET_FAST
 from components.training.flops import PER_WEIGHT
 from components.training.ladder import LADDER
 from components.training.pretrained import FAMILIES
@@ -79,27 +79,6 @@ def own_input(name: str) -> tuple[int, int, int]:
         return 28, 28, 1
     side = _SIDES.get(name, 224 if name in FAMILIES else 32)
     return side, side, 3
-
-
-def count(name: str) -> Counted:
-    """Build the network with random weights and count: seconds for the pretrained families."""
-    import keras
-
-    from components.training.flops import flops
-
-    height, width, channels = own_input(name)
-    plan = Plan(name, "asked for", height, width, channels, 10, 64)
-    nothing = Statistics((0.0,) * channels, (1.0,) * channels)
-    network = architectures.build(plan, ModelSettings(architecture=name), nothing, fused=False)
-    last = network.layers[-1]
-    num_features, units = last.kernel.shape
-    counted = Counted(
-        network.count_params() - last.count_params(),
-        flops(network) - PER_WEIGHT * num_features * units,
-        num_features,
-    )
-    keras.utils.clear_session()
-    return counted
 
 
 def _entry(name: str, num_classes: int) -> Entry:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SVG, PNG = "ladder.svg", "ladder.png"
 
 _TRAIN, _TEST, _GAP = "#d9772b", "#2f7ed8", "#b8b8b8"
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "pergola",
     "font.size": 9,
     "axes.spines.top": False,
@@ -28,7 +28,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 1.4 + 0.42 * len(rows)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         _accuracies(left, rows)

@@ -16,3 +16,8 @@ def saved_model(folder: Path, content: str = "one", num_bytes: int = 1000) -> Pa
     )
     (folder / "assets.extra" / "grüße und mehr.txt").write_text(content, encoding="utf-8")
     return folder
+
+
+def labels(sync, model="leaves"):
+    """Label -> version, as a sync has written it for the server."""
+    return sync.status().models[model].labels

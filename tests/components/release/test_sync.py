@@ -1,25 +1,22 @@
-"""The sync beside a server: real folders, a real status page, a stand-in for TensorFlow Serving's status."""
+"""The sync beside a server: real folders, a real status page."""
 
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from components.errors import InputError, StepError
+from components.errors import InputError
 from components.release import traffic
 from components.release.models_config import ModelConfig
-from components.release.store import open_store
 from components.release.sync import Sync, SyncSettings
 from components.release.sync_status import StatusServer
-from tests.support.versions import saved_model
+from tests.support.versions import labels
 
 
 class Clock:
@@ -27,43 +24,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture
-def models(tmp_path):
-    """A store with three versions of one model, the first one stable."""
-    (tmp_path / "store").mkdir()
-    store = open_store(tmp_path / "store")
-    for version in (1, 2, 3):
-        store.put(saved_model(tmp_path / f"model-{version}", f"v{version}"), "leaves", version)
-    store.change("leaves", lambda release: traffic.make_stable(release, 1))
-    return store
-
-
-@pytest.fixture
-def follow(models, tmp_path):
-    """Makes a sync of the store to a folder; all are closed in the end."""
-    syncs = []
-
-    def make(track="stable", clock=time.monotonic, folder="served", **settings):
-        sync = Sync(
-            models, tmp_path / folder, SyncSettings(track=track, **{"interval_s": 0.05, **settings}), clock
-        )
-        syncs.append(sync)
-        return sync
-
-    yield make
-    for sync in syncs:
-        sync.__exit__()
-
-
-@pytest.fixture
-def served(tmp_path):
-    return tmp_path / "served"
-
-
-def labels(sync, model="leaves"):
-    return sync.status().models[model].labels
 
 
 def test_sync_serves_the_stable_version_and_nothing_else(follow, served):
@@ -242,114 +202,6 @@ def test_sync_refuses_a_folder_of_someone_else(models, tmp_path):
         Sync(models, tmp_path / "mine", SyncSettings())
 
 
-class FakeServing(http.server.BaseHTTPRequestHandler):
-    """Answers status as TensorFlow Serving does; `states` says what."""
-
-    states: dict
-
-    def do_GET(self):
-        version = self.path.rsplit("/", 1)[-1]
-        state, message = self.states.get(version, ("START", ""))
-        status = {"error_code": "UNKNOWN" if message else "OK", "error_message": message}
-        body = json.dumps(
-            {"model_version_status": [{"version": version, "state": state, "status": status}]}
-        ).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def serving():
-    FakeServing.states = {"1": ("AVAILABLE", "")}
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeServing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_sync_moves_a_label_only_when_the_server_has_loaded_the_version(models, follow, serving, served):
-    sync = follow(server=serving)
-    sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
-    sync.settle()
-    assert labels(sync) == {"stable": 1}
-    assert "versions: 1 versions: 2" in (served / "models.config").read_text()
-    FakeServing.states["2"] = ("AVAILABLE", "")
-    sync.round()
-    assert labels(sync) == {"stable": 2}
-    assert "specific { versions: 2 }" in (served / "models.config").read_text()
-
-
-def test_sync_takes_back_a_version_that_is_withdrawn_while_the_server_loads_it(
-    models, follow, serving, served
-):
-    sync = follow(server=serving)
-    sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
-    sync.settle()
-    FakeServing.states["2"] = ("LOADING", "")
-    sync.round()
-    assert "versions: 2" in (served / "models.config").read_text()
-    models.change("leaves", traffic.rollback)
-    sync.round()
-    assert "specific { versions: 1 }" in (served / "models.config").read_text()
-    FakeServing.states["2"] = ("AVAILABLE", "")  # it was done after all
-    sync.round()
-    assert "versions: 2" not in (served / "models.config").read_text()
-    assert labels(sync) == {"stable": 1} and sync.status().models["leaves"].rejected == {}
-
-
-def test_sync_gives_up_a_version_that_the_server_cannot_load(models, follow, serving, served):
-    sync = follow(server=serving)
-    sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
-    sync.settle()
-    FakeServing.states["2"] = ("END", "Could not find meta graph def matching supplied tags: { serve }")
-    sync.round()
-    sync.round()
-    assert sync.status().models["leaves"].rejected[2].kind == "load"
-    assert "specific { versions: 1 }" in (served / "models.config").read_text()
-    models.change("leaves", lambda release: traffic.make_stable(release, 3))
-    FakeServing.states["3"] = ("AVAILABLE", "")
-    sync.settle()
-    sync.round()
-    assert labels(sync) == {"stable": 3}
-    assert sync.status().models["leaves"].rejected == {}
-
-
-def test_a_canary_that_never_becomes_ready_leaves_old_pods_as_they_are_until_it_is_withdrawn(
-    models, follow, serving, served, tmp_path
-):
-    old, new = (follow(track="canary", server=serving, folder=folder) for folder in ("old", "new"))
-    old.settle()
-    FakeServing.states["2"] = ("LOADING", "")
-    models.change("leaves", lambda release: traffic.make_canary(release, 2, 0.1))
-    for sync in (old, new):
-        sync.settle()
-        sync.round()
-    assert labels(old) == {"stable": 1}
-    assert "versions: 1 versions: 2" in (tmp_path / "old" / "models.config").read_text()
-    FakeServing.states["2"] = ("END", "Op type not registered 'Nope'")
-    old.round()
-    assert old.status().models["leaves"].rejected[2].kind == "load"
-    assert "Op type not registered" in old.status().models["leaves"].rejected[2].message
-    assert 'version="2",kind="load"} 1' in old.status().to_prometheus() and old.status().reason == ""
-    assert "specific { versions: 1 }" in (tmp_path / "old" / "models.config").read_text()
-    models.change("leaves", traffic.withdraw)
-    for sync in (old, new):
-        sync.settle()
-        sync.round()
-        assert labels(sync) == {"stable": 1} and sync.status().models["leaves"].rejected == {}
-    assert "specific { versions: 1 }" in (tmp_path / "new" / "models.config").read_text()
-
-
 def get(port, path):
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
@@ -442,40 +294,6 @@ def test_configs_survive_a_restart(models, follow, served):
         "leaves": {"versions": [1], "labels": {"stable": 1}}
     }
     assert labels(follow()) == ModelConfig((1,), {"stable": 1}).labels
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder with room for 256 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("no right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_sync_with_a_full_disk_keeps_what_it_serves_and_says_so(models, tmp_path, small_disk):
-    models.put(saved_model(tmp_path / "large", "large", num_bytes=1_000_000), "leaves", 4)
-    with Sync(models, small_disk / "served", SyncSettings(interval_s=0.05)) as sync:
-        sync.settle()
-        models.change("leaves", lambda release: traffic.make_stable(release, 4))
-        sync.settle()
-        assert labels(sync) == {"stable": 1}
-        assert sync.status().models["leaves"].rejected[4].kind == "disk"
-        assert "No space left" in sync.status().models["leaves"].rejected[4].message
-        assert os.listdir(small_disk / "served" / "leaves") == ["1"]
-
-
-def test_a_store_on_a_full_disk_publishes_nothing(tmp_path, small_disk):
-    store = open_store(small_disk)
-    with pytest.raises(StepError, match="full"):
-        store.put(saved_model(tmp_path / "large", "large", num_bytes=1_000_000), "leaves", 1)
-    assert store.versions("leaves") == []
-    assert [name for name in os.listdir(small_disk / "leaves") if name != ".lock"] == []
 
 
 def test_sync_restarted_after_a_kill_drops_what_was_half_fetched(follow, served):

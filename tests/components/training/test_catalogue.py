@@ -1,8 +1,29 @@
 import pytest
 
-from components.training.catalogue import COUNTED, NAMES, catalogue, count, own_input
-from components.training.flops import flops
+from components.training import architectures
+from components.training.architectures import ModelSettings, Plan, Statistics
+from components.training.catalogue import COUNTED, NAMES, Counted, catalogue, own_input
+from components.training.flops import PER_WEIGHT, flops
 from components.training.ladder import LADDER
+
+
+def count(name: str) -> Counted:
+    """Build the network with random weights and count: seconds for the pretrained families."""
+    import keras
+
+    height, width, channels = own_input(name)
+    plan = Plan(name, "asked for", height, width, channels, 10, 64)
+    nothing = Statistics((0.0,) * channels, (1.0,) * channels)
+    network = architectures.build(plan, ModelSettings(architecture=name), nothing, fused=False)
+    last = network.layers[-1]
+    num_features, units = last.kernel.shape
+    counted = Counted(
+        network.count_params() - last.count_params(),
+        flops(network) - PER_WEIGHT * num_features * units,
+        num_features,
+    )
+    keras.utils.clear_session()
+    return counted
 
 
 def test_catalogue_counts_as_one_does_by_hand():

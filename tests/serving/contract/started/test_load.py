@@ -32,14 +32,17 @@ def test_overload_is_refused_at_once_and_recovery_too(start, binary, slow):
     assert server.post("/v1/models/slow:predict", {"instances": [0.0]}).status == 200
 
 
-def test_a_full_batching_queue_is_said_at_once_and_recovery_too(start, slow, tmp_path):
-    (tmp_path / "batching.txt").write_text(
+def short_queue(folder):
+    """Flags for batches of one, of which two may wait."""
+    file = folder / "batching.txt"
+    file.write_text(
         "max_batch_size { value: 1 } num_batch_threads { value: 1 } max_enqueued_batches { value: 2 }"
     )
-    server, wire, _ = start(
-        f"--model_base_path={slow}", "--model_name=slow", "--enable_batching",
-        f"--batching_parameters_file={tmp_path}/batching.txt",
-    )  # fmt: skip
+    return "--enable_batching", f"--batching_parameters_file={file}"
+
+
+def test_a_full_batching_queue_is_said_at_once_and_recovery_too(start, slow, tmp_path):
+    server, wire, _ = start(f"--model_base_path={slow}", "--model_name=slow", *short_queue(tmp_path))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: wire.predict("slow", SLOW), range(8)))
         url = "/v1/models/slow:predict"
@@ -117,13 +120,7 @@ def test_nothing_is_lost_when_a_server_is_killed_under_load(binary, half):
 
 def test_an_overloaded_server_refuses_and_recovers(start, half, tmp_path):
     """A queue for two requests and forty callers: refusals are retried, and later none is needed."""
-    (tmp_path / "batching.txt").write_text(
-        "max_batch_size { value: 1 } num_batch_threads { value: 1 } max_enqueued_batches { value: 2 }"
-    )
-    server, _, _ = start(
-        f"--model_base_path={half}", "--model_name=half", "--enable_batching",
-        f"--batching_parameters_file={tmp_path}/batching.txt",
-    )  # fmt: skip
+    server, _, _ = start(f"--model_base_path={half}", "--model_name=half", *short_queue(tmp_path))
     with Client(server.address, model="half", timeout_s=60) as client:
         assert all_right(load_while(client, lambda: time.sleep(1.0), threads=40))
     with Client(server.address, model="half", retry=NO_RETRY) as client:
