@@ -31,6 +31,7 @@ LOGITS = "logits"
 SMALL = 20  # pixels of the shorter side below which few channels do
 LARGEST_AUTO_SIDE = 128  # pixels: enough to tell leaves apart, and a ninth of the work of 384
 MEASURED = 1000  # pictures whose patches stand for all
+SPREAD = 32  # patches a side of a picture that are looked at, about
 LARGEST_PRETRAINED_SIDE = 224  # what the weights were trained with
 
 
@@ -140,18 +141,30 @@ def is_depthwise(plan: Plan) -> bool:
 
 
 def measure(images: np.ndarray) -> Statistics:
-    """Mean and deviation a channel of uint8 (N, H, W, C)."""
+    """Mean and deviation a channel of uint8 (N, H, W, C), and the covariance of its patches."""
     import numpy as np
 
-    pixels = images.reshape(-1, images.shape[-1])
-    mean = pixels.mean(0, dtype=np.float64)
-    deviation = pixels.std(0, dtype=np.float64)
+    levels = np.arange(256.0)
+    shares = _histograms(images) / images[..., 0].size
+    means = shares @ levels
+    deviations = np.sqrt(np.maximum(shares @ levels**2 - means**2, 0.0))
     patches = _patches(images).tolist()
     return Statistics(
-        tuple(map(float, mean)),
-        tuple(float(max(d, 1.0)) for d in deviation),
+        tuple(map(float, means)),
+        tuple(float(max(d, 1.0)) for d in deviations),
         tuple(tuple(map(float, row)) for row in patches),
     )
+
+
+def _histograms(images: np.ndarray) -> np.ndarray:
+    """How often each grey level occurs in each channel, int64 (C, 256)."""
+    import numpy as np
+
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for image in images:  # one by one: what is counted is a picture's pixels as 64-bit numbers
+        for channel, row in enumerate(counts):
+            row += np.bincount(image[..., channel].ravel(), minlength=256)
+    return counts
 
 
 def _choose_architecture(settings: ModelSettings, shards: Shards) -> tuple[str, str]:
@@ -226,9 +239,10 @@ def _patches(images: np.ndarray) -> np.ndarray:
     """Covariance, float64 (4 * C, 4 * C), of patches of 2 x 2 pixels of some of the pictures."""
     import numpy as np
 
-    some = images[:: -(-len(images) // MEASURED)].astype(np.float32)
-    corners = [some[:, :-1, :-1], some[:, :-1, 1:], some[:, 1:, :-1], some[:, 1:, 1:]]
-    patches = np.concatenate(corners, axis=-1).reshape(-1, PATCH**2 * images.shape[-1])
+    apart = max(1, min(images.shape[1:3]) // SPREAD)
+    some = images[:: -(-len(images) // MEASURED)]
+    corners = [some[:, y : y - 1 or None : apart, x : x - 1 or None : apart] for y in (0, 1) for x in (0, 1)]
+    patches = np.concatenate(corners, axis=-1).reshape(-1, PATCH**2 * images.shape[-1]).astype(np.float32)
     patches -= patches.mean(0, dtype=np.float64).astype(np.float32)
     return (patches.T @ patches).astype(np.float64) / len(patches)
 

@@ -19,6 +19,7 @@ _DEFAULTS = {  # learning rate, weight decay
     "adamw": (2e-3, 0.05),
 }
 LARGE = 64  # pixels of the shorter side from which on pictures are worth more passes
+HEAD = 20_000  # pictures after which a head alone learns little more
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def decide(
     steps = epochs * max(1, num_train // batch_size)
     return Recipe(
         optimizer,
-        _stages(settings, epochs, rate) if is_pretrained else (Stage(epochs, rate, 1.0),),
+        _stages(settings, epochs, rate, num_train) if is_pretrained else (Stage(epochs, rate, 1.0),),
         is_pretrained,
         batch_size,
         settings.warmup,
@@ -165,10 +166,11 @@ def _epochs(side: int, num_train: int, is_pretrained: bool) -> int:
     return min(most, max(least, round(pictures_seen / num_train)))
 
 
-def _stages(settings: TrainSettings, epochs: int, rate: float) -> tuple[Stage, ...]:
-    """The head alone for four tenths of the epochs, then more and more of the network."""
+def _stages(settings: TrainSettings, epochs: int, rate: float, num_train: int) -> tuple[Stage, ...]:
+    """The head alone for four tenths of the epochs, or until it knows enough pictures; then more and more
+    of the network."""
     shares = settings.unfreeze
-    head = epochs if not shares else max(1, round(0.4 * epochs))
+    head = epochs if not shares else max(1, min(round(0.4 * epochs), math.ceil(HEAD / num_train)))
     each = max(1, (epochs - head) // max(1, len(shares)))
     later = tuple(Stage(each, rate * settings.unfreeze_rate, share) for share in shares)
     return (Stage(head, rate, 0.0), *later)

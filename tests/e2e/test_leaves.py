@@ -41,7 +41,7 @@ def test_leaves_are_killed_finished_served_and_replaced_under_load(tmp_path):
         _answers_over_grpc_and_rest(workspace, place)
         with Load(place["grpc"], _pictures()[0]) as load:
             second = pergola_json(
-                *run, "--set", "train.seed=1", "--set", "train.epochs=20", "--set", "gate.max_loss=1",
+                *run, "--set", "train.seed=1", "--set", "train.epochs=6", "--set", "gate.max_loss=1",
                 "--set", "gate.min_accuracy=0", "--set", "gate.min_recall=0", "--set", "gate.max_drop=1",
                 timeout_s=1500,
             )  # fmt: skip

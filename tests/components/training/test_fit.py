@@ -275,6 +275,8 @@ def test_decide_trains_pretrained_networks_head_first():
     assert [(stage.epochs, stage.share) for stage in recipe.stages] == [(4, 0.0), (6, 0.3)]
     assert recipe.stages[1].learning_rate == pytest.approx(0.1 * recipe.stages[0].learning_rate)
     assert [recipe.stage_at(epoch)[1] for epoch in (0, 3, 4, 9)] == [0, 0, 4, 4]
+    many = decide(TrainSettings(epochs=10), side=224, num_train=15_000, is_pretrained=True)
+    assert [stage.epochs for stage in many.stages] == [2, 8]
     rates = [rate(recipe, step, 31) for step in range(310)]
     assert rates[123] < 0.01 * rates[30] and rates[124] < rates[140] > rates[309]
 
