@@ -17,10 +17,10 @@ from tests.support.versions import saved_model
 
 pytestmark = pytest.mark.containers
 
-LIMITS_MB = {"cpu": 2600, "sync": 250}
+LIMITS_MB = {"cpu": 2600, "gpu": 7000, "sync": 250}
 
 
-@pytest.mark.parametrize("target", ["cpu", "sync"])
+@pytest.mark.parametrize("target", LIMITS_MB)
 def test_image_is_small_and_says_what_it_is(target):
     name = image(target)
     inspected = [ENGINE, "image", "inspect", name, "--format"]
@@ -31,7 +31,7 @@ def test_image_is_small_and_says_what_it_is(target):
     assert text.split() == [VERSION, "10001:10001"]
 
 
-@pytest.mark.parametrize("target", ["cpu", "sync"])
+@pytest.mark.parametrize("target", LIMITS_MB)
 def test_image_holds_no_compiler_and_no_cache(target):
     assert run(target, "sh", "-c", "command -v gcc cc g++ make uv; true") == ""
     assert (
@@ -40,14 +40,15 @@ def test_image_holds_no_compiler_and_no_cache(target):
     )
 
 
-def test_every_step_can_be_imported_in_the_cpu_image():
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_every_step_can_be_imported(target):
     run(
-        "cpu",
+        target,
         "python3",
         "-c",
         "import tensorflow, mlflow, kfp, components.steps, components.ops, serving.server",
     )
-    assert "pergola" in run("cpu", "pergola", "--help")
+    assert "pergola" in run(target, "pergola", "--help")
 
 
 def test_sync_image_holds_no_tensorflow():

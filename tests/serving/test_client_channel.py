@@ -34,14 +34,14 @@ def test_tls_trusts_the_given_authority_and_no_other(authority, tmp_path):
         assert ask(server, Connection(tls=Tls(ca=authority.ca))) == 1
         stranger = Authority(tmp_path)
         with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate|handshake"):
-            ask(server, Connection(tls=Tls(ca=stranger.ca)), timeout_s=0.7)
+            ask(server, Connection(tls=Tls(ca=stranger.ca)), timeout_s=1.5)
 
 
 def test_tls_checks_the_name_that_the_certificate_must_carry(authority):
     with ScriptedServer(credentials=credentials(authority)) as server:
         assert ask(server, Connection(tls=Tls(ca=authority.ca, server_name="server.test"))) == 1
         with pytest.raises(Unavailable):
-            ask(server, Connection(tls=Tls(ca=authority.ca, server_name="other.test")), timeout_s=0.7)
+            ask(server, Connection(tls=Tls(ca=authority.ca, server_name="other.test")), timeout_s=1.5)
 
 
 def test_mutual_tls_shows_who_is_asking(authority):
@@ -49,7 +49,7 @@ def test_mutual_tls_shows_who_is_asking(authority):
     with ScriptedServer(credentials=credentials(authority, mutual=True)) as server:
         assert ask(server, Connection(tls=Tls(authority.ca, certificate, key))) == 1
         with pytest.raises(Unavailable):
-            ask(server, Connection(tls=Tls(authority.ca)), timeout_s=0.7)
+            ask(server, Connection(tls=Tls(authority.ca)), timeout_s=1.5)
 
 
 @pytest.mark.parametrize("problem", ["missing", "no PEM", "half a pair"])
