@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 ENGINE = os.environ.get("ENGINE") or ("podman" if shutil.which("podman") else "docker")
 USER = 123456
-NEVER_REQUIRED = ("gpu",)  # 7 GB, and 30 GB while it is built
+NEVER_REQUIRED = ("gpu",)  # 7 GB, and 45 GB of disk while it is built
 
 
 def environment() -> dict[str, str]:
