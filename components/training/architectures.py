@@ -156,17 +156,6 @@ def measure(images: np.ndarray) -> Statistics:
     )
 
 
-def _histograms(images: np.ndarray) -> np.ndarray:
-    """How often each grey level occurs in each channel, int64 (C, 256)."""
-    import numpy as np
-
-    counts = np.zeros((images.shape[-1], 256), np.int64)
-    for image in images:  # one by one: what is counted is a picture's pixels as 64-bit numbers
-        for channel, row in enumerate(counts):
-            row += np.bincount(image[..., channel].ravel(), minlength=256)
-    return counts
-
-
 def _choose_architecture(settings: ModelSettings, shards: Shards) -> tuple[str, str]:
     asked = settings.architecture
     if settings.weights and asked not in (AUTO, *FAMILIES):
@@ -235,13 +224,25 @@ def _whiten(network: keras.Model, scaling: str, statistics: Statistics) -> None:
     network.get_layer(WHITEN).set_weights([whitening(covariance, channels)])
 
 
+def _histograms(images: np.ndarray) -> np.ndarray:
+    """How often each grey level occurs in each channel, int64 (C, 256)."""
+    import numpy as np
+
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for image in images:  # one by one: what is counted is a picture's pixels as 64-bit numbers
+        for channel, row in enumerate(counts):
+            row += np.bincount(image[..., channel].ravel(), minlength=256)
+    return counts
+
+
 def _patches(images: np.ndarray) -> np.ndarray:
     """Covariance, float64 (4 * C, 4 * C), of patches of 2 x 2 pixels of some of the pictures."""
     import numpy as np
 
-    apart = max(1, min(images.shape[1:3]) // SPREAD)
     some = images[:: -(-len(images) // MEASURED)]
-    corners = [some[:, y : y - 1 or None : apart, x : x - 1 or None : apart] for y in (0, 1) for x in (0, 1)]
+    rows, columns = images.shape[1] - 1, images.shape[2] - 1  # in which a patch may begin
+    apart = max(1, min(images.shape[1:3]) // SPREAD)
+    corners = [some[:, y : y + rows : apart, x : x + columns : apart] for y in (0, 1) for x in (0, 1)]
     patches = np.concatenate(corners, axis=-1).reshape(-1, PATCH**2 * images.shape[-1]).astype(np.float32)
     patches -= patches.mean(0, dtype=np.float64).astype(np.float32)
     return (patches.T @ patches).astype(np.float64) / len(patches)

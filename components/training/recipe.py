@@ -167,8 +167,7 @@ def _epochs(side: int, num_train: int, is_pretrained: bool) -> int:
 
 
 def _stages(settings: TrainSettings, epochs: int, rate: float, num_train: int) -> tuple[Stage, ...]:
-    """The head alone for four tenths of the epochs, or until it knows enough pictures; then more and more
-    of the network."""
+    """The head alone for four tenths of the epochs or for HEAD pictures, then more and more of the rest."""
     shares = settings.unfreeze
     head = epochs if not shares else max(1, min(round(0.4 * epochs), math.ceil(HEAD / num_train)))
     each = max(1, (epochs - head) // max(1, len(shares)))
