@@ -82,14 +82,22 @@ def resize(images: Any, height: int, width: int, aspect: str = "stretch") -> tf.
     """
     import tensorflow as tf
 
+    images = tf.convert_to_tensor(images)
     if aspect == "crop":
         images = _centre_crop(images, height, width)
     inner = _fitting(images, height, width) if aspect == "pad" else (height, width)
-    small = tf.image.resize(images, inner, method="bilinear", antialias=True)
-    small = tf.cast(tf.clip_by_value(tf.round(small), 0.0, 255.0), tf.uint8)
+    fits = tf.reduce_all(tf.equal(tf.shape(images)[-3:-1], inner))
+    small = tf.cond(fits, lambda: images, lambda: _resampled(images, inner))
     if aspect == "pad":
         small = _pad(small, height, width)
     return tf.ensure_shape(small, (*images.shape[:-3], height, width, images.shape[-1]))
+
+
+def _resampled(images: Any, size: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    values = tf.image.resize(images, size, method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)
 
 
 def _decode_jpeg(contents: Any) -> tf.Tensor:

@@ -63,20 +63,41 @@ def _fused_class() -> type:
         def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
             import tensorflow as tf
 
-            learns = bool(training) and self.trainable
+            if not (training and self.trainable):
+                return self._as_it_is(inputs)
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs,
                 tf.convert_to_tensor(self.gamma),
                 tf.convert_to_tensor(self.beta),
-                mean=None if learns else tf.convert_to_tensor(self.moving_mean),
-                variance=None if learns else tf.convert_to_tensor(self.moving_variance),
                 epsilon=self.epsilon,
-                is_training=learns,
+                is_training=True,
             )
-            if learns:
-                self._move(self.moving_mean, mean)
-                self._move(self.moving_variance, variance)
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance)
             return outputs
+
+        def _as_it_is(self, inputs: Any) -> Any:
+            """By the statistics that are there; only the inputs get a gradient.
+
+            TensorFlow's own gradient also sums up those of weights that do not learn, needs the inputs for
+            that, and so keeps them from being fused with the convolution that made them.
+            """
+            import tensorflow as tf
+
+            gamma, beta, mean, variance = (
+                tf.convert_to_tensor(value)
+                for value in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+            )
+
+            @tf.custom_gradient
+            def normalized(values: Any) -> Any:
+                outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                    values, gamma, beta, mean=mean, variance=variance, epsilon=self.epsilon, is_training=False
+                )
+                scale = gamma * tf.math.rsqrt(variance + self.epsilon)
+                return outputs, lambda gradient: gradient * tf.cast(scale, gradient.dtype)
+
+            return normalized(inputs)
 
         def _move(self, average: Any, value: Any) -> None:
             average.assign(average * self.momentum + value * (1.0 - self.momentum))

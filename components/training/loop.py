@@ -17,6 +17,8 @@ from components.training.checkpoint import Checkpoint, State
 from components.training.distribution import Workers
 from components.training.recipe import Recipe, rate
 
+AT_ONCE = 128  # pictures whose forward pass fills a processor; depthwise convolutions of few are slow
+
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
@@ -114,7 +116,9 @@ class Loop:
         self.bar.set_postfix_str(_line(metrics))
 
     def _validation_batch(self) -> int:
-        return max(1, self.recipe.batch_size // self.state.accumulate)
+        """Larger than a small training batch: without gradients, four times as many fit into memory."""
+        piece = max(1, self.recipe.batch_size // self.state.accumulate)
+        return max(piece, min(4 * piece, AT_ONCE))
 
     def is_done(self) -> bool:
         """Whether to stop: all epochs done, no progress, or out of time."""

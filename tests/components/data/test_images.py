@@ -192,6 +192,13 @@ def test_resize_gives_one_picture_and_a_batch_the_same(aspect, size):
     np.testing.assert_array_equal(batch, [one, one])
 
 
+@pytest.mark.parametrize("aspect", images.ASPECTS)
+def test_resize_leaves_a_picture_that_fits_as_resampling_would(aspect):
+    image = np.asarray(picture(33, 20))
+    np.testing.assert_array_equal(images.resize(image, *image.shape[:2], aspect), image)
+    np.testing.assert_array_equal(images._resampled(image, image.shape[:2]), image)
+
+
 def test_resize_crops_the_longer_side_evenly():
     image = np.zeros((4, 12, 1), np.uint8)
     image[:, 4:8] = 200

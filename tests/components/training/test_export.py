@@ -11,7 +11,7 @@ from components.errors import InputError
 from components.evaluation import costs
 from components.evaluation import pictures as evaluation_pictures
 from components.evaluation.calibration import Temperature, apply_temperature, fit_temperature
-from components.training import architectures, export, feed, fold, warmup
+from components.training import architectures, export, feed, fold, layers, warmup
 from components.training.architectures import ModelSettings, Statistics
 from components.training.export import ExportSettings
 from serving import contract
@@ -320,6 +320,31 @@ def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(pictures):
         np.testing.assert_allclose(
             folded.predict_on_batch(batch), plain.predict_on_batch(batch), rtol=1e-3, atol=1e-3
         )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_frozen_fused_layer_answers_and_passes_gradients_on_as_a_plain_one(training):
+    import keras
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    values = tf.constant(rng.normal(size=(2, 3, 3, 5)), tf.float32)
+    weights = rng.uniform(0.5, 2.0, (4, 5)).astype(np.float32)  # scale, offset, mean, variance
+
+    def outputs_and_gradient(fused):
+        layer = layers.batch_norm(fused)
+        layer.build(values.shape)
+        layer.set_weights(weights)
+        layer.trainable = False
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            outputs = layer(values, training=training)
+            total = tf.reduce_sum(outputs**3)
+        return outputs, tape.gradient(total, values)
+
+    assert keras.backend.backend() == "tensorflow"
+    for fused, plain in zip(outputs_and_gradient(True), outputs_and_gradient(False), strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_fused_layers_have_the_weights_and_outputs_of_plain_ones(pictures):
