@@ -75,7 +75,7 @@ CASES = {
     ),
     "cifar10": Case(CIFAR, 8, accuracy=0.91, seconds=2400),
     "cifar10-pretrained": Case(
-        CIFAR, 30, (*MOBILENET, "model.image_size=96", "train.epochs=5", "train.unfreeze=[1.0]",
+        CIFAR, 37, (*MOBILENET, "model.image_size=96", "train.epochs=8", "train.unfreeze=[1.0]",
                     "train.unfreeze_rate=0.2"), accuracy=0.91, seconds=2400,
     ),
     "cifar10-quick": Case(
@@ -152,6 +152,8 @@ def one(shards: Path, case: Case, seed: int, out: Path) -> dict[str, Any]:
     file = out.with_suffix(".json")
     if (known := read(file)).get("settings") == list(case.settings):
         return known
+    import tensorflow  # noqa: F401 - seconds do not count loading it
+
     settings = config.load(None, case.settings)
     speed: dict[str, float] = {}
     curve = []

@@ -221,7 +221,11 @@ def validate(
 
 
 def predict(network: Any, pictures: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Logits float32 (N, classes). Every batch has the same size, so that nothing is traced twice."""
+    """Logits float32 (N, classes), of about equal batches of at most `batch_size` pictures.
+
+    Every batch has the same size, so that nothing is traced twice.
+    """
+    batch_size = math.ceil(len(pictures) / math.ceil(len(pictures) / batch_size))
     outputs = []
     for start in range(0, len(pictures), batch_size):
         batch = pictures[start : start + batch_size].astype(np.float32)
