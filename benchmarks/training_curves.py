@@ -8,6 +8,9 @@ from typing import Any
 
 from components.training.comparison_chart import STYLE
 
+SECONDS = (10, 30, 100, 300, 1000, 3000)
+ERRORS = (0, 1, 2, 5, 10, 20, 50)
+
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
     """Write an SVG file: one line a training, those of one case in one colour.
@@ -26,8 +29,14 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
                 errors = [100 * (1 - epoch["val_accuracy"]) for epoch in run["curve"]]
                 label = name if run is seeds[0] else None
                 axes.plot(seconds, errors, ".-", color=f"C{number}", linewidth=1, label=label)
-        axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="validation error, %")
+        axes.set_xscale("log")
+        axes.set_yscale("symlog", linthresh=1.0)  # an error of nothing has a place, too
+        axes.set_xticks(SECONDS, [f"{value:,}" for value in SECONDS])
+        axes.set_yticks(ERRORS, [str(value) for value in ERRORS])
+        axes.minorticks_off()
+        axes.set(xlabel="seconds of training", ylabel="validation error, %")
+        axes.set_ylim(-0.1, None)
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside right upper")
+        axes.legend(frameon=False)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, metadata={"Date": None, "Creator": None})
