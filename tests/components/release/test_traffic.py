@@ -50,6 +50,7 @@ def test_rollback_goes_to_the_version_before_once():
         (lambda: traffic.promote(Release(stable=2)), "no canary to promote"),
         (lambda: traffic.withdraw(Release(stable=2)), "no canary to withdraw"),
         (lambda: traffic.withdraw(Release(stable=2), 9), "neither stable"),
+        (lambda: traffic.rollback(Release()), "Nothing is stable"),
     ],
 )
 def test_changes_that_make_no_sense_say_what_to_do(change, message):
