@@ -101,10 +101,11 @@ def withdraw(release: Release, version: int | None = None) -> Release:
 
 def rollback(release: Release) -> Release:
     """The version before the stable one is stable again; a canary is withdrawn as well."""
-    if release.previous is None and release.stable is None:
-        raise InputError("Nothing is stable, so no version is before it. Name one: pergola release stable N.")
     if release.previous is None:
-        raise InputError(f"No version before {release.stable} is known. Name one: pergola release stable N.")
+        why = f"No version before {release.stable} is known."
+        if release.stable is None:
+            why = "Nothing is stable, so no version is before it."
+        raise InputError(f"{why} Name one: pergola release stable N.")
     return _next(release, stable=release.previous, previous=None, canary=None, share=0.0)
 
 

@@ -64,7 +64,7 @@ def _fused_class() -> type:
             import tensorflow as tf
 
             if not (training and self.trainable):
-                return self._as_it_is(inputs)
+                return self._in_inference_mode(inputs)
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs,
                 tf.convert_to_tensor(self.gamma),
@@ -76,7 +76,7 @@ def _fused_class() -> type:
             self._move(self.moving_variance, variance)
             return outputs
 
-        def _as_it_is(self, inputs: Any) -> Any:
+        def _in_inference_mode(self, inputs: Any) -> Any:
             """By the statistics that are there; only the inputs get a gradient.
 
             TensorFlow's own gradient also sums up those of weights that do not learn, needs the inputs for
