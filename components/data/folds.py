@@ -27,7 +27,27 @@ def group_folds(labels: Ints, groups: Ints, folds: int, seed: int) -> Iterator[t
 
     Classes are spread evenly as far as groups allow. Every class wants `folds` groups (`enough_groups`).
     """
-    from sklearn.model_selection import StratifiedGroupKFold
+    fold = _fold_of_rows(labels, groups, folds, seed)
+    for number in range(folds):
+        yield np.flatnonzero(fold != number), np.flatnonzero(fold == number)
 
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    yield from splitter.split(np.zeros((len(labels), 1)), labels, groups)
+
+def _fold_of_rows(labels: Ints, groups: Ints, folds: int, seed: int) -> Ints:
+    """Groups go, the largest first, where there is least of their classes; int (N,).
+
+    scikit-learn's StratifiedGroupKFold does the same with a standard deviation for each group and fold:
+    minutes for a hundred thousand pictures.
+    """
+    sizes = np.bincount(groups)
+    (owners, kinds), counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
+    starts = np.searchsorted(owners, np.arange(len(sizes) + 1))
+    weights = counts / np.bincount(labels)[kinds]
+    filled = np.zeros((int(labels.max()) + 1, folds))
+    fold = np.zeros(len(sizes), np.int64)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        own = slice(starts[group], starts[group + 1])
+        there = filled[kinds[own]]
+        fold[group] = np.lexsort((filled.sum(axis=0), weights[own] @ there))[0]
+        filled[kinds[own], fold[group]] += counts[own]
+    return fold[groups]

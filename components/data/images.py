@@ -54,16 +54,31 @@ def decode(contents: Any, channels: int) -> tf.Tensor:
     channels: 1 for grey, 3 for RGB.  Transparent parts lie on white.
     Formats by their first bytes; anything else is refused with INVALID_ARGUMENT.
     """
-    import tensorflow as tf
-
     if channels not in (1, 3):
         raise ValueError(f"A picture has 1 or 3 channels. Got {channels}.")
+    return _decoder(channels)(contents)
+
+
+@functools.cache
+def _decoder(channels: int) -> Any:
+    """Traced once, which takes a second, for all graphs of the process that decode."""
+    import tensorflow as tf
+
+    def decoded(contents: Any) -> tf.Tensor:
+        image = _decode_rgb(contents)
+        return image if channels == 3 else to_grey(image)
+
+    return tf.function(decoded, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+
+
+def _decode_rgb(contents: Any) -> tf.Tensor:
+    import tensorflow as tf
+
     decoders = (_decode_jpeg, _decode_png, _decode_webp, _decode_bmp, _decode_gif, _decode_other)
     is_kind = tf.equal(tf.strings.substr(contents, 0, 1), tf.constant(_FIRST_BYTES))
     kind = tf.reduce_min(tf.where(is_kind, tf.range(len(_FIRST_BYTES)), len(_FIRST_BYTES)))
     image = tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
-    image = tf.ensure_shape(image, (None, None, 3))
-    return image if channels == 3 else to_grey(image)
+    return tf.ensure_shape(image, (None, None, 3))
 
 
 def to_grey(image: Any) -> tf.Tensor:

@@ -151,30 +151,30 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
             """float32 (N, C), before the temperature."""
             return tf.cast(self._look(image)[2], tf.float32)
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def serve(self, image: Any) -> dict[str, Any]:
             return self._answer(images.load_batch(image, *size, training.channels, training.aspect))
 
-        @tf.function(input_signature=[decoded])
+        @tf.function(input_signature=[decoded], autograph=False)
         def serve_tensor(self, image: Any) -> dict[str, Any]:
             # A server does not hold shapes against the signature, and TensorFlow 2.21 with oneDNN ends the
             # process on a convolution of a three-dimensional tensor. This check runs with every request.
             image = tf.ensure_shape(image, decoded.shape)
             return self._answer(images.resize(image, *size, training.aspect))
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def embed(self, image: Any) -> dict[str, Any]:
             return {contract.EMBEDDING: tf.cast(self._look(image)[1], tf.float32)}
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def explain(self, image: Any) -> dict[str, Any]:
             return {contract.SALIENCY: _grad_cam(self._look(image)[0], head)}
 
-        @tf.function(input_signature=[indices])
+        @tf.function(input_signature=[indices], autograph=False)
         def name(self, index: Any) -> dict[str, Any]:
             return {contract.LABEL: tf.gather(self.labels, index)}
 
-        @tf.function(input_signature=[pixels])
+        @tf.function(input_signature=[pixels], autograph=False)
         def _compute(self, pictures: Any) -> Any:
             return whole(tf.cast(_guard_count(pictures), tf.float32), training=False)
 

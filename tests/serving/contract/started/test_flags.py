@@ -10,7 +10,7 @@ import pytest
 from tests.serving.contract.started.conftest import DidNotStart
 from tests.support import models
 from tests.support.certificates import Authority
-from tests.support.servers import models_config, until
+from tests.support.servers import models_config
 from tests.support.wire import Refusal, Wire
 
 ZERO = {"x": [0.0]}
