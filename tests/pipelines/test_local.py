@@ -149,6 +149,7 @@ def test_a_stricter_gate_rejects_without_training_again(first, photos, workspace
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
 
+@pytest.mark.slow
 def test_costs_redo_the_export_and_not_the_training(first, photos, workspace, tmp_path):
     costs = tmp_path / "costs.csv"
     costs.write_text("true,predicted,cost,ask a person\n*,*,1,0.4\n")
@@ -172,6 +173,7 @@ def test_costs_that_cannot_be_read_are_told_before_any_work(photos, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_a_withdrawn_folder_is_published_again(first, photos, workspace):
     from components.release.publish import withdraw
 
@@ -181,6 +183,7 @@ def test_a_withdrawn_folder_is_published_again(first, photos, workspace):
     assert Path(again.model_path, "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_more_pictures_make_a_second_version_beside_the_champion(first, photos, workspace):
     before = _parts(workspace, first)
     for path, image in (("class_0/new.png", 40), ("class_1/new.png", 41)):

@@ -26,6 +26,7 @@ def workspace(tmp_path):
     return workspace
 
 
+@pytest.mark.slow
 def test_serve_picks_up_models_that_come_later(workspace, tmp_path):
     with serving(workspace.root) as place:
         with pytest.raises(urllib.error.HTTPError) as error:

@@ -64,6 +64,7 @@ def test_nothing_is_lost_when_a_server_is_killed_and_comes_back():
         assert all(answer == 2 * number for number, answer in pairs)
 
 
+@pytest.mark.slow
 def test_futures_survive_a_kill_as_well():
     port = free_port()
     with Doubler(port) as server, Client(f"127.0.0.1:{port}", model="leaves", timeout_s=30) as client:

@@ -83,6 +83,7 @@ def test_tune_batching_refuses_settings_that_measure_nothing(tmp_path):
         tune_batching(tmp_path, "leaves", {"image": [b"a"]}, concurrency=0)
 
 
+@pytest.mark.slow
 def test_child_server_can_be_killed_and_started_again(tmp_path):
     with ChildServer(tmp_path, "leaves", command=SCRIPTED) as server:
         first = server.pid
