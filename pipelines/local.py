@@ -20,6 +20,7 @@ from components.data.relabel import RELABEL_FILE, refuse_to_replace
 from components.errors import InputError, PergolaError
 from components.evaluation.costs import read_text
 from components.release.rehearse import Rehearsals
+from components.training.pretrained import check_weights
 from pipelines import account, local_data, local_model, local_release, reuse, runs, words
 from pipelines.config import Settings
 from pipelines.like import Like
@@ -46,8 +47,9 @@ def run(photos: Path, settings: Settings, workspace: Workspace, *, show: Show, f
     """
     if force is not None and force not in STEPS:
         raise InputError(f"--force: there is no step '{force}'.{records.nearest(force, STEPS)}")
-    if settings.export.costs:
-        read_text(settings.export.costs)  # told before any work is done
+    if settings.export.costs:  # what is wrong with files is told before any work is done
+        read_text(settings.export.costs)
+    check_weights(settings.model.weights, settings.model.architecture)
     walk = begin(photos, settings, workspace, show, force)
     walk.like = like
     with workspace.lock("a run"), explained(workspace.root):

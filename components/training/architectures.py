@@ -17,14 +17,14 @@ from components.errors import InputError
 from components.training import layers, pretrained
 from components.training.convnet import ConvPlan, conv
 from components.training.ladder import LADDER
-from components.training.pretrained import FAMILIES, IMAGENET, architecture_of
+from components.training.pretrained import AUTO, FAMILIES, IMAGENET, architecture_of, check_weights
 from components.training.resnet import PATCH, WHITEN, resnet_fast, whitening
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-AUTO, RESNET_FAST, CONV = "auto", "resnet_fast", "conv"
+RESNET_FAST, CONV = "resnet_fast", "conv"
 NAMES = (AUTO, RESNET_FAST, CONV, *LADDER, *FAMILIES)
 
 LOGITS = "logits"
@@ -158,8 +158,7 @@ def measure(images: np.ndarray) -> Statistics:
 
 def _choose_architecture(settings: ModelSettings, shards: Shards) -> tuple[str, str]:
     asked = settings.architecture
-    if settings.weights and asked not in (AUTO, *FAMILIES):
-        raise InputError(f"model.weights: '{asked}' takes no pretrained weights. Leave one of both out.")
+    check_weights(settings.weights, asked)
     if asked != AUTO:
         return asked, "the settings ask for it"
     num_train = shards.parts["train"].num_images

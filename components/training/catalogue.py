@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.training import architectures
-from components.training.architectures import AUTO, CONV, RESNET_FAST
+from components.training.architectures import CONV, RESNET_FAST
 from components.training.flops import PER_WEIGHT
 from components.training.ladder import LADDER
-from components.training.pretrained import FAMILIES
+from components.training.pretrained import AUTO, FAMILIES
 
 NAMES = tuple(name for name in architectures.NAMES if name != AUTO)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.errors import InputError
 
+AUTO = "auto"  # in place of a name
 IMAGENET = "imagenet"  # in place of a file: Keras's own cache or download
 NEWEST_FORMAT = ".weights.h5"
 
@@ -41,6 +42,25 @@ FAMILIES = {
 }
 
 
+def check_weights(weights: str, architecture: str) -> None:
+    """Refuse weights that cannot be used, without loading TensorFlow.
+
+    weights: "" for none, "imagenet", or a file.  architecture: a name, or "auto" for whatever the file holds.
+    Raises InputError for an architecture that takes none, and a file that is missing, no HDF5, or another's.
+    """
+    if not weights:
+        return
+    if architecture not in (AUTO, *FAMILIES):
+        raise InputError(
+            f"model.weights: '{architecture}' takes no pretrained weights. Leave one of both out."
+        )
+    if weights == IMAGENET:
+        return
+    found = architecture_of(Path(weights))
+    if found is not None and architecture not in (AUTO, found):
+        raise InputError(f"model.weights: {weights} holds weights of '{found}', wanted '{architecture}'.")
+
+
 def features(name: str, inputs: Any, weights: str) -> Any:
     """Pooled features (N, D) of pictures (N, H, W, C) from 0 to 255.
 
@@ -60,10 +80,8 @@ def _loaded(name: str, weights: str, shape: tuple[int, int, int]) -> list[Any]:
 
     if weights == IMAGENET:
         return list(_without_top(name, keras.Input(shape), IMAGENET).get_weights())
+    check_weights(weights, name)
     path = Path(weights)
-    found = architecture_of(path)
-    if found is not None and found != name:
-        raise InputError(f"model.weights: {path} holds weights of '{found}', wanted '{name}'.")
     network = _without_top(name, keras.Input(shape))
     try:
         with warnings.catch_warnings():

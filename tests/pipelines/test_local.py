@@ -173,6 +173,16 @@ def test_costs_that_cannot_be_read_are_told_before_any_work(photos, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_weights_that_cannot_be_used_are_told_before_any_work(photos, tmp_path):
+    (tmp_path / "text.h5").write_text("not weights")
+    with pytest.raises(InputError, match=r"text\.h5 is no HDF5 file"):
+        run(photos, Workspace(tmp_path / "work"), f"model.weights={tmp_path / 'text.h5'}",
+            "model.architecture=auto")  # fmt: skip
+    with pytest.raises(InputError, match="'cnn_pool' takes no pretrained weights"):
+        run(photos, Workspace(tmp_path / "work"), "model.weights=imagenet")
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.slow
 def test_a_withdrawn_folder_is_published_again(first, photos, workspace):
     from components.release.publish import withdraw
