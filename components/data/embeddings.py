@@ -55,11 +55,11 @@ def embedding_for(architecture: str, weights: str, side: int = 224) -> Embedding
 
     Loads TensorFlow only for a network. Raises InputError for weights that are missing or do not fit.
     """
-    from components.training.pretrained import FAMILIES, IMAGENET, architecture_of
+    from components.training.pretrained import FAMILIES, architecture_of
 
     if not weights:
         return PLAIN
-    named = "mobilenet_v2" if weights == IMAGENET else architecture_of(Path(weights))
+    named = architecture_of(weights)
     name = architecture if architecture in FAMILIES else named
     if name is None:
         return PLAIN

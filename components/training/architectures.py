@@ -7,7 +7,6 @@ float32 (N, classes). The layer "logits" is its last; what goes into it is the e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import records
@@ -17,7 +16,7 @@ from components.errors import InputError
 from components.training import layers, pretrained
 from components.training.convnet import ConvPlan, conv
 from components.training.ladder import LADDER
-from components.training.pretrained import AUTO, FAMILIES, IMAGENET, architecture_of, check_weights
+from components.training.pretrained import AUTO, FAMILIES, architecture_of, check_weights
 from components.training.resnet import PATCH, WHITEN, resnet_fast, whitening
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ def _choose_architecture(settings: ModelSettings, shards: Shards) -> tuple[str, 
     num_train = shards.parts["train"].num_images
     pictures = f"{num_train} pictures in {len(shards.labels)} classes"
     if settings.weights:
-        found = "mobilenet_v2" if settings.weights == IMAGENET else architecture_of(Path(settings.weights))
+        found = architecture_of(settings.weights)
         if found is None:
             raise InputError(
                 f"model.weights: {settings.weights} is of no known architecture. "

@@ -56,7 +56,7 @@ def check_weights(weights: str, architecture: str) -> None:
         )
     if weights == IMAGENET:
         return
-    found = architecture_of(Path(weights))
+    found = architecture_of(weights)
     if found is not None and architecture not in (AUTO, found):
         raise InputError(f"model.weights: {weights} holds weights of '{found}', wanted '{architecture}'.")
 
@@ -106,14 +106,18 @@ def _without_top(name: str, inputs: Any, weights: str | None = None) -> Any:
     )
 
 
-def architecture_of(path: Path) -> str | None:
+def architecture_of(weights: str) -> str | None:
     """The name of the architecture whose weights a file holds, by its layers; None for one unknown.
 
-    Files of Keras 2 name the layers; those of Keras 3 (.weights.h5) number them, and none is known.
+    "imagenet", which all have, counts as MobileNetV2's. Files of Keras 2 name the layers; those of Keras 3
+    (.weights.h5) number them, and none is known.
     Raises InputError when there is no such file, or it is no HDF5 file.
     """
     import h5py
 
+    if weights == IMAGENET:
+        return "mobilenet_v2"
+    path = Path(weights)
     if not path.is_file():
         raise InputError(f"model.weights: '{path}' is no file. Give a .h5 file of weights without top.")
     try:
