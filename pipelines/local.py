@@ -138,6 +138,7 @@ def validate(
     """
     if relabel is not None:
         refuse_to_replace(relabel)
+    check_weights(settings.model.weights, settings.model.architecture)
     walk = begin(photos, settings, workspace, show)
     with workspace.lock("a check"), explained(workspace.root):
         manifest = local_data.scan(walk)

@@ -180,6 +180,9 @@ def test_weights_that_cannot_be_used_are_told_before_any_work(photos, tmp_path):
             "model.architecture=auto")  # fmt: skip
     with pytest.raises(InputError, match="'cnn_pool' takes no pretrained weights"):
         run(photos, Workspace(tmp_path / "work"), "model.weights=imagenet")
+    settings = config.load(None, [f"model.weights={tmp_path / 'gone.h5'}"])
+    with pytest.raises(InputError, match=r"gone\.h5' is no file"):
+        local.validate(photos, settings, Workspace(tmp_path / "work"), show=Quiet())
     assert not (tmp_path / "work").exists()
 
 
