@@ -94,7 +94,7 @@ def accuracy(shards_folder: Path, training_folder: Path, part: str) -> float:
     network = keras.saving.load_model(training_folder / MODEL, compile=False)
     shape = feed.Shape(training.height, training.width, training.channels, training.aspect)
     pictures, labels = feed.read(shards_folder, shards.parts[part], shape, limit=MOST_SCORED)
-    return loop.validate(network, pictures, labels, 64)["val_accuracy"]
+    return loop.validate(loop.forward_of(network), pictures, labels, 64)["val_accuracy"]
 
 
 def _row(

@@ -20,6 +20,7 @@ from components.training.recipe import Recipe, rate
 AT_ONCE = 128  # pictures whose forward pass fills a processor; depthwise convolutions of few are slow
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
+Forward = Callable[[NDArray[np.float32]], Any]  # pictures (N, H, W, C) to logits (N, classes)
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._resumed: list[NDArray[Any]] | None = None
         self._last_save = time.monotonic()
+        self._forward = forward_of(self.network)
         self.speed = Speed()
 
     def resume(self, variables: list[NDArray[Any]]) -> None:
@@ -103,7 +105,7 @@ class Loop:
     def _end_epoch(self, logs: Mapping[str, float]) -> None:
         metrics = {"loss": logs["loss"], "accuracy": logs["accuracy"]}
         with self._averaged():
-            metrics |= validate(self.network, *self.validation, self._validation_batch())
+            metrics |= validate(self._forward, *self.validation, self._validation_batch())
             is_best = self._is_best(metrics)
             if is_best:
                 epoch = len(self.state.history) + 1
@@ -207,12 +209,12 @@ class _Averaged:
 
 
 def validate(
-    network: Any, pictures: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int
+    forward: Forward, pictures: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int
 ) -> dict[str, float]:
     """val_loss (log loss, nats) and val_accuracy on plain pictures; empty when there are none."""
     if not len(labels):
         return {}
-    logits = predict(network, pictures, batch_size).astype(np.float64)
+    logits = predict(forward, pictures, batch_size).astype(np.float64)
     logits -= logits.max(1, keepdims=True)
     log_sum = np.log(np.exp(logits).sum(1))
     losses = log_sum - logits[np.arange(len(labels)), labels]
@@ -220,7 +222,14 @@ def validate(
     return {"val_loss": float(losses.mean()), "val_accuracy": accuracy}
 
 
-def predict(network: Any, pictures: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+def forward_of(network: Any) -> Forward:
+    """The network's answers, traced once: Keras traces its own anew after each `compile`."""
+    import tensorflow as tf
+
+    return tf.function(lambda pictures: network(pictures, training=False), autograph=False)
+
+
+def predict(forward: Forward, pictures: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """Logits float32 (N, classes), of about equal batches of at most `batch_size` pictures.
 
     Every batch has the same size, so that nothing is traced twice.
@@ -231,7 +240,7 @@ def predict(network: Any, pictures: NDArray[np.uint8], batch_size: int) -> NDArr
         batch = pictures[start : start + batch_size].astype(np.float32)
         missing = batch_size - len(batch)
         padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
-        outputs.append(np.asarray(network.predict_on_batch(padded))[: len(batch)])
+        outputs.append(np.asarray(forward(padded))[: len(batch)])
     return np.concatenate(outputs)
 
 

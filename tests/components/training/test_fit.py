@@ -98,7 +98,7 @@ def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
     assert network.count_params() == training.num_parameters
     assert {layer.__class__.__module__.split(".")[0] for layer in network.layers} == {"keras"}
     test = feed.read(shards_folder, Shards.load(shards_folder).parts["test"], feed.Shape(8, 8, 3, "stretch"))
-    assert loop.validate(network, *test, 16)["val_accuracy"] >= 0.9
+    assert loop.validate(loop.forward_of(network), *test, 16)["val_accuracy"] >= 0.9
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
@@ -107,7 +107,7 @@ def test_predict_answers_for_every_picture_whatever_the_batches(undisturbed, sha
     part, shape = Shards.load(shards_folder).parts["train"], feed.Shape(8, 8, 3, "stretch")
     pictures, _ = feed.read(shards_folder, part, shape, limit=9)
     wanted = np.asarray(network(pictures.astype(np.float32)))
-    np.testing.assert_allclose(loop.predict(network, pictures, batch_size), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(loop.predict(loop.forward_of(network), pictures, batch_size), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_fit_goes_on_after_breaks_as_if_there_was_none(
