@@ -161,7 +161,7 @@ def _batch_size(optimizer: str, num_train: int) -> int:
 def _epochs(side: int, num_train: int, is_pretrained: bool) -> int:
     """Few pictures need more passes; so do large ones, of which there is more to learn."""
     pictures_seen, least, most = (
-        (7_000, 5, 20) if is_pretrained else (60_000, 8, 60) if side >= LARGE else (30_000, 8, 60)
+        (10_000, 5, 20) if is_pretrained else (60_000, 8, 60) if side >= LARGE else (30_000, 8, 60)
     )
     return min(most, max(least, round(pictures_seen / num_train)))
 

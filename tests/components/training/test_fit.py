@@ -291,11 +291,12 @@ def test_decide_trains_pretrained_networks_head_first():
 
 
 def test_decide_follows_the_number_of_pictures_not_the_clock():
-    epochs = [
-        decide(TrainSettings(), side=side, num_train=num, is_pretrained=False).epochs
-        for side, num in ((8, 1257), (128, 1220), (28, 60_000), (128, 100))
-    ]
-    assert epochs == [24, 49, 8, 60]
+    def epochs(side, num_train, is_pretrained=False):
+        recipe = decide(TrainSettings(), side=side, num_train=num_train, is_pretrained=is_pretrained)
+        return recipe.epochs
+
+    assert [epochs(8, 1257), epochs(128, 1220), epochs(28, 60_000), epochs(128, 100)] == [24, 49, 8, 60]
+    assert [epochs(224, num, is_pretrained=True) for num in (100, 1220, 60_000)] == [20, 8, 5]
 
 
 @pytest.mark.slow
