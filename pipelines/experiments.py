@@ -112,15 +112,17 @@ class Found:
         return {**plain, "config": str(self.config)}
 
     def words(self) -> str:
-        """The best trials and what to do with them."""
+        """The best trial, why others failed, and what to do next."""
         best = self.tuning.best
-        failed = sum(1 for trial in self.tuning.trials if trial.problem)
+        failed = [trial for trial in self.tuning.trials if trial.problem]
         changes = ", ".join(f"{name}={value}" for name, value in best.values.items())
-        return (
-            f"{len(self.tuning.trials)} trials, {failed} failed; the best is {best.id} with validation "
-            f"accuracy {best.val_accuracy:.2%} after {best.epochs} epochs\n  {changes}\n"
-            f"  next    pergola run {self.photos} --config {self.config}"
-        )
+        return "\n".join((
+            f"{len(self.tuning.trials)} trials, {len(failed)} failed; the best is {best.id} with validation "
+            f"accuracy {best.val_accuracy:.2%} after {best.epochs} epochs",
+            f"  {changes}",
+            *(f"  trial {trial.id} failed: {trial.problem}" for trial in failed),
+            f"  next    pergola run {self.photos} --config {self.config}",
+        ))  # fmt: skip
 
 
 def tune(

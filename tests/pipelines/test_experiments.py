@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from components.training.tune import Trial, Tuning
 from pipelines.cli import pergola
+from pipelines.experiments import Found
 from tests.support import pictures
 
 
@@ -39,3 +42,11 @@ def test_ladder_from_pictures_to_a_table_and_a_picture(tmp_path):
     again = run(*command)
     assert json.loads(again.stdout) == answer  # seconds too: nothing was trained again
     assert not list((tmp_path / "work" / "models").iterdir())
+
+
+def test_tune_says_why_trials_failed():
+    good = Trial("0", {"model.dropout": 0.1}, 0.75, 0.9, 2, 1000, 3.0)
+    bad = Trial("1", {"model.dropout": 0.2}, None, None, 0, 0, 1.0, "Training broke down.")
+    words = Found(Tuning("random", good, (good, bad)), Path("best.toml"), Path("photos")).words()
+    assert "2 trials, 1 failed; the best is 0 with validation accuracy 75.00%" in words
+    assert "\n  trial 1 failed: Training broke down.\n" in words and "trial 0 failed" not in words

@@ -107,7 +107,8 @@ def test_predict_answers_for_every_picture_whatever_the_batches(undisturbed, sha
     part, shape = Shards.load(shards_folder).parts["train"], feed.Shape(8, 8, 3, "stretch")
     pictures, _ = feed.read(shards_folder, part, shape, limit=9)
     wanted = np.asarray(network(pictures.astype(np.float32)))
-    np.testing.assert_allclose(loop.predict(loop.forward_of(network), pictures, batch_size), wanted, rtol=1e-4, atol=1e-4)
+    found = loop.predict(loop.forward_of(network), pictures, batch_size)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_fit_goes_on_after_breaks_as_if_there_was_none(

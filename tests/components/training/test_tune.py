@@ -167,3 +167,8 @@ def test_tune_wants_a_validation_part(tmp_path):
     with pytest.raises(InputError, match="no validation pictures"):
         steps.tune(tmp_path / "shards", tmp_path / "out", TuneSettings(), base=BASE)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_number_comes_back_without_the_dust_of_added_steps():
+    parameter = space.Parameter("augment.zoom", float, low=0.0, high=0.3, step=0.05)
+    assert parameter.decoded(0.05 + 0.05 + 0.05) == 0.15 != 0.05 + 0.05 + 0.05
