@@ -70,7 +70,7 @@ class Parameter:
         is_list = any(isinstance(item, list | tuple) for item in self.values)
         if self.kind is bool:
             return bool(value)  # keras-tuner keeps it as a number
-        if isinstance(value, float):
+        if self.kind is float and not self.values:
             return float(f"{value:.6g}")  # keras-tuner adds up steps: 0.15000000000000002
         return json.loads(value) if is_list else value
 

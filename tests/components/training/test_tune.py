@@ -172,3 +172,5 @@ def test_tune_wants_a_validation_part(tmp_path):
 def test_a_number_comes_back_without_the_dust_of_added_steps():
     parameter = space.Parameter("augment.zoom", float, low=0.0, high=0.3, step=0.05)
     assert parameter.decoded(0.05 + 0.05 + 0.05) == 0.15 != 0.05 + 0.05 + 0.05
+    listed = space.Parameter("augment.zoom", float, values=(0.123456789,))
+    assert listed.decoded(listed.encoded(0.123456789)) == 0.123456789
