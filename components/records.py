@@ -33,7 +33,8 @@ def setting(
 ) -> Any:
     """A field of a settings dataclass: its default is our advice, `help` its one-line comment.
 
-    low, high: inclusive bounds of a number.  choices: the only values allowed, where not empty.
+    low, high: inclusive bounds of a number, or of each in a list.
+    choices: the only values allowed, where not empty.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": choices}
     if isinstance(default, list | dict | set):
@@ -212,18 +213,18 @@ def _check(field: dataclasses.Field[Any], value: Any, where: str) -> None:
         raise InputError(
             f"{where}: '{value}' is not one of {', '.join(map(str, choices))}.{_offer(value, choices)}"
         )
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = field.metadata.get("low"), field.metadata.get("high")
-        too_low, too_high = low is not None and value < low, high is not None and value > high
-        if too_low or too_high or not math.isfinite(value):
-            limits = (
-                f"at least {low}"
-                if high is None
-                else f"at most {high}"
-                if low is None
-                else f"{low} to {high}"
-            )
-            raise InputError(f"{where}: {value} is out of bounds, wanted {limits}.")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_bounds(number, field.metadata.get("low"), field.metadata.get("high"), where)
+
+
+def _check_bounds(number: float, low: float | None, high: float | None, where: str) -> None:
+    too_low, too_high = low is not None and number < low, high is not None and number > high
+    if too_low or too_high or not math.isfinite(number):
+        limits = (
+            f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+        )
+        raise InputError(f"{where}: {number} is out of bounds, wanted {limits}.")
 
 
 def _offer(value: Any, choices: tuple[Any, ...]) -> str:

@@ -68,7 +68,9 @@ class ModelSettings:
     conv_attention: bool = records.setting(False, "conv: weigh channels by the whole picture")
     conv_normalize: bool = records.setting(True, "conv: batch normalisation")
     conv_dropout: float = records.setting(0.25, "conv: share dropped after each block", low=0.0, high=0.9)
-    conv_dense: tuple[int, ...] = records.setting((128,), "conv: widths of dense layers before the last")
+    conv_dense: tuple[int, ...] = records.setting(
+        (128,), "conv: widths of dense layers before the last", low=1, high=8192
+    )
     conv_activation: str = records.setting(
         "relu", "conv: activation", choices=("relu", "gelu", "silu", "elu", "tanh", "leaky_relu")
     )

@@ -55,8 +55,9 @@ class TrainSettings:
         high=5.0,
     )  # fmt: skip
     unfreeze: tuple[float, ...] = records.setting(
-        (0.3,), "pretrained: after the head alone, train these last shares of the layers too, one by one"
-    )
+        (0.3,), "pretrained: after the head alone, train these last shares of the layers too, one by one",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     unfreeze_rate: float = records.setting(
         0.1, "pretrained: learning rate from then on, as a share of the head's", low=0.0, high=1.0
     )

@@ -20,7 +20,7 @@ class Oven:
     degrees: int = records.setting(180, "heat", low=50, high=300)
     mode: str = records.setting("fan", "how", choices=("fan", "grill"))
     share: float = records.setting(0.5, "of the day", low=0, high=1)
-    steps: tuple[int, ...] = ()
+    steps: tuple[int, ...] = records.setting((), "after another", low=1, high=9)
     notes: Mapping[str, float] | None = None
 
 
@@ -47,6 +47,7 @@ def test_from_dict_takes_kubeflow_floats_for_integers():
         ({"share": float("nan")}, "share: nan is out of bounds"),
         ({"mode": "grll"}, "'grll' is not one of fan, grill. Did you mean 'grill'?"),
         ({"steps": 3}, "steps: wanted a list, got 3"),
+        ({"steps": [2, 10]}, "steps: 10 is out of bounds, wanted 1 to 9"),
         ({"notes": {"a": "b"}}, "notes.a: wanted a number, got 'b'"),
     ],
 )
