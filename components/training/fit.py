@@ -11,7 +11,7 @@ import numpy as np
 
 from components import digest, records
 from components.artifacts import Augmentation, Shards, Training
-from components.errors import StepError
+from components.errors import InputError, StepError
 from components.progress import Progress, silent
 from components.training import (
     architectures,
@@ -61,6 +61,11 @@ def fit(
     number or not even one picture fits into memory.
     """
     workers = workers or distribution.find()
+    if settings.xla and workers.parallel > 1:
+        raise InputError(
+            f"train.xla compiles steps for one device, and {workers.parallel} train together. "
+            "Leave it out, or let one of them train."
+        )
     shards, augmentation = Shards.load(shards_folder), Augmentation.load(augmentation_folder)
     plan = architectures.choose(model, shards)
     shape = feed.Shape(plan.height, plan.width, plan.channels, model.aspect)
@@ -160,7 +165,7 @@ def _train(job: _Job, state: State, variables: list[Any]) -> State:
         with bar as shown:
             loop = Loop(
                 network, workers, job.stuff.validation, how, job.checkpoint, state, source.steps,
-                60 * settings.max_minutes, settings.checkpoint_s, shown, job.on_epoch,
+                60 * settings.max_minutes, settings.checkpoint_s, settings.xla, shown, job.on_epoch,
             )  # fmt: skip
             if variables:
                 _enter(network, how, how.stage_at((state.step - 1) // source.steps)[0], state.accumulate)
@@ -205,7 +210,7 @@ def _enter(network: Any, how: Recipe, stage: Stage, accumulate: int) -> None:
         optimizer=_optimizer(how, stage.learning_rate, accumulate),
         loss=_loss(how),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False,  # on CPUs compiled steps took twice as long
+        jit_compile=False,  # components/training/loop.py compiles steps where train.xla asks for it
     )
     network.optimizer.build(network.trainable_variables)
     nothing = np.zeros((1, network.output_shape[-1]), np.float32)

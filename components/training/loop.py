@@ -36,6 +36,7 @@ class Loop:
     steps: int  # an epoch
     deadline_s: float
     checkpoint_s: float
+    is_compiled: bool  # by XLA
     bar: Bar
     on_epoch: OnEpoch | None
 
@@ -55,7 +56,7 @@ class Loop:
 
     def train(self, batches: Iterable[Any], last_step: int) -> None:
         """Train on `batches` up to a step, counted from the start, or until training is done."""
-        step = _step_of(self.network, self.workers)
+        step = step_of(self.network, self.workers, is_compiled=self.is_compiled)
         iterator = iter(batches)
         while self.state.step < last_step and not self.is_done():
             self.network.reset_metrics()
@@ -168,12 +169,12 @@ class Speed:
         }
 
 
-def _step_of(network: Any, workers: Workers) -> Callable[[Any], Mapping[str, Any]]:
+def step_of(network: Any, workers: Workers, *, is_compiled: bool) -> Callable[[Any], Mapping[str, Any]]:
     """One training step on a batch: gives loss and accuracy of the epoch so far, over all workers."""
     import tensorflow as tf
 
     if workers.parallel == 1:
-        return tf.function(network.train_step, reduce_retracing=True)
+        return tf.function(network.train_step, reduce_retracing=True, jit_compile=is_compiled or None)
 
     @tf.function(reduce_retracing=True)
     def together(batch: Any) -> Any:

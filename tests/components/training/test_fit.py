@@ -13,7 +13,7 @@ import pytest
 from components import digest
 from components.artifacts import Augmentation, Shards, Training
 from components.errors import InputError, StepError
-from components.training import feed, loop
+from components.training import distribution, feed, loop
 from components.training.architectures import ModelSettings
 from components.training.fit import TrainSettings, fit
 from components.training.material import class_weights
@@ -210,6 +210,39 @@ def test_fit_cuts_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, s
 def test_fit_says_what_to_do_when_not_one_picture_fits(shards_folder, policy_folder, mlp, short, tmp_path):
     with pytest.raises(StepError, match=r"Memory ran out with 1 picture at once\. Try a smaller"):
         fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, batch_size=2), progress=Memory(0))
+
+
+def test_fit_compiled_by_xla_trains_as_uncompiled(shards_folder, tmp_path, tiny):
+    Augmentation({}).save(tmp_path / "plain")
+    brief = replace(BRIEF, epochs=1)
+    plain, compiled = (
+        fit(shards_folder, tmp_path / "plain", tmp_path / f"{xla}", replace(tiny, dropout=0.0),
+            replace(brief, xla=xla)).history[0]
+        for xla in (False, True)
+    )  # fmt: skip
+    assert compiled == pytest.approx(dict(plain), abs=1e-3)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_steps_are_compiled_where_it_is_asked_for(is_compiled):
+    import keras
+
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    network.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    step = loop.step_of(network, distribution.find(""), is_compiled=is_compiled)
+    batch = np.ones((2, 4), np.float32), np.eye(3, dtype=np.float32)[:2]
+    step(batch)
+    if is_compiled:
+        assert "HloModule" in step.experimental_get_compiler_ir(batch)(stage="hlo")
+    else:
+        with pytest.raises(ValueError, match="jit_compile"):
+            step.experimental_get_compiler_ir(batch)
+
+
+def test_fit_refuses_xla_for_several_devices(shards_folder, policy_folder, mlp, short, tmp_path):
+    two = distribution.Workers(strategy=None, replicas=2)
+    with pytest.raises(InputError, match="one device, and 2 train together"):
+        fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, xla=True), workers=two)
 
 
 def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder, tiny, tmp_path):
