@@ -34,7 +34,7 @@ print(json.dumps({"backend": keras.backend.backend(), "loss": history["loss"]}))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("jax"), reason="no jax: uv sync --extra all --group bench")
+@pytest.mark.skipif(not find_spec("jax"), reason="no jax: scripts/setup bench")
 @pytest.mark.parametrize("name", ["resnet_fast", "conv", "cnn_batchnorm"])
 def test_networks_train_under_jax_and_are_the_same_networks(name, tmp_path):
     rng = np.random.default_rng(0)
