@@ -1,6 +1,6 @@
 """Training steps on this machine's accelerator: pictures/s, memory, share of the chip's peak; beside PyTorch.
 
-scripts/bench gpu [--networks resnet_fast resnet50] [--batch 256] [--steps 30] [--backend tensorflow] [--json]
+scripts/bench gpu [--networks resnet_fast resnet50] [--backends tensorflow jax torch] [--batch 256] [--json]
 
 Keras trains our own model code from arrays on the device, by the backend asked for (tensorflow, jax; each
 runs in a process of its own), in bfloat16 where the chip has it. PyTorch, where it is installed, trains
@@ -129,8 +129,9 @@ def _device(backend: str) -> tuple[str, Any]:
         import jax
 
         chip = jax.devices()[0]
-        name = chip.device_kind if chip.platform != "cpu" else "CPU"
-        return name, lambda: _mb((chip.memory_stats() or {}).get("peak_bytes_in_use"))
+        if chip.platform == "cpu":
+            return "CPU", _resident_mb
+        return chip.device_kind, lambda: _mb((chip.memory_stats() or {}).get("peak_bytes_in_use"))
     import tensorflow as tf
 
     chips = tf.config.list_physical_devices("GPU")
