@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import training_curves
+from components import digest, records
 from components.artifacts import TEST, TRAIN, Augmentation
 from components.data.scan import ScanSettings, scan
 from components.data.shards import ShardSettings, write_shards
@@ -76,8 +77,8 @@ CASES = {
     ),
     "cifar10": Case(CIFAR, 8, accuracy=0.91, seconds=2400),
     "cifar10-pretrained": Case(
-        CIFAR, 37, (*MOBILENET, "model.image_size=96", "train.epochs=8", "train.unfreeze=[1.0]",
-                    "train.unfreeze_rate=0.2"), accuracy=0.91, seconds=2400,
+        CIFAR, 30, (*MOBILENET, "model.image_size=96", "train.epochs=8", "train.unfreeze=[1.0]",
+                    "train.unfreeze_rate=0.2", "split.validation=0.05"), accuracy=0.91, seconds=2400,
     ),
     "cifar10-quick": Case(
         CIFAR, 1, ("model.image_size=24", "model.width=24", "model.dropout=0", "train.epochs=2",
@@ -110,7 +111,7 @@ def main() -> None:
         return
     if asked.prepare:
         for name in names:
-            print(prepare(DATA / CASES[name].data, asked.out))
+            print(shards_of(CASES[name], asked.out))
         return
     results = []
     for name in names:
@@ -137,7 +138,7 @@ def plan(names: Sequence[str], seeds: int) -> str:
 
 def measured(name: str, case: Case, seeds: int, out: Path) -> dict[str, Any]:
     """Mean and deviation over seeds, and what is promised."""
-    shards = prepare(DATA / case.data, out)
+    shards = shards_of(case, out)
     runs = [one(shards, case, seed, out / f"{name}-{seed}") for seed in range(seeds)]
     figures = {key: spread([run[key] for run in runs]) for key in runs[0] if isinstance(runs[0][key], float)}
     result = {"case": name, "settings": list(case.settings), "seeds": seeds, **figures, "runs": runs}
@@ -198,14 +199,21 @@ def published(shards: Path, architecture: str, epochs: int, out: Path) -> dict[s
     return figures
 
 
-def prepare(data: Path, out: Path) -> Path:
-    """The folder of shards of a data set, split as `pergola run` splits it; made once."""
-    folder = out / f"data-{data.name.partition('.')[0]}"
+def shards_of(case: Case, out: Path) -> Path:
+    """The folder of a case's shards."""
+    return prepare(DATA / case.data, out, config.load(None, case.settings).split)
+
+
+def prepare(data: Path, out: Path, split_settings: SplitSettings | None = None) -> Path:
+    """The folder of shards of a data set, split as `pergola run` splits it; made once for each split."""
+    asked = split_settings or SplitSettings()
+    other = "" if asked == SplitSettings() else f"-{digest.of_data(records.to_dict(asked))[:8]}"
+    folder = out / f"data-{data.name.partition('.')[0]}{other}"
     if not (folder / "shards" / "shards.json").is_file():
         source = open_source(data, ScanSettings(), folder / "source")
         scan(source, folder / "manifest", ScanSettings(), previous=None)
         report = validate(folder / "manifest", ValidateSettings())
-        split(folder / "manifest", report, folder / "split", SplitSettings(), previous=None)
+        split(folder / "manifest", report, folder / "split", asked, previous=None)
         write_shards(source, folder / "manifest", folder / "split", folder / "shards", ShardSettings())
     return folder / "shards"
 
