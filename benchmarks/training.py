@@ -43,6 +43,7 @@ OUT = Path("build/bench/training")
 WEIGHTS = DATA / "weights/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 MOBILENET = (f"model.weights={WEIGHTS}",)
 PLAIN = tuple(f"augment.{key}=0" for key in ("rotation_degrees", "shift", "zoom", "brightness", "contrast"))
+DEFAULT_SPLIT = SplitSettings()
 TIMED = 2  # epochs of the published recipe that are really trained
 
 
@@ -204,10 +205,9 @@ def shards_of(case: Case, out: Path) -> Path:
     return prepare(DATA / case.data, out, config.load(None, case.settings).split)
 
 
-def prepare(data: Path, out: Path, split_settings: SplitSettings | None = None) -> Path:
+def prepare(data: Path, out: Path, asked: SplitSettings = DEFAULT_SPLIT) -> Path:
     """The folder of shards of a data set, split as `pergola run` splits it; made once for each split."""
-    asked = split_settings or SplitSettings()
-    other = "" if asked == SplitSettings() else f"-{digest.of_data(records.to_dict(asked))[:8]}"
+    other = "" if asked == DEFAULT_SPLIT else f"-{digest.of_data(records.to_dict(asked))[:8]}"
     folder = out / f"data-{data.name.partition('.')[0]}{other}"
     if not (folder / "shards" / "shards.json").is_file():
         source = open_source(data, ScanSettings(), folder / "source")

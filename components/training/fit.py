@@ -57,15 +57,11 @@ def fit(
     on_epoch: called with the number (1-based) and metrics of each epoch that this call trains, and "seconds"
     of training in all attempts, "images_per_s" and "input_wait", the share of time that waits for batches.
     workers: on what to train; None: by TF_CONFIG and the GPUs that this process sees.
-    Raises InputError for an empty training part or weights that do not fit, StepError when the loss is no
-    number or not even one picture fits into memory.
+    Raises InputError for an empty training part, weights that do not fit or XLA for several devices,
+    StepError when the loss is no number or not even one picture fits into memory.
     """
     workers = workers or distribution.find()
-    if settings.xla and workers.parallel > 1:
-        raise InputError(
-            f"train.xla compiles steps for one device, and {workers.parallel} train together. "
-            "Leave it out, or let one of them train."
-        )
+    _check_xla(settings, workers)
     shards, augmentation = Shards.load(shards_folder), Augmentation.load(augmentation_folder)
     plan = architectures.choose(model, shards)
     shape = feed.Shape(plan.height, plan.width, plan.channels, model.aspect)
@@ -172,6 +168,14 @@ def _train(job: _Job, state: State, variables: list[Any]) -> State:
                 loop.resume(variables)
             _run(loop, source, is_resumed=bool(variables))
     return loop.state
+
+
+def _check_xla(settings: TrainSettings, workers: Workers) -> None:
+    if settings.xla and workers.parallel > 1:
+        raise InputError(
+            f"train.xla compiles steps for one device, and {workers.parallel} train together. "
+            "Leave it out, or let one of them train."
+        )
 
 
 def _divisible(how: Recipe, workers: Workers) -> Recipe:
