@@ -112,7 +112,7 @@ def test_a_new_version_is_picked_up_and_loads_before_the_old_unloads(folders, st
     manager.apply([folders.config()])
     folders.add(2)
     until(lambda: served(manager) == 2)
-    until(lambda: "close 1" in folders.events)
+    until(lambda: manager.statuses("m", 1)[0].state is State.END)  # a moment after it is closed
     assert folders.events == ["load 1", "load 2", "close 1"]
     assert [s.state for s in manager.statuses("m")] == [State.AVAILABLE, State.END]
 
