@@ -1,11 +1,11 @@
-"""Checks: images/s beside CleanVision on the same folder, and near-duplicates among 100,000 pictures.
+"""Checks: images/s beside CleanVision on the same folder, and near-duplicates among 100,000 images.
 
 scripts/bench checks [FOLDER] [--files 20000] [--rows 100000] [--no-peer] [--json]
 FOLDER defaults to ../shared/data/leaves; its files are linked until there are --files. CleanVision is
 installed into .tools/cleanvision, an environment of its own, and runs in turn with ours, each in a
 fresh process whose imports count; what these alone take is measured as well. Timed are the checks that
 both have: dark, light, odd aspect ratio, odd size, low information (blank), blurry, exact and near
-duplicates; a second line adds grey pictures among coloured ones.
+duplicates; a second line adds grey images among coloured ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _PEER_VERSION = "0.3.7"
 _BOTH = ["dark", "light", "odd_aspect_ratio", "odd_size", "low_information", "blurry",
          "exact_duplicates", "near_duplicates"]  # fmt: skip
 _SPEEDS = {"images_per_s": "seconds", "images_per_cpu_s": "cpu_s"}
-_OUR_IMPORTS = "import numpy, pandas, pyarrow.parquet, components.data.validate, benchmarks.checks"
+_OUR_IMPORTS = (
+    "import numpy, pandas, pyarrow.parquet, pergola.components.data.checks.validate, benchmarks.checks"
+)
 _PEER_IMPORTS = "from cleanvision import Imagelab"
 _PEER_CODE = """
 import sys, json
@@ -44,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench checks", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=LEAVES)
     parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--rows", type=int, default=100_000, help="pictures for near-duplicates; 0: none")
+    parser.add_argument("--rows", type=int, default=100_000, help="images for near-duplicates; 0: none")
     parser.add_argument("--no-peer", action="store_true", help="do not run CleanVision")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
@@ -63,16 +65,16 @@ def main() -> None:
 def beside(folder: Path, files: int, *, peer: bool) -> dict[str, Any]:
     """Both on the same files, in turn."""
     with tempfile.TemporaryDirectory() as scratch:
-        photos = linked(folder, Path(scratch) / "photos", files)
+        dataset = linked(folder, Path(scratch) / "dataset", files)
         found: dict[str, Any] = {}
         starts = [_run([sys.executable, "-c", _OUR_IMPORTS])]
         starts += [_run([_peer(), "-c", _PEER_IMPORTS])] if peer else []
         for name, more in (("both_have", []), ("with_grey", ["grayscale"])):
             mine = _run(
-                [sys.executable, "-m", "benchmarks.checks", "--ours", str(photos), "grey" if more else "-"]
+                [sys.executable, "-m", "benchmarks.checks", "--ours", str(dataset), "grey" if more else "-"]
             )
             theirs = (
-                _run([_peer(), "-c", _PEER_CODE, str(photos), json.dumps(_BOTH + more)]) if peer else None
+                _run([_peer(), "-c", _PEER_CODE, str(dataset), json.dumps(_BOTH + more)]) if peer else None
             )
             found[name] = {"images": mine["images"], "ours": _speed(mine)}
             if theirs:
@@ -93,16 +95,16 @@ def _without(starts: list[dict[str, float]], mine: dict[str, float], theirs: dic
     return round(left[1] / left[0], 1)
 
 
-def ours(photos: Path, *, grey: bool) -> dict[str, float]:
+def ours(dataset: Path, *, grey: bool) -> dict[str, float]:
     """Scan and checks in this process."""
-    from components.data.scan import ScanSettings, scan
-    from components.data.second_look import Network, examine
-    from components.data.sources import open_source
-    from components.data.validate import ValidateSettings, validate
+    from pergola.components.data.checks.content_checks import Network, examine
+    from pergola.components.data.checks.validate import ValidateSettings, validate
+    from pergola.components.data.manifest.scan import ScanSettings, scan
+    from pergola.components.data.sources.source import open_source
 
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        source = open_source(photos, ScanSettings(), work / "scratch")
+        source = open_source(dataset, ScanSettings(), work / "scratch")
         manifest = scan(source, work / "m", ScanSettings())
         settings = ValidateSettings(label_errors=False, shortcuts=False, crops=False, max_looked_at=1_000_000)
         report = validate(work / "m", settings)
@@ -112,8 +114,8 @@ def ours(photos: Path, *, grey: bool) -> dict[str, float]:
 
 
 def near_duplicates(rows: int) -> dict[str, Any]:
-    """Seconds to group pictures, a hundredth of which are changed copies of others, from a manifest."""
-    from components.data.duplicates import components, near_pairs
+    """Seconds to group images, a hundredth of which are changed copies of others, from a manifest."""
+    from pergola.components.data.checks.duplicates import components, near_pairs
 
     thumbnails, planted = smooth(rows)
     step = 8192
@@ -126,7 +128,7 @@ def near_duplicates(rows: int) -> dict[str, Any]:
     groups = components(pairs, rows)
     seconds = time.perf_counter() - begin
     found = sum(groups[copy] == groups[original] for copy, original in planted)
-    return {"pictures": rows, "seconds": round(seconds, 1), "planted": len(planted), "found": int(found)}
+    return {"images": rows, "seconds": round(seconds, 1), "planted": len(planted), "found": int(found)}
 
 
 def smooth(rows: int, seed: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -152,10 +154,10 @@ def smooth(rows: int, seed: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]
 
 
 def linked(folder: Path, target: Path, count: int) -> Path:
-    """A folder with `count` links to the pictures of another, in the same classes."""
+    """A folder with `count` links to the images of another, in the same classes."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:
-        sys.exit(f"{folder} holds no pictures. Name a folder: scripts/bench checks FOLDER.")
+        sys.exit(f"{folder} holds no images. Name a folder: scripts/bench checks FOLDER.")
     for number in range(count):
         path = found[number % len(found)]
         place = target / path.parent.name / f"{number // len(found)}-{path.name}"
@@ -180,7 +182,7 @@ def table(result: dict[str, Any]) -> str:
             )
     if one := result.get("near_duplicates"):
         lines.append(
-            f"near-duplicates: {one['pictures']:,} pictures in {one['seconds']} s; "
+            f"near-duplicates: {one['images']:,} images in {one['seconds']} s; "
             f"{one['found']} of {one['planted']} planted copies found"
         )
     return "\n".join(lines)

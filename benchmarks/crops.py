@@ -1,6 +1,6 @@
 """Crops: how many windows cut out of photographs are found, and what else is called one.
 
-scripts/bench crops [--photos ../shared/data/leaves] [--windows 200] [--smallest 0.75] [--json]
+scripts/bench crops [--dataset ../shared/data/leaves] [--windows 200] [--smallest 0.75] [--json]
 
 Each window keeps between --smallest and 95% of the sides, lies anywhere and is written as JPEG of quality 88.
 """
@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.data.crops import Points, crop_pairs, points_of
-from components.evaluation.metrics import wilson_interval
+from pergola.components.data.checks.crops import Points, crop_pairs, points_of
+from pergola.components.stats.metrics import wilson_interval
 
-PHOTOS = Path("../shared/data/leaves")
+DATASET = Path("../shared/data/leaves")
 LARGEST = 0.95
 
 
-def measure(photos: Path, windows: int, smallest: float, seed: int = 1) -> dict[str, Any]:
+def measure(dataset: Path, windows: int, smallest: float, seed: int = 1) -> dict[str, Any]:
     """Found windows by their size, pairs of the photographs as they are, and seconds of CPU."""
-    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = sorted(path for path in dataset.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     rng = np.random.default_rng(seed)
     begin = time.process_time()
     rows = [points_of(_opened(path.read_bytes())) for path in files]
@@ -42,7 +42,7 @@ def measure(photos: Path, windows: int, smallest: float, seed: int = 1) -> dict[
     edges = np.linspace(smallest, LARGEST, 5)
     others = sorted(pair for pair in pairs if pair[1] < len(files))
     return {
-        "photos": photos.name,
+        "dataset": dataset.name,
         "images": len(files),
         "windows": windows,
         "found": int(found.sum()),
@@ -62,11 +62,11 @@ def _opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def _window(picture: Image.Image, scale: float, rng: np.random.Generator) -> Image.Image:
-    width, height = round(picture.width * scale), round(picture.height * scale)
-    left, top = rng.integers(0, picture.width - width + 1), rng.integers(0, picture.height - height + 1)
+def _window(image: Image.Image, scale: float, rng: np.random.Generator) -> Image.Image:
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
     written = io.BytesIO()
-    picture.crop((left, top, left + width, top + height)).save(written, "JPEG", quality=88)
+    image.crop((left, top, left + width, top + height)).save(written, "JPEG", quality=88)
     return _opened(written.getvalue())
 
 
@@ -74,12 +74,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="scripts/bench crops", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--dataset", type=Path, default=DATASET)
     parser.add_argument("--windows", type=int, default=200)
     parser.add_argument("--smallest", type=float, default=0.75)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    found = measure(asked.photos, asked.windows, asked.smallest)
+    found = measure(asked.dataset, asked.windows, asked.smallest)
     if asked.json:
         print(json.dumps(found))
         return

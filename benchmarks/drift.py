@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.data.tfrecord import record
-from components.evaluation import request_log
-from components.evaluation.drift import DriftSettings, drift
-from components.evaluation.drift_reference import STATISTICS, Sample, make_reference
-from components.evaluation.metrics import wilson_interval
+from pergola.components.data.tfrecord import record
+from pergola.components.evaluation.drift import request_log
+from pergola.components.evaluation.drift.drift import DriftSettings, drift
+from pergola.components.evaluation.drift.reference import STATISTICS, Sample, make_reference
+from pergola.components.stats.metrics import wilson_interval
 
 CLASSES, WIDTH = 9, 32
 QUICK = 199  # permutations at least; more are made wherever a verdict is open, so rates are the same
@@ -109,12 +109,12 @@ def timed(num_live: int, width: int = 1280, num_reference: int = 350) -> dict[st
     return {"requests": num_live, "reference": num_reference, "width": width, **found}
 
 
-def logged(num_pictures: int, size: tuple[int, int] = (500, 375)) -> dict[str, Any]:
-    """Seconds to read a log of so many JPEGs, one a request, and to measure each; 50 pictures in turn."""
+def logged(num_images: int, size: tuple[int, int] = (500, 375)) -> dict[str, Any]:
+    """Seconds to read a log of so many JPEGs, one a request, and to measure each; 50 images in turn."""
     from tensorflow_serving.apis import prediction_log_pb2
 
     rng = np.random.default_rng(0)
-    pictures = [_jpeg(rng, size) for _ in range(50)]
+    images = [_jpeg(rng, size) for _ in range(50)]
     entry = prediction_log_pb2.PredictionLog()
     entry.log_metadata.model_spec.name = "m"
     entry.log_metadata.model_spec.version.value = 1
@@ -127,8 +127,8 @@ def logged(num_pictures: int, size: tuple[int, int] = (500, 375)) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log-1.tfrecord"
         with open(path, "wb") as file:
-            for number in range(num_pictures):
-                image.string_val[:] = [pictures[number % len(pictures)]]
+            for number in range(num_images):
+                image.string_val[:] = [images[number % len(images)]]
                 file.write(record(entry.SerializeToString()))
         wall, cpu = time.perf_counter(), time.process_time()
         span = request_log.span_of([path])
@@ -137,8 +137,8 @@ def logged(num_pictures: int, size: tuple[int, int] = (500, 375)) -> dict[str, A
             "seconds": round(time.perf_counter() - wall, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
         }
-    assert len(sample) == num_pictures
-    return {"pictures": num_pictures, "pixels": size, "bytes": int(np.mean([*map(len, pictures)])), **found}
+    assert len(sample) == num_images
+    return {"images": num_images, "pixels": size, "bytes": int(np.mean([*map(len, images)])), **found}
 
 
 def _jpeg(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
@@ -173,7 +173,7 @@ def table(result: dict[str, Any]) -> str:
     time_of = result["time"]
     log = result["log"]
     lines = [
-        f"Log of {log['pictures']} JPEGs of {log['pixels']} pixels, {log['bytes']:,} bytes each:",
+        f"Log of {log['images']} JPEGs of {log['pixels']} pixels, {log['bytes']:,} bytes each:",
         f"  read and measured: {log['seconds']} s ({log['cpu_seconds']} s of CPU)",
         f"{time_of['requests']} requests, embedding of {time_of['width']}:",
     ]
@@ -182,7 +182,7 @@ def table(result: dict[str, Any]) -> str:
         for name, one in time_of.items()
         if isinstance(one, dict)
     ]
-    lines.append("False alarms at one look, reference of 262 pictures, alpha 5%:")
+    lines.append("False alarms at one look, reference of 262 images, alpha 5%:")
     lines += [
         f"  {size:5} requests  {_share(one, 'alarms')} of {one['runs']}"
         for size, one in result["one look"].items()

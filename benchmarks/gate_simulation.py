@@ -2,8 +2,8 @@
 
 scripts/bench gate_simulation [--runs 200] [--json]
 
-Each run trains a champion and a candidate anew. "drawn": a picture has a difficulty, drawn from a Beta law,
-and each model errs on it with that chance, so both tend to fail on the same pictures, as retrained networks
+Each run trains a champion and a candidate anew. "drawn": an image has a difficulty, drawn from a Beta law,
+and each model errs on it with that chance, so both tend to fail on the same images, as retrained networks
 do.
 "digits": extremely randomised trees with another seed, really trained on scikit-learn's digits.
 """
@@ -20,23 +20,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import Rehearsal
-from components.evaluation import baselines
-from components.evaluation.calibration import calibration
-from components.evaluation.compare import compare
-from components.evaluation.costs import ASK, Costs
-from components.evaluation.evaluate import EvaluateSettings, summarise
-from components.evaluation.gate import Facts, GateSettings, decide
-from components.evaluation.metrics import wilson_interval
-from components.evaluation.scoring import Scores
-from components.evaluation.slices import slice_scores
-from components.evaluation.spending import cost_report
+from pergola.components.artifacts.smoke_test import SmokeTest
+from pergola.components.evaluation import baselines
+from pergola.components.evaluation.calibration import calibration
+from pergola.components.evaluation.cost_report import cost_report
+from pergola.components.evaluation.costs import ASK, Costs
+from pergola.components.evaluation.evaluate import EvaluateSettings, summarise
+from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.evaluation.scoring import Scores
+from pergola.components.evaluation.slices import slice_scores
+from pergola.components.stats.compare import compare
+from pergola.components.stats.metrics import wilson_interval
 
 Ints = npt.NDArray[np.int64]
 Pair = tuple[Ints, Ints, Ints]  # true labels, the candidate's answers, the champion's
-SERVED = Rehearsal(ok=True, reason="", num_requests=8, max_difference=0.0)
+SERVED = SmokeTest(ok=True, reason="", num_requests=8, max_difference=0.0)
 CLASSES = 9
-DIFFICULTY = (0.07, 0.93)  # of the Beta law: mean error 7%, most pictures easy, a few hard
+DIFFICULTY = (0.07, 0.93)  # of the Beta law: mean error 7%, most images easy, a few hard
 MEAN_ERROR = DIFFICULTY[0] / sum(DIFFICULTY)
 
 
@@ -90,10 +90,10 @@ def cases() -> tuple[Case, ...]:
     forgiving, strict = GateSettings(), GateSettings(prove_not_worse=True)
     half = forgiving.significance / 2  # McNemar's test is two-sided, the rules look at one side
     found = [
-        Case("unchanged, digits, 360 pictures", digits, forgiving, max_rejected=half, max_called_better=half)
+        Case("unchanged, digits, 360 images", digits, forgiving, max_rejected=half, max_called_better=half)
     ]
     for count in (262, 2000):
-        name = f"{count} pictures"
+        name = f"{count} images"
         found += [
             Case(f"unchanged, {name}", drawn(count), forgiving, max_rejected=half, max_called_better=half),
             Case(

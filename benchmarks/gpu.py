@@ -1,4 +1,4 @@
-"""Training steps on this machine's accelerator: pictures/s, memory, share of the chip's peak; beside PyTorch.
+"""Training steps on this machine's accelerator: images/s, memory, share of the chip's peak; beside PyTorch.
 
 scripts/bench gpu [--networks resnet_fast resnet50] [--backends tensorflow jax torch] [--batch 256] [--json]
 
@@ -7,9 +7,9 @@ runs in a process of its own), in bfloat16 where the chip has it. PyTorch, where
 torchvision's ResNet50 and the same resnet_fast written in PyTorch's layers (channels last, bfloat16). On a
 machine without an accelerator the same is measured on its CPU, and the table says so.
 
-Operations a picture: those of components/training/flops.py (two a weight that is used), times three: one
-forward pass, and twice as much backwards. The peak is that of dense bfloat16 in the maker's data sheet; for
-chips that are not in PEAKS, and for CPUs, no share is given.
+Operations an image: those of components/training/models/flops.py (two a weight that is used), times three:
+one forward pass, and twice as much backwards. The peak is that of dense bfloat16 in the maker's data sheet;
+for chips that are not in PEAKS, and for CPUs, no share is given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PEAKS = {  # operations/s, dense bfloat16, of NVIDIA's data sheets
     "L40S": 362e12,
     "A10": 125e12,
 }
-NETWORKS = {"resnet_fast": (32, 10), "resnet50": (224, 1000)}  # side of the picture, classes
+NETWORKS = {"resnet_fast": (32, 10), "resnet50": (224, 1000)}  # side of the image, classes
 WARM_UP = 5  # steps that are not measured
 BACKWARD = 3  # times the operations of a forward pass
 
@@ -91,8 +91,8 @@ def _keras(name: str, batch: int, steps: int, backend: str) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from components.training.architectures import ModelSettings, Plan, Statistics, build
-    from components.training.flops import flops
+    from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build
+    from pergola.components.training.models.flops import flops
 
     assert keras.backend.backend() == backend
     device, used = _device(backend)
@@ -107,13 +107,13 @@ def _keras(name: str, batch: int, steps: int, backend: str) -> dict[str, Any]:
         jit_compile=backend == "jax" or "CPU" not in device,
     )
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (batch, side, side, 3)).astype(np.float32)
+    images = rng.integers(0, 255, (batch, side, side, 3)).astype(np.float32)
     labels = rng.integers(0, classes, batch)
 
     def train(count: int) -> float:
         begin = time.perf_counter()
         for _ in range(count):
-            loss = network.train_on_batch(pictures, labels)
+            loss = network.train_on_batch(images, labels)
         assert np.isfinite(float(np.asarray(loss)))  # waits for the device
         return time.perf_counter() - begin
 
@@ -152,7 +152,7 @@ def _torch(name: str, batch: int, steps: int) -> dict[str, Any]:
     )
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
     criterion = torch.nn.CrossEntropyLoss()
-    pictures = torch.rand(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (batch,), device=device)
     fast = cuda or _cpu_is_fast()
 
@@ -161,7 +161,7 @@ def _torch(name: str, batch: int, steps: int) -> dict[str, Any]:
         for _ in range(count):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16, enabled=fast):
-                loss = criterion(network(pictures), labels)
+                loss = criterion(network(images), labels)
             loss.backward()
             optimizer.step()
         assert torch.isfinite(loss).item()  # waits for the device
@@ -185,7 +185,7 @@ def _torch_resnet50(classes: int) -> Any:
 
 
 def _torch_resnet_fast(classes: int) -> Any:
-    """components/training/resnet.py at 32 pixels and 64 channels, in PyTorch's layers."""
+    """components/training/models/resnet.py at 32 pixels and 64 channels, in PyTorch's layers."""
     import torch
     from torch import nn
 
@@ -220,7 +220,8 @@ def _torch_resnet_fast(classes: int) -> Any:
 
 
 def _torch_flops(network: Any, side: int, device: str) -> int:
-    """As components/training/flops.py counts: two a weight of convolutions and linear layers that is used."""
+    """As components/training/models/flops.py counts: two a weight of convolutions and linear layers that
+    is used."""
     import torch
 
     counted = []
@@ -239,7 +240,7 @@ def _torch_flops(network: Any, side: int, device: str) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'network':<13}{'backend':<12}{'device':<22}{'precision':<19}{'pictures/s':>11}{'MB':>9}"
+    lines = [f"{'network':<13}{'backend':<12}{'device':<22}{'precision':<19}{'images/s':>11}{'MB':>9}"
              f"{'TFLOP/s':>9}{'of peak':>9}"]  # fmt: skip
     for row in rows:
         if "problem" in row:

@@ -1,10 +1,10 @@
 """Imbalance: recall of a class reduced to a tenth, with and without what training can do about it.
 
-scripts/bench imbalance [--photos ../shared/data/leaves] [--rare ulmus_rubra] [--seeds 2] [--size 64]
+scripts/bench imbalance [--dataset ../shared/data/leaves] [--rare ulmus_rubra] [--seeds 2] [--size 64]
                         [--out build/bench/imbalance] [--json]
 
-A tenth of the rare class's pictures stays for training; all that are taken away are tested, so its recall is
-known well. Every way of training sees the same pictures. What was measured before is not trained again.
+A tenth of the rare class's images stays for training; all that are taken away are tested, so its recall is
+known well. Every way of training sees the same images. What was measured before is not trained again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training import prepare, read, write
-from components.artifacts import TEST, Shards, Training
-from components.evaluation.metrics import wilson_interval
-from components.training import feed
-from components.training.augment import augment
-from components.training.fit import MODEL, fit
-from pipelines import config
+from pergola.components.artifacts.data import TEST, Shards
+from pergola.components.artifacts.training import Training
+from pergola.components.stats.metrics import wilson_interval
+from pergola.components.training.augmentation.augment import augment
+from pergola.components.training.fit import MODEL, fit
+from pergola.components.training.input import feed
+from pergola.pipelines import settings as config
 
-PHOTOS = Path("../shared/data/leaves")
+DATASET = Path("../shared/data/leaves")
 WAYS = {
     "nothing": ("train.balance=off",),
     "class weights": ("train.balance=on",),
@@ -41,15 +42,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="scripts/bench imbalance", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--dataset", type=Path, default=DATASET)
     parser.add_argument("--rare", default="ulmus_rubra", help="class that is reduced to a tenth")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--size", type=int, default=64, help="side of the network's input in pixels")
     parser.add_argument("--out", type=Path, default=Path("build/bench/imbalance"))
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    photos = listed(asked.photos.absolute(), asked.rare, asked.out / asked.rare)
-    shards = prepare(photos, asked.out / asked.rare)
+    dataset = listed(asked.dataset.absolute(), asked.rare, asked.out / asked.rare)
+    shards = prepare(dataset, asked.out / asked.rare)
     found = []
     for way, settings in WAYS.items():
         runs = [
@@ -61,18 +62,18 @@ def main() -> None:
             print(line(found[-1]), flush=True)
     if asked.json:
         print(
-            json.dumps({"photos": asked.photos.name, "rare": asked.rare, "size": asked.size, "ways": found})
+            json.dumps({"dataset": asked.dataset.name, "rare": asked.rare, "size": asked.size, "ways": found})
         )
 
 
-def listed(photos: Path, rare: str, out: Path) -> Path:
-    """A list of all pictures with their parts: a tenth of the rare class is for training and validation."""
+def listed(dataset: Path, rare: str, out: Path) -> Path:
+    """A list of all images with their parts: a tenth of the rare class is for training and validation."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "list.csv"
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(("path", "label", "split"))
-        for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
+        for folder in sorted(path for path in dataset.iterdir() if path.is_dir()):
             writer.writerows(_parts(folder, 0.1 if folder.name == rare else 1.0))
     return file
 
@@ -87,7 +88,7 @@ def _parts(folder: Path, kept: float) -> Iterator[tuple[str, str, str]]:
 
 
 def one(shards: Path, rare: str, settings: Sequence[str], seed: int, out: Path) -> dict[str, Any]:
-    """One training: pictures of the test part, right ones and answers, by class."""
+    """One training: images of the test part, right ones and answers, by class."""
     file = out / rare / f"{'-'.join(settings)}-{seed}.json"
     if known := read(file):
         return known
@@ -101,7 +102,7 @@ def one(shards: Path, rare: str, settings: Sequence[str], seed: int, out: Path) 
     names = Shards.load(shards).labels
     place = names.index(rare)
     found = {
-        "pictures": int(np.sum(labels == place)),
+        "images": int(np.sum(labels == place)),
         "right": int(np.sum((labels == place) & (answers == place))),
         "others": int(np.sum(labels != place)),
         "others_right": int(np.sum((labels != place) & (labels == answers))),
@@ -116,17 +117,17 @@ def _answers(shards: Path, folder: Path, training: Training) -> tuple[Any, Any]:
 
     network = keras.saving.load_model(folder / MODEL, compile=False)
     shape = feed.Shape(training.height, training.width, training.channels, training.aspect)
-    pictures, labels = feed.read(shards, Shards.load(shards).parts[TEST], shape)
-    return labels, network.predict(pictures.astype(np.float32), batch_size=64, verbose=0).argmax(axis=1)
+    images, labels = feed.read(shards, Shards.load(shards).parts[TEST], shape)
+    return labels, network.predict(images.astype(np.float32), batch_size=64, verbose=0).argmax(axis=1)
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Recall of the rare class: of each seed, the mean, and the interval that its pictures leave it."""
-    right, pictures = (float(np.mean([run[key] for run in runs])) for key in ("right", "pictures"))
+    """Recall of the rare class: of each seed, the mean, and the interval that its images leave it."""
+    right, images = (float(np.mean([run[key] for run in runs])) for key in ("right", "images"))
     return {
-        "recall": right / pictures,
-        "interval": wilson_interval(right, round(pictures)),
-        "recalls": [run["right"] / run["pictures"] for run in runs],
+        "recall": right / images,
+        "interval": wilson_interval(right, round(images)),
+        "recalls": [run["right"] / run["images"] for run in runs],
         "others": float(np.mean([run["others_right"] / run["others"] for run in runs])),
         "called_rare": float(np.mean([run["others_called_rare"] / run["others"] for run in runs])),
     }

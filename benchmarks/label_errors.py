@@ -1,6 +1,6 @@
 """Label errors: precision of the ranked list with 5% of labels flipped, and what a clean set raises.
 
-scripts/bench label_errors [--photos FOLDER] [--weights FILE.h5] [--quarter FILE.h5] [--seeds 3] [--json]
+scripts/bench label_errors [--dataset FOLDER] [--weights FILE.h5] [--quarter FILE.h5] [--seeds 3] [--json]
 
 Embeddings are those of MobileNetV2 and of MobileNet at a quarter of its width, with weights from files, and
 plain features that need none. FOLDER is ../shared/data/leaves unless named.
@@ -19,23 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from components.data.embeddings import Embed, embed_all, keras_embed, plain_embed
-from components.data.label_errors import LabelErrorSettings, find_label_errors
+from pergola.components.data.checks.label_errors import LabelErrorSettings, find_label_errors
+from pergola.components.imaging.embeddings import Embed, embed_all, keras_embed, plain_embed
 
-PHOTOS = Path("../shared/data/leaves")
+DATASET = Path("../shared/data/leaves")
 WEIGHTS = Path("../shared/data/weights/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5")
 QUARTER = WEIGHTS.with_name("mobilenet_2_5_224_tf_no_top.h5")
 SHARE = 0.05
 
 
-def measure(photos: Path, embeddings: dict[str, Embed], seeds: int) -> dict[str, Any]:
+def measure(dataset: Path, embeddings: dict[str, Embed], seeds: int) -> dict[str, Any]:
     """Figures of each embedding."""
-    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = sorted(path for path in dataset.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     labels = [path.parent.name for path in files]
     ids = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    paths = [path.relative_to(photos).as_posix() for path in files]
+    paths = [path.relative_to(dataset).as_posix() for path in files]
     result: dict[str, Any] = {
-        "photos": photos.name,
+        "dataset": dataset.name,
         "images": len(files),
         "flipped": round(SHARE * len(files)),
     }
@@ -86,7 +86,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures for people."""
-    lines = [f"{result['photos']}: {result['images']} pictures, {result['flipped']} labels flipped"]
+    lines = [f"{result['dataset']}: {result['images']} images, {result['flipped']} labels flipped"]
     for name, one in result.items():
         if isinstance(one, dict):
             lines.append(
@@ -99,7 +99,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench label_errors", description=__doc__)
-    parser.add_argument("--photos", type=Path, default=PHOTOS, help="a folder a class")
+    parser.add_argument("--dataset", type=Path, default=DATASET, help="a folder a class")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="MobileNetV2 without top, .h5")
     parser.add_argument("--quarter", type=Path, default=QUARTER, help="MobileNet 0.25 without top, .h5")
     parser.add_argument("--seeds", type=int, default=3, help="flips are drawn so often (default 3)")
@@ -110,7 +110,7 @@ def main() -> None:
         "MobileNetV2": keras_embed(options.weights),
         "plain": plain_embed,
     }
-    result = measure(options.photos, embeddings, options.seeds)
+    result = measure(options.dataset, embeddings, options.seeds)
     print(json.dumps(result) if options.json else table(result))
 
 

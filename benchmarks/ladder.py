@@ -1,4 +1,4 @@
-"""The architectures of the sources by the sources' recipe, beside ours on the same pictures.
+"""The architectures of the sources by the sources' recipe, beside ours on the same images.
 
 scripts/bench ladder [DATA] [--names mlp cnn1 …] [--seeds 5] [--epochs 20] [--timed N] [--list] [--json]
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training import CIFAR, DATA, prepare, spread
-from components.artifacts import Augmentation
-from components.training import comparison, comparison_chart
-from components.training.architectures import ModelSettings
-from components.training.augment import AugmentSettings, augment
-from components.training.comparison import Row
-from components.training.fit import TrainSettings
-from components.training.ladder import LADDER
+from pergola.components.artifacts.training import Augmentation
+from pergola.components.training.augmentation.augment import AugmentSettings, augment
+from pergola.components.training.fit import TrainSettings
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.models.baselines import LADDER
+from pergola.components.training.search import comparison, comparison_chart
+from pergola.components.training.search.comparison import Row
 
 OUT = Path("build/bench/ladder")
 NAMES = ("mlp", "cnn1", "cnn2", "cnn_pool", "cnn_dropout", "cnn_batchnorm")

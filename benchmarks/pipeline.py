@@ -1,6 +1,6 @@
 """Seconds a step, peak memory and overhead of `pergola run`, its unchanged rerun, and `--help`.
 
-scripts/bench pipeline [PHOTOS] [--set section.key=value …] [--json]; PHOTOS defaults to the digits.
+scripts/bench pipeline [DATASET] [--set section.key=value …] [--json]; DATASET defaults to the digits.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.demo_data import write_digits
+from pergola.pipelines.commands.demo_data import write_digits
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench pipeline", description=__doc__)
-    parser.add_argument("photos", nargs="?", type=Path)
+    parser.add_argument("dataset", nargs="?", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        photos = asked.photos or _digits(Path(scratch))
-        result = measure(photos, Path(scratch) / "work", asked.set)
+        dataset = asked.dataset or _digits(Path(scratch))
+        result = measure(dataset, Path(scratch) / "work", asked.set)
     print(json.dumps(result) if asked.json else table(result))
 
 
-def measure(photos: Path, workspace: Path, overrides: list[str]) -> dict[str, Any]:
+def measure(dataset: Path, workspace: Path, overrides: list[str]) -> dict[str, Any]:
     """A first run, three unchanged reruns, five times --help."""
-    command = ["run", str(photos), "--workspace", str(workspace), "--json"]
+    command = ["run", str(dataset), "--workspace", str(workspace), "--json"]
     for override in overrides:
         command += ["--set", override]
     first, first_s = _pergola(*command)
@@ -44,7 +44,7 @@ def measure(photos: Path, workspace: Path, overrides: list[str]) -> dict[str, An
     assert all(set(result["reused"]) == set(result["seconds"]) for result, _ in again)
     helps = [_seconds("--help") for _ in range(5)]
     return {
-        "photos": photos.name,
+        "dataset": dataset.name,
         "cores": os.cpu_count(),
         "decision": first["decision"],
         "accuracy": first["metrics"]["accuracy"],
@@ -60,7 +60,7 @@ def measure(photos: Path, workspace: Path, overrides: list[str]) -> dict[str, An
 
 def table(result: dict[str, Any]) -> str:
     """The figures as a person reads them."""
-    lines = [f"{result['photos']}: {result['images']:,} images on {result['cores']} cores"]
+    lines = [f"{result['dataset']}: {result['images']:,} images on {result['cores']} cores"]
     lines += [f"  {step:<12}{seconds:>8.2f} s" for step, seconds in result["seconds"].items()]
     lines += [
         f"whole run         {result['run_s']:>8.2f} s, outside of steps {result['overhead_s']:.2f} s",
@@ -79,7 +79,9 @@ def _digits(scratch: Path) -> Path:
 
 def _pergola(*arguments: str) -> tuple[dict[str, Any], float]:
     begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pergola.pipelines.commands.cli", *arguments], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout), time.perf_counter() - begin
@@ -87,7 +89,9 @@ def _pergola(*arguments: str) -> tuple[dict[str, Any], float]:
 
 def _seconds(*arguments: str) -> float:
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pergola.pipelines.commands.cli", *arguments], capture_output=True, check=True
+    )
     return time.perf_counter() - begin
 
 

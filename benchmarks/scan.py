@@ -1,9 +1,9 @@
-"""Pictures/s of scan beside a bare decode loop, and peak memory of scan, validate and split.
+"""Images/s of scan beside a bare decode loop, and peak memory of scan, validate and split.
 
 scripts/bench scan [FOLDER] [--rows 10000 1000000] [--no-memory] [--json]
 FOLDER defaults to ../shared/data/leaves. The bare loop opens each file with Pillow and decodes it as RGB,
 over the same files, in as many processes, in turn with the scan; its processes are running already when its
-time begins, those of the scan are not. Rows are distinct 8 x 8 pictures in an IDX file.
+time begins, those of the scan are not. Rows are distinct 8 x 8 images in an IDX file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.artifacts import ValidationReport
-from components.data.scan import ScanSettings, scan
-from components.data.sources import open_source
-from components.data.split import SplitSettings, split
-from components.data.validate import ValidateSettings, validate
+from pergola.components.artifacts.data import ValidationReport
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.sources.source import open_source
+from pergola.components.data.split import SplitSettings, split
 
 LEAVES = Path(__file__).parents[1] / "../shared/data/leaves"
 _ENOUGH = 10_000  # files, so that starting processes is not what is measured
@@ -57,7 +57,7 @@ def main() -> None:
 def speed(folder: Path) -> dict[str, Any]:
     """Both ways in turn over one folder, whose files are linked until there are enough."""
     with tempfile.TemporaryDirectory() as scratch:
-        photos, files = _many(folder, Path(scratch) / "photos")
+        dataset, files = _many(folder, Path(scratch) / "dataset")
         cores = len(os.sched_getaffinity(0))
         bare_s, scan_s = [], []
         with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
@@ -68,7 +68,7 @@ def speed(folder: Path) -> dict[str, Any]:
                 list(pool.map(decode, portions))
                 bare_s.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
-                source = open_source(photos, ScanSettings(), Path(scratch) / f"scratch{turn}")
+                source = open_source(dataset, ScanSettings(), Path(scratch) / f"scratch{turn}")
                 scan(source, Path(scratch) / f"m{turn}", ScanSettings())
                 scan_s.append(time.perf_counter() - begin)
     bare, scanned = (len(files) / statistics.median(seconds) for seconds in (bare_s, scan_s))
@@ -84,8 +84,8 @@ def speed(folder: Path) -> dict[str, Any]:
 def decode(files: list[str]) -> int:
     """The bare loop."""
     for file in files:
-        with Image.open(file) as picture:
-            picture.convert("RGB")
+        with Image.open(file) as image:
+            image.convert("RGB")
     return len(files)
 
 
@@ -139,7 +139,7 @@ def table(result: dict[str, Any]) -> str:
 def _many(folder: Path, target: Path) -> tuple[Path, list[str]]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:
-        sys.exit(f"{folder} holds no pictures. Name a folder: scripts/bench scan FOLDER.")
+        sys.exit(f"{folder} holds no images. Name a folder: scripts/bench scan FOLDER.")
     files = []
     for copy in range(-(-_ENOUGH // len(found))):
         for path in found:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_parts import measures
-from serving.tuning import Trial
+from pergola.serving.tools.batching_search import Trial
 
 # What the project promises: (part, figure, limit, "most" or "least").
 PROMISES = (
@@ -22,7 +22,7 @@ PROMISES = (
     ("import_cost", "client.installed_mb", 130, "most"),
     ("unary", "above_ms", 0.7, "most"),
     ("beside_mlflow", "row.ratio", 30, "least"),
-    ("beside_mlflow", "picture.ratio", 30, "least"),
+    ("beside_mlflow", "image.ratio", 30, "least"),
     *(("batching", f"{name}.ms_an_image_alone", 5, "least") for name in measures.WEIGHTS),
     *(("batching", f"{name}.share_of_in_process", 0.9, "least") for name in measures.WEIGHTS),
     ("switch", "failures", 0, "most"),

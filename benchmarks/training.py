@@ -1,6 +1,6 @@
-"""Accuracy and time of training on real pictures, held against what is promised.
+"""Accuracy and time of training on real images, held against what is promised.
 
-scripts/bench training [CASE …] [--seeds 5] [--out build/bench/training] [--list] [--json] [--picture FILE]
+scripts/bench training [CASE …] [--seeds 5] [--out build/bench/training] [--list] [--json] [--image FILE]
 
 Without CASE all of them. Each training's figures are written as soon as it is done, and a training that was
 broken off goes on where it was, so the same command can be given until everything is there. Seconds are wall
@@ -25,18 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import training_curves
-from components import digest, records
-from components.artifacts import TEST, TRAIN, Augmentation
-from components.data.scan import ScanSettings, scan
-from components.data.shards import ShardSettings, write_shards
-from components.data.sources import open_source
-from components.data.split import SplitSettings, split
-from components.data.validate import ValidateSettings, validate
-from components.training import comparison
-from components.training.architectures import ModelSettings
-from components.training.augment import augment
-from components.training.fit import TrainSettings, fit
-from pipelines import config
+from pergola.components import digest, records
+from pergola.components.artifacts.data import TEST, TRAIN
+from pergola.components.artifacts.training import Augmentation
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.shards import ShardSettings, write_shards
+from pergola.components.data.sources.source import open_source
+from pergola.components.data.split import SplitSettings, split
+from pergola.components.training.augmentation.augment import augment
+from pergola.components.training.fit import TrainSettings, fit
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.search import comparison
+from pergola.pipelines import settings as config
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 OUT = Path("build/bench/training")
@@ -100,9 +101,7 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="only write the shards")
     parser.add_argument("--list", action="store_true", help="say what there is and how long it takes")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE.svg", help="draw the curves of what was measured"
-    )
+    parser.add_argument("--image", type=Path, metavar="FILE.svg", help="draw the curves of what was measured")
     asked = parser.parse_args()
     if unknown := [name for name in asked.cases if name not in CASES]:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
@@ -120,8 +119,8 @@ def main() -> None:
         results.append(measured(name, case, asked.seeds, asked.out))
         if not asked.json:
             print(line(results[-1]), flush=True)
-    if asked.picture:
-        training_curves.draw({result["case"]: result["runs"] for result in results}, asked.picture)
+    if asked.image:
+        training_curves.draw({result["case"]: result["runs"] for result in results}, asked.image)
     if asked.json:
         print(json.dumps({"cores": len(os.sched_getaffinity(0)), "cases": results}))
 
@@ -248,7 +247,7 @@ def line(result: Mapping[str, Any]) -> str:
     return (
         f"{result['case']:<20}test {result['test']['mean']:.2%} ± {result['test']['deviation']:.2%}, "
         f"gap {100 * result['gap']['mean']:.1f} points, {result['seconds']['mean']:.0f} ± "
-        f"{result['seconds']['deviation']:.0f} s{share}, {result['images_per_s']['mean']:.0f} pictures/s, "
+        f"{result['seconds']['deviation']:.0f} s{share}, {result['images_per_s']['mean']:.0f} images/s, "
         f"{result['input_wait']['mean']:.1%} waiting; {held}"
     )
 

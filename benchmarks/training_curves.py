@@ -1,4 +1,4 @@
-"""The picture of `scripts/bench training`: how the validation error falls with the seconds of training."""
+"""The image of `scripts/bench training`: how the validation error falls with the seconds of training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.training.comparison_chart import STYLE
+from pergola.components.training.search.comparison_chart import STYLE
 
 SECONDS = (10, 30, 100, 300, 1000, 3000)
 ERRORS = (0, 1, 2, 5, 10, 20, 50)

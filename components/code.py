@@ -14,9 +14,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-OURS = ("components", "serving")
+OURS = ("pergola.components", "pergola.serving")
 LIBRARIES = ("great-expectations", "keras", "numpy", "pandas", "pillow", "scikit-learn", "tensorflow")
-STEPS = "components.steps"
+STEPS = "pergola.components.steps"
 
 
 @cache
@@ -40,7 +40,7 @@ def version() -> str:
     for package in OURS:
         for path in sorted((_path(package) or Path()).parent.rglob("*.py")):
             digest.update(path.read_bytes())
-    return f"{_version('pergola')}+{digest.hexdigest()[:12]}"
+    return f"{_version('pergola-ml')}+{digest.hexdigest()[:12]}"
 
 
 def reached(name: str) -> set[str]:
@@ -76,7 +76,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _is_ours(module: str) -> bool:
-    return module.split(".")[0] in OURS
+    return module.startswith(OURS)
 
 
 @cache

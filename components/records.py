@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.errors import InputError
+from pergola.components.errors import InputError
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Every step: load, call the domain, save. Paths in, paths out, no decisions.
 
-Each artifact is a folder (see components/artifacts.py). Heavy imports happen inside the functions,
+Each artifact is a folder (see components/artifacts/). Heavy imports happen inside the functions,
 which is also how components/code.py knows what a step depends on.
 """
 
@@ -11,27 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import artifacts
-from components.progress import Progress, silent
+from pergola.components.artifacts.data import Manifest, Shards, Split, ValidationReport
+from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
+from pergola.components.artifacts.release import Confirmation, Publication, Registration
+from pergola.components.artifacts.smoke_test import SmokeTest
+from pergola.components.artifacts.training import Augmentation, Export, Training
+from pergola.components.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from components.data.scan import ScanSettings
-    from components.data.shards import ShardSettings
-    from components.data.split import SplitSettings
-    from components.data.validate import ValidateSettings
-    from components.evaluation.drift_reference import DriftReference
-    from components.evaluation.evaluate import EvaluateSettings
-    from components.evaluation.gate import GateSettings
-    from components.evaluation.report import About, Parts
-    from components.release.rehearse import Rehearsals
-    from components.training.architectures import ModelSettings
-    from components.training.augment import AugmentSettings
-    from components.training.comparison import Row
-    from components.training.export import ExportSettings
-    from components.training.fit import TrainSettings
-    from components.training.space import Tuned
-    from components.training.tune import Trial, TuneSettings, Tuning
-    from serving.client import Client
+    from pergola.components.data.checks.validate import ValidateSettings
+    from pergola.components.data.manifest.scan import ScanSettings
+    from pergola.components.data.shards import ShardSettings
+    from pergola.components.data.split import SplitSettings
+    from pergola.components.evaluation.drift.reference import DriftReference
+    from pergola.components.evaluation.evaluate import EvaluateSettings
+    from pergola.components.evaluation.gate.gate import GateSettings
+    from pergola.components.evaluation.report.report import About, Parts
+    from pergola.components.release.smoke_test import SmokeTestServer
+    from pergola.components.training.augmentation.augment import AugmentSettings
+    from pergola.components.training.export import ExportSettings
+    from pergola.components.training.fit import TrainSettings
+    from pergola.components.training.models.architectures import ModelSettings
+    from pergola.components.training.search.comparison import Row
+    from pergola.components.training.search.space import Tuned
+    from pergola.components.training.search.tune import Trial, TuneSettings, Tuning
+    from pergola.serving.client.client import Client
 
 
 @dataclass(frozen=True)
@@ -48,34 +53,34 @@ class RunRecord:
 
 
 def scan(
-    photos: Path, out: Path, settings: ScanSettings, *, scratch: Path, progress: Progress = silent
-) -> artifacts.Manifest:
-    """Pictures -> manifest. scratch: a folder of ours, kept from run to run."""
-    from components.data.scan import scan as scan_source
-    from components.data.sources import open_source
+    dataset: Path, out: Path, settings: ScanSettings, *, scratch: Path, progress: Progress = silent
+) -> Manifest:
+    """Images -> manifest. scratch: a folder of ours, kept from run to run."""
+    from pergola.components.data.manifest.scan import scan as scan_source
+    from pergola.components.data.sources.source import open_source
 
-    return scan_source(open_source(photos, settings, scratch), out, settings, progress=progress)
+    return scan_source(open_source(dataset, settings, scratch), out, settings, progress=progress)
 
 
 def scan_part(
-    photos: Path, out: Path, settings: ScanSettings, index: int, count: int, *, scratch: Path
+    dataset: Path, out: Path, settings: ScanSettings, index: int, count: int, *, scratch: Path
 ) -> None:
-    """Every `count`-th picture from the `index`-th on -> a part of the manifest."""
-    from components.data.partitions import scan_partition
-    from components.data.sources import open_source
+    """Every `count`-th image from the `index`-th on -> a part of the manifest."""
+    from pergola.components.data.partitions import scan_partition
+    from pergola.components.data.sources.source import open_source
 
-    scan_partition(open_source(photos, settings, scratch), out, settings, index, count)
+    scan_partition(open_source(dataset, settings, scratch), out, settings, index, count)
 
 
-def merge_scans(parts: Sequence[Path], out: Path) -> artifacts.Manifest:
+def merge_scans(parts: Sequence[Path], out: Path) -> Manifest:
     """All parts -> the manifest that one scan of everything makes."""
-    from components.data.partitions import merge_scans as merge
+    from pergola.components.data.partitions import merge_scans as merge
 
     return merge(parts, out)
 
 
 def validate(
-    photos: Path,
+    dataset: Path,
     manifest: Path,
     out: Path,
     settings: ValidateSettings,
@@ -85,17 +90,17 @@ def validate(
     architecture: str = "auto",
     weights: str = "",
     progress: Progress = silent,
-) -> artifacts.ValidationReport:
-    """Manifest and pictures -> findings, a ranked list of suspicious labels, and a page that shows them.
+) -> ValidationReport:
+    """Manifest and images -> findings, a ranked list of suspicious labels, and a page that shows them.
 
-    architecture, weights: of the model, whose pretrained network compares pictures where there is one.
+    architecture, weights: of the model, whose pretrained network compares images where there is one.
     """
-    from components.data.page import write_page
-    from components.data.second_look import Network, examine
-    from components.data.sources import open_source
-    from components.data.validate import validate as check
+    from pergola.components.data.checks.content_checks import Network, examine
+    from pergola.components.data.checks.validate import validate as check
+    from pergola.components.data.page import write_page
+    from pergola.components.data.sources.source import open_source
 
-    source = open_source(photos, scan, scratch)
+    source = open_source(dataset, scan, scratch)
     report = check(manifest, settings)
     found = examine(
         source, manifest, report, settings, Network(architecture, weights), scan.relabel, progress
@@ -109,16 +114,16 @@ def validate(
 
 def split(
     manifest: Path, validation: Path, out: Path, settings: SplitSettings, *, previous: Path | None = None
-) -> artifacts.Split:
-    """Manifest and findings -> which picture is in which part. previous: the last split of the same data."""
-    from components.data.split import split as assign
+) -> Split:
+    """Manifest and findings -> which image is in which part. previous: the last split of the same data."""
+    from pergola.components.data.split import split as assign
 
-    report = artifacts.ValidationReport.load(validation)
+    report = ValidationReport.load(validation)
     return assign(manifest, report, out, settings, previous=previous)
 
 
 def shards(
-    photos: Path,
+    dataset: Path,
     manifest: Path,
     split: Path,
     out: Path,
@@ -127,17 +132,17 @@ def shards(
     scan: ScanSettings,
     scratch: Path,
     progress: Progress = silent,
-) -> artifacts.Shards:
-    """Pictures, manifest and split -> TFRecord shards."""
-    from components.data.shards import write_shards
-    from components.data.sources import open_source
+) -> Shards:
+    """Images, manifest and split -> TFRecord shards."""
+    from pergola.components.data.shards import write_shards
+    from pergola.components.data.sources.source import open_source
 
-    source = open_source(photos, scan, scratch)
+    source = open_source(dataset, scan, scratch)
     return write_shards(source, manifest, split, out, settings, progress=progress)
 
 
 def shards_part(
-    photos: Path,
+    dataset: Path,
     manifest: Path,
     split: Path,
     out: Path,
@@ -149,24 +154,24 @@ def shards_part(
     scratch: Path,
 ) -> None:
     """Every `count`-th file of the shards from the `index`-th on."""
-    from components.data.partitions import write_partition
-    from components.data.sources import open_source
+    from pergola.components.data.partitions import write_partition
+    from pergola.components.data.sources.source import open_source
 
-    write_partition(open_source(photos, scan, scratch), manifest, split, out, settings, index, count)
+    write_partition(open_source(dataset, scan, scratch), manifest, split, out, settings, index, count)
 
 
 def merge_shards(
     parts: Sequence[Path], manifest: Path, split: Path, out: Path, settings: ShardSettings
-) -> artifacts.Shards:
+) -> Shards:
     """All parts -> the shards that one pass over everything writes."""
-    from components.data.partitions import merge_shards as merge
+    from pergola.components.data.partitions import merge_shards as merge
 
     return merge(parts, manifest, split, out, settings)
 
 
-def augment(shards: Path, out: Path, settings: AugmentSettings, *, seed: int) -> artifacts.Augmentation:
-    """Shards -> how training pictures are varied, and a picture of it."""
-    from components.training.augment import augment as prepare
+def augment(shards: Path, out: Path, settings: AugmentSettings, *, seed: int) -> Augmentation:
+    """Shards -> how training images are varied, and an image of it."""
+    from pergola.components.training.augmentation.augment import augment as prepare
 
     return prepare(shards, out, settings, seed=seed)
 
@@ -180,15 +185,15 @@ def train(
     model: ModelSettings,
     progress: Progress = silent,
     on_epoch: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
-) -> artifacts.Training:
+) -> Training:
     """Shards -> a trained network. Goes on from what it left in `out`.
 
     With TF_CONFIG in the environment this process is one worker of several: all of them call this with the
     same arguments and an `out` on a volume that they share, before they use TensorFlow for anything else
-    (`python -m components.training.worker` is such a process). Worker 0 alone writes and calls on_epoch; the
-    others return when it is done. All GPUs of a machine are used without being asked for.
+    (`python -m pergola.components.training.worker` is such a process). Worker 0 alone writes and calls
+    on_epoch; the others return when it is done. All GPUs of a machine are used without being asked for.
     """
-    from components.training.fit import fit
+    from pergola.components.training.fit import fit
 
     return fit(shards, augmentation, out, model, settings, progress=progress, on_epoch=on_epoch)
 
@@ -206,11 +211,11 @@ def tune(
 ) -> Tuning:
     """Shards -> the best settings of a search, as best.toml for --config. Goes on from what it left in `out`.
 
-    space: a TOML file, by default the one that fits the weights (components/training/space.toml).
+    space: a TOML file, by default the one that fits the weights (components/training/search/space.toml).
     tracking_uri, key: the registry in which each trial becomes the run "<key>-<trial>"; None: in none.
     """
-    from components.training import space as spaces
-    from components.training.tune import tune as search
+    from pergola.components.training.search import space as spaces
+    from pergola.components.training.search.tune import tune as search
 
     default = spaces.PRETRAINED if base.model.weights else spaces.SCRATCH
     parameters = spaces.load(space or default)
@@ -223,7 +228,7 @@ def tune(
 
 
 def _note_trial(tracking_uri: str, key: str, trial: Trial) -> None:
-    from components.release.registry import Registry
+    from pergola.components.release.registry import Registry
 
     registry = Registry(tracking_uri)
     run = registry.run(key)
@@ -248,18 +253,18 @@ def ladder(
     progress: Progress = silent,
     on_row: Callable[[Row, bool], None] = lambda row, is_new: None,
 ) -> tuple[Row, ...]:
-    """Shards -> several architectures compared, and a picture of it. Goes on from what it left in `out`."""
-    from components.training.comparison import compare
-    from components.training.comparison_chart import draw
+    """Shards -> several architectures compared, and an image of it. Goes on from what it left in `out`."""
+    from pergola.components.training.search.comparison import compare
+    from pergola.components.training.search.comparison_chart import draw
 
     rows = compare(shards, augmentation, out, names, model, settings, progress=progress, on_row=on_row)
     draw(rows, out)
     return rows
 
 
-def export(training: Path, shards: Path, out: Path, settings: ExportSettings) -> artifacts.Export:
-    """A trained network -> a SavedModel that takes encoded pictures."""
-    from components.training.export import export as write
+def export(training: Path, shards: Path, out: Path, settings: ExportSettings) -> Export:
+    """A trained network -> a SavedModel that takes encoded images."""
+    from pergola.components.training.export import export as write
 
     return write(training, shards, out, settings)
 
@@ -274,14 +279,14 @@ def evaluate(
     manifest: Path | None = None,
     champion: bool = False,
     progress: Progress = silent,
-) -> artifacts.Evaluation:
+) -> Evaluation:
     """A SavedModel and the test part -> scores; by slice too, with the manifest.
 
     champion: another run's model, with labels of its own; it is scored to be compared with, no more.
     """
-    from components.evaluation.evaluate import evaluate as score
-    from components.evaluation.inside import Inside
-    from components.evaluation.served import ServedModel
+    from pergola.components.evaluation.evaluate import evaluate as score
+    from pergola.components.evaluation.export_notes import Inside
+    from pergola.components.evaluation.served_model import ServedModel
 
     with ServedModel(saved_model) as model:
         if champion:
@@ -292,27 +297,32 @@ def evaluate(
                      inside=Inside.of(saved_model), manifest_folder=manifest, explain=explain)  # fmt: skip
 
 
-def rehearse(
-    rehearsals: Rehearsals, saved_model: Path, evaluation: Path, out: Path, *, timing: Path | None = None
-) -> artifacts.Rehearsal:
+def smoke_test(
+    smoke_test_server: SmokeTestServer,
+    saved_model: Path,
+    evaluation: Path,
+    out: Path,
+    *,
+    timing: Path | None = None,
+) -> SmokeTest:
     """A SavedModel -> what a real server answered with it to the golden requests."""
-    golden = artifacts.GoldenRequests.load(evaluation)
-    return rehearsals.rehearse(saved_model, golden, out, timing=timing)
+    golden = GoldenRequests.load(evaluation)
+    return smoke_test_server.smoke_test(saved_model, golden, out, timing=timing)
 
 
 def gate(
     evaluation: Path,
     champion: Path | None,
-    rehearsal: Path,
+    smoke_test: Path,
     out: Path,
     settings: GateSettings,
     *,
     champion_version: int | None = None,
-) -> artifacts.Decision:
-    """Scores and rehearsal -> may it ship. champion: its evaluation on the same pictures."""
-    from components.evaluation.gate import Facts, decide
+) -> Decision:
+    """Scores and smoke test -> may it ship. champion: its evaluation on the same images."""
+    from pergola.components.evaluation.gate.gate import Facts, decide
 
-    facts = Facts.of(evaluation, champion, rehearsal, champion_version)
+    facts = Facts.of(evaluation, champion, smoke_test, champion_version)
     decision = decide(facts, settings)
     if facts.costs and champion:
         facts.costs.save(out)  # with the champion's; the evaluation has its own without
@@ -322,7 +332,7 @@ def gate(
 
 def report(parts: Parts, about: About, out: Path) -> Path:
     """All that a run found out -> one HTML page."""
-    from components.evaluation.report import write_report
+    from pergola.components.evaluation.report.report import write_report
 
     return write_report(parts, about, out)
 
@@ -331,8 +341,8 @@ def reference(
     saved_model: Path, shards: Path, evaluation: Path, out: Path, *, progress: Progress = silent
 ) -> DriftReference:
     """An accepted SavedModel and the test part -> what requests will be held against, to notice drift."""
-    from components.evaluation.drift_reference import reference_of
-    from components.evaluation.served import ServedModel
+    from pergola.components.evaluation.drift.reference import reference_of
+    from pergola.components.evaluation.served_model import ServedModel
 
     with ServedModel(saved_model) as model:
         return reference_of(shards, evaluation, model.embeddings, out, progress=progress)
@@ -340,31 +350,29 @@ def reference(
 
 def register(
     decision: Path, export: Path, out: Path, *, record: RunRecord, tracking_uri: str
-) -> artifacts.Registration | None:
+) -> Registration | None:
     """Note the run in the registry; an accepted model gets its version there, a rejected one None."""
-    from components.release.registry import Registry
+    from pergola.components.release.registry import Registry
 
     registry = Registry(tracking_uri)
     run = registry.run(record.key, record.name)
     registry.log(run, params=record.params, metrics=record.metrics, tags=record.tags, files=record.files)
     registry.log_epochs(run, record.history)
     registration = None
-    if artifacts.Decision.load(decision).accepted:
-        exported = artifacts.Export.load(export)
+    if Decision.load(decision).accepted:
+        exported = Export.load(export)
         version = registry.register(record.name, run, export / "saved_model", sha256=exported.sha256)
-        registration = artifacts.Registration(record.name, version.version, run, exported.sha256)
+        registration = Registration(record.name, version.version, run, exported.sha256)
         registration.save(out)
     registry.finish(run)
     return registration
 
 
-def publish(
-    registration: Path, saved_model: Path, reference: Path, out: Path, *, base: Path
-) -> artifacts.Publication:
+def publish(registration: Path, saved_model: Path, reference: Path, out: Path, *, base: Path) -> Publication:
     """A registered SavedModel -> <base>/<model>/<version>/, with its reference of drift."""
-    from components.release.publish import publish as put
+    from pergola.components.store.publish import publish as put
 
-    registered = artifacts.Registration.load(registration)
+    registered = Registration.load(registration)
     publication = put(saved_model, base, registered.model, registered.version, notes=reference)
     publication.save(out)
     return publication
@@ -379,15 +387,15 @@ def confirm(
     base: Path,
     tracking_uri: str,
     max_difference: float,
-) -> artifacts.Confirmation:
+) -> Confirmation:
     """A published version -> the champion, once a server gave its golden answers."""
-    from components.release.confirm import confirm as ask
-    from components.release.registry import Registry
+    from pergola.components.release.confirm import confirm as ask
+    from pergola.components.release.registry import Registry
 
     confirmation = ask(
         client,
-        artifacts.GoldenRequests.load(evaluation),
-        artifacts.Publication.load(publication),
+        GoldenRequests.load(evaluation),
+        Publication.load(publication),
         base,
         Registry(tracking_uri),
         max_difference=max_difference,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from k8s.manifests import Object, name_of
+from pergola.k8s.manifests import Object, name_of
 
 _HOPELESS = ("ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
 _CRASHES = 2  # restarts after which a crash is no accident

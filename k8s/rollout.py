@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from k8s import pods
-from k8s.manifests import Object, name_of
-from k8s.pods import Progress
+from pergola.k8s import pods
+from pergola.k8s.manifests import Object, name_of
+from pergola.k8s.pods import Progress
 
 MANAGER = "pergola"
 _TIMEOUT = (5, 30)  # to connect, to answer

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from k8s import pods
-from k8s.manifests import Object
-from k8s.rollout import Cluster, Conflict, Missing, RolloutError
+from pergola.k8s import pods
+from pergola.k8s.manifests import Object
+from pergola.k8s.rollout import Cluster, Conflict, Missing, RolloutError
 
 GROUP = "trainer.kubeflow.org"
 VERSION = f"{GROUP}/v1alpha1"

@@ -6,11 +6,11 @@
   steps/<step>/<key>/  what a step made; <key>.json beside it says that it is whole
   runs/<id>/           run.json, settings.toml, report.html
   experiments/<kind>/<key>/  what `pergola ladder` and `pergola tune` found out
-  versions/<name>/<N>/ what each version was made of, see components/release/dossier.py
+  versions/<name>/<N>/ what each version was made of, see components/release/provenance.py
   models/<name>/<N>/   what is published, watched by servers
   mlflow.db, mlartifacts/
   requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
-  feedback/<name>/     true labels for requests, and their pictures: a data set for scan.also
+  feedback/<name>/     true labels for requests, and their images: a data set for scan.also
   drift/<name>/<N>/    looks at drift: looks.json, drift.json, index.html
   serve.json           where `pergola serve` listens, while it does
 """
@@ -25,9 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components import records
-from components.data.disk import explained
-from components.errors import InputError
+from pergola.components import records
+from pergola.components.disk import explained
+from pergola.components.errors import InputError
 
 LAYOUT = 1
 
@@ -67,7 +67,7 @@ class Workspace:
     def require(self) -> None:
         """Raises InputError when there is no workspace here yet: neither ours nor a pipeline's volume."""
         if not (self.root / "pergola.json").is_file() and not self.models.is_dir():
-            raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run PHOTOS`.")
+            raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run DATASET`.")
 
     def request_log(self, model: str) -> str:
         """Prefix of the log of a model's requests."""

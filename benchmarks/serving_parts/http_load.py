@@ -1,4 +1,4 @@
-"""HTTP POSTs in a closed loop, from a process of its own: what serving/load.py is for gRPC.
+"""HTTP POSTs in a closed loop, from a process of its own: what serving/tools/load_test.py is for gRPC.
 
 python -m benchmarks.serving_parts.http_load HOST PORT PATH CONCURRENCY SECONDS < BODY -> one JSON object
 """

@@ -20,12 +20,12 @@ from packaging.requirements import Requirement
 
 from benchmarks.serving_parts import http_load, models
 from benchmarks.serving_parts.mlflow_server import mlflow_server
-from serving.child_server import ChildServer
-from serving.client import Client
-from serving.load import Load, LoadResult, measure, start
-from serving.ndarrays import to_tensor
-from serving.protos import predict_pb2
-from serving.tuning import Trial, tune_batching
+from pergola.serving.client.client import Client
+from pergola.serving.tools.batching_search import Trial, tune_batching
+from pergola.serving.tools.child_server import ChildServer
+from pergola.serving.tools.load_test import Load, LoadResult, measure, start
+from pergola.serving.wire.ndarrays import to_tensor
+from pergola.serving.wire.protos import predict_pb2
 
 ROUNDS = 3  # of A and B in turns, so that a noisy moment meets both
 SWITCHES = 10
@@ -34,10 +34,14 @@ Figures = dict[str, Any]
 
 
 def import_cost() -> Figures:
-    """Seconds and memory of `import serving.client`, beside Python alone and beside the usual stubs."""
+    """Seconds and memory of `import pergola.serving.client.client`, beside Python alone and beside the
+    usual stubs."""
     usual = "import tensorflow_serving.apis.prediction_service_pb2_grpc"
     return {
-        "client": {**_import("import serving.client", 5), "installed_mb": _installed_mb("pergola")},
+        "client": {
+            **_import("import pergola.serving.client.client", 5),
+            "installed_mb": _installed_mb("pergola-ml"),
+        },
         "python": _import("", 5),
         "tensorflow_serving_api": {
             **_import(usual, 1),
@@ -77,7 +81,7 @@ def _installed_mb(name: str) -> float:
 
 
 def _files_mb(distribution: importlib.metadata.Distribution) -> float:
-    if distribution.name == "pergola":  # an editable install lists no files of its packages
+    if distribution.name == "pergola-ml":  # an editable install lists no files of its packages
         folders = [Path(folder) for folder in ("pipelines", "components", "serving", "k8s")]
         files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     else:
@@ -105,11 +109,11 @@ def unary(work: Path, seconds: float) -> Figures:
 
 
 def beside_mlflow(work: Path, seconds: float) -> Figures:
-    """Requests/s of 16 callers with a row of 4 numbers and with a picture, beside `mlflow models serve`."""
+    """Requests/s of 16 callers with a row of 4 numbers and with an image, beside `mlflow models serve`."""
     rng = np.random.default_rng(0)
     cases = {
         "row": (models.tiny_module(), "x", np.ones((1, 4), np.float32)),
-        "picture": (models.mean_module(), "image", rng.integers(0, 256, (1, 96, 96, 3), np.uint8)),
+        "image": (models.mean_module(), "image", rng.integers(0, 256, (1, 96, 96, 3), np.uint8)),
     }
     return {name: _case(work / name, seconds, *case) for name, case in cases.items()}
 
@@ -191,12 +195,12 @@ def encoded(work: Path, seconds: float) -> Figures:
     """
     import tensorflow as tf
 
-    models.pictures(work / "pictures" / "1")
+    models.images(work / "images" / "1")
     data = jpeg()
-    request = _request("pictures", {"image": [data]})
-    pixels = _request("pictures", {"image": np.zeros((1, 96, 96, 3), np.uint8)}, "tensor")
+    request = _request("images", {"image": [data]})
+    pixels = _request("images", {"image": np.zeros((1, 96, 96, 3), np.uint8)}, "tensor")
     bare, total, rest, p50 = [], [], [], []
-    with ChildServer(work / "pictures", "pictures") as server:
+    with ChildServer(work / "images", "images") as server:
         measure(Load(server.address, request, 1, 0.5))
         for _ in range(ROUNDS):
             bare.append(_cpu_ms(lambda: tf.io.decode_jpeg(data, channels=3).numpy(), seconds))
@@ -296,7 +300,7 @@ def _request(
 
 def _in_process(folder: Path, inputs: Mapping[str, Any]) -> Callable[[], Any]:
     """The same call without a server: numpy in, numpy out, through a session as the server has one."""
-    from serving.model import RuntimeSettings, load
+    from pergola.serving.server.core.model import RuntimeSettings, load
 
     model = load(folder, RuntimeSettings())
     signature = model.signature_defs["serving_default"]

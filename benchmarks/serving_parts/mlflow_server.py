@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving.child_server import free_port
+from pergola.serving.tools.child_server import free_port
 
 
 @contextlib.contextmanager

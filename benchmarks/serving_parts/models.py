@@ -1,4 +1,4 @@
-"""The models that are served: one that does nearly nothing, one that takes its time, one for pictures."""
+"""The models that are served: one that does nearly nothing, one that takes its time, one for images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tiny_module(scale: float = 2.0) -> Any:
 
 
 def mean_module() -> Any:
-    """A tf.Module, image: uint8 (N, H, W, 3) -> output_0: float32 (N, 3): nearly no work on a picture."""
+    """A tf.Module, image: uint8 (N, H, W, 3) -> output_0: float32 (N, 3): nearly no work on an image."""
     import tensorflow as tf
 
     class Mean(tf.Module):
@@ -86,14 +86,14 @@ def slow(folder: Path, size_px: int = 128, channels: int = 96) -> Path:
     return folder
 
 
-def pictures(folder: Path, size_px: int = 96) -> Path:
-    """Encoded pictures, decoded and resized in the graph by what pergola's exports use, and little else.
+def images(folder: Path, size_px: int = 96) -> Path:
+    """Encoded images, decoded and resized in the graph by what pergola's exports use, and little else.
 
     A second signature, "tensor", takes the pixels at the network's size: what is left without decoding.
     """
     import tensorflow as tf
 
-    from components.data import images
+    from pergola.components.imaging import decode
 
     rng = np.random.default_rng(0)
     module = tf.Module()
@@ -106,7 +106,7 @@ def pictures(folder: Path, size_px: int = 96) -> Path:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
     def encoded(image: Any) -> dict[str, Any]:
-        return answer(images.load_batch(image, size_px, size_px, 3))
+        return answer(decode.load_batch(image, size_px, size_px, 3))
 
     @tf.function(input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, name="image")])
     def tensor(image: Any) -> dict[str, Any]:

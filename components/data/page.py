@@ -1,6 +1,6 @@
 """The result of the checks as one HTML page that needs nothing from outside.
 
-The thumbnails are kept beside it, in pictures.json, for the page of a whole run.
+The thumbnails are kept beside it, in images.json, for the page of a whole run.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from typing import ClassVar
 
 from PIL import Image
 
-from components import records
-from components.artifacts import Finding, Record, ValidationReport
-from components.data.disk import explained
-from components.data.probe import pillow_as_is
-from components.data.sources import Source
-from serving import images
+from pergola.components import records
+from pergola.components.artifacts.data import Finding, ValidationReport
+from pergola.components.artifacts.record import Record
+from pergola.components.data.manifest.image_metadata import pillow_as_is
+from pergola.components.data.sources.source import Source
+from pergola.components.disk import explained
+from pergola.serving.wire import images
 
 FILE = "index.html"
 
-_SETS = 12  # of pictures shown for a finding
-_SHEET = 60  # of one about single pictures that a person is to judge: a contact sheet
+_SETS = 12  # of images shown for a finding
+_SHEET = 60  # of one about single images that a person is to judge: a contact sheet
 _TO_JUDGE = ("label_error", "outlier")
-_IN_A_SET = 3  # a picture and its likes
+_IN_A_SET = 3  # an image and its likes
 _SIDE = 128  # pixels of a thumbnail
 _WITH_LIKES = (
     "exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak",
@@ -49,22 +50,22 @@ class Shown:
 
     path: str
     label: str
-    data: str  # base64 of a JPEG, empty when there is no picture to show
+    data: str  # base64 of a JPEG, empty when there is no image to show
     reason: str
     note: str = ""  # what is said of it
 
 
 @dataclass(frozen=True)
-class Pictures(Record):
-    """What is shown of each finding, in the order of the findings: sets of a picture and its likes."""
+class Images(Record):
+    """What is shown of each finding, in the order of the findings: sets of an image and its likes."""
 
-    FILE: ClassVar[str] = "pictures.json"
+    FILE: ClassVar[str] = "images.json"
 
     sets: tuple[tuple[tuple[Shown, ...], ...], ...]
 
 
 def write_page(report: ValidationReport, manifest_folder: Path, source: Source, out: Path) -> Path:
-    """Write index.html into `out`: the verdict, each finding with pictures, the classes. Gives its path."""
+    """Write index.html into `out`: the verdict, each finding with images, the classes. Gives its path."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -77,7 +78,7 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
     }
     most = max(report.counts.values(), default=0)
     with pillow_as_is():
-        pictures = Pictures(
+        pictures = Images(
             tuple(
                 tuple(
                     tuple(_shown(source, row, notes.get((place, row.path), "")) for row in rows)
@@ -112,9 +113,7 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
 
 def _summary(report: ValidationReport) -> str:
     left = sum(report.counts.values())
-    parts = [
-        f"{report.num_images:,} files, {left:,} distinct pictures in {len(report.counts)} classes to use"
-    ]
+    parts = [f"{report.num_images:,} files, {left:,} distinct images in {len(report.counts)} classes to use"]
     if report.quarantined:
         parts.append(f"{len(report.quarantined):,} files left out")
     if not report.findings:
@@ -123,7 +122,7 @@ def _summary(report: ValidationReport) -> str:
 
 
 def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]:
-    """For each finding, by its place, what to show: a picture and, where that is the point, its likes."""
+    """For each finding, by its place, what to show: an image and, where that is the point, its likes."""
     wanted = {path for finding in report.findings for path in finding.paths[: _most(finding)]}
     rows = {row.path: row for row in _rows(folder) if row.path in wanted}
     groups = {
@@ -140,12 +139,12 @@ def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]
 
 
 def _most(finding: Finding) -> int:
-    """How many sets of pictures are shown for a finding."""
+    """How many sets of images are shown for a finding."""
     return _SHEET if finding.check in _TO_JUDGE else _SETS
 
 
 def _not_shown(finding: Finding, sets: list[list[_Row]]) -> int:
-    """How many more pictures a finding has than are shown; 0 where none is shown."""
+    """How many more images a finding has than are shown; 0 where none is shown."""
     return max(0, finding.count - len({row.path for rows in sets for row in rows})) if sets else 0
 
 
@@ -195,12 +194,12 @@ def _shown(source: Source, row: _Row, note: str) -> Shown:
 
 
 def _thumbnail(data: bytes) -> bytes:
-    """A small upright JPEG; tiny pictures are enlarged without smoothing, to show their pixels."""
-    with images.opened(data, max_pixels=1 << 40) as picture, images.decoding("it"):
-        turn = images.orientation(picture, data)
-        picture.draft(picture.mode, (_SIDE, _SIDE))
-        picture.load()
-        small = images.upright(images.flat(picture), turn)
+    """A small upright JPEG; tiny images are enlarged without smoothing, to show their pixels."""
+    with images.opened(data, max_pixels=1 << 40) as image, images.decoding("it"):
+        turn = images.orientation(image, data)
+        image.draft(image.mode, (_SIDE, _SIDE))
+        image.load()
+        small = images.upright(images.flat(image), turn)
     scale = _SIDE / max(small.size)
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
     small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))), how)

@@ -1,6 +1,6 @@
 """A data set in parts that several machines read at once, put together to exactly what one makes.
 
-Part i of n holds every n-th picture from the i-th on, so parts are equally large whatever the order, and rows
+Part i of n holds every n-th image from the i-th on, so parts are equally large whatever the order, and rows
 go back into order by taking one from each part in turn. Of shards, part i holds every n-th file.
 """
 
@@ -14,18 +14,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from components import artifacts, progress
-from components.data.disk import explained
-from components.data.scan import LIST_COLUMN, Found, ScanSettings, Table, corrections_of, read_all, whole
-from components.data.shards import Plan, ShardSettings
-from components.data.sources import Entry, Source
-from components.errors import StepError
+from pergola.components import progress
+from pergola.components.artifacts.data import Manifest, Shards
+from pergola.components.artifacts.record import Record
+from pergola.components.data.manifest.scan import (
+    LIST_COLUMN,
+    Found,
+    ScanSettings,
+    Table,
+    corrections_of,
+    read_all,
+    whole,
+)
+from pergola.components.data.shards import Plan, ShardSettings
+from pergola.components.data.sources.source import Entry, Source
+from pergola.components.disk import explained
+from pergola.components.errors import StepError
 
 _BATCH = 2048
 
 
 @dataclass(frozen=True)
-class Partition(artifacts.Record):
+class Partition(Record):
     """Which part of a data set an artifact is of."""
 
     FILE = "partition.json"
@@ -37,7 +47,7 @@ class Partition(artifacts.Record):
 
 @dataclass(frozen=True)
 class _PartOf:
-    """The pictures of one part, as a source."""
+    """The images of one part, as a source."""
 
     source: Source
     index: int
@@ -72,7 +82,7 @@ def scan_partition(
     *,
     progress: progress.Progress = progress.silent,
 ) -> Partition:
-    """The rows of part `index` of `count`, in `out`; it may have no pictures, or those of one class."""
+    """The rows of part `index` of `count`, in `out`; it may have no images, or those of one class."""
     _check(index, count)
     corrections = corrections_of(source, settings)
     read_all(_PartOf(source, index, count), out, settings, corrections, progress=progress)
@@ -81,10 +91,11 @@ def scan_partition(
     return part
 
 
-def merge_scans(parts: Sequence[Path], out: Path) -> artifacts.Manifest:
-    """The manifest of the whole data set: to the byte what `components.data.scan.scan` writes.
+def merge_scans(parts: Sequence[Path], out: Path) -> Manifest:
+    """The manifest of the whole data set: to the byte what `pergola.components.data.manifest.scan.scan`
+    writes.
 
-    parts: what scan_partition wrote, in any order. Memory does not grow with the number of pictures.
+    parts: what scan_partition wrote, in any order. Memory does not grow with the number of images.
     Raises StepError for parts that are missing or not of one data set, InputError as scan does.
     """
     first, folders = _in_order(parts)
@@ -119,8 +130,9 @@ def write_partition(
 
 def merge_shards(
     parts: Sequence[Path], manifest: Path, split: Path, out: Path, settings: ShardSettings
-) -> artifacts.Shards:
-    """The shards of the whole data set: to the byte what `components.data.shards.write_shards` writes.
+) -> Shards:
+    """The shards of the whole data set: to the byte what `pergola.components.data.shards.write_shards`
+    writes.
 
     Raises StepError for parts that are missing or not of this split.
     """
@@ -167,9 +179,7 @@ def _in_turn(parts: list[Iterator[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]
             row = next(rows, None)
             if row is None:
                 if any(next(others, None) is not None for others in [*parts[place + 1 :], *parts[:place]]):
-                    raise StepError(
-                        "The parts are not of one data set: the pictures changed. Run them again."
-                    )
+                    raise StepError("The parts are not of one data set: the images changed. Run them again.")
                 return
             yield row
 

@@ -1,4 +1,4 @@
-"""The pictures of each part in TFRecord files, ready for training, and what training has to know of them."""
+"""The images of each part in TFRecord files, ready for training, and what training has to know of them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import digest, progress
-from components.artifacts import PARTS, Manifest, Part, Shards, Split
-from components.data import tfrecord
-from components.data.disk import explained
-from components.data.probe import pillow_as_is
-from components.data.sources import Source
-from components.errors import StepError
-from components.records import setting
-from serving.images import prepare
+from pergola.components import digest, progress
+from pergola.components.artifacts.data import PARTS, Manifest, Part, Shards, Split
+from pergola.components.data import tfrecord
+from pergola.components.data.manifest.image_metadata import pillow_as_is
+from pergola.components.data.sources.source import Source
+from pergola.components.disk import explained
+from pergola.components.errors import StepError
+from pergola.components.records import setting
+from pergola.serving.wire.images import prepare
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _GREY = ("1", "L", "LA", "La")  # and all whose name begins with "I"
 _NO_LIMIT = 1 << 62  # the scan has refused what is too large
-_WORTH_PROCESSES = 2000  # pictures; fewer are written before other processes have started
+_WORTH_PROCESSES = 2000  # images; fewer are written before other processes have started
 
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """How the pictures are packed."""
+    """How the images are packed."""
 
     shard_bytes: int = setting(64_000_000, "about so many bytes a file", low=1_000)
-    shard_images: int = setting(4096, "at most so many pictures a file", low=1)
+    shard_images: int = setting(4096, "at most so many images a file", low=1)
     workers: int = setting(0, "processes that write files; 0: one a core", low=0, high=1024)
 
 
@@ -56,10 +56,10 @@ def write_shards(
     *,
     progress: progress.Progress = progress.silent,
 ) -> Shards:
-    """The pictures of a split as TFRecord files in `out`, with their index.
+    """The images of a split as TFRecord files in `out`, with their index.
 
-    Each picture is what serving.images.prepare makes of its file. Records lie in order of their ids, which
-    are hashes, so every file is a fair sample of its part. Equal input gives equal bytes.
+    Each image is what pergola.serving.wire.images.prepare makes of its file. Records lie in order of their
+    ids, which are hashes, so every file is a fair sample of its part. Equal input gives equal bytes.
     Raises StepError for a file that changed since the scan or cannot be prepared, and for a full disk.
     """
     plan = Plan.of(manifest_folder, split_folder, settings)
@@ -70,9 +70,9 @@ def write_shards(
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pictures go into which file, decided before any is read."""
+    """Which images go into which file, decided before any is read."""
 
-    rows: pd.DataFrame  # a row a picture, in order of id
+    rows: pd.DataFrame  # a row an image, in order of id
     labels: tuple[str, ...]
     parts: dict[str, list[tuple[str, pd.DataFrame]]]  # part -> its files and their rows
 
@@ -101,7 +101,7 @@ class Plan:
         total = sum(len(rows) for _, rows in wanted)
         places = {label: place for place, label in enumerate(self.labels)}
         out.mkdir(parents=True, exist_ok=True)
-        with progress(total=total, desc="shards", unit=" pictures") as bar:
+        with progress(total=total, desc="shards", unit=" images") as bar:
             tasks = (_task(out / file, rows, places) for file, rows in wanted)
             for done in _written(source, tasks, workers, total):
                 bar.update(done)
@@ -115,7 +115,7 @@ class Plan:
 
 
 def _joined(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
-    """A row a picture of the split, in order of id, with the columns of both tables that matter here."""
+    """A row an image of the split, in order of id, with the columns of both tables that matter here."""
     columns = ["path", "mode", "width", "height", "bytes"]
     manifest = Manifest.table(manifest_folder, columns=columns)
     split = Split.table(split_folder, columns=["id", "path", "label", "part"])
@@ -128,7 +128,7 @@ def _joined(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
 
 
 def _files(rows: pd.DataFrame, part: str, settings: ShardSettings) -> list[tuple[str, pd.DataFrame]]:
-    """File names with their rows: as many files as needed, with equal numbers of pictures."""
+    """File names with their rows: as many files as needed, with equal numbers of images."""
     by_bytes = int(rows["bytes"].sum()) / settings.shard_bytes
     count = max(1, math.ceil(by_bytes), math.ceil(len(rows) / settings.shard_images))
     bounds = [round(i * len(rows) / count) for i in range(count + 1)]
@@ -143,7 +143,7 @@ def _task(file: Path, rows: pd.DataFrame, places: dict[str, int]) -> _Task:
 
 
 def _written(source: Source, tasks: Iterator[_Task], workers: int, total: int) -> Iterator[int]:
-    """Write the files; gives the number of pictures of each as it is done."""
+    """Write the files; gives the number of images of each as it is done."""
     workers = workers or len(os.sched_getaffinity(0))
     if workers == 1 or total < _WORTH_PROCESSES:
         yield from (write_file(source, task) for task in tasks)
@@ -162,7 +162,7 @@ def _written(source: Source, tasks: Iterator[_Task], workers: int, total: int) -
 
 
 def write_file(source: Source, task: _Task) -> int:
-    """One TFRecord file, whole or not at all; gives the number of its pictures."""
+    """One TFRecord file, whole or not at all; gives the number of its images."""
     partial = task.file.with_name(f".{task.file.name}.partial")
     try:
         with explained(task.file), pillow_as_is(), open(partial, "wb") as file:

@@ -1,8 +1,8 @@
-"""Which picture is for training, which for validation, which for testing.
+"""Which image is for training, which for validation, which for testing.
 
-A picture's part follows from a hash of its group, where a group is a set of near-duplicates: so copies
+An image's part follows from a hash of its group, where a group is a set of near-duplicates: so copies
 never lie on two sides, the same data give the same split everywhere, and more data leave the old
-pictures where they were. A split that the data brings is kept, and only what it lacks is cut from its
+images where they were. A split that the data brings is kept, and only what it lacks is cut from its
 training part.
 """
 
@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from components import digest
-from components.artifacts import PARTS, TEST, TRAIN, VALIDATION, Split, ValidationReport
-from components.data import distinct
-from components.data.disk import explained
-from components.data.distinct import Distinct
-from components.errors import InputError
-from components.records import setting
+from pergola.components import digest
+from pergola.components.artifacts.data import PARTS, TEST, TRAIN, VALIDATION, Split, ValidationReport
+from pergola.components.data.manifest import unique_images
+from pergola.components.data.manifest.unique_images import Distinct
+from pergola.components.disk import explained
+from pergola.components.errors import InputError
+from pergola.components.records import setting
 
 _TRAIN, _VALIDATION, _TEST = range(3)  # places in PARTS
-_NONE = distinct.NO_PART
+_NONE = unique_images.NO_PART
 _RULE = b"pergola.rule"
 
 
@@ -33,8 +33,8 @@ _RULE = b"pergola.rule"
 class SplitSettings:
     """How large the parts are, where the data does not say."""
 
-    validation: float = setting(0.15, "share of the pictures for validation", low=0.01, high=0.5)
-    test: float = setting(0.15, "share of the pictures for testing", low=0.01, high=0.5)
+    validation: float = setting(0.15, "share of the images for validation", low=0.01, high=0.5)
+    test: float = setting(0.15, "share of the images for testing", low=0.01, high=0.5)
     seed: int = setting(0, "another seed gives another split", low=0)
 
 
@@ -46,58 +46,58 @@ def split(
     *,
     previous: Path | None = None,
 ) -> Split:
-    """The split of a manifest's readable pictures that are not quarantined, written to `out`.
+    """The split of a manifest's readable images that are not quarantined, written to `out`.
 
     Every class has a group in every part. Of copies that the data puts into several parts the one for testing
     counts, then the one for validation.
-    previous: folder of an earlier split with the same settings; its pictures stay in their parts, and a new
-    picture goes to its group's part (to training, when it joins groups of different parts).
+    previous: folder of an earlier split with the same settings; its images stay in their parts, and a new
+    image goes to its group's part (to training, when it joins groups of different parts).
     Raises InputError for a class with fewer groups than there are parts to fill.
     """
-    pictures = distinct.read(manifest_folder, report.quarantined)
-    if not len(pictures.ids):
-        raise InputError("No picture is left after the checks: see the report of the validation.")
+    images = unique_images.read(manifest_folder, report.quarantined)
+    if not len(images.ids):
+        raise InputError("No image is left after the checks: see the report of the validation.")
     rule = digest.of_data([settings.seed, settings.validation, settings.test])
-    groups = _Groups.of(pictures, report.groups)
+    groups = _Groups.of(images, report.groups)
     places = _Places(
-        labels=pictures.label,
+        labels=images.label,
         groups=groups.numbers,
-        names=list(pictures.labels),
+        names=list(images.labels),
         order=groups.hashes(settings.seed),
-        cut=tuple(part for part in (_TEST, _VALIDATION) if not (pictures.given == part).any()),
+        cut=tuple(part for part in (_TEST, _VALIDATION) if not (images.given == part).any()),
     )
-    fixed = np.where(pictures.given == _TRAIN, _NONE, pictures.given)
-    old = _earlier_parts(pictures, previous, rule)
+    fixed = np.where(images.given == _TRAIN, _NONE, images.given)
+    old = _earlier_parts(images, previous, rule)
     parts = places.parts(fixed, old, settings)
     places.fill_gaps(parts, fixed, old)
-    return _save(pictures, groups, parts, manifest_folder, out, rule)
+    return _save(images, groups, parts, manifest_folder, out, rule)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Each picture's group: a picture's place, or beyond them a group whose name is no picture's id."""
+    """Each image's group: an image's place, or beyond them a group whose name is no image's id."""
 
-    pictures: Distinct
+    images: Distinct
     numbers: np.ndarray  # int64 (N,)
     others: tuple[str, ...]
 
     @classmethod
-    def of(cls, pictures: Distinct, named: Mapping[str, str]) -> _Groups:
-        numbers = np.arange(len(pictures.ids))
+    def of(cls, images: Distinct, named: Mapping[str, str]) -> _Groups:
+        numbers = np.arange(len(images.ids))
         others: dict[str, int] = {}
         for id, group in named.items():
-            member, leader = pictures.places(
-                np.array([distinct.raw(id), distinct.raw(group)], "S32")
+            member, leader = images.places(
+                np.array([unique_images.raw(id), unique_images.raw(group)], "S32")
             ).tolist()
             if member != _NONE and leader == _NONE:
                 numbers[member] = len(numbers) + others.setdefault(group, len(others))
             elif member != _NONE:
                 numbers[member] = leader
-        return cls(pictures, numbers, tuple(others))
+        return cls(images, numbers, tuple(others))
 
     def name(self, number: int) -> str:
         count = len(self.numbers)
-        return self.pictures.hex(number) if number < count else self.others[number - count]
+        return self.images.hex(number) if number < count else self.others[number - count]
 
     def hashes(self, seed: int) -> np.ndarray:
         """A number in [0, 1) a group, from the first 53 bits of a SHA-256."""
@@ -112,7 +112,7 @@ class _Groups:
 
 @dataclass(frozen=True)
 class _Places:
-    """Labels and groups of the pictures as numbers, and the rules by which they get a part.
+    """Labels and groups of the images as numbers, and the rules by which they get a part.
 
     labels, groups: int64 (N,), indices.  order: float64 (groups,), each group's hash in [0, 1).
     cut: parts that the data does not bring.  Parts below are int64 (N,), indices in PARTS or _NONE.
@@ -125,7 +125,7 @@ class _Places:
     cut: tuple[int, ...]
 
     def parts(self, fixed: np.ndarray, old: np.ndarray, settings: SplitSettings) -> np.ndarray:
-        """A part for every picture: what the data says, else what it was, else what the hash says."""
+        """A part for every image: what the data says, else what it was, else what the hash says."""
         hashed = np.full(len(self.order), _TRAIN)
         if _VALIDATION in self.cut:
             hashed[self.order < settings.test + settings.validation] = _VALIDATION
@@ -144,7 +144,7 @@ class _Places:
         free = fixed == _NONE
         pairs = np.unique(np.stack([self.groups, self.labels]), axis=1)[0]
         spanning = pairs[1:][pairs[1:] == pairs[:-1]]
-        # Best to move are groups without old pictures, and among them those of one class.
+        # Best to move are groups without old images, and among them those of one class.
         cost = np.isin(np.arange(len(self.order)), spanning).astype(int)
         cost[self.groups[free & (old != _NONE)]] += 2
         # What spans classes moves whole and may leave a gap behind: so a second round.
@@ -159,8 +159,8 @@ class _Places:
         wanted = 1 + len(self.cut)
         if count < wanted:
             raise InputError(
-                f"Class '{name}' has too few pictures to split: {count} that are not copies of each other, "
-                f"wanted at least {wanted}. Add pictures, or take the class out."
+                f"Class '{name}' has too few images to split: {count} that are not copies of each other, "
+                f"wanted at least {wanted}. Add images, or take the class out."
             )
 
     def _move_one(self, parts: np.ndarray, mine: np.ndarray, part: int, cost: np.ndarray) -> None:
@@ -176,61 +176,59 @@ class _Places:
         parts[(self.groups == group) & (parts == donor)] = part
 
 
-def _earlier_parts(pictures: Distinct, previous: Path | None, rule: str) -> np.ndarray:
-    """The part of each picture in the earlier split; _NONE for new ones, and for all under another rule."""
+def _earlier_parts(images: Distinct, previous: Path | None, rule: str) -> np.ndarray:
+    """The part of each image in the earlier split; _NONE for new ones, and for all under another rule."""
     import pyarrow.parquet
 
     file = previous / "split.parquet" if previous else None
     if file is None or not file.is_file():
-        return np.full(len(pictures.ids), _NONE)
+        return np.full(len(images.ids), _NONE)
     if (pyarrow.parquet.read_schema(file).metadata or {}).get(_RULE) != rule.encode():
-        return np.full(len(pictures.ids), _NONE)
-    return distinct.earlier_parts(file, pictures)
+        return np.full(len(images.ids), _NONE)
+    return unique_images.earlier_parts(file, images)
 
 
-def _save(
-    pictures: Distinct, groups: _Groups, parts: np.ndarray, folder: Path, out: Path, rule: str
-) -> Split:
+def _save(images: Distinct, groups: _Groups, parts: np.ndarray, folder: Path, out: Path, rule: str) -> Split:
     import pyarrow as pa
     import pyarrow.parquet
 
     names = ("id", "path", "label", "part", "group")
     schema = pa.schema([(name, pa.string()) for name in names], metadata={_RULE: rule.encode()})
-    by_row = np.argsort(pictures.row)
+    by_row = np.argsort(images.row)
     partial = out / ".split.parquet.partial"
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         try:
             with pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-                for portion, paths in distinct.paths(folder, pictures.row[by_row]):
-                    columns = _columns(pictures, groups, parts, paths, by_row[portion].tolist())
+                for portion, paths in unique_images.paths(folder, images.row[by_row]):
+                    columns = _columns(images, groups, parts, paths, by_row[portion].tolist())
                     arrays = [pa.array(column, pa.string()) for column in columns]
                     writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             os.replace(partial, out / "split.parquet")
         finally:
             partial.unlink(missing_ok=True)
-        result = _result(pictures, parts)
+        result = _result(images, parts)
         result.save(out)
     return result
 
 
 def _columns(
-    pictures: Distinct, groups: _Groups, parts: np.ndarray, paths: list[str], some: list[int]
+    images: Distinct, groups: _Groups, parts: np.ndarray, paths: list[str], some: list[int]
 ) -> tuple[list[str], ...]:
     return (
-        [pictures.hex(n) for n in some],
+        [images.hex(n) for n in some],
         paths,
-        [pictures.labels[pictures.label[n]] for n in some],
+        [images.labels[images.label[n]] for n in some],
         [PARTS[parts[n]] for n in some],
         [groups.name(groups.numbers[n]) for n in some],
     )
 
 
-def _result(pictures: Distinct, parts: np.ndarray) -> Split:
-    counts = np.zeros((len(PARTS), len(pictures.labels)), np.int64)
-    np.add.at(counts, (parts, pictures.label), 1)
-    labels = pictures.labels
-    rows = ((pictures.hex(n), labels[pictures.label[n]], PARTS[parts[n]]) for n in range(len(parts)))
+def _result(images: Distinct, parts: np.ndarray) -> Split:
+    counts = np.zeros((len(PARTS), len(images.labels)), np.int64)
+    np.add.at(counts, (parts, images.label), 1)
+    labels = images.labels
+    rows = ((images.hex(n), labels[images.label[n]], PARTS[parts[n]]) for n in range(len(parts)))
     return Split(
         counts={part: int(mine.sum()) for part, mine in zip(PARTS, counts, strict=True)},
         by_label={

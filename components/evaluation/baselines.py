@@ -1,9 +1,9 @@
 """What a model must be better than: answers that need no network.
 
-majority            the most frequent class, whatever the picture
-metadata            five nearest training pictures by size, bytes, format, brightness and contrast alone: when
+majority            the most frequent class, whatever the image
+metadata            five nearest training images by size, bytes, format, brightness and contrast alone: when
                     this is good, the classes differ in how they were photographed, not in what they show
-nearest_neighbour   the most alike training picture, as a thumbnail of 16 x 16 pixels
+nearest_neighbour   the most alike training image, as a thumbnail of 16 x 16 pixels
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import Paired
-from components.evaluation.compare import compare
-from components.evaluation.pictures import Picture
+from pergola.components.artifacts.evaluation import Paired
+from pergola.components.data.shard_reader import ShardImage
+from pergola.components.stats.compare import compare
 
 SIDE_PX = 16
 NEIGHBOURS = 5
@@ -31,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Looks:
-    """What baselines see of N pictures, ordered by id."""
+    """What baselines see of N images, ordered by id."""
 
     ids: tuple[str, ...]
     labels: Ints  # (N,)
@@ -40,8 +40,8 @@ class Looks:
     thumbnails: Floats  # (N, 3 * SIDE_PX ** 2), 0 to 1
 
 
-def looks(found: Iterable[Picture]) -> Looks:
-    """Look at pictures, one at a time. Those that Pillow cannot read are passed over."""
+def looks(found: Iterable[ShardImage]) -> Looks:
+    """Look at images, one at a time. Those that Pillow cannot read are passed over."""
     rows = sorted(
         ((picture.id, picture.label, *seen) for picture in found if (seen := _look(picture.image))),
         key=lambda row: row[0],
@@ -61,9 +61,9 @@ def majority(answers: Bools, labels: Ints) -> Paired:
 
 
 def learned(answers: Bools, train: Looks, test: Looks) -> tuple[Paired, ...]:
-    """The model beside both baselines that look at training pictures; none without such pictures.
+    """The model beside both baselines that look at training images; none without such images.
 
-    answers: what the model got right of the pictures of `test`, in their order.
+    answers: what the model got right of the images of `test`, in their order.
     """
     if not len(train.ids) or not len(test.ids):
         return ()
@@ -84,7 +84,7 @@ def paired(name: str, answers: Bools, other: Bools) -> Paired:
 def _look(image: bytes) -> tuple[list[float], str, Floats] | None:
     from PIL.Image import Resampling
 
-    from serving import images
+    from pergola.serving.wire import images
 
     try:
         with images.opened(image) as opened, images.decoding("it"):

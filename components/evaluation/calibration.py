@@ -3,7 +3,7 @@
 Everywhere `probabilities` is float (N, C), rows sum to 1, and `labels` int (N,). Confidence is a row's
 largest probability. Sources: Guo et al. 2017 (temperature, expected calibration error), Naeini et al. 2015
 (equal width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives), Platt 1999
-(targets short of 1, so that few pictures that are all right do not make a model infinitely sure).
+(targets short of 1, so that few images that are all right do not make a model infinitely sure).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import Record
-from components.evaluation.metrics import wilson_interval
+from pergola.components.artifacts.record import Record
+from pergola.components.stats.metrics import wilson_interval
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
 EQUAL_WIDTH, EQUAL_MASS = "equal_width", "equal_mass"
 NUM_BINS = 15
-IN_A_BIN = 20  # pictures at least, of one part's figures: smaller bins measure chance
+IN_A_BIN = 20  # images at least, of one part's figures: smaller bins measure chance
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pictures of similar confidence."""
+    """Images of similar confidence."""
 
     low: float
     high: float
@@ -56,7 +56,7 @@ class Calibration(Record):
     bins: tuple[Bin, ...]  # equal mass, rising
     interval: tuple[float, float] = (0.0, 1.0)  # 95%, of the error, bootstrap corrected for its bias
     temperature: float = 1.0  # by which the model divides its logits
-    before: Calibration | None = None  # the same pictures without that; None where it is 1
+    before: Calibration | None = None  # the same images without that; None where it is 1
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Temperature(Record):
 
 
 def fit_temperature(probabilities: Floats, labels: Ints, *, doubt: float = 0.0) -> Temperature:
-    """The temperature with the lowest log loss on these pictures, which must not have been trained on.
+    """The temperature with the lowest log loss on these images, which must not have been trained on.
 
     Logits may be given through their softmax: the temperature is the same. The loss is convex in
     1 / temperature, so the minimum is the only one; it is looked for between 0.05 and 20. A temperature
     never changes which class is likeliest.
-    doubt: so many further pictures are taken to have been answered half right, half wrong. With 1 the true
-    class of N pictures has the target (N + 1) / (N + 2): Platt's, which matters for small N only.
+    doubt: so many further images are taken to have been answered half right, half wrong. With 1 the true
+    class of N images has the target (N + 1) / (N + 2): Platt's, which matters for small N only.
     """
     from scipy.optimize import minimize_scalar
 
@@ -112,7 +112,7 @@ def calibration(
 ) -> Calibration:
     """All figures of one part.
 
-    num_bins: of equal mass; None for up to 15 of at least 20 pictures.
+    num_bins: of equal mass; None for up to 15 of at least 20 images.
     temperature: what the model divided its logits by; with another than 1 the figures without it are given
     too, as `before`.
     The error is above 0 for a perfect model too, since bins are small; so `error_by_chance` and `p_value` say
@@ -154,9 +154,9 @@ def calibration(
 def expected_calibration_error(
     probabilities: Floats, labels: Ints, num_bins: int = NUM_BINS, scheme: str = EQUAL_MASS
 ) -> float:
-    """Mean over pictures of |accuracy - confidence| of the bin they are in, 0 to 1.
+    """Mean over images of |accuracy - confidence| of the bin they are in, 0 to 1.
 
-    scheme: "equal_mass" puts as many pictures in each bin, so none is nearly empty; "equal_width" is the
+    scheme: "equal_mass" puts as many images in each bin, so none is nearly empty; "equal_width" is the
     older definition, with bins (0, 1/n], (1/n, 2/n], …
     """
     confidence, correct = _confidence(probabilities, labels)
@@ -189,7 +189,7 @@ def _confidence(probabilities: Floats, labels: Ints) -> tuple[Floats, Floats]:
 
 
 def _groups(confidence: Floats, num_bins: int, scheme: str) -> Ints:
-    """The bin of each picture, int (N,). Equal confidences share a bin."""
+    """The bin of each image, int (N,). Equal confidences share a bin."""
     if scheme == EQUAL_WIDTH:
         return np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     if scheme != EQUAL_MASS:
@@ -210,7 +210,7 @@ def _error_interval(
     rng: np.random.Generator,
     num_samples: int,
 ) -> tuple[float, float]:
-    """Basic bootstrap (Davison and Hinkley 1997, 5.2): drawing pictures adds to the error as much again as
+    """Basic bootstrap (Davison and Hinkley 1997, 5.2): drawing images adds to the error as much again as
     having so few of them did, and this is taken off."""
     gaps, size = correct - confidence, len(confidence)
     values = np.empty(num_samples)

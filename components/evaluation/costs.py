@@ -7,7 +7,7 @@ costs.csv says in money or any unit what it costs to answer `predicted` when `tr
     death cap,champignon,1000,0.3
 
 `*` stands for every class that no other row names; a right answer costs nothing unless a row says otherwise.
-The optional column is what it costs to ask a person about a picture of that true class; with it, abstaining
+The optional column is what it costs to ask a person about an image of that true class; with it, abstaining
 is one more answer. The answer chosen is the one with the lowest expected cost under the model's probabilities
 (Chow 1970; Elkan 2001), so these must be calibrated (see calibration.py).
 """
@@ -25,9 +25,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from components import records
-from components.artifacts import Record
-from components.errors import InputError
+from pergola.components import records
+from pergola.components.artifacts.record import Record
+from pergola.components.errors import InputError
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -103,17 +103,17 @@ def read_costs(given: str | Path, labels: Sequence[str]) -> Costs:
 
 
 def expected_costs(probabilities: Floats, costs: Costs) -> Floats:
-    """Expected cost of every action for every picture, float64 (N, A).  probabilities: (N, C)."""
+    """Expected cost of every action for every image, float64 (N, A).  probabilities: (N, C)."""
     return probabilities.astype(np.float64) @ np.array(costs.matrix)
 
 
 def decide(probabilities: Floats, costs: Costs) -> Ints:
-    """The cheapest action of every picture, int (N,), an index in costs.actions. Equal costs: the first."""
+    """The cheapest action of every image, int (N,), an index in costs.actions. Equal costs: the first."""
     return expected_costs(probabilities, costs).argmin(axis=1)
 
 
 def best_constant(labels: Ints, costs: Costs) -> int:
-    """The one action that is cheapest for all pictures of these true classes: what to do without a model."""
+    """The one action that is cheapest for all images of these true classes: what to do without a model."""
     shares = np.bincount(labels, minlength=len(costs.labels)) / len(labels)
     return int((shares @ np.array(costs.matrix)).argmin())
 

@@ -1,6 +1,6 @@
-"""What a model scores on pictures that it has never seen.
+"""What a model scores on images that it has never seen.
 
-It is scored as it will be served: encoded pictures go into the exported model, probabilities come out.
+It is scored as it will be served: encoded images go into the exported model, probabilities come out.
 """
 
 from __future__ import annotations
@@ -13,49 +13,48 @@ from pathlib import Path
 
 import numpy as np
 
-from components import records
-from components.artifacts import (
-    TEST,
-    TRAIN,
+from pergola.components import records
+from pergola.components.artifacts.data import TEST, TRAIN, Shards
+from pergola.components.artifacts.data import Split as SplitRecord
+from pergola.components.artifacts.evaluation import (
     ClassScore,
     Evaluation,
     GoldenRequest,
     GoldenRequests,
     Paired,
-    Shards,
 )
-from components.artifacts import Split as SplitRecord
-from components.evaluation import baselines, metrics, robustness
-from components.evaluation.calibration import Calibration, calibration
-from components.evaluation.compare import compare
-from components.evaluation.costs import Costs, best_constant
-from components.evaluation.inside import Inside
-from components.evaluation.pictures import pictures
-from components.evaluation.robustness import CHANGES
-from components.evaluation.saliency import Explain, saliency
-from components.evaluation.scoring import Predict, Scorer, Scores
-from components.evaluation.slices import SliceSettings, columns_of, slice_scores
-from components.evaluation.spending import cost_report
-from components.progress import Progress, silent
-from components.records import setting
+from pergola.components.data.shard_reader import read_images
+from pergola.components.evaluation import baselines, robustness
+from pergola.components.evaluation.calibration import Calibration, calibration
+from pergola.components.evaluation.cost_report import cost_report
+from pergola.components.evaluation.costs import Costs, best_constant
+from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.robustness import CHANGES
+from pergola.components.evaluation.saliency import Explain, saliency
+from pergola.components.evaluation.scoring import Predict, Scorer, Scores
+from pergola.components.evaluation.slices import SliceSettings, columns_of, slice_scores
+from pergola.components.progress import Progress, silent
+from pergola.components.records import setting
+from pergola.components.stats import metrics
+from pergola.components.stats.compare import compare
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
     """How a model is scored."""
 
-    batch_size: int = setting(64, "pictures in one call of the model", low=1, high=4096)
-    train_sample: int = setting(2000, "training pictures scored for the gap (0: all)", low=0)
-    golden: int = setting(8, "test pictures kept as golden requests", low=1, high=100)
-    golden_bytes: int = setting(262_144, "largest picture wanted as a golden request, bytes", low=1024)
+    batch_size: int = setting(64, "images in one call of the model", low=1, high=4096)
+    train_sample: int = setting(2000, "training images scored for the gap (0: all)", low=0)
+    golden: int = setting(8, "test images kept as golden requests", low=1, high=100)
+    golden_bytes: int = setting(262_144, "largest image wanted as a golden request, bytes", low=1024)
     top_k: int = setting(3, "k of the top-k accuracy", low=2, high=100)
     baseline_sample: int = setting(
         1000,
-        "pictures that baselines look at, of the training and of the test part (0: only majority)",
+        "images that baselines look at, of the training and of the test part (0: only majority)",
         low=0,
     )
     robustness_sample: int = setting(
-        150, "test pictures that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
+        150, "test images that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
     )
     slices: bool = setting(True, "results by size, brightness, format, source and further columns of a list")
     slice_min_images: int = setting(30, "smaller slices are too small to judge", low=2)
@@ -79,14 +78,14 @@ def evaluate(
     manifest_folder: Path | None = None,
     explain: Explain | None = None,
 ) -> Evaluation:
-    """Score a model on the test part; writes what components/artifacts.py names.
+    """Score a model on the test part; writes what components/artifacts/ names.
 
-    predict: encoded pictures (at most `batch_size`) -> probabilities, float32 (N, C), rows sum to 1.
+    predict: encoded images (at most `batch_size`) -> probabilities, float32 (N, C), rows sum to 1.
     model_labels: what the model's outputs mean, when that is not the order of the shards: an older model
-        may know fewer classes, whose pictures it then gets wrong, or classes that are gone.
-    with_train: score training pictures too; False for a champion, whose training part was another.
+        may know fewer classes, whose images it then gets wrong, or classes that are gone.
+    with_train: score training images too; False for a champion, whose training part was another.
     inside: the model's temperature and costs.  manifest_folder: for results by slice.
-    explain: encoded pictures -> heat maps, for the worst errors.
+    explain: encoded images -> heat maps, for the worst errors.
     Raises StepError when the model answers in a wrong shape or with numbers that are no probabilities.
     """
     shards = Shards.load(shards_folder)
@@ -96,8 +95,8 @@ def evaluate(
     total = _count(shards, TEST) + len(chosen.train) + len(CHANGES) * len(chosen.changed)
     with progress(total=total, desc="evaluate", unit="img") as bar:
         scorer = Scorer(predict, columns, len(labels), settings.batch_size, bar)
-        test = scorer.score(pictures(shards_folder, TEST))
-        train = scorer.score(pictures(shards_folder, TRAIN, chosen.train)) if chosen.train else None
+        test = scorer.score(read_images(shards_folder, TEST))
+        train = scorer.score(read_images(shards_folder, TRAIN, chosen.train)) if chosen.train else None
         changed = _robustness(scorer, test, shards_folder, chosen.changed)
     inside = inside or Inside()
     calibrated = calibration(
@@ -170,12 +169,12 @@ def _count(shards: Shards, part: str) -> int:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Ids of the pictures that are looked at besides the test part; seeded samples."""
+    """Ids of the images that are looked at besides the test part; seeded samples."""
 
     train: frozenset[str] = frozenset()  # scored for the gap
-    learned: frozenset[str] = frozenset()  # training pictures of the baselines
-    judged: frozenset[str] = frozenset()  # test pictures of the baselines
-    changed: frozenset[str] = frozenset()  # test pictures that are changed
+    learned: frozenset[str] = frozenset()  # training images of the baselines
+    judged: frozenset[str] = frozenset()  # test images of the baselines
+    changed: frozenset[str] = frozenset()  # test images that are changed
 
     @classmethod
     def of(cls, split_folder: Path, settings: EvaluateSettings) -> _Chosen:
@@ -201,16 +200,16 @@ def _baselines(test: Scores, shards_folder: Path, chosen: _Chosen) -> tuple[Pair
     simplest = baselines.majority(test.right, test.labels)
     if not chosen.learned or not chosen.judged:
         return (simplest,)
-    known = baselines.looks(pictures(shards_folder, TRAIN, chosen.learned))
-    asked = baselines.looks(pictures(shards_folder, TEST, chosen.judged))
+    known = baselines.looks(read_images(shards_folder, TRAIN, chosen.learned))
+    asked = baselines.looks(read_images(shards_folder, TEST, chosen.judged))
     return (simplest, *baselines.learned(test.only(asked.ids).right, known, asked))
 
 
 def _robustness(scorer: Scorer, test: Scores, shards_folder: Path, ids: frozenset[str]) -> tuple[Paired, ...]:
-    """The model on changed pictures beside itself on the same pictures as they are."""
+    """The model on changed images beside itself on the same images as they are."""
     found = []
     for name in CHANGES if ids else ():
-        after = scorer.score(robustness.changed(pictures(shards_folder, TEST, ids), CHANGES[name]))
+        after = scorer.score(robustness.changed(read_images(shards_folder, TEST, ids), CHANGES[name]))
         pair = compare(after.right, test.only(after.ids).right)
         accuracy = float(after.right.mean())
         found.append(Paired(name, len(ids), accuracy, pair.difference, pair.interval, pair.p_value))
@@ -260,7 +259,7 @@ def _save_saliency(
     sure = test.probabilities.max(axis=1)
     errors = sorted(np.flatnonzero(~test.right), key=lambda row: (-sure[row], test.ids[row]))
     ids = frozenset(test.ids[row] for row in errors[: settings.explain])
-    images = {one.id: one.image for one in pictures(shards_folder, TEST, ids)} if ids else {}
+    images = {one.id: one.image for one in read_images(shards_folder, TEST, ids)} if ids else {}
     saliency(explain, images, settings.batch_size).save(out)
 
 
@@ -287,11 +286,11 @@ def _save_predictions(test: Scores, labels: tuple[str, ...], split_folder: Path,
 def _golden(
     test: Scores, labels: tuple[str, ...], shards_folder: Path, settings: EvaluateSettings
 ) -> GoldenRequests:
-    """A few pictures with their answers: one of each class in turn, the lowest ids first."""
+    """A few images with their answers: one of each class in turn, the lowest ids first."""
     index = {id: i for i, id in enumerate(test.ids)}
-    sizes = {p.id: len(p.image) for p in pictures(shards_folder, TEST)}
+    sizes = {p.id: len(p.image) for p in read_images(shards_folder, TEST)}
     chosen = _choose(test, sizes, settings)
-    images = {p.id: p.image for p in pictures(shards_folder, TEST, frozenset(chosen))}
+    images = {p.id: p.image for p in read_images(shards_folder, TEST, frozenset(chosen))}
     requests = tuple(
         GoldenRequest(
             image=base64.b64encode(images[id]).decode("ascii"),
@@ -304,7 +303,7 @@ def _golden(
 
 
 def _choose(test: Scores, sizes: dict[str, int], settings: EvaluateSettings) -> list[str]:
-    """Ids by turns from each class; within a class small pictures first, then by id."""
+    """Ids by turns from each class; within a class small images first, then by id."""
     queues: dict[int, list[str]] = {}
     for id, label in sorted(
         zip(test.ids, test.labels, strict=True),

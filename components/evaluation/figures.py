@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.artifacts import Evaluation
-from components.evaluation.calibration import Calibration
-from components.evaluation.slices import Slices
-from components.evaluation.spending import CostReport
+from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.evaluation.calibration import Calibration
+from pergola.components.evaluation.cost_report import CostReport
+from pergola.components.evaluation.slices import Slices
 
 
 def of(folder: Path) -> dict[str, float | None]:

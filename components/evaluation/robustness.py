@@ -1,6 +1,6 @@
-"""How a model does when its pictures change as they do in life: softer, compressed, darker, turned.
+"""How a model does when its images change as they do in life: softer, compressed, darker, turned.
 
-The changes are mild: a person still sees the same thing. Sizes are relative to the picture.
+The changes are mild: a person still sees the same thing. Sizes are relative to the image.
 Source of the idea: Hendrycks and Dietterich 2019, at their lowest severity.
 """
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.evaluation.pictures import Picture
+from pergola.components.data.shard_reader import ShardImage
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_SIDE_PX = 640  # larger pictures are reduced first: the model would do so too
+MAX_SIDE_PX = 640  # larger images are reduced first: the model would do so too
 
 JPEG_QUALITY = 50
 DARKER = 0.7
@@ -32,18 +32,18 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "darker": lambda image: _changed(image, lambda picture: picture.point(lambda v: v * DARKER)),
     "brighter": lambda image: _changed(image, lambda picture: picture.point(lambda v: v * BRIGHTER)),
     "rotation": lambda image: _changed(image, _turn),
-}  # name -> the change of an encoded picture, which gives an encoded picture
+}  # name -> the change of an encoded image, which gives an encoded image
 
 
-def changed(found: Iterable[Picture], change: Callable[[bytes], bytes]) -> Iterator[Picture]:
-    """Pictures after a change."""
+def changed(found: Iterable[ShardImage], change: Callable[[bytes], bytes]) -> Iterator[ShardImage]:
+    """Images after a change."""
     for picture in found:
-        yield Picture(picture.id, picture.label, change(picture.image))
+        yield ShardImage(picture.id, picture.label, change(picture.image))
 
 
 def _changed(image: bytes, change: Callable[[Image.Image], Image.Image], *, as_jpeg: bool = False) -> bytes:
-    """Pictures that Pillow cannot read come back as they are."""
-    from serving import images
+    """Images that Pillow cannot read come back as they are."""
+    from pergola.serving.wire import images
 
     try:
         with images.opened(image) as opened, images.decoding("it"):

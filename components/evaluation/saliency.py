@@ -1,4 +1,4 @@
-"""Where a model looked when it was wrong: heat maps of a few pictures, kept beside its evaluation."""
+"""Where a model looked when it was wrong: heat maps of a few images, kept beside its evaluation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.artifacts import Record
+from pergola.components.artifacts.record import Record
 
 Maps = npt.NDArray[np.float32]
-Explain = Callable[[list[bytes]], Maps]  # encoded pictures -> float32 (N, h, w), 0 to 1
+Explain = Callable[[list[bytes]], Maps]  # encoded images -> float32 (N, h, w), 0 to 1
 
 _COLOURS = np.array([(0, 0, 3), (87, 15, 109), (187, 55, 84), (249, 142, 8), (252, 254, 164)], np.float64)
 _OPACITY = 0.65  # of the strongest place
@@ -22,7 +22,7 @@ _OPACITY = 0.65  # of the strongest place
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One picture's map, on the picture as the network gets it."""
+    """One image's map, on the image as the network gets it."""
 
     height: int
     width: int
@@ -47,11 +47,11 @@ class Saliency(Record):
 
     FILE: ClassVar[str] = "saliency.json"
 
-    maps: Mapping[str, HeatMap]  # id of the picture -> its map
+    maps: Mapping[str, HeatMap]  # id of the image -> its map
 
 
 def saliency(explain: Explain, images: Mapping[str, bytes], batch_size: int) -> Saliency:
-    """The maps of some pictures.  images: id -> encoded picture."""
+    """The maps of some images.  images: id -> encoded image."""
     ids = sorted(images)
     found: list[Maps] = []
     for at in range(0, len(ids), batch_size):
@@ -59,33 +59,33 @@ def saliency(explain: Explain, images: Mapping[str, bytes], batch_size: int) -> 
     return Saliency({id: HeatMap.of(one) for id, one in zip(ids, found, strict=True)})
 
 
-def overlay(picture: Image.Image, heat: HeatMap, aspect: str, size: Sequence[int]) -> Image.Image:
-    """The picture with the map over it, bright where the model looked.
+def overlay(image: Image.Image, heat: HeatMap, aspect: str, size: Sequence[int]) -> Image.Image:
+    """The image with the map over it, bright where the model looked.
 
-    aspect: what the network does with other aspects, see components/data/images.py.
-    size: height and width of the network's input, whose aspect says where the map lies on the picture.
+    aspect: what the network does with other aspects, see components/imaging/decode.py.
+    size: height and width of the network's input, whose aspect says where the map lies on the image.
     """
-    left, top, right, bottom = _box(picture.size, aspect, size)
+    left, top, right, bottom = _box(image.size, aspect, size)
     wide, high = max(1, round(right - left)), max(1, round(bottom - top))
     map = Image.fromarray(heat.array()).resize((wide, high), Image.Resampling.BICUBIC)
-    strength = np.zeros((picture.height, picture.width), np.uint8)
+    strength = np.zeros((image.height, image.width), np.uint8)
     layer = Image.fromarray(strength)
     layer.paste(map, (round(left), round(top)))
     share = np.asarray(layer, np.float64) / 255
     stops = np.linspace(0, 1, len(_COLOURS))
     colour = np.stack([np.interp(share, stops, _COLOURS[:, channel]) for channel in range(3)], -1)
-    grey = np.asarray(picture.convert("L").convert("RGB"), np.float64)
+    grey = np.asarray(image.convert("L").convert("RGB"), np.float64)
     opacity = _OPACITY * share[..., None]
     return Image.fromarray(np.round(grey * (1 - opacity) + colour * opacity).astype(np.uint8))
 
 
 def _box(given: tuple[int, int], aspect: str, size: Sequence[int]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what the network sees, on a picture of `given` width and height."""
+    """Left, top, right and bottom of what the network sees, on an image of `given` width and height."""
     width, height = given
     if aspect == "stretch":
         return 0, 0, width, height
     wanted = size[1] / size[0]
-    choose = min if aspect == "crop" else max  # a part of the picture, or the picture with bars
+    choose = min if aspect == "crop" else max  # a part of the image, or the image with bars
     wide = choose(width, height * wanted)
     high = wide / wanted
     return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2

@@ -1,4 +1,4 @@
-"""A model's answers to pictures, in the order and with the classes of the shards."""
+"""A model's answers to images, in the order and with the classes of the shards."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from components.errors import InputError, StepError
-from components.evaluation.pictures import Picture
-from components.progress import Bar
+from pergola.components.data.shard_reader import ShardImage
+from pergola.components.errors import InputError, StepError
+from pergola.components.progress import Bar
 
 Predict = Callable[[list[bytes]], npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float32]
@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model answered to the pictures of one part, ordered by id."""
+    """What a model answered to the images of one part, ordered by id."""
 
     ids: tuple[str, ...]
     labels: npt.NDArray[np.int64]  # (N,), true
@@ -27,23 +27,23 @@ class Scores:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """Likeliest class of each picture, (N,)."""
+        """Likeliest class of each image, (N,)."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def right(self) -> Bools:
-        """Whether the class of each picture was found, (N,)."""
+        """Whether the class of each image was found, (N,)."""
         return self.predicted == self.labels
 
     def only(self, ids: tuple[str, ...]) -> Scores:
-        """Those of some pictures, in the order of `ids`."""
+        """Those of some images, in the order of `ids`."""
         index = {id: i for i, id in enumerate(self.ids)}
         rows = [index[id] for id in ids]
         return Scores(ids, self.labels[rows], self.probabilities[rows])
 
 
 class Scorer:
-    """Runs a model over pictures in batches and puts its outputs where the labels say."""
+    """Runs a model over images in batches and puts its outputs where the labels say."""
 
     def __init__(
         self, predict: Predict, columns: list[int], num_classes: int, batch_size: int, bar: Bar
@@ -51,18 +51,16 @@ class Scorer:
         self._predict, self._columns, self._num_classes = predict, columns, num_classes
         self._batch_size, self._bar = batch_size, bar
 
-    def score(self, found: Iterator[Picture]) -> Scores:
-        """The answers to pictures. Raises InputError without any, StepError for answers that are none."""
+    def score(self, found: Iterator[ShardImage]) -> Scores:
+        """The answers to images. Raises InputError without any, StepError for answers that are none."""
         ids, labels, rows = [], [], []
         for batch in _batches(found, self._batch_size):
-            rows.append(self._answers([picture.image for picture in batch]))
-            ids += [picture.id for picture in batch]
-            labels += [picture.label for picture in batch]
+            rows.append(self._answers([image.image for image in batch]))
+            ids += [image.id for image in batch]
+            labels += [image.label for image in batch]
             self._bar.update(len(batch))
         if not ids:
-            raise InputError(
-                "The part to evaluate has no pictures. Add pictures or raise its share in [split]."
-            )
+            raise InputError("The part to evaluate has no images. Add images or raise its share in [split].")
         order = sorted(range(len(ids)), key=ids.__getitem__)
         truth = np.array(labels, np.int64)[order]
         return Scores(tuple(ids[i] for i in order), truth, np.concatenate(rows)[order])
@@ -72,7 +70,7 @@ class Scorer:
         wanted = (len(images), len(self._columns))
         if answers.shape != wanted:
             raise StepError(
-                f"The model answered with shape {answers.shape}, wanted {wanted} (pictures, classes)."
+                f"The model answered with shape {answers.shape}, wanted {wanted} (images, classes)."
             )
         if not np.isfinite(answers).all() or (answers < 0).any() or (answers.sum(axis=1) < 0.5).any():
             raise StepError(
@@ -84,10 +82,10 @@ class Scorer:
         return placed
 
 
-def _batches(found: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    batch: list[Picture] = []
-    for picture in found:
-        batch.append(picture)
+def _batches(found: Iterator[ShardImage], size: int) -> Iterator[list[ShardImage]]:
+    batch: list[ShardImage] = []
+    for image in found:
+        batch.append(image)
         if len(batch) == size:
             yield batch
             batch = []

@@ -1,7 +1,7 @@
-"""Accuracy by slice: small pictures, dark ones, one source, any column, and which slices stand out.
+"""Accuracy by slice: small images, dark ones, one source, any column, and which slices stand out.
 
-A slice is compared with all other pictures by Fisher's exact test, and all slices together are corrected by
-Holm's method, so that looking at many does not make one seem bad by chance. A slice with few pictures is
+A slice is compared with all other images by Fisher's exact test, and all slices together are corrected by
+Holm's method, so that looking at many does not make one seem bad by chance. A slice with few images is
 said to be too small to judge, whatever its accuracy.
 """
 
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import PARTS, Manifest, Record
-from components.evaluation.metrics import wilson_interval
-from components.records import setting
+from pergola.components.artifacts.data import PARTS, Manifest
+from pergola.components.artifacts.record import Record
+from pergola.components.records import setting
+from pergola.components.stats.metrics import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ _LIST = "list."  # before the names of a list's further columns in the manifest
 class SliceSettings:
     """How slices are cut and judged."""
 
-    num_bins: int = setting(4, "slices of a column of numbers, of equally many pictures", low=2, high=20)
+    num_bins: int = setting(4, "slices of a column of numbers, of equally many images", low=2, high=20)
     max_values: int = setting(12, "values of a column of words; rarer ones are one slice", low=2, high=100)
     min_images: int = setting(30, "smaller slices are not judged", low=2)
     significance: float = setting(
@@ -45,14 +46,14 @@ class SliceSettings:
 
 @dataclass(frozen=True)
 class Slice:
-    """How a model did on some of the pictures."""
+    """How a model did on some of the images."""
 
     column: str
     name: str  # "12 to 80", "JPEG", "(unknown)"
     num_images: int
     accuracy: float
     interval: tuple[float, float]  # 95%, Wilson
-    rest: float  # accuracy on all other pictures
+    rest: float  # accuracy on all other images
     p_value: float | None  # after correction; None when not judged
     verdict: str
 
@@ -72,10 +73,10 @@ class Slices(Record):
 
 
 def columns_of(manifest_folder: Path, ids: Sequence[str]) -> dict[str, list[Any]]:
-    """What the manifest knows of pictures: size, brightness, format, source, and a list's further columns.
+    """What the manifest knows of images: size, brightness, format, source, and a list's further columns.
 
-    Source is the folder that a picture lies in, without its class and without "train" and the like: the
-    camera or the place, where people keep pictures so.
+    Source is the folder that an image lies in, without its class and without "train" and the like: the
+    camera or the place, where people keep images so.
     """
     import pyarrow.parquet as parquet
 
@@ -123,7 +124,7 @@ def slice_scores(
     found = []
     for column, values in columns.items():
         if len(values) != len(correct):
-            raise ValueError(f"Column '{column}' has {len(values)} values for {len(correct)} pictures.")
+            raise ValueError(f"Column '{column}' has {len(values)} values for {len(correct)} images.")
         parts = cut(values, settings)
         found += [(column, name, inside) for name, inside in parts] if len(parts) > 1 else []
     p_values = [_p_value(correct, inside, settings) for _, _, inside in found]
@@ -138,7 +139,7 @@ def slice_scores(
 
 
 def cut(values: Sequence[Any], settings: SliceSettings) -> list[tuple[str, Bools]]:
-    """The slices of a column: name and which pictures are in it, bool (N,). Every picture is in one."""
+    """The slices of a column: name and which images are in it, bool (N,). Every image is in one."""
     known = np.array([value is not None and value == value for value in values], np.bool_)
     present = [value for value, is_known in zip(values, known, strict=True) if is_known]
     if present and all(isinstance(value, int | float | np.number) for value in present):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.artifacts import Confirmation, GoldenRequests, Publication
-from components.errors import StepError
-from components.release import golden as golden_requests
-from components.release.golden import WrongAnswer
-from components.release.publish import withdraw
+from pergola.components.artifacts.evaluation import GoldenRequests
+from pergola.components.artifacts.release import Confirmation, Publication
+from pergola.components.errors import StepError
+from pergola.components.release import golden as golden_requests
+from pergola.components.release.golden import WrongAnswer
+from pergola.components.store.publish import withdraw
 
 if TYPE_CHECKING:
-    from components.release.registry import Registry
-    from serving.client import Client
+    from pergola.components.release.registry import Registry
+    from pergola.serving.client.client import Client
 
 
 def confirm(
@@ -28,8 +29,8 @@ def confirm(
 ) -> Confirmation:
     """Ask a server for the published version, then move the champion's alias to it.
 
-    client: of any server that watches `base`, asking the model that was published: the rehearsal's own
-    (Rehearsals.serve), or that of a running `pergola serve`.
+    client: of any server that watches `base`, asking the model that was published: the smoke test's own
+    (Smoke tests.serve), or that of a running `pergola serve`.
     Raises StepError when the version is not there in time or answers otherwise; it is withdrawn then,
     from the folder and in the registry, and the champion stays what it was. A version that is the champion
     already is not withdrawn.

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.artifacts import GoldenRequests
-from serving import contract
+from pergola.components.artifacts.evaluation import GoldenRequests
+from pergola.serving.wire import contract
 
 if TYPE_CHECKING:
-    from serving.client import Client
+    from pergola.serving.client.client import Client
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Answers:
     num_requests: int
     max_difference: float  # largest |served - golden| probability, 0 to 1
     version: int  # of the model that answered
-    latencies_ms: tuple[float, ...]  # of each request with one picture, in order; the first opened the way
+    latencies_ms: tuple[float, ...]  # of each request with one image, in order; the first opened the way
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile of the latencies, 0 to 100."""
@@ -35,7 +35,7 @@ class WrongAnswer(Exception):
 
 
 def ask(client: Client, golden: GoldenRequests, *, rounds: int = 1) -> Answers:
-    """Send each golden picture alone, `rounds` times, and then all of them at once.
+    """Send each golden image alone, `rounds` times, and then all of them at once.
 
     The very first request opens the connection; its latency counts only where there is no other.
     Raises WrongAnswer, and what the client raises when there is no answer.
@@ -61,7 +61,7 @@ def _served(client: Client, images: list[bytes]) -> tuple[np.ndarray, int]:
 
 def _difference(served: np.ndarray, wanted: np.ndarray) -> float:
     if served.shape != wanted.shape:
-        raise WrongAnswer(f"it answered with shape {served.shape}, wanted {wanted.shape} (pictures, classes)")
+        raise WrongAnswer(f"it answered with shape {served.shape}, wanted {wanted.shape} (images, classes)")
     if not np.isfinite(served).all():
         raise WrongAnswer("it answered with numbers that are not finite")
     return float(np.abs(served - wanted).max())

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import InputError, StepError
-from components.release.versions import (
+from pergola.components.errors import InputError, StepError
+from pergola.components.release.versions import (
     CHAMPION,
     EXPORT_KEY,
     PREVIOUS,

@@ -1,4 +1,4 @@
-"""Whether it is time to train anew: because of new pictures, drift or age, and not too eagerly.
+"""Whether it is time to train anew: because of new images, drift or age, and not too eagerly.
 
 A pure decision on facts. `pergola retrain` and the pipeline "retraining" gather the facts, each in its way.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from components.records import setting
+from pergola.components.records import setting
 
 Rows = npt.NDArray[np.uint64]
 
@@ -20,9 +20,9 @@ Rows = npt.NDArray[np.uint64]
 class RetrainSettings:
     """When a model is trained anew."""
 
-    min_pictures: int = setting(1, "fewer new, changed or missing pictures wait for more", low=1)
+    min_images: int = setting(1, "fewer new, changed or missing images wait for more", low=1)
     quiet_minutes: float = setting(
-        0.0, "wait while the newest picture is younger: a copy may be going on", low=0, high=10_080
+        0.0, "wait while the newest image is younger: a copy may be going on", low=0, high=10_080
     )
     drift_looks: int = setting(1, "looks in a row that must have found drift", low=1, high=100)
     max_age_days: float = setting(0.0, "older models are trained anew (0: none is too old)", low=0)
@@ -33,9 +33,9 @@ class RetrainSettings:
 class Facts:
     """What is known of a model when it is asked about. Unknown is None."""
 
-    num_changed: int | None  # pictures that came, went or changed since the last run; None: no run yet
+    num_changed: int | None  # images that came, went or changed since the last run; None: no run yet
     settings_changed: bool = False
-    newest_minutes: float | None = None  # since the last picture came
+    newest_minutes: float | None = None  # since the last image came
     drifted_looks: int = 0  # looks in a row, up to now, that found drift; 0 once a run came after them
     age_days: float | None = None  # of the model
     hours_since_run: float | None = None
@@ -50,13 +50,13 @@ class Due:
 
 
 def due(facts: Facts, settings: RetrainSettings) -> Due:
-    """Decide. Pictures that are still arriving stop everything; small changes and haste wait."""
+    """Decide. Images that are still arriving stop everything; small changes and haste wait."""
     if facts.num_changed is None:
-        return Due(True, "There has been no run on these pictures yet.")
+        return Due(True, "There has been no run on these images yet.")
     if _arriving(facts, settings):
         return Due(
             False,
-            f"{_pictures(facts.num_changed)} changed, the last {facts.newest_minutes:.0f} minutes ago: more "
+            f"{_images(facts.num_changed)} changed, the last {facts.newest_minutes:.0f} minutes ago: more "
             f"may be coming, so this waits for {settings.quiet_minutes:g} quiet minutes "
             "(retrain.quiet_minutes).",
         )
@@ -71,7 +71,7 @@ def rows_of(manifest_folder: Path) -> Rows:
     """A number for each row of a manifest, sorted, of its path, label, given part and content."""
     import pandas as pd
 
-    from components.artifacts import Manifest
+    from pergola.components.artifacts.data import Manifest
 
     table = Manifest.table(manifest_folder, ["path", "label", "given_split", "id"])
     hashed = pd.util.hash_pandas_object(table.fillna(""), index=False)
@@ -79,7 +79,7 @@ def rows_of(manifest_folder: Path) -> Rows:
 
 
 def num_changed(before: Rows, now: Rows) -> int:
-    """Pictures that came, went or changed. One that was moved or labelled anew counts once."""
+    """Images that came, went or changed. One that was moved or labelled anew counts once."""
     came, went = np.setdiff1d(now, before), np.setdiff1d(before, now)
     return max(len(came), len(went))
 
@@ -91,8 +91,8 @@ def _arriving(facts: Facts, settings: RetrainSettings) -> bool:
 
 def _changes(facts: Facts, settings: RetrainSettings) -> list[str]:
     found = []
-    if (facts.num_changed or 0) >= settings.min_pictures:
-        found.append(f"{_pictures(facts.num_changed)} changed since the last run.")
+    if (facts.num_changed or 0) >= settings.min_images:
+        found.append(f"{_images(facts.num_changed)} changed since the last run.")
     if facts.settings_changed:
         found.append("The settings changed since the last run.")
     return found
@@ -117,7 +117,7 @@ def _same_again(facts: Facts) -> str:
     if facts.num_changed or facts.settings_changed:
         return ""
     return (
-        " Pictures and settings are those of the last run, so the model will be the same one: new pictures "
+        " Images and settings are those of the last run, so the model will be the same one: new images "
         "help, such as requests with true labels (pergola feedback)."
     )
 
@@ -125,11 +125,11 @@ def _same_again(facts: Facts) -> str:
 def _nothing(facts: Facts, settings: RetrainSettings) -> str:
     if facts.num_changed:
         return (
-            f"{_pictures(facts.num_changed)} changed since the last run, {settings.min_pictures} are wanted "
-            "(retrain.min_pictures)."
+            f"{_images(facts.num_changed)} changed since the last run, {settings.min_images} are wanted "
+            "(retrain.min_images)."
         )
-    return "Nothing changed: pictures and settings are those of the last run."
+    return "Nothing changed: images and settings are those of the last run."
 
 
-def _pictures(count: int | None) -> str:
-    return f"{count:,} picture{'' if count == 1 else 's'}"
+def _images(count: int | None) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"

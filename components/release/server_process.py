@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import components
-from components.errors import StepError
+import pergola
+from pergola.components.errors import StepError
 
 if TYPE_CHECKING:
-    from serving.client import Client
+    from pergola.serving.client.client import Client
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class ServerProcess:
         self._folder = _short_folder()
         (self._folder / "models.config").write_text("model_config_list {}\n")
         command = [
-            sys.executable, "-m", "components.release.tether", str(self._folder), "serving.server",
+            sys.executable, "-m", "pergola.components.release.parent_watchdog",
+            str(self._folder), "pergola.serving.server.app",
             "--port=0", f"--grpc_socket_path={self._socket}",
             f"--model_config_file={self._folder / 'models.config'}",
             "--max_num_load_retries=0",
@@ -72,7 +73,7 @@ class ServerProcess:
 
         Raises StepError with the last lines of its log when it died or is not up in time.
         """
-        from serving.client import Client
+        from pergola.serving.client.client import Client
 
         self.start()
         self._wait_for_socket()
@@ -150,8 +151,8 @@ def _short_folder() -> Path:
 
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The rehearsal runs on the CPU: it must not fight with training for the GPU's memory."""
-    root = str(Path(components.__file__).parents[1])
+    """The smoke test runs on the CPU: it must not fight with training for the GPU's memory."""
+    root = str(Path(pergola.__file__).parents[1])
     paths = [root, *filter(None, [outer.get("PYTHONPATH")])]
     return {
         **outer,

@@ -53,7 +53,7 @@ class Tracker:
 
     def _work(self) -> None:
         try:
-            from components.release.registry import Registry
+            from pergola.components.release.registry import Registry
 
             uri, key, name = self._target
             registry = Registry(uri)

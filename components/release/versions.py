@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from components.errors import InputError
+from pergola.components.errors import InputError
 
 CHAMPION = "champion"  # the alias
 

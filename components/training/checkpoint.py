@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components import records
+from pergola.components import records
 
 _STATE = "state.npz"
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.errors import InputError, StepError
+from pergola.components.errors import InputError, StepError
 
 TF_CONFIG = "TF_CONFIG"
 
@@ -80,7 +80,7 @@ def _find(config: str) -> Workers:
         except RuntimeError as error:
             raise StepError(
                 f"Several workers must be the first that a process asks TensorFlow for ({error}). "
-                "Start `python -m components.training.worker`."
+                "Start `python -m pergola.components.training.worker`."
             ) from None
         return Workers(strategy, index, count, strategy.num_replicas_in_sync // count)
     if len(tf.config.list_logical_devices("GPU")) > 1:

@@ -1,8 +1,8 @@
-"""A SavedModel that takes pictures as they come: bytes in, label names and probabilities out.
+"""A SavedModel that takes images as they come: bytes in, label names and probabilities out.
 
 Decoding, EXIF, resizing, scaling, calibration, costs and label names are inside, so no caller can prepare
-pictures or read probabilities otherwise than the evaluation did. Signatures are those of
-serving/contract.py. It computes in float32, whatever it was trained in. What is inside is written down
+images or read probabilities otherwise than the evaluation did. Signatures are those of
+serving/wire/contract.py. It computes in float32, whatever it was trained in. What is inside is written down
 beside it: temperature.json and, with costs, costs.json in assets.extra/.
 """
 
@@ -17,25 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import digest
-from components.artifacts import VALIDATION, Export, Shards, Training
-from components.data import images
-from components.evaluation.calibration import Temperature, fit_temperature
-from components.evaluation.costs import Costs, read_costs
-from components.evaluation.inside import EXTRA
-from components.evaluation.pictures import pictures
-from components.records import setting
-from components.training import warmup
-from components.training.architectures import LOGITS
-from components.training.fit import MODEL
-from components.training.fold import fold
-from serving import contract
+from pergola.components import digest
+from pergola.components.artifacts.data import VALIDATION, Shards
+from pergola.components.artifacts.training import Export, Training
+from pergola.components.data.shard_reader import read_images
+from pergola.components.evaluation.calibration import Temperature, fit_temperature
+from pergola.components.evaluation.costs import Costs, read_costs
+from pergola.components.evaluation.export_notes import EXTRA
+from pergola.components.imaging import decode
+from pergola.components.records import setting
+from pergola.components.training import warmup
+from pergola.components.training.fit import MODEL
+from pergola.components.training.models.architectures import LOGITS
+from pergola.components.training.models.batch_norm_folding import fold
+from pergola.serving.wire import contract
 
 if TYPE_CHECKING:
     import keras
 
 SAVED_MODEL = "saved_model"
-MAX_FITTED = 5000  # pictures that a temperature is fitted on
+MAX_FITTED = 5000  # images that a temperature is fitted on
 BATCH = 64
 
 
@@ -56,7 +57,7 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
     """Write saved_model/ and export.json into `out`.
 
     The temperature is what logits are divided by before they become probabilities; above 1 for a network
-    that is surer than it is right (Guo et al., 2017). It is fitted on at most 5,000 validation pictures,
+    that is surer than it is right (Guo et al., 2017). It is fitted on at most 5,000 validation images,
     decoded as the model decodes them. Raises InputError for costs that do not fit the classes.
     """
     import keras
@@ -94,7 +95,7 @@ def _fit(module: Any, shards_folder: Path) -> Temperature:
     """The temperature of the validation part, to four digits."""
     import tensorflow as tf
 
-    found = list(itertools.islice(pictures(shards_folder, VALIDATION), MAX_FITTED))
+    found = list(itertools.islice(read_images(shards_folder, VALIDATION), MAX_FITTED))
     if not found:
         return Temperature(1.0, 0, 0.0, 0.0)
     logits_of = tf.function(module.logits, input_signature=[tf.TensorSpec((None,), tf.string)])
@@ -153,14 +154,14 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
 
         @tf.function(input_signature=[encoded], autograph=False)
         def serve(self, image: Any) -> dict[str, Any]:
-            return self._answer(images.load_batch(image, *size, training.channels, training.aspect))
+            return self._answer(decode.load_batch(image, *size, training.channels, training.aspect))
 
         @tf.function(input_signature=[decoded], autograph=False)
         def serve_tensor(self, image: Any) -> dict[str, Any]:
             # A server does not hold shapes against the signature, and TensorFlow 2.21 with oneDNN ends the
             # process on a convolution of a three-dimensional tensor. This check runs with every request.
             image = tf.ensure_shape(image, decoded.shape)
-            return self._answer(images.resize(image, *size, training.aspect))
+            return self._answer(decode.resize(image, *size, training.aspect))
 
         @tf.function(input_signature=[encoded], autograph=False)
         def embed(self, image: Any) -> dict[str, Any]:
@@ -175,14 +176,14 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
             return {contract.LABEL: tf.gather(self.labels, index)}
 
         @tf.function(input_signature=[pixels], autograph=False)
-        def _compute(self, pictures: Any) -> Any:
-            return whole(tf.cast(_guard_count(pictures), tf.float32), training=False)
+        def _compute(self, images: Any) -> Any:
+            return whole(tf.cast(_guard_count(images), tf.float32), training=False)
 
         def _look(self, image: Any) -> Any:
-            return self._compute(images.load_batch(image, *size, training.channels, training.aspect))
+            return self._compute(decode.load_batch(image, *size, training.channels, training.aspect))
 
-        def _answer(self, pictures: Any) -> dict[str, Any]:
-            _, _, logits = self._compute(pictures)
+        def _answer(self, images: Any) -> dict[str, Any]:
+            _, _, logits = self._compute(images)
             probabilities = tf.nn.softmax(tf.cast(logits, tf.float32) / self.temperature)
             best = tf.argmax(probabilities, 1)
             answer = {
@@ -206,7 +207,7 @@ def _last_maps(network: keras.Model) -> tuple[Any, keras.Model] | None:
     import keras
 
     found = [layer.output for layer in network.layers if len(getattr(layer.output, "shape", ())) == 4]
-    wide = [maps for maps in found[1:] if min(maps.shape[1:3]) > 1]  # the first are the pictures
+    wide = [maps for maps in found[1:] if min(maps.shape[1:3]) > 1]  # the first are the images
     for maps in reversed(wide):
         try:
             return maps, keras.Model(maps, network.output)
@@ -230,10 +231,10 @@ def _grad_cam(maps: Any, head: keras.Model) -> Any:
     return tf.math.divide_no_nan(seen, tf.reduce_max(seen, [1, 2], keepdims=True))
 
 
-def _guard_count(pictures: Any) -> Any:
+def _guard_count(images: Any) -> Any:
     """Refuse an empty batch, which oneDNN's convolutions answer with a puzzling error."""
     import tensorflow as tf
 
-    check = tf.debugging.Assert(tf.shape(pictures)[0] > 0, ["Wanted at least one image, got none."])
+    check = tf.debugging.Assert(tf.shape(images)[0] > 0, ["Wanted at least one image, got none."])
     with tf.control_dependencies([check]):
-        return tf.identity(pictures)
+        return tf.identity(images)

@@ -9,27 +9,34 @@ from typing import Any
 
 import numpy as np
 
-from components import digest, records
-from components.artifacts import Augmentation, Shards, Training
-from components.errors import InputError, StepError
-from components.progress import Progress, silent
-from components.training import (
-    architectures,
+from pergola.components import digest, records
+from pergola.components.artifacts.data import Shards
+from pergola.components.artifacts.training import Augmentation, Training
+from pergola.components.errors import InputError, StepError
+from pergola.components.imaging import (
+    pretrained,
+)
+from pergola.components.progress import Progress, silent
+from pergola.components.training import (
     distribution,
-    feed,
+    hyperparameters,
     keras_file,
-    material,
     muon,
     precision,
-    pretrained,
-    recipe,
 )
-from components.training.architectures import LOGITS, ModelSettings, Plan, Statistics
-from components.training.checkpoint import Checkpoint, State
-from components.training.distribution import Workers
-from components.training.loop import Loop, OnEpoch
-from components.training.recipe import Recipe, Stage
-from components.training.recipe import TrainSettings as TrainSettings
+from pergola.components.training.checkpoint import Checkpoint, State
+from pergola.components.training.distribution import Workers
+from pergola.components.training.hyperparameters import Recipe, Stage
+from pergola.components.training.hyperparameters import TrainSettings as TrainSettings
+from pergola.components.training.input import (
+    feed,
+    training_data,
+)
+from pergola.components.training.loop import Loop, OnEpoch
+from pergola.components.training.models import (
+    architectures,
+)
+from pergola.components.training.models.architectures import LOGITS, ModelSettings, Plan, Statistics
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +65,18 @@ def fit(
     of training in all attempts, "images_per_s" and "input_wait", the share of time that waits for batches.
     workers: on what to train; None: by TF_CONFIG and the GPUs that this process sees.
     Raises InputError for an empty training part, weights that do not fit or XLA for several devices,
-    StepError when the loss is no number or not even one picture fits into memory.
+    StepError when the loss is no number or not even one image fits into memory.
     """
     workers = workers or distribution.find()
     _check_xla(settings, workers)
     shards, augmentation = Shards.load(shards_folder), Augmentation.load(augmentation_folder)
     plan = architectures.choose(model, shards)
     shape = feed.Shape(plan.height, plan.width, plan.channels, model.aspect)
-    stuff = material.load(shards_folder, augmentation_folder, shards, augmentation, shape, settings.memory_mb)
+    stuff = training_data.load(
+        shards_folder, augmentation_folder, shards, augmentation, shape, settings.memory_mb
+    )
     how = _divisible(
-        recipe.decide(
+        hyperparameters.decide(
             settings,
             side=min(plan.height, plan.width),
             num_train=stuff.num_train,
@@ -103,7 +112,7 @@ class _Job:
     settings: TrainSettings
     how: Recipe
     policy: str
-    stuff: material.Material
+    stuff: training_data.Material
     augmentation: Augmentation
     workers: Workers
     checkpoint: Checkpoint
@@ -125,7 +134,7 @@ def _within_memory(job: _Job) -> State:
             parts = _more_parts(job, state.accumulate)
         job.checkpoint.save(State(job.mark, accumulate=parts), [])
         log.warning(
-            "%d pictures at once do not fit into memory: starting over with %d at once in batches of %d",
+            "%d images at once do not fit into memory: starting over with %d at once in batches of %d",
             job.how.batch_size // state.accumulate, job.how.batch_size // parts, job.how.batch_size,
         )  # fmt: skip
 
@@ -136,7 +145,7 @@ def _more_parts(job: _Job, parts: int) -> int:
     if parts >= batch or job.workers.parallel > 1:
         each = batch // parts // job.workers.parallel
         raise StepError(
-            f"Memory ran out with {each} picture{'s' if each > 1 else ''} at once. Try a smaller "
+            f"Memory ran out with {each} image{'s' if each > 1 else ''} at once. Try a smaller "
             "--set train.batch_size, a smaller --set model.image_size or another --set model.architecture."
         ) from None
     return next(number for number in range(2 * parts, batch + 1) if batch % number == 0)

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.errors import StepError
-from components.progress import Bar
-from components.training.checkpoint import Checkpoint, State
-from components.training.distribution import Workers
-from components.training.recipe import Recipe, rate
+from pergola.components.errors import StepError
+from pergola.components.progress import Bar
+from pergola.components.training.checkpoint import Checkpoint, State
+from pergola.components.training.distribution import Workers
+from pergola.components.training.hyperparameters import Recipe, rate
 
-AT_ONCE = 128  # pictures whose forward pass fills a processor; depthwise convolutions of few are slow
+AT_ONCE = 128  # images whose forward pass fills a processor; depthwise convolutions of few are slow
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-Forward = Callable[[NDArray[np.float32]], Any]  # pictures (N, H, W, C) to logits (N, classes)
+Forward = Callable[[NDArray[np.float32]], Any]  # images (N, H, W, C) to logits (N, classes)
 
 
 @dataclass
@@ -210,12 +210,12 @@ class _Averaged:
 
 
 def validate(
-    forward: Forward, pictures: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int
+    forward: Forward, images: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int
 ) -> dict[str, float]:
-    """val_loss (log loss, nats) and val_accuracy on plain pictures; empty when there are none."""
+    """val_loss (log loss, nats) and val_accuracy on plain images; empty when there are none."""
     if not len(labels):
         return {}
-    logits = predict(forward, pictures, batch_size).astype(np.float64)
+    logits = predict(forward, images, batch_size).astype(np.float64)
     logits -= logits.max(1, keepdims=True)
     log_sum = np.log(np.exp(logits).sum(1))
     losses = log_sum - logits[np.arange(len(labels)), labels]
@@ -227,18 +227,18 @@ def forward_of(network: Any) -> Forward:
     """The network's answers, traced once: Keras traces its own anew after each `compile`."""
     import tensorflow as tf
 
-    return tf.function(lambda pictures: network(pictures, training=False), autograph=False)
+    return tf.function(lambda images: network(images, training=False), autograph=False)
 
 
-def predict(forward: Forward, pictures: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Logits float32 (N, classes), of about equal batches of at most `batch_size` pictures.
+def predict(forward: Forward, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """Logits float32 (N, classes), of about equal batches of at most `batch_size` images.
 
     Every batch has the same size, so that nothing is traced twice.
     """
-    batch_size = math.ceil(len(pictures) / math.ceil(len(pictures) / batch_size))
+    batch_size = math.ceil(len(images) / math.ceil(len(images) / batch_size))
     outputs = []
-    for start in range(0, len(pictures), batch_size):
-        batch = pictures[start : start + batch_size].astype(np.float32)
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size].astype(np.float32)
         missing = batch_size - len(batch)
         padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
         outputs.append(np.asarray(forward(padded))[: len(batch)])

@@ -8,30 +8,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import TRAIN, Part, Shards
-from serving import contract
+from pergola.components.artifacts.data import TRAIN, Part, Shards
+from pergola.serving.wire import contract
 
 PLACE = ("assets.extra", "tf_serving_warmup_requests")
-BATCHES = (1, 4)  # a single picture, and several at once
+BATCHES = (1, 4)  # a single image, and several at once
 
 
 def write(shards_folder: Path, shards: Shards, saved_model: Path) -> Path:
-    """Put a few training pictures into the SavedModel as requests, and say where."""
+    """Put a few training images into the SavedModel as requests, and say where."""
     import tensorflow as tf
 
-    pictures = encoded_pictures(shards_folder, shards.parts[TRAIN], sum(BATCHES))
+    images = encoded_images(shards_folder, shards.parts[TRAIN], sum(BATCHES))
     path = saved_model.joinpath(*PLACE)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in BATCHES:
-            batch, pictures = pictures[:size], pictures[size:]
+            batch, images = images[:size], images[size:]
             if batch:
                 writer.write(_log(batch).SerializeToString())
     return path
 
 
-def encoded_pictures(folder: Path, part: Part, num_images: int) -> list[bytes]:
-    """The first encoded pictures of a part."""
+def encoded_images(folder: Path, part: Part, num_images: int) -> list[bytes]:
+    """The first encoded images of a part."""
     import tensorflow as tf
 
     files = [str(folder / name) for name in part.files]

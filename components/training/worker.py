@@ -1,6 +1,6 @@
-"""One worker of a training on several machines: `python -m components.training.worker`.
+"""One worker of a training on several machines: `python -m pergola.components.training.worker`.
 
-    python -m components.training.worker SHARDS AUGMENTATION OUT --train '{"epochs": 3}' --model '{}'
+    python -m pergola.components.training.worker SHARDS AUGMENTATION OUT --train '{"epochs": 3}' --model '{}'
 
 All workers are started with the same arguments and with TF_CONFIG (components/training/distribution.py); the
 three folders are on a volume that all of them see. Worker 0 writes OUT and a line of JSON an epoch to
@@ -16,16 +16,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components import records
-from components.errors import InputError, PergolaError
-from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings, fit
+from pergola.components import records
+from pergola.components.errors import InputError, PergolaError
+from pergola.components.training.fit import TrainSettings, fit
+from pergola.components.training.models.architectures import ModelSettings
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train; gives the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m components.training.worker", description=__doc__,
+        prog="python -m pergola.components.training.worker", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     for folder in ("shards", "augmentation", "out"):

@@ -6,26 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from components import code
+from pergola.components import code
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_reached_follows_imports_inside_functions():
-    assert {"components.data.scan", "components.data.sources", "serving.images"} <= code.reached(
-        "scan"
-    ) | code.reached("shards")
-    assert "components.training.fit" in code.reached("train")
+    assert {
+        "pergola.components.data.manifest.scan",
+        "pergola.components.data.sources.source",
+        "pergola.serving.wire.images",
+    } <= code.reached("scan") | code.reached("shards")
+    assert "pergola.components.training.fit" in code.reached("train")
 
 
 @pytest.mark.parametrize("step", ["scan", "split", "gate"])
 def test_reached_stays_within_a_steps_own_room(step):
-    assert not [module for module in code.reached(step) if module.startswith("components.training")]
+    assert not [module for module in code.reached(step) if module.startswith("pergola.components.training")]
 
 
-def test_validate_reaches_the_networks_that_compare_pictures_and_no_more_of_training():
-    reached = [module for module in code.reached("validate") if module.startswith("components.training")]
-    assert reached == ["components.training.pretrained"]
+def test_validate_reaches_the_networks_that_compare_images_and_no_more_of_training():
+    reached = [
+        module for module in code.reached("validate") if module.startswith("pergola.components.training")
+    ]
+    assert reached == ["pergola.components.imaging.pretrained"]
 
 
 def test_of_step_changes_with_the_code_it_reaches_and_with_no_other(tmp_path):

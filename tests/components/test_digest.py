@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 
-from components import digest
+from pergola.components import digest
 
 
 def test_of_folder_depends_on_names_and_contents_only(tmp_path):

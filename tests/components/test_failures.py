@@ -1,7 +1,7 @@
 import pytest
 
-from components import failures, pod_data, pod_model, pod_release
-from components.errors import StepError
+from pergola.components.errors import StepError
+from pergola.pipelines.kubeflow import failures, pod_data, pod_model, pod_release
 
 
 @failures.noted

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from components.notify import Ending, notify
+from pergola.pipelines.kubeflow.notify import Ending, notify
 
 FAILED = Ending(
     "training-1", "leaves", "FAILED", "train failed: No space left on device\n", "http://kf/#/runs/1"
@@ -43,7 +43,7 @@ def no_webhook_of_the_machine(monkeypatch):
 
 
 def test_notify_sends_nothing_unless_configured(caplog):
-    with caplog.at_level("INFO", logger="components.notify"):
+    with caplog.at_level("INFO", logger="pergola.pipelines.kubeflow.notify"):
         assert notify(FAILED) is False
     assert "No space left on device" in caplog.text
 

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from components import ops, pod_model, steps
+from pergola.components import steps
+from pergola.pipelines.kubeflow import ops, pod_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 COMPONENTS = {name: value for name, value in vars(ops).items() if type(value).__name__ == "PythonComponent"}
 AT_A_DESK = {"ladder"}  # compares networks for a person; no run needs it
-WALK = ("scan", "validate", "split", "shards", "augment", "train", "export", "evaluate", "rehearse", "gate")
+WALK = ("scan", "validate", "split", "shards", "augment", "train", "export", "evaluate", "smoke_test", "gate")
 
 
 def bodies():

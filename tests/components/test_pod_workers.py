@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from components import artifacts, pod_workers
-from components.errors import InputError, StepError
+from pergola.components.artifacts.data import PARTS, Part, Shards
+from pergola.components.artifacts.training import Training
+from pergola.components.errors import InputError, StepError
+from pergola.pipelines.kubeflow import pod_workers
 from tests.support.cluster import TOKEN
 from tests.support.trainer import COMPLETE, FAILED, Chapter, FakeTrainer
 
 ENVIRONMENT = {"PERGOLA_TRAINJOB": "train-leaves-1f", "PERGOLA_WORKERS": "3", "JOB_COMPLETION_INDEX": "2"}
-TRAINED = artifacts.Training("conv", "small", ("a", "b"), 8, 8, 3, 10, 4, 3, ({"loss": 0.5},), "float32", 0)
+TRAINED = Training("conv", "small", ("a", "b"), 8, 8, 3, 10, 4, 3, ({"loss": 0.5},), "float32", 0)
 
 
 def test_tf_config_names_every_worker_by_its_host():
@@ -40,10 +42,10 @@ def test_tf_config_refuses(change, message):
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Shards and augmentation as far as their keys go; no picture is read here."""
-    part = artifacts.Part((), 0, {})
-    parts = dict.fromkeys(artifacts.PARTS, part)
-    artifacts.Shards(("a", "b"), parts, 3, 8, 8, 8, 8, "f").save(tmp_path / "shards")
+    """Shards and augmentation as far as their keys go; no image is read here."""
+    part = Part((), 0, {})
+    parts = dict.fromkeys(PARTS, part)
+    Shards(("a", "b"), parts, 3, 8, 8, 8, 8, "f").save(tmp_path / "shards")
     (tmp_path / "augmentation").mkdir()
     (tmp_path / "augmentation" / "augmentation.json").write_text("{}")
     return tmp_path
@@ -95,7 +97,7 @@ def test_the_step_starts_workers_and_takes_what_they_leave(train, inputs, caplog
     story = [Chapter(log=[("2026-11-21T10:00:01.1Z", "epoch=1 {}")]), Chapter([COMPLETE])]
     with caplog.at_level(logging.INFO):
         made, jobs = train(story, work)
-    assert made == TRAINED == artifacts.Training.load(inputs / "out")
+    assert made == TRAINED == Training.load(inputs / "out")
     assert seen == {"epochs": 4, "inputs": ["augmentation", "request.json", "shards"]}
     (job,) = jobs
     assert job["metadata"]["name"].startswith("train-my-leaves-") and len(job["metadata"]["name"]) <= 50
@@ -116,7 +118,7 @@ def test_the_step_says_why_workers_failed_and_keeps_what_they_did(train, inputs)
     with pytest.raises(StepError, match=r"Training by 2 workers: .* failed: jobset failed"):
         train([Chapter([FAILED])])
     (folder,) = (inputs / "work" / "state" / "My_leaves").iterdir()
-    assert (folder / "shards" / artifacts.Shards.FILE).is_file()
+    assert (folder / "shards" / Shards.FILE).is_file()
 
 
 def test_the_step_wants_a_cluster(train, monkeypatch):

@@ -6,11 +6,13 @@ import tomllib
 import pandas as pd
 import pytest
 
-from components import artifacts, pod_data, pod_release, pod_settings, pod_workspace
-from components.errors import InputError
-from components.evaluation.drift_looks import Look, Looks
-from components.release.registry import Registry
-from components.release.store import open_store
+from pergola.components.artifacts.data import Finding, Manifest, ValidationReport
+from pergola.components.artifacts.release import Confirmation
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift.looks import Look, Looks
+from pergola.components.release.registry import Registry
+from pergola.components.store.model_store import open_store
+from pergola.pipelines.kubeflow import pod_data, pod_release, pod_settings, pod_workspace
 
 SETTINGS = "[train]\nepochs = 3\n"
 
@@ -19,7 +21,7 @@ def manifest(folder, fingerprint="f", rows=12):
     folder.mkdir()
     table = {"path": [f"{i}.png" for i in range(rows)], "label": "a", "given_split": None, "id": "0"}
     pd.DataFrame(table).to_parquet(folder / "manifest.parquet")
-    artifacts.Manifest("folder", rows, 0, ("a", "b"), fingerprint).save(folder)
+    Manifest("folder", rows, 0, ("a", "b"), fingerprint).save(folder)
     return str(folder)
 
 
@@ -32,7 +34,7 @@ def test_settings_text_has_all_sections_with_their_types():
     found = tomllib.loads(text)
     assert found["train"]["epochs"] == 7 and type(found["train"]["epochs"]) is int
     assert type(found["train"]["learning_rate"]) is float and found["train"]["learning_rate"] == 1
-    assert {"scan", "validate", "gate", "rehearse"} <= set(found)
+    assert {"scan", "validate", "gate", "smoke_test"} <= set(found)
     assert pod_settings.settings(found) == text
 
 
@@ -55,9 +57,9 @@ def test_changes_compares_with_the_last_run_that_came_to_its_end(tmp_path):
     other = changes(found, tmp_path, SETTINGS.replace("3", "4"))
     assert other == ("changed", "The settings changed since the last run.")
     grown = manifest(tmp_path / "two", "g", 13)
-    assert changes(grown, tmp_path) == ("changed", "1 picture changed since the last run.")
-    waits = changes(grown, tmp_path, min_pictures=2.0)
-    assert waits[0] == "unchanged" and "1 picture changed since the last run, 2 are wanted" in waits[1]
+    assert changes(grown, tmp_path) == ("changed", "1 image changed since the last run.")
+    waits = changes(grown, tmp_path, min_images=2.0)
+    assert waits[0] == "unchanged" and "1 image changed since the last run, 2 are wanted" in waits[1]
 
 
 def test_changes_asks_for_a_run_when_looks_found_drift(tmp_path):
@@ -90,7 +92,7 @@ def confirmed(tmp_path, monkeypatch):
     (model / "variables").mkdir(parents=True)
     (model / "saved_model.pb").write_bytes(b"graph")
     (model / "variables" / "variables.index").write_bytes(b"weights")
-    artifacts.Confirmation("leaves", 3, None, 0.0).save(tmp_path / "confirmation")
+    Confirmation("leaves", 3, None, 0.0).save(tmp_path / "confirmation")
     found = manifest(tmp_path / "manifest")
 
     def deliver(store="", release=False):
@@ -117,9 +119,9 @@ def test_deliver_puts_a_version_into_the_store_and_gives_it_requests_if_asked(
 
 
 def test_split_stops_at_critical_findings(tmp_path):
-    found = (artifacts.Finding("too_few", "critical", 1, (), "Class b has 1 picture."),)
-    artifacts.ValidationReport(False, found, {}, 1, {}).save(tmp_path / "validation")
-    with pytest.raises(InputError, match=r"cannot be used: Class b has 1 picture\."):
+    found = (Finding("too_few", "critical", 1, (), "Class b has 1 image."),)
+    ValidationReport(False, found, {}, 1, {}).save(tmp_path / "validation")
+    with pytest.raises(InputError, match=r"cannot be used: Class b has 1 image\."):
         pod_data.split(
             "m", str(tmp_path / "validation"), str(tmp_path / "out"), {}, "leaves", str(tmp_path / "work")
         )

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import artifacts, records
-from components.errors import InputError
+from pergola.components import records
+from pergola.components.artifacts.evaluation import ClassScore, Evaluation
+from pergola.components.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ share = st.floats(0, 1)
 )
 def test_evaluation_survives_a_round_trip(tmp_path_factory, labels, accuracy, top_k, confusion, train):
     folder = tmp_path_factory.mktemp("evaluation")
-    score = artifacts.ClassScore("a", 1.0, 0.5, 2 / 3, 4)
-    before = artifacts.Evaluation(
+    score = ClassScore("a", 1.0, 0.5, 2 / 3, 4)
+    before = Evaluation(
         labels=labels,
         num_images=3,
         accuracy=accuracy,
@@ -114,4 +115,4 @@ def test_evaluation_survives_a_round_trip(tmp_path_factory, labels, accuracy, to
         confusion=confusion,
     )
     before.save(folder)
-    assert artifacts.Evaluation.load(folder) == before
+    assert Evaluation.load(folder) == before

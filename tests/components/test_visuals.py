@@ -7,13 +7,16 @@ import pyarrow.parquet as parquet
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from components import artifacts, visuals
+from pergola.components.artifacts.data import Finding, ValidationReport
+from pergola.components.artifacts.decision import Decision, Rule
+from pergola.components.artifacts.evaluation import Evaluation
+from pergola.pipelines.kubeflow import visuals
 
 
 def evaluation(labels=("a", "b")):
     size = len(labels)
     confusion = tuple(tuple(5 if i == j else 1 for j in range(size)) for i in range(size))
-    return artifacts.Evaluation(labels, 12, 0.8, 0.8, {"3": 1.0}, 0.4, 0.9, (), confusion)
+    return Evaluation(labels, 12, 0.8, 0.8, {"3": 1.0}, 0.4, 0.9, (), confusion)
 
 
 def saved(folder, labels, truth, probabilities):
@@ -48,7 +51,7 @@ def test_roc_of_more_classes_is_micro_averaged(tmp_path):
     )
 
 
-def test_roc_needs_pictures_of_both_kinds(tmp_path):
+def test_roc_needs_images_of_both_kinds(tmp_path):
     assert visuals.roc(saved(tmp_path, ("a", "b"), [0, 0], [[0.9, 0.1], [0.8, 0.2]])) is None
 
 
@@ -59,20 +62,20 @@ def test_confusion_leaves_out_what_nobody_can_read():
 
 def test_findings_begin_with_the_worst_and_keep_the_table_whole():
     found = (
-        artifacts.Finding("too_few", "info", 1, (), "few"),
-        artifacts.Finding("unreadable", "critical", 2, (), "a | b\nc"),
+        Finding("too_few", "info", 1, (), "few"),
+        Finding("unreadable", "critical", 2, (), "a | b\nc"),
     )
-    text = visuals.findings(artifacts.ValidationReport(False, found, {"x": "unreadable"}, 9, {}))
-    assert "cannot be used" in text and "9 pictures, 1 kept out" in text
+    text = visuals.findings(ValidationReport(False, found, {"x": "unreadable"}, 9, {}))
+    assert "cannot be used" in text and "9 images, 1 kept out" in text
     assert text.index("unreadable") < text.index("too_few") and "a \\| b c" in text
 
 
 def test_verdict_shows_every_rule():
     rules = (
-        artifacts.Rule("accuracy", 0.5, 0.6, False, "Too low."),
-        artifacts.Rule("served", None, None, True, "Fine."),
+        Rule("accuracy", 0.5, 0.6, False, "Too low."),
+        Rule("served", None, None, True, "Fine."),
     )
-    decision = artifacts.Decision(False, rules, ("Too low.",), 3)
+    decision = Decision(False, rules, ("Too low.",), 3)
     text = visuals.verdict(decision)
     assert "**Rejected**, compared with version 3" in text
     assert "| **failed** | accuracy | 50.0% | – | 60.0% | Too low. |" in text

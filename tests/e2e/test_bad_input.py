@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.workspace import Workspace
-from tests.support import pictures
+from pergola.pipelines.workspace import Workspace
+from tests.support import images
 from tests.support.command import COMMAND, pergola
 
-UNSEEN = ("--set", "validate.max_looked_at=0")  # what is wrong here shows without a look at the pictures
+UNSEEN = ("--set", "validate.max_looked_at=0")  # what is wrong here shows without a look at the images
 
 
 @pytest.fixture
-def photos(tmp_path) -> Path:
-    return pictures.write_folder(tmp_path / "photos", classes=3, per_class=8)
+def dataset(tmp_path) -> Path:
+    return images.write_folder(tmp_path / "dataset", classes=3, per_class=8)
 
 
 def refused(*arguments: object, workspace: Path, status: int = 2) -> str:
@@ -45,37 +45,37 @@ def test_empty_folder(tmp_path):
 
 
 def test_single_class(tmp_path):
-    photos = pictures.write_folder(tmp_path / "photos", classes=1, per_class=8)
-    assert "class" in refused(photos, workspace=tmp_path / "work")
+    dataset = images.write_folder(tmp_path / "dataset", classes=1, per_class=8)
+    assert "class" in refused(dataset, workspace=tmp_path / "work")
 
 
-def test_class_with_too_few_images(photos, tmp_path):
-    for path in sorted((photos / "class_1").iterdir())[1:]:
+def test_class_with_too_few_images(dataset, tmp_path):
+    for path in sorted((dataset / "class_1").iterdir())[1:]:
         path.unlink()
-    assert "class_1" in refused(photos, workspace=tmp_path / "work")
+    assert "class_1" in refused(dataset, workspace=tmp_path / "work")
 
 
-def test_all_images_corrupt(photos, tmp_path):
-    for path in photos.rglob("*.png"):
+def test_all_images_corrupt(dataset, tmp_path):
+    for path in dataset.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:40])
-    assert "usable" in refused(photos, workspace=tmp_path / "work")
+    assert "usable" in refused(dataset, workspace=tmp_path / "work")
 
 
-def test_label_list_that_names_missing_files(photos, tmp_path):
+def test_label_list_that_names_missing_files(dataset, tmp_path):
     (tmp_path / "list.csv").write_text("path,label\nphotos/class_0/000.png,a\nphotos/gone.png,b\n")
     assert "gone.png" in refused(tmp_path / "list.csv", workspace=tmp_path / "work")
 
 
-def test_class_names_that_differ_by_case_only(photos, tmp_path):
-    shutil.copytree(photos / "class_1", photos / "CLASS_1")
-    error = refused(photos, workspace=tmp_path / "work")
+def test_class_names_that_differ_by_case_only(dataset, tmp_path):
+    shutil.copytree(dataset / "class_1", dataset / "CLASS_1")
+    error = refused(dataset, workspace=tmp_path / "work")
     assert "CLASS_1" in error and "class_1" in error
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png"])
-def test_archive_with_a_path_that_leads_out(photos, tmp_path, name):
+def test_archive_with_a_path_that_leads_out(dataset, tmp_path, name):
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        tar.add(photos, "photos")
+        tar.add(dataset, "dataset")
         member = tarfile.TarInfo(name)
         member.size = 4
         tar.addfile(member, io.BytesIO(b"evil"))
@@ -83,18 +83,18 @@ def test_archive_with_a_path_that_leads_out(photos, tmp_path, name):
     assert not (tmp_path / "evil.png").exists() and not Path("/evil.png").exists()
 
 
-def test_archive_with_a_link_that_leads_out(photos, tmp_path):
+def test_archive_with_a_link_that_leads_out(dataset, tmp_path):
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        tar.add(photos, "photos")
+        tar.add(dataset, "dataset")
         member = tarfile.TarInfo("photos/class_0/link.png")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(member)
     assert "link.png" in refused(tmp_path / "photos.tar", workspace=tmp_path / "work")
 
 
-def test_huge_and_bomb_pictures_are_kept_out_with_their_reason(photos, tmp_path):
-    (photos / "class_0" / "bomb.png").write_bytes(pictures.bomb())
-    command = ("validate", photos, "--workspace", tmp_path / "work", "--json", *UNSEEN)
+def test_huge_and_bomb_images_are_kept_out_with_their_reason(dataset, tmp_path):
+    (dataset / "class_0" / "bomb.png").write_bytes(images.bomb())
+    command = ("validate", dataset, "--workspace", tmp_path / "work", "--json", *UNSEEN)
     done = pergola(*command, "--set", "scan.max_side=20")
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert findings["unreadable"]["count"] == 25
@@ -103,37 +103,37 @@ def test_huge_and_bomb_pictures_are_kept_out_with_their_reason(photos, tmp_path)
     assert findings["unreadable"]["paths"] == ["class_0/bomb.png"]
 
 
-def test_read_only_workspace(photos):
-    done = pergola("run", photos, "--workspace", "/sys/pergola-work", "--json")
+def test_read_only_workspace(dataset):
+    done = pergola("run", dataset, "--workspace", "/sys/pergola-work", "--json")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "/sys/pergola-work" in json.loads(done.stdout)["error"]
 
 
 @pytest.mark.parametrize("size", ["64k", pytest.param("256k", marks=pytest.mark.slow)])
-def test_full_workspace(photos, tmp_path, size):
+def test_full_workspace(dataset, tmp_path, size):
     """On a small file system in a mount namespace of its own: full while scanning, or while training."""
     work = tmp_path / "small"
     work.mkdir()
     inside = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} none {work} && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small file system")
-    command = [*inside, *COMMAND, "run", str(photos), "--json", "--workspace", str(work / "work")]
+    command = [*inside, *COMMAND, "run", str(dataset), "--json", "--workspace", str(work / "work")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "full" in json.loads(done.stdout)["error"]
 
 
-def test_workspace_in_use(photos, tmp_path):
+def test_workspace_in_use(dataset, tmp_path):
     workspace = Workspace(tmp_path / "work")
     workspace.create()
     with workspace.lock("another run"):
-        error = refused(photos, workspace=workspace.root)
+        error = refused(dataset, workspace=workspace.root)
     assert f"in use by another run (process {os.getpid()})" in error
 
 
-def test_model_that_is_not_there(photos, tmp_path):
+def test_model_that_is_not_there(dataset, tmp_path):
     Workspace(tmp_path / "work").create()
-    done = pergola("predict", next(photos.rglob("*.png")), "--workspace", tmp_path / "work", "--json")
+    done = pergola("predict", next(dataset.rglob("*.png")), "--workspace", tmp_path / "work", "--json")
     assert done.returncode == 2
     assert "No model is published" in json.loads(done.stdout)["error"]

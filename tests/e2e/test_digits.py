@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components import artifacts
-from pipelines.demo_data import write_digits
+from pergola.components.artifacts.evaluation import Evaluation
+from pergola.pipelines.commands.demo_data import write_digits
 from tests.support.command import kill_when, pergola, pergola_json, serving
 
 
@@ -37,8 +37,8 @@ def test_digits_become_a_served_model(digits, workspace):
     assert set(again["reused"]) == set(again["seconds"]) and again["version"] == 1
 
     with serving(workspace):
-        picture = next(iter(sorted((digits / "4").glob("0*.png"))))
-        (answer,) = pergola_json("predict", picture, "--workspace", workspace)
+        image = next(iter(sorted((digits / "4").glob("0*.png"))))
+        (answer,) = pergola_json("predict", image, "--workspace", workspace)
         assert (answer["label"], answer["version"]) == ("4", 1)
         spoilt = pergola("predict", digits / "3" / "truncated.png", "--workspace", workspace)
         assert (
@@ -67,8 +67,8 @@ def test_a_version_is_made_again_from_its_own_record(digits, workspace):
     shutil.move(workspace.parent / "steps", workspace / "steps")
     assert again["again"]["same_decision"] and again["version"] is None
     assert again["metrics"]["accuracy"] == pytest.approx(0.98, abs=0.02)
-    picture = next(iter(sorted((digits / "4").glob("0*.png"))))
-    (seen,) = pergola_json("lineage", picture, "--workspace", workspace)["versions"]
+    image = next(iter(sorted((digits / "4").glob("0*.png"))))
+    (seen,) = pergola_json("lineage", image, "--workspace", workspace)["versions"]
     assert seen["version"] == 1 and seen["files"][0]["label"] == "4"
 
 
@@ -102,6 +102,6 @@ def test_demo_data_are_written_once(tmp_path):
     assert not (folder / "9").exists()
 
 
-def _champion_scores(workspace: Path) -> artifacts.Evaluation:
+def _champion_scores(workspace: Path) -> Evaluation:
     (folder,) = (workspace / "steps" / "evaluate").glob("*/evaluation.json")
-    return artifacts.Evaluation.load(folder.parent)
+    return Evaluation.load(folder.parent)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import Client
+from pergola.serving.client.client import Client
 from tests.support.command import kill_when, pergola_json, serving
 
 LEAVES = Path(__file__).parents[3] / "shared" / "data" / "leaves"
@@ -39,7 +39,7 @@ def test_leaves_are_killed_finished_served_and_replaced_under_load(tmp_path):
 
     with serving(workspace) as place:
         _answers_over_grpc_and_rest(workspace, place)
-        with Load(place["grpc"], _pictures()[0]) as load:
+        with Load(place["grpc"], _images()[0]) as load:
             second = pergola_json(
                 *run, "--set", "train.seed=1", "--set", "train.epochs=6", "--set", "gate.max_loss=1",
                 "--set", "gate.min_accuracy=0", "--set", "gate.min_recall=0", "--set", "gate.max_drop=1",
@@ -55,19 +55,19 @@ def _has_checkpoint(workspace: Path) -> bool:
     return any(p.is_file() for p in workspace.glob("steps/train/*.partial/**/*"))
 
 
-def _pictures() -> list[Path]:
+def _images() -> list[Path]:
     return [
         next(iter(sorted(folder.glob("*.jpg")))) for folder in sorted(LEAVES.iterdir()) if folder.is_dir()
     ]
 
 
 def _answers_over_grpc_and_rest(workspace: Path, place: dict[str, str]) -> None:
-    answers = pergola_json("predict", *_pictures(), "--workspace", workspace)
+    answers = pergola_json("predict", *_images(), "--workspace", workspace)
     assert {answer["version"] for answer in answers} == {1}
     right = sum(Path(answer["path"]).parent.name == answer["label"] for answer in answers)
     assert right >= 7
-    picture = base64.b64encode(_pictures()[0].read_bytes()).decode()
-    body = json.dumps({"instances": [{"b64": picture}]}).encode()
+    image = base64.b64encode(_images()[0].read_bytes()).decode()
+    body = json.dumps({"instances": [{"b64": image}]}).encode()
     request = urllib.request.Request(f"{place['rest']}/v1/models/leaves:predict", body)
     with urllib.request.urlopen(request, timeout=30) as reply:
         prediction = json.load(reply)["predictions"][0]
@@ -78,11 +78,11 @@ def _answers_over_grpc_and_rest(workspace: Path, place: dict[str, str]) -> None:
 class Load:
     """Asks without a pause from four threads, and counts versions and failures."""
 
-    def __init__(self, address: str, picture: Path) -> None:
+    def __init__(self, address: str, image: Path) -> None:
         self.versions: Counter[int] = Counter()
         self.failures: list[str] = []
         self._client = Client(address, model="leaves")
-        self._picture = picture
+        self._image = image
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
@@ -105,7 +105,7 @@ class Load:
     def _ask(self) -> None:
         while not self._stop.is_set():
             try:
-                version = self._client.classify_images([self._picture]).version
+                version = self._client.classify_images([self._image]).version
             except Exception as error:
                 self.failures.append(repr(error))
                 return

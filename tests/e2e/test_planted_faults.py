@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.artifacts import Manifest, ValidationReport
+from pergola.components.artifacts.data import Manifest, ValidationReport
 from tests.support.command import pergola_json
-from tests.support.pictures import jpeg, truncated
+from tests.support.images import jpeg, truncated
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 LEAVES = SHARED / "leaves"
@@ -163,9 +163,9 @@ def _flip(found: Faults, rng: np.random.Generator) -> None:
 
 
 def _cropped(data: bytes, rng: np.random.Generator) -> bytes:
-    """A window of 75 to 92% of the sides, somewhere in the picture, written as JPEG again."""
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    """A window of 75 to 92% of the sides, somewhere in the image, written as JPEG again."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
     scale = rng.uniform(0.75, 0.92)
-    width, height = round(picture.width * scale), round(picture.height * scale)
-    left, top = rng.integers(0, picture.width - width + 1), rng.integers(0, picture.height - height + 1)
-    return jpeg(picture.crop((left, top, left + width, top + height)), quality=88)
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
+    return jpeg(image.crop((left, top, left + width, top + height)), quality=88)

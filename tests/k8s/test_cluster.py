@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from k8s.manifests import name_of, ordered
-from k8s.rollout import RolloutError
-from k8s.trainjob import TrainJob
+from pergola.k8s.manifests import name_of, ordered
+from pergola.k8s.rollout import RolloutError
+from pergola.k8s.trainjob import TrainJob
 from tests.pipelines.kubeflow import server as kubeflow_server
 from tests.support import manifests
 from tests.support.in_cluster import connect, in_namespace, missing_kinds, own_namespace, try_pod
@@ -236,8 +236,8 @@ NOWHERE = {  # a pod that Pod Security has nothing against
 THROUGH_THE_CLUSTER = """
 import sys
 from pathlib import Path
-from pipelines import schedule, schedule_file, submit
-from pipelines.kubeflow import Connection
+from pergola.pipelines.kubeflow import schedule, schedule_file, submit
+from pergola.pipelines.kubeflow.connection import Connection
 way = Connection(pipelines_namespace=sys.argv[1])
 run = submit.submit(way, submit.Request(Path("p.yaml")))
 plan = schedule_file.load(Path("s.toml"))

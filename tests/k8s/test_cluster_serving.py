@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from components.release.store import open_store
-from k8s.manifests import ordered
+from pergola.components.store.model_store import open_store
+from pergola.k8s.manifests import ordered
 from tests.support import manifests
-from tests.support.images import VERSION
+from tests.support.container_images import VERSION
 from tests.support.in_cluster import connect, in_namespace
 from tests.support.models import half_plus_two
 from tests.support.required import CLUSTER, missing
@@ -27,7 +27,7 @@ STORE = "s3://models/pergola"
 IMAGE = f"{os.environ.get('PERGOLA_TEST_REGISTRY', '')}pergola:{VERSION}"
 LOAD = """
 import collections, json, sys, time
-from serving.client import Client
+from pergola.serving.client.client import Client
 answers, failures = collections.Counter(), []
 end = time.monotonic() + float(sys.argv[1])
 with Client("dns:///model-server-headless:8500", model="leaves") as client:

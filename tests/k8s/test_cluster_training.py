@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from components.artifacts import Augmentation, Training
+from pergola.components.artifacts.training import Augmentation, Training
 from tests.components.training.conftest import write_shards
 from tests.support import manifests
-from tests.support.images import VERSION
+from tests.support.container_images import VERSION
 from tests.support.in_cluster import connect, in_namespace, missing_kinds, own_namespace
 
 pytestmark = pytest.mark.cluster
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 IMAGE = f"{os.environ.get('PERGOLA_TEST_REGISTRY', '')}pergola:{VERSION}-cpu"
 STEP = """
 import json, logging, sys
-from components import pod_workers
+from pergola.pipelines.kubeflow import pod_workers
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 asked = json.loads(sys.argv[1])
 folder = "/workspace/" + asked["model"]

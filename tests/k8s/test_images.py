@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from components.release import traffic
-from components.release.store import open_store
-from tests.support.images import ENGINE, USER, VERSION, command, environment, image, remove, run
+from pergola.components.store import release_record
+from pergola.components.store.model_store import open_store
+from tests.support.container_images import ENGINE, USER, VERSION, command, environment, image, remove, run
 from tests.support.versions import saved_model
 
 pytestmark = pytest.mark.containers
@@ -46,7 +46,8 @@ def test_every_step_can_be_imported(target):
         target,
         "python3",
         "-c",
-        "import tensorflow, mlflow, kfp, components.steps, components.ops, serving.server",
+        "import tensorflow, mlflow, kfp, pergola.components.steps, pergola.pipelines.kubeflow.ops; "
+        "import pergola.serving.server.app",
     )
     assert "pergola" in run(target, "pergola", "--help")
 
@@ -66,7 +67,7 @@ def test_sync_image_follows_a_store_until_sigterm(tmp_path):
         (tmp_path / folder).mkdir()
     store = open_store(tmp_path / "store")
     store.put(saved_model(tmp_path / "model"), "leaves", 1)
-    store.change("leaves", lambda r: traffic.make_stable(r, 1))
+    store.change("leaves", lambda r: release_record.make_stable(r, 1))
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o644)
     mounts = ((tmp_path / "store", "/store", "ro"), (tmp_path / "served", "/models", "rw"))

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from components import pod_workers
-from k8s.trainjob import CONTAINER, TrainJob
-from pipelines.cluster import ClusterSettings
+from pergola.k8s.trainjob import CONTAINER, TrainJob
+from pergola.pipelines.kubeflow import pod_workers
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from tests.support import manifests
 from tests.support.manifests import OVERLAYS, ROOT, build, kustomize, name_of, pods, problems
 
@@ -131,7 +131,7 @@ def test_gpu_batching_file_ends_with_the_largest_batch(built):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_model_server_is_given_flags_that_it_knows(built, overlay):
-    from serving import flags
+    from pergola.serving.server import flags
 
     for pod in servers(built, overlay):
         arguments = [a.replace("$(CPUS)", "4") for a in pod.spec["containers"][0]["args"]]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from k8s.manifests import ManifestError, build, name_of, ordered
-from k8s.rollout import Cluster, RolloutError
+from pergola.k8s.manifests import ManifestError, build, name_of, ordered
+from pergola.k8s.rollout import Cluster, RolloutError
 from tests.support import manifests
 from tests.support.cluster import TOKEN, FakeCluster
 

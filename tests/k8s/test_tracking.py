@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from tests.support import manifests
-from tests.support.images import command, environment, missing, remove
+from tests.support.container_images import command, environment, missing, remove
 from tests.support.postgres import binaries, postgres
 from tests.support.s3_server import free_port, program, s3_server
 

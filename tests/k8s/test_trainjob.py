@@ -2,8 +2,8 @@
 
 import pytest
 
-from k8s.rollout import RolloutError
-from k8s.trainjob import Owner, TrainJob, TrainJobs
+from pergola.k8s.rollout import RolloutError
+from pergola.k8s.trainjob import Owner, TrainJob, TrainJobs
 from tests.k8s.test_rollout import connect
 from tests.support.trainer import COMPLETE, FAILED, Chapter, FakeTrainer
 
@@ -28,7 +28,8 @@ HOMELESS = {
 def job(**changes):
     return TrainJob(
         **{"name": "train-leaves-1f", "namespace": "kubeflow", "runtime": "pergola-train",
-           "image": "pergola:1-gpu", "command": ("python3", "-m", "components.pod_workers", "/w"),
+           "image": "pergola:1-gpu",
+           "command": ("python3", "-m", "pergola.pipelines.kubeflow.pod_workers", "/w"),
            "num_workers": 2, **changes}
     )  # fmt: skip
 

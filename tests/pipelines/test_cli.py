@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import pictures
+from tests.support import images
 
 HEAVY = (
     "tensorflow",
@@ -23,7 +23,7 @@ HEAVY = (
 
 
 def pergola(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "pergola.pipelines.commands.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
 
 
@@ -31,9 +31,9 @@ def test_help_imports_nothing_heavy():
     code = f"""
 import sys
 from click.testing import CliRunner
-from pipelines.cli import pergola
+from pergola.pipelines.commands.cli import pergola
 result = CliRunner().invoke(pergola, ["--help"])
-assert result.exit_code == 0 and "pergola run PHOTOS" in result.output, result.output
+assert result.exit_code == 0 and "pergola run DATASET" in result.output, result.output
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -84,27 +84,27 @@ def test_run_refuses_a_missing_folder_and_makes_no_workspace(tmp_path):
 
 
 def test_run_refuses_an_unknown_step(tmp_path):
-    photos = pictures.write_folder(tmp_path / "photos", per_class=4)
-    done = pergola("run", photos, "--workspace", tmp_path / "work", "--force", "trian")
+    dataset = images.write_folder(tmp_path / "dataset", per_class=4)
+    done = pergola("run", dataset, "--workspace", tmp_path / "work", "--force", "trian")
     assert done.returncode == 2
     assert "there is no step 'trian'. Did you mean 'train'?" in done.stderr
 
 
 def test_predict_without_a_server_says_how_to_start_one(tmp_path):
-    photos = pictures.write_folder(tmp_path / "photos", per_class=4)
-    picture = next(photos.rglob("*.png"))
-    done = pergola("predict", picture, "--model", "m", "--server", "localhost:9", "--timeout", "1")
+    dataset = images.write_folder(tmp_path / "dataset", per_class=4)
+    image = next(dataset.rglob("*.png"))
+    done = pergola("predict", image, "--model", "m", "--server", "localhost:9", "--timeout", "1")
     assert done.returncode == 1
     assert "No server answers at localhost:9. Start one with `pergola serve" in done.stderr
 
 
-def test_predict_refuses_a_missing_picture(tmp_path):
+def test_predict_refuses_a_missing_image(tmp_path):
     done = pergola("predict", tmp_path / "absent.jpg", "--model", "m")
     assert done.returncode == 2
-    assert "There is no picture at" in done.stderr
+    assert "There is no image at" in done.stderr
 
 
 def test_versions_without_a_workspace_says_how_to_make_one(tmp_path):
     done = pergola("versions", "--workspace", tmp_path / "work")
     assert done.returncode == 2
-    assert "Make one with `pergola run PHOTOS`" in done.stderr
+    assert "Make one with `pergola run DATASET`" in done.stderr

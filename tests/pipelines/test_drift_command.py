@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from components.errors import InputError
-from components.evaluation.drift import DriftSettings
-from components.evaluation.drift_looks import Looks
-from pipelines import ask
-from pipelines import drift as front
-from pipelines.cli import pergola
-from pipelines.named import named
-from pipelines.show import Quiet
-from pipelines.workspace import Workspace
-from serving.client import Client
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift.drift import DriftSettings
+from pergola.components.evaluation.drift.looks import Looks
+from pergola.pipelines.commands import predict
+from pergola.pipelines.commands.cli import pergola
+from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.monitoring import drift as front
+from pergola.pipelines.release.resolve import named
+from pergola.pipelines.workspace import Workspace
+from pergola.serving.client.client import Client
 from tests.support import released
 from tests.support.command import serving
 
@@ -37,19 +37,19 @@ def workspace(tmp_path_factory) -> Workspace:
 def looks(workspace) -> list[front.DriftResult]:
     """A look after each 60 requests."""
     found = []
-    picture = workspace.root.parent / "asked.png"
-    picture.write_bytes(released.picture(0))
+    image = workspace.root.parent / "asked.png"
+    image.write_bytes(released.image(0))
     with serving(workspace.root, "--log-requests", "1") as place:
         for shift in (0, -60):
             time.sleep(1.1)  # a look's last second is not looked at again
             with Client(place["grpc"], model="shades") as client:
                 client.wait_until_available(timeout_s=60)
                 for batch in np.array_split(np.arange(60), 4):
-                    client.classify_images([released.picture(int(i) + 1000, shift) for i in batch])
+                    client.classify_images([released.image(int(i) + 1000, shift) for i in batch])
             released.wait_for_log(workspace, 60 * (len(found) + 1))
             found.append(front.drift(workspace, None, FEW, show=Quiet()))
-        (answer,) = ask.predict(workspace, [picture])
-    assert answer["id"] == hashlib.sha256(picture.read_bytes()).hexdigest()
+        (answer,) = predict.predict(workspace, [image])
+    assert answer["id"] == hashlib.sha256(image.read_bytes()).hexdigest()
     return found
 
 

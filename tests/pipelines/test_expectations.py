@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import InputError
-from pipelines import config, local
-from pipelines.expectations import act
-from pipelines.show import Quiet
-from pipelines.workspace import Workspace
-from tests.support.pictures import write_folder
+from pergola.components.errors import InputError
+from pergola.pipelines import settings as config
+from pergola.pipelines.commands.expectations import act
+from pergola.pipelines.local import run
+from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.workspace import Workspace
+from tests.support.images import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +22,13 @@ def first(tmp_path_factory) -> Path:
     return write_folder(tmp_path_factory.mktemp("first") / "p", classes=2, per_class=40)
 
 
-def done(action: str, photos: Path, work: Path, file: Path, fail_on: str = "critical"):
-    return act(action, photos, file, config.load(), Workspace(work), show=Quiet(), fail_on=fail_on)
+def done(action: str, dataset: Path, work: Path, file: Path, fail_on: str = "critical"):
+    return act(action, dataset, file, config.load(), Workspace(work), show=Quiet(), fail_on=fail_on)
 
 
 def test_expectations_go_from_a_first_data_set_to_a_later_one(first, tmp_path):
     file = tmp_path / "expectations.toml"
-    assert "9 pictures" not in done("infer", first, tmp_path / "w", file).words
+    assert "9 images" not in done("infer", first, tmp_path / "w", file).words
     with pytest.raises(InputError, match="is there already and may hold a person's decisions"):
         done("infer", first, tmp_path / "w", file)
     same = done("check", first, tmp_path / "w", file)
@@ -48,14 +49,14 @@ def test_expectations_say_what_cannot_be(first, tmp_path):
     with pytest.raises(InputError, match=r"none\.toml' cannot be read"):
         done("check", first, tmp_path / "w", tmp_path / "none.toml")
     few = write_folder(tmp_path / "few", classes=2, per_class=3)
-    with pytest.raises(InputError, match="has 6 pictures that can be read, too few"):
+    with pytest.raises(InputError, match="has 6 images that can be read, too few"):
         done("infer", few, tmp_path / "w", tmp_path / "e.toml")
     assert not (tmp_path / "e.toml").exists()
 
 
 def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
     workspace, file = Workspace(tmp_path / "w"), tmp_path / "relabel.csv"
-    result = local.validate(first, config.load(), workspace, show=Quiet(), relabel=file)
+    result = run.validate(first, config.load(), workspace, show=Quiet(), relabel=file)
     assert result.relabel == str(file) and "Labels by how suspicious" in result.words()
     with open(file, newline="", encoding="utf-8") as opened:
         rows = list(csv.DictReader(opened))
@@ -65,11 +66,11 @@ def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     with pytest.raises(InputError, match="may hold corrections"):
-        local.validate(first, config.load(), workspace, show=Quiet(), relabel=file)
+        run.validate(first, config.load(), workspace, show=Quiet(), relabel=file)
     settings = config.load(None, [f"scan.relabel={file}"])
-    again = local.validate(first, settings, workspace, show=Quiet())
+    again = run.validate(first, settings, workspace, show=Quiet())
     assert again.counts["quarantined"] == {"taken_out": 1}
     listed = Path(again.relabel).read_text()
     assert rows[0]["id"] not in listed and rows[1]["id"] not in listed and rows[2]["id"] in listed
-    with local.prepared(first, settings, workspace, Quiet()) as (_, shards):  # an experiment has no run
+    with run.prepared(first, settings, workspace, Quiet()) as (_, shards):  # an experiment has no run
         assert not shards.reused

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from components.training.tune import Trial, Tuning
-from pipelines.cli import pergola
-from pipelines.experiments import Found
-from tests.support import pictures
+from pergola.components.training.search.tune import Trial, Tuning
+from pergola.pipelines.commands.cli import pergola
+from pergola.pipelines.local.experiments import Found
+from tests.support import images
 
 
 def run(*arguments):
     return CliRunner().invoke(pergola, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", [["architectures"], ["ladder", "photos", "--architectures"]])
+@pytest.mark.parametrize("command", [["architectures"], ["ladder", "dataset", "--architectures"]])
 def test_an_unknown_architecture_is_told_with_the_nearest(command, tmp_path):
     result = run(*command, "cnnpool", *(["--workspace", tmp_path] if command[0] == "ladder" else []))
     assert result.exit_code == 2
@@ -30,15 +30,15 @@ def test_architectures_are_listed_with_what_they_cost():
 
 
 @pytest.mark.slow
-def test_ladder_from_pictures_to_a_table_and_a_picture(tmp_path):
-    photos = pictures.write_folder(tmp_path / "photos", per_class=12)
-    command = ["ladder", photos, "--workspace", tmp_path / "work", "--epochs", "2", "--architectures",
+def test_ladder_from_images_to_a_table_and_a_image(tmp_path):
+    dataset = images.write_folder(tmp_path / "dataset", per_class=12)
+    command = ["ladder", dataset, "--workspace", tmp_path / "work", "--epochs", "2", "--architectures",
                "mlp,cnn_pool", "--json"]  # fmt: skip
     first = run(*command)
     assert first.exit_code == 0, first.stderr
     answer = json.loads(first.stdout)
     assert [row["name"] for row in answer["rows"]] == ["mlp", "cnn_pool"]
-    assert (tmp_path / "work").is_dir() and answer["picture"].endswith("ladder.png")
+    assert (tmp_path / "work").is_dir() and answer["image"].endswith("ladder.png")
     again = run(*command)
     assert json.loads(again.stdout) == answer  # seconds too: nothing was trained again
     assert not list((tmp_path / "work" / "models").iterdir())
@@ -47,6 +47,6 @@ def test_ladder_from_pictures_to_a_table_and_a_picture(tmp_path):
 def test_tune_says_why_trials_failed():
     good = Trial("0", {"model.dropout": 0.1}, 0.75, 0.9, 2, 1000, 3.0)
     bad = Trial("1", {"model.dropout": 0.2}, None, None, 0, 0, 1.0, "Training broke down.")
-    words = Found(Tuning("random", good, (good, bad)), Path("best.toml"), Path("photos")).words()
+    words = Found(Tuning("random", good, (good, bad)), Path("best.toml"), Path("dataset")).words()
     assert "2 trials, 1 failed; the best is 0 with validation accuracy 75.00%" in words
     assert "\n  trial 1 failed: Training broke down.\n" in words and "trial 0 failed" not in words

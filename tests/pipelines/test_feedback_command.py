@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from components.data.scan import ScanSettings
-from components.data.sources import open_source
-from components.errors import InputError
-from pipelines import feedback as front
-from pipelines.cli import pergola
-from pipelines.workspace import Workspace
+from pergola.components.data.manifest.scan import ScanSettings
+from pergola.components.data.sources.source import open_source
+from pergola.components.errors import InputError
+from pergola.pipelines.commands.cli import pergola
+from pergola.pipelines.monitoring import feedback as front
+from pergola.pipelines.workspace import Workspace
 from tests.support import released
 
 NUM = 10
@@ -27,17 +27,17 @@ def true_label(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory) -> Path:
-    """Pictures that were sent: even ones are dark, odd ones bright, and 11 is as dark as 10."""
+    """Images that were sent: even ones are dark, odd ones bright, and 11 is as dark as 10."""
     folder = tmp_path_factory.mktemp("sent")
     for number in range(NUM):
-        (folder / f"{number}.png").write_bytes(released.picture(number))
-    (folder / "11.png").write_bytes(released.picture(10))
+        (folder / f"{number}.png").write_bytes(released.image(number))
+    (folder / "11.png").write_bytes(released.image(10))
     return folder
 
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory, sent) -> Workspace:
-    """A workspace that was asked about each picture, about the first one three times."""
+    """A workspace that was asked about each image, about the first one three times."""
     workspace = released.workspace(tmp_path_factory.mktemp("feedback") / "work")
     encoded = [path.read_bytes() for path in sorted(sent.glob("*.png"))]
     released.write_log(workspace, [*encoded, encoded[0], encoded[0]])
@@ -65,7 +65,7 @@ def every(sent: Path) -> list[str]:
     return [*rows, "11.png,bright"]
 
 
-def test_feedback_gives_live_accuracy_and_counts_a_picture_once(place, sent):
+def test_feedback_gives_live_accuracy_and_counts_a_image_once(place, sent):
     found = front.take(place, listed(sent / "all.csv", *every(sent)))
     assert (found.taken, found.known, found.unmatched, found.num_images) == (11, 0, (), 11)
     (live,) = found.versions
@@ -84,7 +84,7 @@ def test_feedback_takes_ids_and_says_what_is_not_in_the_log(place, sent):
     path = listed(sent / "ids.csv", f"{id};dark", f"{'0' * 64};bright", f"{'1' * 64};", header="id;label")
     found = front.take(place, path)
     assert (found.taken, found.unmatched) == (1, ("0" * 64,))
-    with pytest.raises(InputError, match=r"None of the 1 labelled pictures in .* is like a logged request"):
+    with pytest.raises(InputError, match=r"None of the 1 labelled images in .* is like a logged request"):
         front.take(place, listed(sent / "none.csv", f"{'0' * 64},bright", header="id,label"))
 
 
@@ -95,7 +95,7 @@ def test_feedback_refuses_conflicts_as_a_whole(place, sent):
     assert front.feedback(place).num_images == 0
     front.take(place, listed(sent / "one.csv", "1.png,bright"))
     other = listed(sent / "other.csv", "1.png,dark", "0.png,dark")
-    with pytest.raises(InputError, match=r"1 pictures have another label .* 'dark', was 'bright'"):
+    with pytest.raises(InputError, match=r"1 images have another label .* 'dark', was 'bright'"):
         front.take(place, other)
     assert front.feedback(place).num_images == 1
     replaced = front.take(place, other, replace=True)
@@ -109,8 +109,8 @@ def test_feedback_refuses_conflicts_as_a_whole(place, sent):
         ("image,label", "gone.png,dark", r"line 2: 'gone\.png' cannot be read"),
         ("id,label", "abc,dark", "'abc' is no id"),
         ("image,label", "1.png,", "has no row with a label"),
-        ("picture,class", "1.png,dark", "has the columns picture, class: its first line must name 'label'"),
-        ("image,label", ",dark", "belongs to no picture"),
+        ("image,class", "1.png,dark", "has the columns image, class: its first line must name 'label'"),
+        ("image,label", ",dark", "belongs to no image"),
     ],
 )
 def test_feedback_refuses_a_list_that_cannot_be_used(place, sent, header, row, error):
@@ -131,16 +131,16 @@ def test_asking_for_labels_tells_the_command_that_takes_them(asked, tmp_path):
     result = CliRunner().invoke(pergola, command)
     assert result.exit_code == 0, result.stderr
     first, second = result.stdout.splitlines()
-    assert first.startswith("1 picture. ")
+    assert first.startswith("1 image. ")
     assert second.split() == ["pergola", "feedback", f"{todo}/labels.csv", "--workspace", str(asked.root)]
 
 
-def test_ask_draws_pictures_to_label_and_takes_the_list_back(place, sent, tmp_path):
+def test_ask_draws_images_to_label_and_takes_the_list_back(place, sent, tmp_path):
     front.take(place, listed(sent / "one.csv", "1.png,bright"))
     assert front.ask(place, tmp_path / "todo", 6) == 6
     path = tmp_path / "todo" / front.LIST
     text = path.read_text()
-    assert len(list((tmp_path / "todo" / "pictures").iterdir())) == 6 and "pictures/" in text
+    assert len(list((tmp_path / "todo" / "images").iterdir())) == 6 and "images/" in text
     with pytest.raises(InputError, match="may hold somebody's work"):
         front.ask(place, tmp_path / "todo", 6)
     path.write_text(text.replace(",,", ",dark,"))
@@ -148,23 +148,23 @@ def test_ask_draws_pictures_to_label_and_takes_the_list_back(place, sent, tmp_pa
     assert front.ask(place, tmp_path / "rest", 100) == 4
 
 
-def test_labelled_pictures_join_the_next_data_set(place, sent, tmp_path):
-    from tests.support.pictures import write_folder
+def test_labelled_images_join_the_next_data_set(place, sent, tmp_path):
+    from tests.support.images import write_folder
 
     found = front.take(place, listed(sent / "all.csv", *every(sent)))
-    photos = write_folder(tmp_path / "photos", classes=2, per_class=3)
-    source = open_source(photos, ScanSettings(also=found.data_set), tmp_path / "scratch")
+    dataset = write_folder(tmp_path / "dataset", classes=2, per_class=3)
+    source = open_source(dataset, ScanSettings(also=found.data_set), tmp_path / "scratch")
     entries = list(source.entries())
     assert len(entries) == 6 + 11 and [e.path for e in entries] == sorted(e.path for e in entries)
     also = [entry for entry in entries if entry.path.startswith("also:")]
     assert {entry.label for entry in also} == {"dark", "bright"}
-    wanted = {released.picture(number) for number in range(NUM)} | {released.picture(10)}
+    wanted = {released.image(number) for number in range(NUM)} | {released.image(10)}
     assert {source.read(entry.path) for entry in also} == wanted
-    assert source.read("class_0/000.png") == (photos / "class_0" / "000.png").read_bytes()
-    (photos / "also:x").mkdir()
-    (photos / "also:x" / "1.png").write_bytes(released.picture(1))
+    assert source.read("class_0/000.png") == (dataset / "class_0" / "000.png").read_bytes()
+    (dataset / "also:x").mkdir()
+    (dataset / "also:x" / "1.png").write_bytes(released.image(1))
     with pytest.raises(InputError, match="rename it"):
-        list(open_source(photos, ScanSettings(also=found.data_set), tmp_path / "scratch").entries())
+        list(open_source(dataset, ScanSettings(also=found.data_set), tmp_path / "scratch").entries())
 
 
 def test_export_copies_into_a_folder_a_class_once(place, sent, tmp_path):
@@ -186,8 +186,8 @@ def test_feedback_command_answers_in_words_and_json(place, sent):
 
 
 def test_live_accuracy_is_that_of_each_version():
-    from components.evaluation.feedback import Feedback, answered, live_accuracy, merge
-    from components.evaluation.request_log import Logged
+    from pergola.components.evaluation.drift.feedback import Feedback, answered, live_accuracy, merge
+    from pergola.components.evaluation.drift.request_log import Logged
 
     images = [b"a", b"b", b"c"]
     labels = {hashlib.sha256(image).hexdigest(): "dark" for image in images}

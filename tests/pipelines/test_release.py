@@ -12,10 +12,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from components.errors import InputError, StepError
-from components.release import traffic
-from components.release.store import open_store
-from pipelines import release
+from pergola.components.errors import InputError, StepError
+from pergola.components.store import release_record
+from pergola.components.store.model_store import open_store
+from pergola.pipelines.commands import release
 from tests.support.cluster import FakeCluster
 from tests.support.versions import saved_model
 
@@ -103,7 +103,7 @@ def test_a_broken_record_is_written_anew_by_naming_the_stable_version(typed, sto
 
 
 def test_a_store_without_permission_says_so_and_stays_as_it_was(store, tmp_path):
-    store.change("leaves", lambda r: traffic.make_stable(r, 1))
+    store.change("leaves", lambda r: release_record.make_stable(r, 1))
     folder = tmp_path / "store" / "leaves"
     folder.chmod(0o555)  # root may write all the same, so the command runs without its capabilities
     plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
@@ -115,7 +115,9 @@ def test_a_store_without_permission_says_so_and_stays_as_it_was(store, tmp_path)
     (folder / ".lock").chmod(0o444)
     words = ["release", "stable", "2", "--store", store.uri, "--json"]
     done = subprocess.run(
-        [*plain, sys.executable, "-m", "pipelines.cli", *words], capture_output=True, text=True
+        [*plain, sys.executable, "-m", "pergola.pipelines.commands.cli", *words],
+        capture_output=True,
+        text=True,
     )
     folder.chmod(0o755)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -142,7 +144,7 @@ def test_release_wants_a_model_when_there_are_several(typed, store, tmp_path):
 
 
 def test_sync_once_fetches_and_stops(typed, store, tmp_path):
-    store.change("leaves", lambda r: traffic.make_stable(r, 3))
+    store.change("leaves", lambda r: release_record.make_stable(r, 3))
     result = typed(f"sync {store.uri} {tmp_path / 'served'} --once --json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["models"]["leaves"]["labels"] == {"stable": 3}
@@ -162,7 +164,7 @@ def test_sync_refuses_half_of_what_tls_needs(typed, store, tmp_path):
 
 @pytest.mark.slow  # imports MLflow and makes its database
 def test_the_champion_alias_follows_stable(typed, store, tmp_path):
-    from components.release.registry import Registry
+    from pergola.components.release.registry import Registry
 
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     registry = Registry(tracking)
@@ -188,7 +190,7 @@ def test_a_registry_that_is_away_is_told_after_the_record_is_written(typed, stor
 
 def test_release_imports_nothing_heavy():
     script = (
-        "import sys; from pipelines import release; "
+        "import sys; from pergola.pipelines.commands import release; "
         "heavy = {'numpy', 'tensorflow', 'mlflow', 'pandas', 'fsspec', 'grpc'} & set(sys.modules); "
         "sys.exit(len(heavy))"
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.records import setting
-from pipelines import reuse
-from pipelines.reuse import Steps
+from pergola.components.records import setting
+from pergola.pipelines.local import reuse
+from pergola.pipelines.local.reuse import Steps
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-from pipelines.runs import _new_id
+from pergola.pipelines.local.runs import _new_id
 
 
 def test_ids_are_in_the_order_of_runs():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import InputError
-from components.release.publish import publish
-from pipelines.serve import Listen, models_config, serve
-from pipelines.workspace import Workspace
+from pergola.components.errors import InputError
+from pergola.components.store.publish import publish
+from pergola.pipelines.commands.serve import Listen, models_config, serve
+from pergola.pipelines.workspace import Workspace
 from tests.support import models
 from tests.support.command import pergola, serving
 
@@ -76,7 +76,7 @@ def test_serve_real_runs_what_is_called_like_the_stock_server(workspace, tmp_pat
 
 
 def test_models_config_is_read_by_the_server(tmp_path):
-    from serving.config import read_models
+    from pergola.serving.server.config.model_config import read_models
 
     (tmp_path / "models.config").write_text(models_config(["a", "b"], tmp_path))
     found = read_models(tmp_path / "models.config")
@@ -87,7 +87,7 @@ def test_models_config_is_read_by_the_server(tmp_path):
 
 
 def test_models_config_says_which_requests_are_kept(tmp_path):
-    from serving.config import read_models
+    from pergola.serving.server.config.model_config import read_models
 
     text = models_config(["a"], tmp_path, log=lambda name: f"/logs/{name}/log", share=0.25)
     (tmp_path / "models.config").write_text(text)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from components.errors import InputError
-from pipelines.workspace import Workspace
+from pergola.components.errors import InputError
+from pergola.pipelines.workspace import Workspace
 
 
 def test_workspace_refuses_a_folder_with_other_things(tmp_path):
@@ -32,7 +32,7 @@ def test_workspace_refuses_another_layout(tmp_path):
 
 
 def test_require_says_how_to_make_one(tmp_path):
-    with pytest.raises(InputError, match="pergola run PHOTOS"):
+    with pytest.raises(InputError, match="pergola run DATASET"):
         Workspace(tmp_path).require()
 
 
@@ -64,7 +64,7 @@ def test_lock_is_held_by_one_and_freed_by_death(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipelines.workspace import Workspace
+from pergola.pipelines.workspace import Workspace
 with Workspace(Path(sys.argv[1])).lock("run one"):
     print("held", flush=True)
     time.sleep(60)

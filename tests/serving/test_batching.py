@@ -7,9 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.batching import BatchedModel, BatchSettings, Scheduler, read_settings
-from serving.errors import BadConfig, BadModel, BadRequest, BatchQueueFull, ShapesDiffer, TaskTooLarge
-from serving.model import Signature
+from pergola.serving.server.config.errors import (
+    BadConfig,
+    BadModel,
+    BadRequest,
+    BatchQueueFull,
+    ShapesDiffer,
+    TaskTooLarge,
+)
+from pergola.serving.server.core.batching import BatchedModel, BatchSettings, Scheduler, read_settings
+from pergola.serving.server.core.model import Signature
 
 
 class Doubler:

@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import client as module
-from serving.client import (
+from pergola.serving.client import client as module
+from pergola.serving.client.client import (
     NO_RETRY,
     Cancelled,
     Client,
@@ -31,7 +31,7 @@ from serving.client import (
     Unavailable,
     Unsupported,
 )
-from serving.protos import manage_pb2
+from pergola.serving.wire.protos import manage_pb2
 from tests.support.scripted_server import ScriptedServer
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "The batch scheduling queue is full")
@@ -243,9 +243,9 @@ def test_predict_many_takes_requests_only_as_there_is_room(server, client):
 
 
 def test_predict_many_raises_in_its_turn_and_gives_up_the_rest(server, client):
-    server.answer = lambda inputs, signature: (_ for _ in ()).throw(ValueError("bad picture"))
+    server.answer = lambda inputs, signature: (_ for _ in ()).throw(ValueError("bad image"))
     answers = client.predict_many([{"image": [b"a"]}] * 3)
-    with pytest.raises(InvalidInput, match="bad picture"):
+    with pytest.raises(InvalidInput, match="bad image"):
         next(answers)
 
 
@@ -460,7 +460,7 @@ def test_import_is_light():
     """0.25 s and 70 MB are the promise; CPU seconds, since wall time depends on the neighbours."""
     code = """
 import resource, sys
-import serving.client
+import pergola.serving.client.client
 peak_kb = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 heavy = {"tensorflow", "pandas", "PIL", "ml_dtypes", "hypothesis", "tensorflow_serving"} & set(sys.modules)
 usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -3,9 +3,9 @@
 import grpc
 import pytest
 
-from serving.channel import Connection, Tls, target_of
-from serving.client import Client, InvalidInput, NotAllowed, Unavailable
-from serving.retry import Retry, may_retry
+from pergola.serving.client.channel import Connection, Tls, target_of
+from pergola.serving.client.client import Client, InvalidInput, NotAllowed, Unavailable
+from pergola.serving.client.retry import Retry, may_retry
 from tests.support.certificates import Authority
 from tests.support.scripted_server import ScriptedServer
 

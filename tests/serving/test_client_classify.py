@@ -1,4 +1,4 @@
-"""Pictures to classes through the client."""
+"""Images to classes through the client."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.client import Client, InvalidInput, NotFound, Unavailable
+from pergola.serving.client.client import Client, InvalidInput, NotFound, Unavailable
 from tests.support.scripted_server import CLASSES, ScriptedServer
 
 
@@ -62,7 +62,7 @@ def test_classify_gives_the_decision_of_a_model_that_has_one(server, client):
     assert client.classify_images([picture()]).decisions == ("ask a person",)
 
 
-def test_classify_sends_pictures_upright(server, client):
+def test_classify_sends_images_upright(server, client):
     client.classify_images([picture(16, 8, orientation=6)])
     sent = Image.open(io.BytesIO(images_sent(server)[0]))
     assert sent.size == (8, 16)
@@ -164,13 +164,13 @@ def test_classify_asks_for_names_again_when_they_were_away(server):
         (b"abc", r"Got one image.*classify_images\(\[image\]\)"),
         ("leaf.jpg", "Got one image"),
         (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\), wanted a list of images"),
-        ([b"not a picture"], "Image 0: .*not a picture that can be read"),
+        ([b"not an image"], "Image 0: .*not an image that can be read"),
         ([np.zeros((4, 4), np.uint8), "no-such-file.jpg"], "Image 1: .*No such file"),
         ([np.zeros((4, 4), np.float32)], "Image 0: Got an array of float32"),
         ([None], "Image 0: Got a NoneType"),
     ],
 )
-def test_classify_refuses_what_is_no_picture(server, client, images, words):
+def test_classify_refuses_what_is_no_image(server, client, images, words):
     with pytest.raises(InvalidInput, match=words):
         client.classify_images(images)
 

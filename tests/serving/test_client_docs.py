@@ -42,7 +42,7 @@ def test_every_example_of_the_page_runs(folder, capsys):
 
 
 def test_the_page_names_every_error():
-    from serving import client_errors
+    from pergola.serving.client import errors as client_errors
 
     errors = [
         name

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from serving.child_server import ChildServer, free_port
-from serving.client import Client, ServerError
+from pergola.serving.client.client import Client, ServerError
+from pergola.serving.tools.child_server import ChildServer, free_port
 from tests.support.callers import load_while
 
 SCRIPTED = """

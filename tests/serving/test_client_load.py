@@ -6,12 +6,12 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.child_server import ChildServer
-from serving.client import InvalidInput
-from serving.load import Load, LoadResult, generate, measure
-from serving.ndarrays import to_tensor
-from serving.protos import predict_pb2
-from serving.tuning import tune_batching
+from pergola.serving.client.client import InvalidInput
+from pergola.serving.tools.batching_search import tune_batching
+from pergola.serving.tools.child_server import ChildServer
+from pergola.serving.tools.load_test import Load, LoadResult, generate, measure
+from pergola.serving.wire.ndarrays import to_tensor
+from pergola.serving.wire.protos import predict_pb2
 from tests.support.scripted_server import ScriptedServer
 
 SCRIPTED = (sys.executable, "-m", "tests.support.scripted_server")

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from components.evaluation import request_log
-from serving.client import Client, ClientLog, InvalidInput
-from tests.support.pictures import pixels, png
+from pergola.components.evaluation.drift import request_log
+from pergola.serving.client.client import Client, ClientLog, InvalidInput
+from tests.support.images import pixels, png
 from tests.support.scripted_server import ScriptedServer
 
 IMAGES = [png(pixels(label, 0)) for label in range(3)]
@@ -19,7 +19,7 @@ def server():
         yield server
 
 
-def test_answered_pictures_can_be_read_back(server, tmp_path):
+def test_answered_images_can_be_read_back(server, tmp_path):
     prefix = tmp_path / "new" / "leaves"
     with (
         ClientLog(prefix, clock=lambda: 1_700_000_000.5) as log,

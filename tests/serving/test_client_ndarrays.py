@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from serving.client_errors import InvalidInput
-from serving.datatypes import BY_NAME, numpy_types
-from serving.ndarrays import describe, to_array, to_tensor
-from serving.protos import tensor_pb2
+from pergola.serving.client.errors import InvalidInput
+from pergola.serving.wire.datatypes import BY_NAME, numpy_types
+from pergola.serving.wire.ndarrays import describe, to_array, to_tensor
+from pergola.serving.wire.protos import tensor_pb2
 
 NUMBERS = sorted(BY_NAME)
 
@@ -221,8 +221,8 @@ def test_bfloat16_is_float32_where_ml_dtypes_is_missing():
     code = """
 import sys; sys.modules["ml_dtypes"] = None
 import numpy as np
-from serving.ndarrays import to_array, to_tensor
-from serving.client_errors import InvalidInput
+from pergola.serving.wire.ndarrays import to_array, to_tensor
+from pergola.serving.client.errors import InvalidInput
 tensor = to_tensor([1.0, 3.140625, -np.inf], "bfloat16")
 back = to_array(tensor)
 assert back.dtype == np.float32 and back.tolist() == [1.0, 3.140625, -np.inf], back

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.client_errors import InvalidInput
-from serving.tuning import BatchingParameters, Trial, search
+from pergola.serving.client.errors import InvalidInput
+from pergola.serving.tools.batching_search import BatchingParameters, Trial, search
 
 
 def trial(parameters, per_second: float, p99_ms: float = 10.0, num_failures: int = 0) -> Trial:

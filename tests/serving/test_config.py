@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from serving import text_protos, tls
-from serving.config import ModelConfig, RequestLogConfig, read_models, write_models
-from serving.errors import BadConfig
-from serving.monitoring import MonitoringSettings, read_settings
-from serving.versions import All, Latest, Specific
+from pergola.serving.server import tls
+from pergola.serving.server.config import text_protos
+from pergola.serving.server.config.errors import BadConfig
+from pergola.serving.server.config.model_config import (
+    ModelConfig,
+    RequestLogConfig,
+    read_models,
+    write_models,
+)
+from pergola.serving.server.config.versions import All, Latest, Specific
+from pergola.serving.server.telemetry.metrics import MonitoringSettings, read_settings
 from tests.support.certificates import Authority
 
 MODELS = [

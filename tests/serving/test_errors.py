@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving import errors
-from serving.errors import CODES, HTTP, Code, RuntimeFailure, ServingError, code_of
+from pergola.serving.server.config import errors
+from pergola.serving.server.config.errors import CODES, HTTP, Code, RuntimeFailure, ServingError, code_of
 
 
 def test_codes_has_a_line_for_every_error():

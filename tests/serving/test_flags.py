@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from serving import flags, options
-from serving.flags import FlagError
-from serving.options import Options
+from pergola.serving.server import flags, options
+from pergola.serving.server.flags import FlagError
+from pergola.serving.server.options import Options
 from tests.support.servers import ROOT
 
 BASE = "--model_base_path=/models/m"
@@ -115,13 +115,18 @@ def test_options_follow_the_flags():
 
 def run(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "serving.server", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "pergola.serving.server.app", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
 def test_help_and_flag_errors_need_no_tensorflow():
     code = (
-        "import sys; from serving import server; server.main(['--help']); server.main(['--port=0']);"
+        "import sys; from pergola.serving.server import app as server; "
+        "server.main(['--help']); server.main(['--port=0']);"
         "server.main(['--model_config_file=/none', '--port=1']);"
         "sys.exit('tensorflow' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""serving/images.py against Pillow's reading of every kind of file and TensorFlow's decoder."""
+"""serving/wire/images.py against Pillow's reading of every kind of file and TensorFlow's decoder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.images import prepare
-from tests.support import pictures
-from tests.support.pictures import encoded, jpeg, pixels, png
+from pergola.serving.wire.images import prepare
+from tests.support import images
+from tests.support.images import encoded, jpeg, pixels, png
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_prepare_leaves_what_tensorflow_reads_unchanged(image, make):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_prepare_turns_every_orientation_upright(image, orientation):
-    data = prepare(pictures.turned_jpeg(image, orientation))
+    data = prepare(images.turned_jpeg(image, orientation))
     assert difference(read(data), image) < 20
     assert (Image.open(io.BytesIO(data)).format) == "JPEG"
 
@@ -65,7 +65,7 @@ def test_prepare_puts_transparent_parts_on_white(image):
     alpha[:, 20:] = 255
     white = image.copy()
     white[:, :20] = 255
-    assert difference(read(prepare(pictures.transparent_png(image, alpha))), white) == 0
+    assert difference(read(prepare(images.transparent_png(image, alpha))), white) == 0
 
 
 def test_prepare_puts_transparent_palette_and_grey_on_white(image):
@@ -82,13 +82,13 @@ def test_prepare_puts_transparent_palette_and_grey_on_white(image):
 
 def test_prepare_keeps_the_upper_bits_of_16(image):
     grey = image[..., 1]
-    assert difference(read(prepare(pictures.png_16_bit(grey))), grey) == 0
+    assert difference(read(prepare(images.png_16_bit(grey))), grey) == 0
     pgm = b"P5 40 24 65535\n" + (grey.astype(">u2") * 257).tobytes()
     assert difference(read(prepare(pgm)), grey) == 0
 
 
 def test_prepare_makes_cmyk_rgb(image):
-    data = prepare(pictures.cmyk_jpeg(image))
+    data = prepare(images.cmyk_jpeg(image))
     with Image.open(io.BytesIO(data)) as picture:
         assert (picture.format, picture.mode) == ("JPEG", "RGB")
     assert difference(read(data), image) < 60
@@ -135,11 +135,11 @@ def test_prepare_takes_paths(tmp_path, image):
     ("bad", "says"),
     [
         (b"", "is empty"),
-        (b"just text", "is not a picture"),
-        (pictures.truncated(png(pixels(0, 0))), "cannot be decoded"),
-        (pictures.truncated(jpeg(pixels(0, 0))), "cannot be decoded"),
-        (pictures.truncated(encoded(pixels(0, 0), "WEBP")), "image"),
-        (pictures.bomb(), "pixels"),
+        (b"just text", "is not an image"),
+        (images.truncated(png(pixels(0, 0))), "cannot be decoded"),
+        (images.truncated(jpeg(pixels(0, 0))), "cannot be decoded"),
+        (images.truncated(encoded(pixels(0, 0), "WEBP")), "image"),
+        (images.bomb(), "pixels"),
         (np.zeros((4, 4), np.float32), "wanted uint8"),
         (np.zeros((0, 4), np.uint8), "wanted uint8"),
         (np.zeros((4, 4, 2), np.uint8), "shape"),
@@ -160,7 +160,7 @@ def test_prepare_keeps_its_limit(image):
 
 def test_images_needs_neither_tensorflow_nor_components():
     code = (
-        "import sys, serving.images; "
+        "import sys, pergola.serving.wire.images; "
         "print([m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'pandas', 'components')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.errors import BadRequest
-from serving.json_text import kind, numbers, parse, show, string
+from pergola.serving.server.config.errors import BadRequest
+from pergola.serving.server.rest.json_text import kind, numbers, parse, show, string
 
 
 @given(st.lists(st.floats(width=32), min_size=1))

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from serving.errors import DeadlineExceeded, Overloaded
-from serving.limiter import Limiter
+from pergola.serving.server.config.errors import DeadlineExceeded, Overloaded
+from pergola.serving.server.core.limiter import Limiter
 
 
 def test_a_request_too_many_is_refused_at_once():

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import ModelConfig
-from serving.errors import (
+from pergola.serving.server.config.errors import (
     DeadlineExceeded,
     LabelNotAvailable,
     LoadFailed,
@@ -19,9 +18,10 @@ from serving.errors import (
     Superseded,
     UnknownLabel,
 )
-from serving.manager import Manager, ManagerSettings
-from serving.servable import State
-from serving.versions import All, Latest, Specific
+from pergola.serving.server.config.model_config import ModelConfig
+from pergola.serving.server.config.versions import All, Latest, Specific
+from pergola.serving.server.core.manager import Manager, ManagerSettings
+from pergola.serving.server.core.servable import State
 
 QUICK = ManagerSettings(poll_s=0.02, max_num_load_retries=1, load_retry_interval_s=0.02)
 

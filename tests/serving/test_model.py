@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.errors import RuntimeFailure
-from serving.model import RuntimeSettings, _in_steps, load
+from pergola.serving.server.config.errors import RuntimeFailure
+from pergola.serving.server.core.model import RuntimeSettings, _in_steps, load
 from tests.support import models
 
 
@@ -18,7 +18,7 @@ def leaves(tmp_path_factory):
     return models.classifier(base, 1), models.classifier(base, 2)
 
 
-IMAGES = np.array([models.picture(240)], object)
+IMAGES = np.array([models.image_bytes(240)], object)
 
 
 def ask(model, images=IMAGES, outputs=("label",)):

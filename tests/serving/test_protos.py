@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from serving.protos import manage_pb2, predict_pb2, tensor_pb2
+from pergola.serving.wire.protos import manage_pb2, predict_pb2, tensor_pb2
 
 FILES = (tensor_pb2, predict_pb2, manage_pb2)
 
@@ -137,7 +137,7 @@ def test_messages_cover_every_method_that_the_client_calls(theirs):
 def test_messages_have_names_of_their_own():
     for file in FILES:
         assert file.DESCRIPTOR.package == "pergola.serving"
-        assert file.DESCRIPTOR.name.startswith("serving/protos/")
+        assert file.DESCRIPTOR.name.startswith("pergola/serving/wire/protos/")
 
 
 def test_generated_files_are_those_of_the_proto_files(tmp_path):
@@ -160,7 +160,7 @@ def test_generated_files_are_those_of_the_proto_files(tmp_path):
             for field in message.field:
                 field.ClearField("json_name")
         assert made == file
-    assert {path.name for path in (root / "serving/protos").glob("*.proto")} == {
+    assert {path.name for path in (root / "serving/wire/protos").glob("*.proto")} == {
         name.rpartition("/")[2] for name in names
     }
 
@@ -186,15 +186,23 @@ def test_request_bytes_are_read_by_tf_serving_api(theirs):
 @pytest.mark.parametrize(
     "order",
     [
-        ("serving.client", "tensorflow", "tensorflow_serving.apis.prediction_service_pb2_grpc"),
-        ("tensorflow", "tensorflow_serving.apis.prediction_service_pb2_grpc", "serving.client"),
+        (
+            "pergola.serving.client.client",
+            "tensorflow",
+            "tensorflow_serving.apis.prediction_service_pb2_grpc",
+        ),
+        (
+            "tensorflow",
+            "tensorflow_serving.apis.prediction_service_pb2_grpc",
+            "pergola.serving.client.client",
+        ),
     ],
     ids=["ours first", "theirs first"],
 )
 def test_messages_share_a_process_with_tensorflow(order):
     code = "\n".join(f"import {module}" for module in order)
     code += """
-from serving.protos import predict_pb2, manage_pb2
+from pergola.serving.wire.protos import predict_pb2, manage_pb2
 from tensorflow_serving.apis import predict_pb2 as theirs, model_service_pb2
 assert predict_pb2.PredictRequest is not theirs.PredictRequest
 assert theirs.PredictRequest.FromString(predict_pb2.PredictRequest(output_filter=['x']).SerializeToString())

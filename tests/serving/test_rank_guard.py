@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import model, rank_guard
-from serving.errors import RuntimeFailure
+from pergola.serving.server.config.errors import RuntimeFailure
+from pergola.serving.server.core import model, rank_guard
 
 v1 = tf.compat.v1
 

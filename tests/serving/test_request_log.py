@@ -5,9 +5,9 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.config import ModelConfig, RequestLogConfig
-from serving.monitoring import Monitor
-from serving.request_log import PREDICT, RequestLog, RequestLogSettings
+from pergola.serving.server.config.model_config import ModelConfig, RequestLogConfig
+from pergola.serving.server.telemetry.metrics import Monitor
+from pergola.serving.server.telemetry.request_log import PREDICT, RequestLog, RequestLogSettings
 
 
 def records(folder: Path) -> list:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as shapes
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from serving.tensors import MAX_FILLED_BYTES, TensorError, enum_of, name_of, to_array, to_proto
+from pergola.serving.wire.tensors import MAX_FILLED_BYTES, TensorError, enum_of, name_of, to_array, to_proto
 from tests.support.models import ECHOED
 
 KINDS = [tf.as_dtype(name) for name in ECHOED]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import tflite
-from serving.errors import LoadFailed, RuntimeFailure
+from pergola.serving.server.config.errors import LoadFailed, RuntimeFailure
+from pergola.serving.server.core import tflite
 from tests.support import models
 
 

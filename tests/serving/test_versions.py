@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.versions import MAX_VERSION, All, Latest, Plan, Specific, choose, find, plan
+from pergola.serving.server.config.versions import (
+    MAX_VERSION,
+    All,
+    Latest,
+    Plan,
+    Specific,
+    choose,
+    find,
+    plan,
+)
 
 VERSIONS = st.sets(st.integers(0, 6), max_size=5)
 

@@ -4,9 +4,15 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving import model
-from serving.errors import BadRequest, Code, NotImplementedHere, RuntimeFailure, ServingError
-from serving.warmup import FILE, MAX_RECORDS, warm_up
+from pergola.serving.server.config.errors import (
+    BadRequest,
+    Code,
+    NotImplementedHere,
+    RuntimeFailure,
+    ServingError,
+)
+from pergola.serving.server.core import model
+from pergola.serving.server.core.warmup import FILE, MAX_RECORDS, warm_up
 from tests.support import models
 from tests.support.wire import CLASSIFY, REGRESS, fill_input
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from serving.client import Client
+from pergola.serving.client.client import Client
 
 Pair = tuple[float, float]  # asked, answered
 

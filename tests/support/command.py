@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-COMMAND = (sys.executable, "-m", "pipelines.cli")
+COMMAND = (sys.executable, "-m", "pergola.pipelines.commands.cli")
 
 
 def pergola(*arguments: object, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator
 
-from k8s.rollout import Cluster, RolloutError
+from pergola.k8s.rollout import Cluster, RolloutError
 from tests.support.manifests import Object
 from tests.support.required import CLUSTER, is_required, missing
 

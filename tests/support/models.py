@@ -29,9 +29,9 @@ def half_plus_two(base: Path, version: int = 1, add: float = 2.0) -> Path:
 
 
 def classifier(base: Path, version: int = 1, size: int = 8, tilt: float = 0.0) -> Path:
-    """An image classifier with pergola's four signatures (serving/contract.py), of `size` pixels a side.
+    """An image classifier with pergola's four signatures (serving/wire/contract.py), of `size` pixels a side.
 
-    It tells bright pictures from dark ones; `tilt` is added to the logit of "bright".
+    It tells bright images from dark ones; `tilt` is added to the logit of "bright".
     """
     import tensorflow as tf
 
@@ -210,7 +210,7 @@ def tf1(base: Path, version: int = 1) -> Path:
     return folder
 
 
-def picture(brightness: int, size: int = 12) -> bytes:
+def image_bytes(brightness: int, size: int = 12) -> bytes:
     """A PNG of one grey."""
     import io
 

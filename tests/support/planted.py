@@ -12,7 +12,7 @@ LEAVES = Path("../shared/data/leaves")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Rows that belong together."""
 
     embeddings: np.ndarray  # float32 (N, D)
@@ -42,12 +42,12 @@ def model(temperature: float, *, count: int = 4000, classes: int = 5, seed: int 
 
 
 @functools.cache
-def leaves(weights: Path) -> Pictures:
+def leaves(weights: Path) -> Images:
     """The real leaves with MobileNetV2 vectors. Takes a minute."""
-    from components.data.embeddings import embed_all, keras_embed
+    from pergola.components.imaging.embeddings import embed_all, keras_embed
 
     files = sorted(LEAVES.rglob("*.jpg"))
-    return Pictures(
+    return Images(
         embeddings=embed_all((file.read_bytes() for file in files), keras_embed(weights)),
         ids=[hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
         paths=[file.relative_to(LEAVES).as_posix() for file in files],

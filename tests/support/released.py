@@ -1,4 +1,4 @@
-"""A workspace with a released version of a model that tells dark pictures from bright ones."""
+"""A workspace with a released version of a model that tells dark images from bright ones."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from pathlib import Path
 
 import numpy as np
 
-from components.evaluation import request_log
-from components.evaluation.drift_reference import describe, make_reference
-from components.release.publish import publish
-from pipelines.workspace import Workspace
-from tests.support import models, pictures
+from pergola.components.evaluation.drift import request_log
+from pergola.components.evaluation.drift.reference import describe, make_reference
+from pergola.components.store.publish import publish
+from pergola.pipelines.workspace import Workspace
+from tests.support import images as image_files
+from tests.support import models
 
 MODEL = "shades"
 
 
-def picture(number: int, shift: int = 0) -> bytes:
+def image_of(number: int, shift: int = 0) -> bytes:
     """A noisy PNG, dark for even numbers and bright for odd ones. shift: of its brightness, 0 to 255."""
     rng = np.random.default_rng(number)
     level = (70 if number % 2 == 0 else 180) + rng.normal(0, 15) + shift
-    return pictures.png(np.clip(rng.normal(level, 20, (12, 12, 3)), 0, 255).astype(np.uint8))
+    return image_files.png(np.clip(rng.normal(level, 20, (12, 12, 3)), 0, 255).astype(np.uint8))
 
 
 def workspace(root: Path, num_images: int = 80) -> Workspace:
-    """Version 1 of "shades", published with the reference of `num_images` pictures."""
-    from components.evaluation.served import ServedModel
+    """Version 1 of "shades", published with the reference of `num_images` images."""
+    from pergola.components.evaluation.served_model import ServedModel
 
     made = Workspace(root)
     made.create()
     saved_model = models.classifier(root.parent / "trained")
-    encoded = [picture(number) for number in range(num_images)]
+    encoded = [image_of(number) for number in range(num_images)]
     with ServedModel(saved_model) as model:
         answers = model.probabilities(encoded)
         sample = describe(encoded, answers, model.embeddings)
@@ -43,7 +44,7 @@ def workspace(root: Path, num_images: int = 80) -> Workspace:
 
 
 def wait_for_log(workspace: Workspace, count: int, timeout_s: float = 20) -> None:
-    """Until so many pictures are in the log, which a server writes a moment later."""
+    """Until so many images are in the log, which a server writes a moment later."""
     ends = time.monotonic() + timeout_s
     while True:
         try:
@@ -61,7 +62,7 @@ def write_log(workspace: Workspace, images: list[bytes], at_s: int = 1_800_000_0
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
-    from components.evaluation.served import ServedModel
+    from pergola.components.evaluation.served_model import ServedModel
 
     with ServedModel(workspace.models / MODEL / "1") as model:
         answers = model.probabilities(images)

@@ -18,14 +18,14 @@ from typing import Any, Self
 import grpc
 import numpy as np
 
-from serving.ndarrays import to_array, to_tensor
-from serving.protos import manage_pb2, predict_pb2
+from pergola.serving.wire.ndarrays import to_array, to_tensor
+from pergola.serving.wire.protos import manage_pb2, predict_pb2
 
 CLASSES = ("acer", "quercus", "tilia")
 
 
 def classify(inputs: Mapping[str, np.ndarray], signature: str) -> dict[str, Any]:
-    """The signatures of serving/contract.py: an image's class is its size modulo three."""
+    """The signatures of serving/wire/contract.py: an image's class is its size modulo three."""
     if signature == "labels":
         return {"label": np.array([CLASSES[i].encode() for i in inputs["index"]], dtype=object)}
     classes = np.array([len(image) % 3 for image in inputs["image"]])

@@ -86,7 +86,7 @@ class ServerProcess(LiveServer):
         open_ports = [name for name in ("port", "rest_api_port") if name not in given]
         if binary is None:
             own = [f"--port_file={self._ports}", *(f"--{name}=-1" for name in open_ports)]
-            command = [sys.executable, "-m", "serving.server", *own, *flags]
+            command = [sys.executable, "-m", "pergola.serving.server.app", *own, *flags]
         else:
             chosen = {name: _free_port() for name in open_ports}
             self._expected = {"grpc": chosen.get("port"), "rest": chosen.get("rest_api_port")}
@@ -189,10 +189,11 @@ def fetch(
 
 @contextmanager
 def in_process(*flags: str) -> Iterator:
-    """A `serving.server.Server` in this process, started with flags; both ports are any free ones."""
-    from serving import flags as flag_list
-    from serving import options
-    from serving.server import Server
+    """A `pergola.serving.server.app.Server` in this process, started with flags; both ports are any free
+    ones."""
+    from pergola.serving.server import flags as flag_list
+    from pergola.serving.server import options
+    from pergola.serving.server.app import Server
 
     server = Server(options.from_flags(flag_list.parse(["--port=-1", "--rest_api_port=-1", *flags])))
     try:

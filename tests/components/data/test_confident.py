@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from components.data import confident
+from pergola.components.stats import confident_learning
 
 # Northcutt et al. 2021, section 3.1, by hand: the thresholds are t = (0.7, 0.6). Row 2 lies above t_1 alone,
 # so it counts as a 0 that is a 1; row 5 above t_0 alone, a 1 that is a 0. The joint is ((2, 1), (1, 2)).
@@ -25,26 +25,33 @@ def noisy(count: int, classes: int, share: float, seed: int):
 
 
 def test_confident_joint_follows_the_published_definition():
-    assert confident.confident_joint(LABELS, PROBABILITIES).tolist() == [[2, 1], [1, 2]]
-    assert confident.wrong(LABELS, PROBABILITIES).tolist() == [False, False, True, False, False, True]
-    quality = confident.self_confidence(LABELS, PROBABILITIES)
+    assert confident_learning.confident_joint(LABELS, PROBABILITIES).tolist() == [[2, 1], [1, 2]]
+    assert confident_learning.wrong(LABELS, PROBABILITIES).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    quality = confident_learning.self_confidence(LABELS, PROBABILITIES)
     assert quality.tolist() == [0.95, 0.9, 0.25, 0.9, 0.8, 0.1]
 
 
 @pytest.mark.parametrize(("classes", "share"), [(2, 0.1), (5, 0.05), (12, 0.2)])
 def test_confident_joint_finds_the_known_share_of_noise(classes, share):
     labels, probabilities, wrong = noisy(6000, classes, share, seed=0)
-    joint = confident.confident_joint(labels, probabilities)
+    joint = confident_learning.confident_joint(labels, probabilities)
     assert joint.sum(axis=1) == pytest.approx(np.bincount(labels))
     assert 1 - np.trace(joint) / len(labels) == pytest.approx(wrong.mean(), abs=0.03)
-    found = confident.wrong(labels, probabilities)
+    found = confident_learning.wrong(labels, probabilities)
     assert (found & wrong).sum() > 0.85 * wrong.sum() and (found & wrong).sum() > 0.85 * found.sum()
 
 
 def test_confident_learning_is_silent_where_all_agrees():
     labels = np.repeat(np.arange(4), 25)
-    assert not confident.wrong(labels, np.eye(4)[labels]).any()
-    assert not confident.wrong(labels, np.full((100, 4), 0.25)).any()  # knows nothing, says nothing
+    assert not confident_learning.wrong(labels, np.eye(4)[labels]).any()
+    assert not confident_learning.wrong(labels, np.full((100, 4), 0.25)).any()  # knows nothing, says nothing
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -56,7 +63,9 @@ def test_confident_learning_agrees_with_cleanlab(seed):
         theirs = cleanlab.filter.find_label_issues(labels, probabilities, n_jobs=1)
         quality = cleanlab.rank.get_label_quality_scores(labels, probabilities, method="self_confidence")
         joint = cleanlab.count.compute_confident_joint(labels, probabilities, calibrate=True)
-    ours = confident.wrong(labels, probabilities)
-    assert confident.self_confidence(labels, probabilities) == pytest.approx(quality)
-    assert np.abs(confident.confident_joint(labels, probabilities) - joint).max() <= 1  # theirs is rounded
+    ours = confident_learning.wrong(labels, probabilities)
+    assert confident_learning.self_confidence(labels, probabilities) == pytest.approx(quality)
+    assert (
+        np.abs(confident_learning.confident_joint(labels, probabilities) - joint).max() <= 1
+    )  # theirs is rounded
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.98

@@ -1,4 +1,4 @@
-"""Crops: parts of real-looking pictures are found wherever they were cut, other pictures are not."""
+"""Crops: parts of real-looking images are found wherever they were cut, other images are not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from components.data.crops import POINTS, Points, crop_pairs, points_of
-from tests.support.pictures import jpeg
+from pergola.components.data.checks.crops import POINTS, Points, crop_pairs, points_of
+from tests.support.images import jpeg
 
 
 def scene(seed: int, side: int = 192) -> Image.Image:
-    """Blobs of many sizes in colour: a picture with something to be seen at every scale."""
+    """Blobs of many sizes in colour: an image with something to be seen at every scale."""
     rng = np.random.default_rng(seed)
     layers = [
         ndimage.gaussian_filter(rng.normal(size=(side, side, 3)), (s, s, 0)) * s for s in (3, 6, 12, 24)
@@ -35,18 +35,18 @@ def thing(seed: int, side: int = 192) -> Image.Image:
     return Image.fromarray(np.repeat(sheet.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2))
 
 
-def cropped(picture: Image.Image, scale: float, left: float, top: float, *, width: int = 0) -> Image.Image:
+def cropped(image: Image.Image, scale: float, left: float, top: float, *, width: int = 0) -> Image.Image:
     """A window of `scale` of the sides, as JPEG; left, top: 0 to 1 of the room; width: resized to it."""
-    size = round(scale * picture.width)
-    x, y = round(left * (picture.width - size)), round(top * (picture.height - size))
-    window = picture.crop((x, y, x + size, y + size))
+    size = round(scale * image.width)
+    x, y = round(left * (image.width - size)), round(top * (image.height - size))
+    window = image.crop((x, y, x + size, y + size))
     if width:
         window = window.resize((width, width), Image.Resampling.BICUBIC)
     return Image.open(io.BytesIO(jpeg(np.asarray(window), quality=85))).convert("RGB")
 
 
-def pairs(*pictures: Image.Image) -> list[list[int]]:
-    return crop_pairs(Points.of([points_of(picture) for picture in pictures])).tolist()
+def pairs(*images: Image.Image) -> list[list[int]]:
+    return crop_pairs(Points.of([points_of(image) for image in images])).tolist()
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_crop_pairs_finds_a_window_that_was_resized_and_one_of_another_shape():
 
 @pytest.mark.parametrize("scale", [0.75, 0.85, 0.95])
 def test_crop_pairs_finds_a_window_of_one_smooth_thing_on_an_empty_sheet(scale):
-    """There are hardly any points here; the pictures differ in the place and the shape of their thing."""
+    """There are hardly any points here; the images differ in the place and the shape of their thing."""
     things = [thing(seed) for seed in range(12)]
     part = cropped(things[4], scale, 0.4, 0.7)
     assert np.isfinite(points_of(part)[0][:, 0]).sum() < 10
     assert pairs(*things, part) == [[4, 12]]
 
 
-def test_crop_pairs_are_silent_about_other_pictures():
+def test_crop_pairs_are_silent_about_other_images():
     assert pairs(*(scene(seed) for seed in range(20))) == []
     flat = Image.new("RGB", (200, 200), (90, 90, 90))
     small = scene(0).resize((40, 40))
@@ -81,18 +81,18 @@ def test_crop_pairs_are_silent_about_other_pictures():
 
 
 def test_crop_pairs_need_more_than_a_common_corner():
-    """The same ruler in two pictures of different things is no crop."""
+    """The same ruler in two images of different things is no crop."""
     ruler = np.asarray(scene(99))[:48]
-    pictures = [np.asarray(scene(seed)).copy() for seed in (1, 2)]
-    for pixels in pictures:
+    images = [np.asarray(scene(seed)).copy() for seed in (1, 2)]
+    for pixels in images:
         pixels[-48:] = ruler
-    assert pairs(*(Image.fromarray(pixels) for pixels in pictures)) == []
+    assert pairs(*(Image.fromarray(pixels) for pixels in images)) == []
 
 
 def test_points_stay_where_they_are_when_light_changes():
-    picture = scene(3)
-    darker = Image.fromarray((np.asarray(picture) * 0.6).astype(np.uint8))
-    places = [points_of(one)[0] for one in (picture, darker)]
+    image = scene(3)
+    darker = Image.fromarray((np.asarray(image) * 0.6).astype(np.uint8))
+    places = [points_of(one)[0] for one in (image, darker)]
     assert places[0].shape == (POINTS, 2) and np.isfinite(places[0]).all()
     apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=2).min(axis=1)
     assert np.mean(apart < 1.5) > 0.8

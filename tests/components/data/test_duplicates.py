@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from components.data.duplicates import components, near_in_all, near_in_tree, near_pairs
-from components.data.probe import THUMBNAIL_SIDE, Limits, look, pillow_as_is
-from tests.support.pictures import jpeg, pixels, png
+from pergola.components.data.checks.duplicates import components, near_in_all, near_in_tree, near_pairs
+from pergola.components.data.manifest.image_metadata import THUMBNAIL_SIDE, Limits, look, pillow_as_is
+from tests.support.images import jpeg, pixels, png
 
 LIMITS = Limits(10**9, 10**6, 10**9)
 
 
-def thumbnail(picture: Image.Image) -> np.ndarray:
+def thumbnail(image: Image.Image) -> np.ndarray:
     with pillow_as_is():
-        seen = look(png(picture), LIMITS)
+        seen = look(png(image), LIMITS)
     return np.frombuffer(seen.thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
 
 
 def pairs_of(thumbnails, side: int = 200, block: int = 7) -> list[tuple[int, int]]:
-    """Pairs found among thumbnails of pictures with that longer side."""
+    """Pairs found among thumbnails of images with that longer side."""
     stack = np.stack(thumbnails)
     found = near_pairs(
         np.full(len(stack), side),
@@ -33,13 +33,13 @@ def pairs_of(thumbnails, side: int = 200, block: int = 7) -> list[tuple[int, int
 
 
 @pytest.fixture(scope="module")
-def photos() -> list[Image.Image]:
+def dataset() -> list[Image.Image]:
     return [Image.fromarray(pixels(n % 5, n, classes=5, size=200)) for n in range(40)]
 
 
 @pytest.fixture(scope="module")
-def thumbnails(photos) -> list[np.ndarray]:
-    return [thumbnail(photo) for photo in photos]
+def thumbnails(dataset) -> list[np.ndarray]:
+    return [thumbnail(photo) for photo in dataset]
 
 
 EDITS = {
@@ -57,9 +57,9 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
-def test_near_pairs_finds_copies(photos, thumbnails, edit):
-    copies = [thumbnail(edit(photo)) for photo in photos[:10]]
-    assert pairs_of([*thumbnails, *copies]) == [(n, len(photos) + n) for n in range(10)]
+def test_near_pairs_finds_copies(dataset, thumbnails, edit):
+    copies = [thumbnail(edit(photo)) for photo in dataset[:10]]
+    assert pairs_of([*thumbnails, *copies]) == [(n, len(dataset) + n) for n in range(10)]
 
 
 def test_near_by_all_distances_is_what_is_near_in_the_tree():
@@ -85,7 +85,7 @@ def test_near_pairs_leaves_small_look_alikes_alone():
     assert len(found) <= 3
 
 
-def test_near_pairs_needs_more_likeness_in_small_pictures(thumbnails):
+def test_near_pairs_needs_more_likeness_in_small_images(thumbnails):
     noise = np.random.default_rng(0).normal(0, 1, thumbnails[0].shape)
     deviation = thumbnails[0].std()
     nearly = np.clip(thumbnails[0] + 0.1 * deviation * noise, 0, 255).astype(np.uint8)
@@ -93,7 +93,7 @@ def test_near_pairs_needs_more_likeness_in_small_pictures(thumbnails):
     assert pairs_of([*thumbnails, nearly], side=28) == []
 
 
-def test_near_pairs_makes_nothing_of_blank_pictures(thumbnails):
+def test_near_pairs_makes_nothing_of_blank_images(thumbnails):
     blank = [np.full((THUMBNAIL_SIDE, THUMBNAIL_SIDE), level, np.uint8) for level in (0, 128, 255, 255)]
     assert pairs_of([*blank, *thumbnails]) == []
     assert pairs_of(blank) == []

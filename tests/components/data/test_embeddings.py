@@ -1,4 +1,4 @@
-"""Vectors of pictures: known answers, bad answers of the network, real weights."""
+"""Vectors of images: known answers, bad answers of the network, real weights."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from components.data import embeddings
-from components.errors import InputError, StepError
-from tests.support import pictures
+from pergola.components.errors import InputError, StepError
+from pergola.components.imaging import embeddings
+from tests.support import images
 
 WEIGHTS = Path("../shared/data/weights")
 NETWORKS = {
@@ -28,18 +28,18 @@ def test_embed_all_keeps_the_order_over_batches():
 
 
 def test_embed_all_refuses_wrong_shapes_nan_and_nothing():
-    with pytest.raises(StepError, match=r"shape \(1, 2\) for 3 pictures"):
+    with pytest.raises(StepError, match=r"shape \(1, 2\) for 3 images"):
         embeddings.embed_all([b"a", b"b", b"c"], lambda batch: np.zeros((1, 2), np.float32))
     with pytest.raises(StepError, match="finite"):
         embeddings.embed_all([b"a"], lambda batch: np.full((1, 2), np.nan, np.float32))
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         embeddings.embed_all([], mean_colour)
 
 
 def test_plain_embed_knows_an_edge_by_its_angle():
     side = np.zeros((64, 64), np.uint8)
     side[:, 32:] = 255
-    vectors = embeddings.plain_embed([pictures.png(side), pictures.png(side.T)])
+    vectors = embeddings.plain_embed([images.png(side), images.png(side.T)])
     assert vectors.shape == (2, 1956)
     shapes = vectors[:, :1764].reshape(2, 7, 7, 4, 9).sum(axis=(1, 2, 3))
     assert np.argsort(shapes[0])[-2:].tolist() == [0, 8]  # a gradient across lies between the first and last
@@ -49,13 +49,13 @@ def test_plain_embed_knows_an_edge_by_its_angle():
 def test_plain_embed_holds_the_colours():
     red = np.zeros((10, 20, 3), np.uint8)
     red[..., 0] = 255
-    vector = embeddings.plain_embed([pictures.png(red)])[0]
+    vector = embeddings.plain_embed([images.png(red)])[0]
     assert np.abs(vector[:1764]).max() == 0
     assert vector[1764:].reshape(-1, 3).mean(axis=0).tolist() == [1, -1, -1]
 
 
-def test_plain_embed_lays_alike_pictures_together():
-    encoded = [pictures.png(pictures.pixels(label, i)) for label in range(3) for i in range(8)]
+def test_plain_embed_lays_alike_images_together():
+    encoded = [images.png(images.pixels(label, i)) for label in range(3) for i in range(8)]
     vectors = embeddings.plain_embed(encoded)
     distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2) + 1e9 * np.eye(24)
     assert np.mean(distances.argmin(axis=1) // 8 == np.arange(24) // 8) > 0.8
@@ -93,7 +93,7 @@ def test_keras_embed_refuses_what_is_not_there(tmp_path):
 @pytest.mark.parametrize(("network", "width"), [("MobileNetV2", 1280), ("MobileNet", 256)])
 def test_keras_embed_reads_real_weights(network, width):
     embed = embeddings.keras_embed(NETWORKS[network], network)
-    encoded = [pictures.jpeg(pictures.pixels(i % 3, i, size=64)) for i in range(4)]
+    encoded = [images.jpeg(images.pixels(i % 3, i, size=64)) for i in range(4)]
     found = embed(encoded)
     assert found.shape == (4, width) and found.std() > 0.1
     other = next(path for name, path in NETWORKS.items() if name != network)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from components.data.folds import group_folds
+from pergola.components.stats.cross_validation import group_folds
 
 ROWS = st.integers(1, 60).flatmap(
     lambda n: st.tuples(

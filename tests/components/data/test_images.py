@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from components.data import exif, images
+from pergola.components.imaging import decode as images
+from pergola.components.imaging import exif
 
 
 def picture(height: int = 24, width: int = 40, seed: int = 0) -> Image.Image:
@@ -122,7 +123,7 @@ def test_decode_reads_what_pillow_reads(decode, kind, mode, tolerance):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_decode_lays_transparent_pictures_on_white(decode, kind):
+def test_decode_lays_transparent_images_on_white(decode, kind):
     image = picture().convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     contents = encoded(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
@@ -136,7 +137,7 @@ def test_decode_lays_transparent_pictures_on_white(decode, kind):
     [
         b"",
         b"\xff",
-        b"no picture",
+        b"no image",
         b"\xff\xd8\xff\xe0\x00\x10JFIF",
         b"\x89PNG\r\n\x1a\n",
         b"BM",
@@ -144,14 +145,14 @@ def test_decode_lays_transparent_pictures_on_white(decode, kind):
         b"RIFF",
     ],
 )
-def test_decode_refuses_what_is_no_picture(decode, contents):
+def test_decode_refuses_what_is_no_image(decode, contents):
     import tensorflow as tf
 
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(contents)
 
 
-def test_decode_refuses_a_truncated_picture(decode):
+def test_decode_refuses_a_truncated_image(decode):
     import tensorflow as tf
 
     for kind in ("JPEG", "PNG", "WEBP"):
@@ -184,7 +185,7 @@ def test_resize_shrinks_as_pillow_does():
 
 @pytest.mark.parametrize("aspect", images.ASPECTS)
 @pytest.mark.parametrize("size", [(8, 8), (7, 21), (50, 3), (1, 1)])
-def test_resize_gives_one_picture_and_a_batch_the_same(aspect, size):
+def test_resize_gives_one_image_and_a_batch_the_same(aspect, size):
     image = np.asarray(picture(*size))
     one = images.resize(image, 6, 9, aspect).numpy()
     batch = images.resize(np.stack([image, image]), 6, 9, aspect).numpy()
@@ -193,7 +194,7 @@ def test_resize_gives_one_picture_and_a_batch_the_same(aspect, size):
 
 
 @pytest.mark.parametrize("aspect", images.ASPECTS)
-def test_resize_leaves_a_picture_that_fits_as_resampling_would(aspect):
+def test_resize_leaves_a_image_that_fits_as_resampling_would(aspect):
     image = np.asarray(picture(33, 20))
     np.testing.assert_array_equal(images.resize(image, *image.shape[:2], aspect), image)
     np.testing.assert_array_equal(images._resampled(image, image.shape[:2]), image)
@@ -211,7 +212,7 @@ def test_resize_pads_the_shorter_side_evenly():
     assert (padded[:4] == images.PAD_GREY).all() and (padded[8:] == images.PAD_GREY).all()
 
 
-def test_load_batch_brings_every_picture_to_one_size():
+def test_load_batch_brings_every_image_to_one_size():
     import tensorflow as tf
 
     contents = [encoded(picture(9, 9), "PNG"), encoded(picture(30, 50), "JPEG")]

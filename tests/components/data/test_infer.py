@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.artifacts import ValidationReport
-from components.data import infer, rules
-from components.data.scan import ScanSettings, scan
-from components.data.sources import open_source
-from components.data.validate import ValidateSettings, validate
-from components.errors import InputError
-from tests.support.pictures import jpeg, pixels, png, write_folder
+from pergola.components.artifacts.data import ValidationReport
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.expectations import infer, rules
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.sources.source import open_source
+from pergola.components.errors import InputError
+from tests.support.images import jpeg, pixels, png, write_folder
 
 
 def scanned(root: Path, work: Path) -> Path:
@@ -39,15 +39,15 @@ def test_infer_writes_a_file_of_rules_with_those_that_come_with_pergola(first):
     profile, file = first
     found = rules.load(file)
     default = rules.load(rules.DEFAULT)
-    assert found.pictures[: len(default.pictures)] == default.pictures
-    assert {rule.check for rule in found.pictures[len(default.pictures) :]} == {
+    assert found.images[: len(default.images)] == default.images
+    assert {rule.check for rule in found.images[len(default.images) :]} == {
         "inferred_width", "inferred_height", "inferred_aspect", "inferred_bytes", "inferred_brightness",
         "inferred_contrast", "inferred_sharpness", "inferred_format", "inferred_mode",
     }  # fmt: skip
     assert found.shares == profile.shares == {f"class_{i}": 0.3333 for i in range(3)}
     assert profile.ranges["width"] == (24, 24) and profile.words["format"] == ("PNG",)
     low, high = profile.ranges["brightness"]
-    assert 0 < low < high < 255 and f"{low:g} to {high:g}" in found.pictures[-5].message
+    assert 0 < low < high < 255 and f"{low:g} to {high:g}" in found.images[-5].message
 
 
 def test_another_sample_of_the_same_meets_the_expectations(first, tmp_path):
@@ -77,7 +77,7 @@ def test_a_changed_data_set_does_not(first, tmp_path):
     assert "'class_9: 25'" in messages["new_class"] and "'class_2: 0'" in messages["missing_class"]
     changed = {change.what: (change.expected, change.now) for change in
                infer.changes(rules.load(first[1]), infer.infer(tmp_path / "m"))}  # fmt: skip
-    assert changed["class class_2"] == ("33.3% of the pictures", "absent")
+    assert changed["class class_2"] == ("33.3% of the images", "absent")
     assert changed["format"] == ("PNG", "JPEG, PNG") and "brightness" in changed
 
 

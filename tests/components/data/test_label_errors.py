@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import label_errors
-from components.data.label_errors import LabelErrorSettings, find_label_errors
+from pergola.components.data.checks import label_errors
+from pergola.components.data.checks.label_errors import LabelErrorSettings, find_label_errors
 from tests.support.planted import flipped, leaves
 
 LEAVES = Path("../shared/data/leaves")

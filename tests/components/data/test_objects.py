@@ -1,4 +1,4 @@
-"""Pictures of one object, as a column of the list says, are one group."""
+"""Images of one object, as a column of the list says, are one group."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import Manifest, Split, ValidationReport
-from components.data.objects import joined
-from components.data.scan import ScanSettings, scan
-from components.data.sources import open_source
-from components.data.split import SplitSettings, split
-from components.data.validate import ValidateSettings, validate
-from components.errors import InputError
-from tests.support.pictures import write_folder
+from pergola.components.artifacts.data import Manifest, Split, ValidationReport
+from pergola.components.data.checks.series import joined
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.sources.source import open_source
+from pergola.components.data.split import SplitSettings, split
+from pergola.components.errors import InputError
+from tests.support.images import write_folder
 
 
 def listed(root: Path, part=lambda number: "") -> Path:
-    """60 pictures that look different; each three in a row show one leaf, and the last three none."""
-    photos = write_folder(root / "photos", classes=2, per_class=30, size=16)
+    """60 images that look different; each three in a row show one leaf, and the last three none."""
+    dataset = write_folder(root / "dataset", classes=2, per_class=30, size=16)
     with open(root / "list.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "split", "leaf"])
-        for number, path in enumerate(sorted(photos.rglob("*.png"))):
+        for number, path in enumerate(sorted(dataset.rglob("*.png"))):
             leaf = "" if number >= 57 else f"leaf {number // 3}"
             rows.writerow([path.relative_to(root), path.parent.name, part(number), leaf])
     return root / "list.csv"
@@ -34,7 +34,7 @@ def checked(data: Path, work: Path, column: str = "leaf") -> ValidationReport:
     return validate(work / "m", ValidateSettings(group_by=column))
 
 
-def test_pictures_of_one_object_go_to_one_part(tmp_path):
+def test_images_of_one_object_go_to_one_part(tmp_path):
     report = checked(listed(tmp_path), tmp_path)
     assert not report.groups.keys() - set(Manifest.table(tmp_path / "m", ["id"])["id"])
     split(tmp_path / "m", report, tmp_path / "s", SplitSettings())
@@ -52,14 +52,14 @@ def test_objects_in_several_given_parts_are_a_finding(tmp_path):
     report = checked(listed(tmp_path, lambda number: parts.get(number, "train")), tmp_path)
     (finding,) = (finding for finding in report.findings if finding.check == "object_split_leak")
     assert finding.severity == "warning" and finding.count == 6  # leaf 1 has two in test and one in train
-    assert "2 objects ('leaf') have pictures in several parts of the given split" in finding.message
+    assert "2 objects ('leaf') have images in several parts of the given split" in finding.message
 
 
 def test_a_column_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no further column 'leave' in the list\. Did you mean 'leaf'\?"):
         checked(listed(tmp_path), tmp_path, "leave")
     with pytest.raises(InputError, match="The data have none: give a list"):
-        checked(tmp_path / "photos", tmp_path / "of a folder")
+        checked(tmp_path / "dataset", tmp_path / "of a folder")
 
 
 def test_joined_groups_have_their_smallest_id():

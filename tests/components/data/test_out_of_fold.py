@@ -5,8 +5,8 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 
-from components.data import out_of_fold
-from components.data.folds import group_folds
+from pergola.components.stats import out_of_fold
+from pergola.components.stats.cross_validation import group_folds
 
 
 def test_probabilities_never_rest_on_a_group_that_was_seen():

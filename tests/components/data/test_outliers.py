@@ -1,4 +1,4 @@
-"""Outliers: scikit-learn's neighbours, Tukey's fences, planted pictures, silence about a clean set."""
+"""Outliers: scikit-learn's neighbours, Tukey's fences, planted images, silence about a clean set."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import iqr, norm
 from sklearn.neighbors import NearestNeighbors
 
-from components.data import outliers as o
-from components.data.embeddings import principal
-from components.data.outliers import OutlierSettings
-from tests.support import pictures
+from pergola.components.data.checks import outliers as o
+from pergola.components.data.checks.outliers import OutlierSettings
+from pergola.components.imaging.embeddings import principal
+from tests.support import images
 from tests.support.planted import leaves
 
 LEAVES = Path("../shared/data/leaves")
@@ -31,7 +31,7 @@ def test_neighbour_distances_are_scikit_learns():
     assert np.allclose(found, theirs[:, 1:].mean(axis=1), atol=1e-3)
 
 
-def test_neighbour_distances_pass_over_a_pictures_own_group():
+def test_neighbour_distances_pass_over_a_images_own_group():
     points = np.array([[0.0, 0], [0.01, 0], [5, 0], [9, 0]])
     found = o.neighbour_distances(points, np.array([0, 0, 1, 2]), OutlierSettings(neighbours=1))
     assert found[0] / found[3] == pytest.approx(5 / 4, rel=1e-3)
@@ -41,17 +41,17 @@ def test_neighbour_distances_pass_over_a_pictures_own_group():
 def test_find_outliers_finds_planted_ones_alone_and_in_groups():
     points = np.random.default_rng(0).normal(size=(500, 16))
     points[[3, 77]] += 9
-    points[100:104] -= 9  # four near-duplicates of one odd picture are each other's neighbours
+    points[100:104] -= 9  # four near-duplicates of one odd image are each other's neighbours
     same = {f"{i:04}": "odd" for i in range(100, 104)}
     found = search(points, same, neighbours=5)
     assert {one.id for one in found.outliers} == {"0003", "0077", "0100", "0101", "0102", "0103"}
     assert all(one.distance > found.fence for one in found.outliers)
     finding = o.finding(found)
-    assert finding.count == 6 and "6 of 500 pictures look like no other" in finding.message
+    assert finding.count == 6 and "6 of 500 images look like no other" in finding.message
 
 
 def test_find_outliers_is_silent_on_clean_points():
-    """20 clean sets of 500 pictures: fewer than 1 in 500 may be called odd."""
+    """20 clean sets of 500 images: fewer than 1 in 500 may be called odd."""
     rng = np.random.default_rng(1)
     called = [len(search(rng.normal(size=(500, 8))).outliers) for _ in range(20)]
     assert sum(called) <= 20
@@ -80,15 +80,15 @@ def test_beyond_knows_nan_and_both_sides():
     assert not o.beyond(np.array([np.nan])).any()
 
 
-def test_colourfulness_of_known_pictures():
+def test_colourfulness_of_known_images():
     grey = np.full((40, 40), 99, np.uint8)
     red = np.zeros((40, 40, 3), np.uint8)
     red[..., 0] = 255
-    assert o.colourfulness(pictures.png(grey)) == 0
-    assert o.colourfulness(pictures.jpeg(np.dstack([grey] * 3))) < 0.5
-    assert o.colourfulness(pictures.png(red)) == pytest.approx((170 + 85 + 85) / 3)
-    with pytest.raises(ValueError, match="not a picture"):
-        o.colourfulness(b"no picture")
+    assert o.colourfulness(images.png(grey)) == 0
+    assert o.colourfulness(images.jpeg(np.dstack([grey] * 3))) < 0.5
+    assert o.colourfulness(images.png(red)) == pytest.approx((170 + 85 + 85) / 3)
+    with pytest.raises(ValueError, match="not an image"):
+        o.colourfulness(b"no image")
 
 
 def test_grey_among_colour_needs_colour_around_it():
@@ -102,13 +102,13 @@ def test_grey_among_colour_needs_colour_around_it():
 @pytest.mark.slow
 @pytest.mark.skipif(not LEAVES.is_dir(), reason="needs the photographs in ../shared/data")
 def test_find_outliers_in_leaves_finds_what_is_no_leaf():
-    from components.data.embeddings import keras_embed
+    from pergola.components.imaging.embeddings import keras_embed
 
     found = leaves(WEIGHTS)
     rng = np.random.default_rng(0)
     blank, noise = np.full((224, 224, 3), 128, np.uint8), rng.integers(0, 256, (224, 224, 3)).astype(np.uint8)
     food = [path.read_bytes() for path in sorted(FOOD.rglob("*.jpg"))[::40]]
-    strange = [pictures.png(blank), pictures.png(noise), *food]
+    strange = [images.png(blank), images.png(noise), *food]
     points = np.concatenate([found.embeddings, keras_embed(WEIGHTS)(strange)])
     names = [*found.ids, "blank", "noise", *(f"food {i}" for i in range(len(food)))]
     called = {one.id for one in o.find_outliers(points, names, names, names).outliers}

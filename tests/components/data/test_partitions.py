@@ -6,35 +6,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import digest
-from components.artifacts import ValidationReport
-from components.data.partitions import Partition, merge_scans, merge_shards, scan_partition, write_partition
-from components.data.scan import Found as Counted
-from components.data.scan import ScanSettings, Table, scan, whole
-from components.data.shards import ShardSettings, write_shards
-from components.data.sources import open_source
-from components.data.split import SplitSettings, split
-from components.errors import InputError, StepError
-from tests.support.pictures import write_folder
+from pergola.components import digest
+from pergola.components.artifacts.data import ValidationReport
+from pergola.components.data.manifest.scan import Found as Counted
+from pergola.components.data.manifest.scan import ScanSettings, Table, scan, whole
+from pergola.components.data.partitions import (
+    Partition,
+    merge_scans,
+    merge_shards,
+    scan_partition,
+    write_partition,
+)
+from pergola.components.data.shards import ShardSettings, write_shards
+from pergola.components.data.sources.source import open_source
+from pergola.components.data.split import SplitSettings, split
+from pergola.components.errors import InputError, StepError
+from tests.support.images import write_folder
 
 SCAN, SHARDS = ScanSettings(workers=1), ShardSettings(shard_images=3, workers=1)
-COUNTS = (1, 2, 5, 40)  # 40: more than there are pictures
+COUNTS = (1, 2, 5, 40)  # 40: more than there are images
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Two classes, a file that is no picture, and one that is there twice."""
-    folder = write_folder(tmp_path_factory.mktemp("photos") / "p", classes=2, per_class=12)
+def dataset(tmp_path_factory):
+    """Two classes, a file that is no image, and one that is there twice."""
+    folder = write_folder(tmp_path_factory.mktemp("dataset") / "p", classes=2, per_class=12)
     one = sorted(folder.glob("*/*"))[0]
-    (one.parent / "broken.jpg").write_bytes(b"no picture")
+    (one.parent / "broken.jpg").write_bytes(b"no image")
     shutil.copy(one, one.parent / f"zz-{one.name}")
     return folder
 
 
 @pytest.fixture(scope="module")
-def one_pass(photos, tmp_path_factory):
+def one_pass(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    source = open_source(photos, SCAN, folder / "scratch")
+    source = open_source(dataset, SCAN, folder / "scratch")
     scan(source, folder / "manifest", SCAN)
     split(folder / "manifest", ValidationReport(True, (), {}, 1, {}), folder / "split", SplitSettings())
     write_shards(source, folder / "manifest", folder / "split", folder / "shards", SHARDS)
@@ -46,8 +52,8 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_parts_of_a_scan_make_the_same_manifest(photos, one_pass, tmp_path, count):
-    source = open_source(photos, SCAN, tmp_path / "scratch")
+def test_parts_of_a_scan_make_the_same_manifest(dataset, one_pass, tmp_path, count):
+    source = open_source(dataset, SCAN, tmp_path / "scratch")
     parts = [tmp_path / f"part-{index}" for index in range(count)]
     for index, part in enumerate(parts):
         scan_partition(source, part, SCAN, index, count)
@@ -57,8 +63,8 @@ def test_parts_of_a_scan_make_the_same_manifest(photos, one_pass, tmp_path, coun
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_parts_of_the_shards_make_the_same_shards(photos, one_pass, tmp_path, count):
-    source = open_source(photos, SCAN, tmp_path / "scratch")
+def test_parts_of_the_shards_make_the_same_shards(dataset, one_pass, tmp_path, count):
+    source = open_source(dataset, SCAN, tmp_path / "scratch")
     inputs = (one_pass / "manifest", one_pass / "split")
     parts = [tmp_path / f"part-{index}" for index in range(count)]
     for index, part in enumerate(parts):
@@ -115,8 +121,8 @@ def _row(number, columns):
     return (f"{number:06}.png", "ab"[number % 2], None, *look, reason, *(f"{number % 3}" for _ in columns))
 
 
-def test_parts_of_different_data_are_refused(photos, tmp_path):
-    source = open_source(photos, SCAN, tmp_path / "scratch")
+def test_parts_of_different_data_are_refused(dataset, tmp_path):
+    source = open_source(dataset, SCAN, tmp_path / "scratch")
     for index in range(3):
         scan_partition(source, tmp_path / str(index), SCAN, index, 3)
     parts = [tmp_path / str(index) for index in range(3)]
@@ -126,18 +132,18 @@ def test_parts_of_different_data_are_refused(photos, tmp_path):
         merge_scans([*parts, parts[1]], tmp_path / "m")
     with pytest.raises(StepError, match="no parts"):
         merge_scans([], tmp_path / "m")
-    more = shutil.copytree(photos, tmp_path / "more")
+    more = shutil.copytree(dataset, tmp_path / "more")
     for number in range(3):
-        (more / "class_0" / f"new-{number}.jpg").write_bytes(b"no picture")
+        (more / "class_0" / f"new-{number}.jpg").write_bytes(b"no image")
     scan_partition(open_source(more, SCAN, tmp_path / "scratch"), parts[0], SCAN, 0, 3)
-    with pytest.raises(StepError, match="the pictures changed"):
+    with pytest.raises(StepError, match="the images changed"):
         merge_scans(parts, tmp_path / "m")
     assert not (tmp_path / "m" / "manifest.parquet").exists()
 
 
 def test_too_few_classes_are_told_as_by_one_scan(tmp_path):
-    photos = write_folder(tmp_path / "p", classes=1, per_class=3)
-    source = open_source(photos, SCAN, tmp_path / "scratch")
+    dataset = write_folder(tmp_path / "p", classes=1, per_class=3)
+    source = open_source(dataset, SCAN, tmp_path / "scratch")
     for index in range(2):
         scan_partition(source, tmp_path / str(index), SCAN, index, 2)
     with pytest.raises(InputError, match="a single class, 'class_0'"):
@@ -145,8 +151,8 @@ def test_too_few_classes_are_told_as_by_one_scan(tmp_path):
     assert not (tmp_path / "m" / "manifest.parquet").exists()
 
 
-def test_a_shard_that_is_missing_is_named(photos, one_pass, tmp_path):
-    source = open_source(photos, SCAN, tmp_path / "scratch")
+def test_a_shard_that_is_missing_is_named(dataset, one_pass, tmp_path):
+    source = open_source(dataset, SCAN, tmp_path / "scratch")
     inputs = (one_pass / "manifest", one_pass / "split")
     for index in range(2):
         write_partition(source, *inputs, tmp_path / str(index), SHARDS, index, 2)

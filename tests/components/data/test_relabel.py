@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.artifacts import Manifest
-from components.data.relabel import REMOVE, TAKEN_OUT, Suspect, read_relabel, write_relabel
-from components.data.scan import ScanSettings, scan
-from components.data.sources import open_source
-from components.data.validate import ValidateSettings, validate
-from components.errors import InputError
-from tests.support.pictures import write_folder
+from pergola.components.artifacts.data import Manifest
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.manifest.relabel import REMOVE, TAKEN_OUT, Suspect, read_relabel, write_relabel
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.sources.source import open_source
+from pergola.components.errors import InputError
+from tests.support.images import write_folder
 
 LABELS = ("oak", "maple", 'elm, "wych"')
 SUSPECTS = [
@@ -94,8 +94,8 @@ def test_read_relabel_understands_spreadsheets(tmp_path):
     ("content", "words"),
     [
         ("id,new_label\nabc,mapel\n", "line 2: 'mapel' is not a class .* Did you mean 'maple'"),
-        ("id,new_label\nabc,oak\nabc,maple\n", "line 3: picture abc.* two corrections"),
-        ("id,new_label\n,oak\n", "line 2: 'oak' belongs to no picture"),
+        ("id,new_label\nabc,oak\nabc,maple\n", "line 3: image abc.* two corrections"),
+        ("id,new_label\n,oak\n", "line 2: 'oak' belongs to no image"),
         ("path,new_label\nabc,oak\n", "no column 'id'"),
         ("", "no column 'id'"),
         (b"id,new_label\n\xff\xfe,oak\n", "not UTF-8"),

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.artifacts import Manifest
-from components.data import probe
-from components.data.probe import Limits, look, perceptual_hash
-from components.data.scan import ScanSettings, scan
-from components.data.sources import open_source
-from components.errors import InputError, StepError
-from tests.support import pictures
-from tests.support.pictures import encoded, jpeg, pixels, png, turned_jpeg, write_folder
+from pergola.components.artifacts.data import Manifest
+from pergola.components.data.manifest import image_metadata
+from pergola.components.data.manifest.image_metadata import Limits, look, perceptual_hash
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.sources.source import open_source
+from pergola.components.errors import InputError, StepError
+from tests.support import images as image_files
+from tests.support.images import encoded, jpeg, pixels, png, turned_jpeg, write_folder
 
 LIMITS = Limits(max_pixels=10**8, max_side=30_000, max_bytes=10**9)
 
@@ -56,18 +56,18 @@ def test_scan_gives_a_row_a_file_with_its_content(tmp_path):
     grey = np.asarray(Image.fromarray(pixels(0, 5, size=40)[:24]).convert("L"))
     assert row["brightness"] == pytest.approx(grey.mean(), abs=1)
     assert row["contrast"] == pytest.approx(grey.std(), abs=1)
-    assert len(row["thumbnail"]) == probe.THUMBNAIL_SIDE**2
+    assert len(row["thumbnail"]) == image_metadata.THUMBNAIL_SIDE**2
 
 
 def test_scan_turns_every_fault_into_a_reason(tmp_path):
     root = write_folder(tmp_path / "p", classes=2, per_class=2)
     faults = {
         "empty.jpg": (b"", "it is empty"),
-        "text.jpg": (b"hello", "it is not a picture that can be read"),
-        "cut.jpg": (pictures.truncated(jpeg(pixels(0, 1, size=64)), 0.9), "it cannot be decoded: image file "
-        "is truncated"),
-        "cut.png": (pictures.truncated(png(pixels(0, 1, size=64)), 0.9), "it cannot be decoded"),
-        "bomb.png": (pictures.bomb(), "it has 60000 x 60000 pixels, more than the limit"),
+        "text.jpg": (b"hello", "it is not an image that can be read"),
+        "cut.jpg": (image_files.truncated(jpeg(pixels(0, 1, size=64)), 0.9), "it cannot be decoded: image "
+        "file is truncated"),
+        "cut.png": (image_files.truncated(png(pixels(0, 1, size=64)), 0.9), "it cannot be decoded"),
+        "bomb.png": (image_files.bomb(), "it has 60000 x 60000 pixels, more than the limit"),
         "wide.png": (png(np.zeros((1, 40_000), np.uint8)), "it is 40000 x 1 pixels, and scan.max_side is "
         "smaller"),
         "large.bmp": (encoded(pixels(0, 0, size=200), "BMP"), "it has 120054 bytes, more than "
@@ -89,7 +89,7 @@ def test_scan_notices_a_jpeg_that_lost_only_its_end(tmp_path):
     whole = jpeg(pixels(0, 0, size=256))
     assert look(whole, LIMITS).reason is None
     for share in (0.3, 0.6, 0.9, 0.99):
-        assert "truncated" in look(pictures.truncated(whole, share), LIMITS).reason
+        assert "truncated" in look(image_files.truncated(whole, share), LIMITS).reason
 
 
 def test_scan_is_the_same_however_many_processes_read(tmp_path):
@@ -153,7 +153,7 @@ def test_scan_keeps_further_columns_of_a_list(tmp_path):
 
 def test_scan_of_arrays_and_archives(tmp_path):
     images = np.stack([pixels(n % 3, n, size=12, channels=1) for n in range(9)])
-    pictures.write_idx(tmp_path / "idx", "train", images, np.arange(9) % 3)
+    image_files.write_idx(tmp_path / "idx", "train", images, np.arange(9) % 3)
     manifest = scanned(tmp_path / "idx", tmp_path / "m")
     assert (manifest.kind, manifest.num_rows, manifest.labels) == ("idx", 9, ("0", "1", "2"))
     assert set(Manifest.table(tmp_path / "m")["mode"]) == {"L"}
@@ -190,7 +190,7 @@ def test_scan_tells_of_a_file_that_may_not_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_look_sees_the_picture_upright(orientation):
+def test_look_sees_the_image_upright(orientation):
     image = pixels(0, 3, size=64)[:40]
     plain, turned = look(png(image), LIMITS), look(turned_jpeg(image, orientation), LIMITS)
     assert (turned.width, turned.height, turned.orientation) == (64, 40, orientation)
@@ -227,7 +227,7 @@ def test_probe_needs_neither_pandas_nor_tensorflow():
     import sys
 
     code = (
-        "import sys, components.data.probe; "
+        "import sys, pergola.components.data.manifest.image_metadata; "
         "print([m for m in sys.modules if m.split('.')[0] in ('pandas', 'pyarrow', 'tensorflow', 'scipy')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The second look at pictures: what is planted is found and said, what is not looked for is not."""
+"""The second look at images: what is planted is found and said, what is not looked for is not."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.artifacts import ValidationReport
-from components.data.contents import look
-from components.data.label_errors import LabelErrors
-from components.data.page import write_page
-from components.data.scan import ScanSettings, scan
-from components.data.second_look import Network, examine, nothing
-from components.data.shortcuts import Shortcuts
-from components.data.sources import open_source
-from components.data.validate import ValidateSettings, validate
-from components.errors import InputError
-from tests.support.pictures import pixels, png, write_folder
+from pergola.components.artifacts.data import ValidationReport
+from pergola.components.data.checks.content_checks import Network, examine, nothing
+from pergola.components.data.checks.image_features import look
+from pergola.components.data.checks.label_errors import LabelErrors
+from pergola.components.data.checks.shortcuts import Shortcuts
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.page import write_page
+from pergola.components.data.sources.source import open_source
+from pergola.components.errors import InputError
+from tests.support.images import pixels, png, write_folder
 
 CLASSES, PER_CLASS, SIZE = 3, 60, 32
 FLIPPED = ("class_0/003.png", "class_1/007.png")
@@ -106,14 +106,12 @@ def test_second_look_is_switched_off(data):
 def test_second_look_says_when_it_looked_at_a_part(data):
     some = seen(data, max_looked_at=100, label_errors=False)
     (told,) = [finding for finding in some.findings if finding.check == "looked_at"]
-    assert "in 100 of 180 pictures, drawn by chance" in told.message
+    assert "in 100 of 180 images, drawn by chance" in told.message
 
 
-def test_second_look_refuses_corrections_of_other_pictures(data, tmp_path):
+def test_second_look_refuses_corrections_of_other_images(data, tmp_path):
     (tmp_path / "r.csv").write_text(f"id,new_label\n{'0' * 64},class_0\n")
-    with pytest.raises(
-        InputError, match=r"none of the 1 corrections in .* belongs to a picture of this data"
-    ):
+    with pytest.raises(InputError, match=r"none of the 1 corrections in .* belongs to an image of this data"):
         seen(data, str(tmp_path / "r.csv"))
 
 
@@ -128,7 +126,7 @@ def test_look_passes_over_what_is_gone_and_what_is_kept_out(data, tmp_path):
     root = tmp_path / "p"
     shutil.copytree(Path(source.root), root)  # type: ignore[attr-defined]
     (root / "class_0/000.png").unlink()
-    (root / "class_0/001.png").write_bytes(b"no picture any more")
+    (root / "class_0/001.png").write_bytes(b"no image any more")
     less = ValidationReport(True, (), {"class_0/002.png": "exact_duplicate"}, 180, {})
     seen = look(open_source(root, ScanSettings(), tmp_path / "s"), manifest, less, max_images=1000)
     assert len(seen.ids) == len(seen.rows) == len(seen.vectors) == len(seen.borders) == 177

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.artifacts import PARTS, Shards, Split, ValidationReport
-from components.data import tfrecord
-from components.data.scan import ScanSettings, scan
-from components.data.shards import ShardSettings, write_shards
-from components.data.sources import open_source
-from components.data.split import SplitSettings, split
-from components.errors import StepError
-from tests.support import pictures
-from tests.support.pictures import pixels, turned_jpeg, write_folder
+from pergola.components.artifacts.data import PARTS, Shards, Split, ValidationReport
+from pergola.components.data import tfrecord
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.shards import ShardSettings, write_shards
+from pergola.components.data.sources.source import open_source
+from pergola.components.data.split import SplitSettings, split
+from pergola.components.errors import StepError
+from tests.support import images as image_files
+from tests.support.images import pixels, turned_jpeg, write_folder
 
 NOTHING_FOUND = ValidationReport(True, (), {}, 0, {})
 
@@ -52,7 +52,7 @@ def records(folder: Path, shards: Shards, part: str) -> list[tuple[str, int, byt
     return [(r["id"].decode(), int(r["label"]), r["image"]) for r in parsed.as_numpy_iterator()]
 
 
-def test_shards_hold_each_picture_once_as_tensorflow_reads_it(tmp_path):
+def test_shards_hold_each_image_once_as_tensorflow_reads_it(tmp_path):
     root = write_folder(tmp_path / "p", classes=3, per_class=8)
     shards = written(root, tmp_path)
     table = Split.table(tmp_path / "s").set_index("id")
@@ -71,7 +71,7 @@ def test_shards_hold_each_picture_once_as_tensorflow_reads_it(tmp_path):
     assert Shards.load(tmp_path / "shards") == shards
 
 
-def test_shards_hold_pictures_upright(tmp_path):
+def test_shards_hold_images_upright(tmp_path):
     import tensorflow as tf
 
     root = write_folder(tmp_path / "p", classes=2, per_class=3)
@@ -100,7 +100,7 @@ def test_shards_are_the_same_bytes_however_they_are_written(tmp_path):
 @pytest.mark.slow
 def test_shards_written_by_processes_are_the_same_bytes(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2100, 4, 4), np.uint8)
-    pictures.write_idx(tmp_path / "p", "train", images, np.arange(2100) % 3)
+    image_files.write_idx(tmp_path / "p", "train", images, np.arange(2100) % 3)
     one = written(tmp_path / "p", tmp_path, "one", shard_images=500, workers=1)
     two = written(tmp_path / "p", tmp_path, "two", shard_images=500, workers=2)
     assert one == two
@@ -111,7 +111,7 @@ def test_shards_written_by_processes_are_the_same_bytes(tmp_path):
 def test_shards_know_when_all_is_grey(tmp_path):
     root = write_folder(tmp_path / "p", classes=2, per_class=4, channels=1)
     Image.fromarray(pixels(0, 90, channels=1)).convert("LA").save(root / "class_0/alpha.png")
-    (root / "class_0/deep.png").write_bytes(pictures.png_16_bit(pixels(0, 91, channels=1)))
+    (root / "class_0/deep.png").write_bytes(image_files.png_16_bit(pixels(0, 91, channels=1)))
     assert written(root, tmp_path).channels == 1
     Image.fromarray(pixels(0, 92)).quantize(8).save(root / "class_0/palette.png")
     assert written(root, tmp_path / "again").channels == 3

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.artifacts import Finding
-from components.data import probe, shortcuts
-from components.data.shortcuts import ShortcutSettings, find_shortcuts
-from tests.support import pictures
+from pergola.components.artifacts.data import Finding
+from pergola.components.data.checks import shortcuts
+from pergola.components.data.checks.shortcuts import ShortcutSettings, find_shortcuts
+from pergola.components.data.manifest import image_metadata
+from tests.support import images
 
 LEAVES = Path("../shared/data/leaves")
 
@@ -57,10 +58,10 @@ def test_find_shortcuts_name_the_field_and_the_class(field, column, value):
     (finding,) = told(found)
     best = found.fields[0]
     assert (best.field, best.label, best.found) == (field, "class_1", 1.0) and best.mistaken < 0.02
-    assert f"'class_1' can be told by its {field} alone: 100% of its pictures" in finding.message
+    assert f"'class_1' can be told by its {field} alone: 100% of its images" in finding.message
     assert found.accuracy > 0.5
     (metadata,) = [f for f in shortcuts.findings(found) if f.check == shortcuts.METADATA_CHECK]
-    assert metadata.severity == "info" and f"{found.accuracy:.0%} of 300 pictures" in metadata.message
+    assert metadata.severity == "info" and f"{found.accuracy:.0%} of 300 images" in metadata.message
 
 
 def test_find_shortcuts_do_not_call_a_tendency_a_shortcut():
@@ -79,7 +80,7 @@ def test_find_shortcuts_see_a_border():
 
 
 def test_find_shortcuts_need_more_than_copies():
-    """Ten pictures copied thirty times are told by their bytes, unless copies stay together."""
+    """Ten images copied thirty times are told by their bytes, unless copies stay together."""
     table = rows(300)
     table["bytes"] = np.arange(300) % 10
     table["label"] = ["ABAABABBAB"[value] for value in table["bytes"]]
@@ -104,15 +105,15 @@ def test_find_shortcuts_look_at_a_bounded_number():
 def test_border_is_the_outermost_pixels():
     image = np.full((300, 500, 3), 9, np.uint8)
     image[:3], image[-3:], image[:, :5], image[:, -5:] = ((255, 0, 0),) * 4
-    assert shortcuts.border(pictures.png(image)) == (255, 0, 0, 0)
-    red, green, blue, spread = shortcuts.border(pictures.jpeg(image))
+    assert shortcuts.border(images.png(image)) == (255, 0, 0, 0)
+    red, green, blue, spread = shortcuts.border(images.jpeg(image))
     assert red > 230 and max(green, blue) < 25 and spread < 12
-    one = shortcuts.border(pictures.png(np.full((1, 1), 7, np.uint8)))
+    one = shortcuts.border(images.png(np.full((1, 1), 7, np.uint8)))
     assert one == (7, 7, 7, 0)
 
 
-def test_borders_pass_over_what_is_no_picture():
-    found = shortcuts.borders([pictures.png(np.zeros((9, 9), np.uint8)), b"no picture"])
+def test_borders_pass_over_what_is_no_image():
+    found = shortcuts.borders([images.png(np.zeros((9, 9), np.uint8)), b"no image"])
     assert found[0].tolist() == [0, 0, 0, 0] and np.isnan(found[1]).all()
     assert shortcuts.borders([]).shape == (0, 4)
 
@@ -122,10 +123,10 @@ def test_borders_pass_over_what_is_no_picture():
 def test_find_shortcuts_in_leaves_finds_a_planted_border_and_nothing_else():
     files = sorted(LEAVES.rglob("*.jpg"))
     encoded = [file.read_bytes() for file in files]
-    limits = probe.Limits(1 << 28, 1 << 20, 1 << 30)
+    limits = image_metadata.Limits(1 << 28, 1 << 20, 1 << 30)
 
     def table() -> pd.DataFrame:
-        looks = pd.DataFrame([probe.look(data, limits) for data in encoded])
+        looks = pd.DataFrame([image_metadata.look(data, limits) for data in encoded])
         return looks.assign(label=[file.parent.name for file in files])
 
     assert told(find_shortcuts(table(), shortcuts.borders(encoded))) == []
@@ -144,4 +145,4 @@ def framed(data: bytes) -> bytes:
 
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).copy()
     pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:] = ((30, 60, 220),) * 4
-    return pictures.jpeg(pixels, quality=90)
+    return images.jpeg(pixels, quality=90)

@@ -1,4 +1,4 @@
-"""Every kind of source gives its pictures in order of path, and says clearly what it cannot use."""
+"""Every kind of source gives its images in order of path, and says clearly what it cannot use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.scan import ScanSettings
-from components.data.sources import open_source, stamp
-from components.errors import InputError
-from serving.images import prepare
-from tests.support import pictures
-from tests.support.pictures import jpeg, pixels, png, write_folder
+from pergola.components.data.manifest.scan import ScanSettings
+from pergola.components.data.sources.source import open_source, stamp
+from pergola.components.errors import InputError
+from pergola.serving.wire.images import prepare
+from tests.support import images as image_files
+from tests.support.images import jpeg, pixels, png, write_folder
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_folder_takes_names_as_people_write_them(tmp_path, opened):
     ]
 
 
-def test_folder_ignores_what_is_no_picture(tmp_path, opened):
+def test_folder_ignores_what_is_no_image(tmp_path, opened):
     root = put(tmp_path / "p", "a/1.png", "b/1.png", "b/._1.png", ".git/x.png", "__MACOSX/a/1.png")
     for name in ("readme.txt", "a/Thumbs.db", "a/.DS_Store", "a/LICENSE", "notes/all.csv"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def test_folder_does_not_read_outside_itself(tmp_path, opened):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ((), "holds no pictures"),
+        ((), "holds no images"),
         (("1.png", "2.png"), "no class folders"),
         (("Cat/1.png", "cat/1.png"), "'Cat' and 'cat'"),
         (("train/Cat/1.png", "test/cat/1.png"), "'Cat' and 'cat'"),
@@ -223,8 +223,8 @@ def test_list_says_what_is_wrong(tmp_path, opened, text, says):
 
 def test_idx_gives_pairs_with_their_split(tmp_path, opened):
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 5), np.uint8)
-    pictures.write_idx(tmp_path / "d", "train", images, np.arange(12) % 3)
-    pictures.write_idx(tmp_path / "d", "t10k", images[:2], np.array([2, 0]))
+    image_files.write_idx(tmp_path / "d", "train", images, np.arange(12) % 3)
+    image_files.write_idx(tmp_path / "d", "t10k", images[:2], np.array([2, 0]))
     source = opened(tmp_path / "d")
     assert source.kind == "idx"
     found = rows(source)
@@ -241,7 +241,7 @@ def test_idx_gives_pairs_with_their_split(tmp_path, opened):
 
 def test_idx_that_is_cut_off_or_alone_is_refused(tmp_path, opened):
     images = np.zeros((4, 3, 3), np.uint8)
-    pictures.write_idx(tmp_path / "d", "train", images, np.arange(4))
+    image_files.write_idx(tmp_path / "d", "train", images, np.arange(4))
     file = tmp_path / "d/train-images-idx3-ubyte.gz"
     whole = file.read_bytes()
     file.write_bytes(whole[:-12])
@@ -255,7 +255,7 @@ def test_idx_that_is_cut_off_or_alone_is_refused(tmp_path, opened):
 
 
 def cifar_folder(folder: Path, *, protocol: int = 2) -> np.ndarray:
-    """CIFAR-10's files with two pictures each; gives all pixels, (12, 32, 32, 3)."""
+    """CIFAR-10's files with two images each; gives all pixels, (12, 32, 32, 3)."""
     images = np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), np.uint8)
     folder.mkdir(parents=True)
     names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
@@ -280,7 +280,7 @@ def test_cifar_batches_are_read_without_trusting_them(tmp_path, opened, protocol
 def test_cifar_in_a_tar_is_found(tmp_path, opened):
     cifar_folder(tmp_path / "c")
     members = {f"cifar-10-batches-py/{f.name}": f.read_bytes() for f in (tmp_path / "c").iterdir()}
-    assert opened(pictures.write_tar(tmp_path / "cifar-10-python.tar.gz", members)).kind == "cifar"
+    assert opened(image_files.write_tar(tmp_path / "cifar-10-python.tar.gz", members)).kind == "cifar"
 
 
 class Evil:
@@ -344,7 +344,7 @@ def members(*names: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".tar", "w"), (".tar.gz", "w:gz"), (".tar.xz", "w:xz")])
 def test_tar_of_a_folder_is_unpacked_once(tmp_path, opened, suffix, mode):
-    archive = pictures.write_tar(
+    archive = image_files.write_tar(
         tmp_path / f"set{suffix}", members("set/train/a/1.png", "set/test/b/1.png"), mode
     )
     source = opened(archive)
@@ -352,7 +352,7 @@ def test_tar_of_a_folder_is_unpacked_once(tmp_path, opened, suffix, mode):
     assert rows(source) == [("test/b/1.png", "b", "test"), ("train/a/1.png", "a", "train")]
     before = [entry.stamp for entry in source.entries()]
     assert [entry.stamp for entry in opened(archive).entries()] == before
-    pictures.write_tar(archive, members("a/1.png", "b/2.png"), mode)
+    image_files.write_tar(archive, members("a/1.png", "b/2.png"), mode)
     assert rows(opened(archive)) == [("a/1.png", "a", None), ("b/2.png", "b", None)]
     assert len(list((tmp_path / "scratch/unpacked").iterdir())) == 1
 
@@ -366,7 +366,7 @@ def test_zip_of_a_folder_is_unpacked(tmp_path, opened):
 
 @pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/abs/x.png"])
 def test_archive_with_a_path_that_leads_out_is_refused(tmp_path, opened, name):
-    tar = pictures.write_tar(tmp_path / "s.tar.gz", members("a/1.png", name))
+    tar = image_files.write_tar(tmp_path / "s.tar.gz", members("a/1.png", name))
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         archive.writestr("a/1.png", b"")
         archive.writestr(name, b"x")
@@ -423,7 +423,7 @@ def test_archive_devices_are_refused(tmp_path, opened):
 
 
 def test_archive_keeps_its_limits(tmp_path, opened):
-    bomb = pictures.write_tar(tmp_path / "s.tar.gz", {"a/1.png": bytes(3_000_000), "b/1.png": b"x"})
+    bomb = image_files.write_tar(tmp_path / "s.tar.gz", {"a/1.png": bytes(3_000_000), "b/1.png": b"x"})
     with pytest.raises(InputError, match="too many bytes"):
         opened(bomb, max_archive_bytes=2_000_000)
     with pytest.raises(InputError, match="too many files"):
@@ -441,7 +441,7 @@ def test_archive_that_is_cut_off_is_refused(tmp_path, opened, suffix):
         with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
             archive.writestr("a/1.png", os.urandom(5000))
     else:
-        pictures.write_tar(tmp_path / f"s{suffix}", {"a/1.png": os.urandom(5000)}, f"w:{suffix[-2:]}")
+        image_files.write_tar(tmp_path / f"s{suffix}", {"a/1.png": os.urandom(5000)}, f"w:{suffix[-2:]}")
     file = tmp_path / f"s{suffix}"
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(InputError, match="cut off, damaged or no archive"):
@@ -450,7 +450,7 @@ def test_archive_that_is_cut_off_is_refused(tmp_path, opened, suffix):
 
 
 def test_archive_that_was_half_unpacked_by_a_kill_is_unpacked_anew(tmp_path, opened):
-    archive = pictures.write_tar(tmp_path / "set.tar", members("a/1.png", "b/1.png"), "w")
+    archive = image_files.write_tar(tmp_path / "set.tar", members("a/1.png", "b/1.png"), "w")
     opened(archive)
     [whole] = (tmp_path / "scratch/unpacked").iterdir()
     half = whole.with_name(f".{whole.name}")

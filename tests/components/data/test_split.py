@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.artifacts import PARTS, Split, ValidationReport
-from components.data.scan import schema
-from components.data.split import SplitSettings, split
-from components.errors import InputError
+from pergola.components.artifacts.data import PARTS, Split, ValidationReport
+from pergola.components.data.manifest.scan import schema
+from pergola.components.data.split import SplitSettings, split
+from pergola.components.errors import InputError
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -25,7 +25,7 @@ def name(number: int) -> str:
 
 
 def manifest(folder: Path, rows: list[tuple]) -> Path:
-    """A manifest of (number of the picture, label[, given split[, reason]]) rows."""
+    """A manifest of (number of the image, label[, given split[, reason]]) rows."""
     folder.mkdir(parents=True, exist_ok=True)
     filled = []
     for place, (number, label, *more) in enumerate(rows):
@@ -62,7 +62,7 @@ def test_split_gives_about_the_wanted_shares(tmp_path):
     assert counts["test"] == pytest.approx(800, abs=80)
 
 
-def test_split_writes_a_row_a_distinct_picture(tmp_path):
+def test_split_writes_a_row_a_distinct_image(tmp_path):
     rows = (
         [(n % 20, "a") for n in range(30)]
         + [(100 + n, "b") for n in range(9)]
@@ -95,7 +95,7 @@ def test_split_depends_on_the_seed_and_on_nothing_else(tmp_path):
     assert cut(tmp_path, rows, name="c", seed=1).fingerprint != first.fingerprint
 
 
-pictures_of_classes = st.lists(st.tuples(st.integers(0, 400), st.sampled_from("abc")), max_size=150)
+images_of_classes = st.lists(st.tuples(st.integers(0, 400), st.sampled_from("abc")), max_size=150)
 
 
 @st.composite
@@ -103,7 +103,7 @@ def data_sets(draw):
     """Rows with enough groups in every class, and groups of near-duplicates among them."""
     rows = [(1000 + 10 * place + n, label) for place, label in enumerate("abc") for n in range(3)]
     labels: dict[int, str] = {}
-    for number, label in draw(pictures_of_classes):
+    for number, label in draw(images_of_classes):
         rows.append((number, labels.setdefault(number, label)))
     numbers = sorted(labels)
     groups = {}
@@ -131,14 +131,14 @@ def test_split_keeps_groups_together_and_fills_every_part(data):
 
 @given(data_sets(), st.lists(st.integers(500, 900), unique=True, max_size=60), st.data())
 @QUICK
-def test_split_never_moves_old_pictures(data, added, draw):
+def test_split_never_moves_old_images(data, added, draw):
     rows, groups = data
     more = [(number, draw.draw(st.sampled_from("abcd"))) for number in added]
     more += [(2000 + n, "d") for n in range(3)] if any(label == "d" for _, label in more) else []
     old = sorted({number for number, _ in rows})
     joined = dict(groups)
     for number in added[:5]:
-        # A new picture that is near to two old ones, and so joins their groups under a new name.
+        # A new image that is near to two old ones, and so joins their groups under a new name.
         first, second = (draw.draw(st.sampled_from(old)) for _ in range(2))
         roots = {joined.get(first, first), joined.get(second, second)}
         for member in [*(m for m, r in joined.items() if r in roots), *roots, first, second, number]:
@@ -196,7 +196,7 @@ def test_split_cuts_both_when_only_training_is_given(tmp_path):
     assert sum(result.counts.values()) == 200 and min(result.counts.values()) > 10
 
 
-def test_split_puts_a_copy_of_a_test_picture_out_of_training(tmp_path):
+def test_split_puts_a_copy_of_a_test_image_out_of_training(tmp_path):
     rows = [*given_rows("train", "test"), (0, "a", "test")]
     cut(tmp_path, rows)
     assert parts(tmp_path / "s")[name(0)] == "test"
@@ -207,12 +207,12 @@ def test_split_says_which_class_is_too_small(tmp_path, groups):
     small = 2 if not groups else 3
     rows = [(n, "a") for n in range(20)] + [(50 + n, "tiny") for n in range(small)]
     with pytest.raises(
-        InputError, match=f"Class 'tiny' has too few pictures to split: {2 if not groups else 1} "
+        InputError, match=f"Class 'tiny' has too few images to split: {2 if not groups else 1} "
     ):
         cut(tmp_path, rows, groups)
     assert not (tmp_path / "s").exists()
 
 
 def test_split_says_when_nothing_is_left(tmp_path):
-    with pytest.raises(InputError, match="No picture is left"):
+    with pytest.raises(InputError, match="No image is left"):
         cut(tmp_path, [(1, "a", None, "it is empty")])

@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.artifacts import Finding, Manifest, ValidationReport
-from components.data import rules
-from components.data.expectations import Checker
-from components.data.facts import gather
-from components.data.own_rules import OwnChecker
-from components.data.page import write_page
-from components.data.scan import ScanSettings, scan
-from components.data.sources import open_source
-from components.data.validate import ValidateSettings, validate
-from components.errors import InputError
+from pergola.components.artifacts.data import Finding, Manifest, ValidationReport
+from pergola.components.data.checks.manifest_index import gather
+from pergola.components.data.checks.validate import ValidateSettings, validate
+from pergola.components.data.expectations import rules
+from pergola.components.data.expectations.great_expectations import Checker
+from pergola.components.data.expectations.own_rules import OwnChecker
+from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.page import write_page
+from pergola.components.data.sources.source import open_source
+from pergola.components.errors import InputError
+from tests.support.images import jpeg, pixels, png, truncated, write_folder
 from tests.support.many_rows import path_of, write_manifest
-from tests.support.pictures import jpeg, pixels, png, truncated, write_folder
 
 
 def checked(root: Path, work: Path, **settings) -> tuple[ValidationReport, dict[str, Finding]]:
@@ -108,14 +108,14 @@ def test_validate_stops_at_classes_that_are_too_small(tmp_path, root):
     assert findings["too_few"].severity == "critical" and "'rare: 2'" in findings["too_few"].message
     assert findings["imbalance"].severity == "warning"
     assert (
-        "a picture of 'rare' counts 11.0 times one of 'class_0' in training" in findings["imbalance"].message
+        "an image of 'rare' counts 11.0 times one of 'class_0' in training" in findings["imbalance"].message
     )
     assert report.findings[0].severity == "critical"
 
 
 def test_validate_stops_when_too_much_would_be_left_out(tmp_path, root):
     for number in range(20):
-        (root / f"class_0/bad{number}.jpg").write_bytes(b"no picture %d" % number)
+        (root / f"class_0/bad{number}.jpg").write_bytes(b"no image %d" % number)
     report, findings = checked(root, tmp_path)
     assert not report.ok and findings["quarantine"].count == 20
     report, findings = checked(root, tmp_path, max_quarantined=0.5)
@@ -158,7 +158,7 @@ def test_validate_finds_rows_beyond_the_first_block(tmp_path):
 
 
 RULES = """
-[[pictures]]
+[[images]]
 check = "small"
 expect = "expect_column_values_to_be_between"
 column = "bytes"
@@ -192,7 +192,7 @@ def test_validate_runs_the_rules_of_a_file(tmp_path, root):
         ),
         ("min_value = 5000", 'minimum = "x"', "does not take these arguments"),
         ("critical", "grave", "severity 'grave' is not one of"),
-        ("[[pictures]]", "[[picture]]", "unknown table 'picture'. Did you mean 'pictures'"),
+        ("[[images]]", "[[image]]", "unknown table 'image'. Did you mean 'images'"),
         ('column = "bytes"', "", "wanted 'column' as a text"),
         ("tolerate = 0.5", "mostly = 0.9", "tolerate = 0.1"),
         ("message =", "message", "are no TOML"),
@@ -201,7 +201,7 @@ def test_validate_runs_the_rules_of_a_file(tmp_path, root):
 def test_checker_says_which_rule_is_wrong(tmp_path, old, new, says):
     (tmp_path / "r.toml").write_text(RULES.replace(old, new))
     with pytest.raises(InputError, match=says):
-        Checker(rules.load(tmp_path / "r.toml").pictures).failing(pd.DataFrame({"bytes": [1, 9000]}))
+        Checker(rules.load(tmp_path / "r.toml").images).failing(pd.DataFrame({"bytes": [1, 9000]}))
 
 
 def test_validate_says_when_the_rules_are_missing(tmp_path, root):
@@ -230,7 +230,7 @@ def test_validate_finds_noise_and_blanks_and_nothing_odd_in_digits(tmp_path):
 def test_default_rules_load_and_name_known_checks():
     names = {
         rule.check
-        for table in (rules.load(rules.DEFAULT).pictures, rules.load(rules.DEFAULT).classes)
+        for table in (rules.load(rules.DEFAULT).images, rules.load(rules.DEFAULT).classes)
         for rule in table
     }
     assert {
@@ -246,7 +246,7 @@ def test_default_rules_load_and_name_known_checks():
 def test_own_checker_finds_the_rows_that_great_expectations_finds():
     wanted = rules.load(rules.DEFAULT)
     rng = np.random.default_rng(0)
-    for some in (wanted.pictures, wanted.classes):
+    for some in (wanted.images, wanted.classes):
         numbers = {rule.column: rng.choice([0, 1, 2, 8, 15.0, 40, 240, np.nan], 400) for rule in some}
         table = pd.DataFrame(numbers)
         if "reason" in table:
@@ -258,7 +258,7 @@ def test_own_checker_finds_the_rows_that_great_expectations_finds():
 
 def test_validate_module_imports_no_great_expectations():
     code = (
-        "import sys, components.data.validate; "
+        "import sys, pergola.components.data.checks.validate; "
         "print([m for m in sys.modules if m.split('.')[0] in ('great_expectations', 'tensorflow', 'pandas')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -272,7 +272,7 @@ def test_facts_of_a_manifest_count_copies_and_labels(tmp_path, root):
     table = Manifest.table(tmp_path / "m", ["path", "id"])
     assert len(facts.first) == table["id"].nunique() == 66
     assert (np.diff(facts.first) > 0).all()
-    double = facts.picture[table.index[table["path"] == "class_0/002.png"][0]]
+    double = facts.image[table.index[table["path"] == "class_0/002.png"][0]]
     assert facts.labels[double] == 2 and (np.delete(facts.labels, double) == 1).all()
 
 
@@ -294,7 +294,7 @@ class Outside(HTMLParser):
             self.found.append((tag, ""))
 
 
-def test_page_shows_findings_with_pictures_and_needs_nothing_from_outside(tmp_path, root):
+def test_page_shows_findings_with_images_and_needs_nothing_from_outside(tmp_path, root):
     name = "<b>&'\"x.png"
     shutil.copy(root / "class_0/002.png", root / "class_1" / name)
     (root / "class_0/text.jpg").write_bytes(b"hello")
@@ -303,7 +303,7 @@ def test_page_shows_findings_with_pictures_and_needs_nothing_from_outside(tmp_pa
     page = write_page(report, tmp_path / "m", source, tmp_path / "v")
     assert page == tmp_path / "v/index.html"
     html = page.read_text(encoding="utf-8")
-    assert "The data can be used" in html and "it is not a picture" in html
+    assert "The data can be used" in html and "it is not an image" in html
     assert "<b>&'" not in html and "&lt;b&gt;&amp;" in html
     assert html.count("data:image/jpeg;base64,") == 2
     parser = Outside()
@@ -316,9 +316,9 @@ def test_page_shows_findings_with_pictures_and_needs_nothing_from_outside(tmp_pa
 
 def test_page_of_a_refusal_says_so_first(tmp_path, root):
     report, _ = checked(root, tmp_path)
-    critical = Finding("too_few", "critical", 1, (), "One class has too few pictures.")
+    critical = Finding("too_few", "critical", 1, (), "One class has too few images.")
     refused = ValidationReport(False, (critical,), {}, report.num_images, report.counts)
     source = open_source(root, ScanSettings(), tmp_path / "scratch")
     os.remove(root / "class_0/000.png")
     html = write_page(refused, tmp_path / "m", source, tmp_path / "v").read_text()
-    assert html.index("The data cannot be used as it is") < html.index("One class has too few pictures.")
+    assert html.index("The data cannot be used as it is") < html.index("One class has too few images.")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.artifacts import Manifest, Part, Shards, Split
-from components.data.tfrecord import example, record
+from pergola.components.artifacts.data import Manifest, Part, Shards, Split
+from pergola.components.data.tfrecord import example, record
 
 LABELS = ("dark", "grey", "light")
 LEVELS = (40, 120, 210)
@@ -38,7 +38,7 @@ def png(level: int, rng: np.random.Generator) -> bytes:
 
 
 def make_walk(folder: Path, counts: dict[str, int]) -> Walk:
-    """Shards and split of `counts[part]` pictures a class."""
+    """Shards and split of `counts[part]` images a class."""
     rng = np.random.default_rng(0)
     rows, parts = [], {}
     shards, split = folder / "shards", folder / "split"
@@ -62,7 +62,7 @@ def make_walk(folder: Path, counts: dict[str, int]) -> Walk:
 
 
 def make_manifest(folder: Path, rows: list[tuple[str, ...]]) -> Path:
-    """What the scan knows of the pictures; every other one is from camera "a"."""
+    """What the scan knows of the images; every other one is from camera "a"."""
     folder.mkdir()
     table = pd.DataFrame([row[:3] for row in rows], columns=["id", "path", "label"])
     looks = {"width": 8, "height": 8, "format": "PNG"}

@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
-from components.evaluation import baselines
-from components.evaluation.pictures import Picture
+from pergola.components.data.shard_reader import ShardImage
+from pergola.components.evaluation import baselines
 
 
-def picture(number, label, size=(20, 20), level=128, kind="PNG", seed=0):
+def image(number, label, size=(20, 20), level=128, kind="PNG", seed=0):
     rng = np.random.default_rng(seed or number)
     pixels = np.clip(rng.normal(level, 25, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
-    return Picture(f"{number:04}", label, buffer.getvalue())
+    return ShardImage(f"{number:04}", label, buffer.getvalue())
 
 
 def answer_of(found, name):
@@ -22,29 +22,29 @@ def answer_of(found, name):
 
 
 def test_metadata_gives_classes_away_that_differ_in_size_alone():
-    train = baselines.looks(picture(i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(40))
-    test = baselines.looks(picture(100 + i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(20))
+    train = baselines.looks(image(i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(40))
+    test = baselines.looks(image(100 + i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(20))
     found = baselines.learned(np.ones(20, bool), train, test)
     assert answer_of(found, "metadata").accuracy == 1.0
 
 
 def test_metadata_gives_classes_away_that_differ_in_format_alone():
-    train = baselines.looks(picture(i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(40))
-    test = baselines.looks(picture(100 + i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(20))
+    train = baselines.looks(image(i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(40))
+    test = baselines.looks(image(100 + i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(20))
     found = baselines.learned(np.ones(20, bool), train, test)
     assert answer_of(found, "metadata").accuracy == 1.0
 
 
 def test_metadata_is_near_chance_when_nothing_gives_the_class_away():
-    train = baselines.looks(picture(i, i % 2) for i in range(200))
-    test = baselines.looks(picture(1000 + i, i % 2) for i in range(200))
+    train = baselines.looks(image(i, i % 2) for i in range(200))
+    test = baselines.looks(image(1000 + i, i % 2) for i in range(200))
     found = baselines.learned(np.ones(200, bool), train, test)
     assert 0.35 < answer_of(found, "metadata").accuracy < 0.65
 
 
-def test_nearest_neighbour_finds_the_picture_itself():
-    train = baselines.looks(picture(i, i % 3, seed=i + 1) for i in range(30))
-    test = baselines.looks(picture(100 + i, i % 3, seed=i + 1) for i in range(30))
+def test_nearest_neighbour_finds_the_image_itself():
+    train = baselines.looks(image(i, i % 3, seed=i + 1) for i in range(30))
+    test = baselines.looks(image(100 + i, i % 3, seed=i + 1) for i in range(30))
     found = baselines.learned(np.zeros(30, bool), train, test)
     near = answer_of(found, "nearest_neighbour")
     assert (near.accuracy, near.difference) == (1.0, -1.0)
@@ -69,5 +69,5 @@ def test_majority_counts_the_most_frequent_class():
 
 
 def test_looks_passes_over_what_cannot_be_read():
-    seen = baselines.looks([picture(1, 0), Picture("bad", 1, b"no picture")])
+    seen = baselines.looks([image(1, 0), ShardImage("bad", 1, b"no image")])
     assert seen.ids == ("0001",)

@@ -8,7 +8,7 @@ from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from components.evaluation import calibration as c
+from pergola.components.evaluation import calibration as c
 from tests.support.planted import model
 
 
@@ -93,7 +93,7 @@ def test_reliability_is_scikit_learns_curve(scheme, strategy):
     bins = c.reliability(probabilities, labels, 10, scheme)
     correct = probabilities.argmax(axis=1) == labels
     accuracy, confidence = calibration_curve(correct, probabilities.max(axis=1), n_bins=10, strategy=strategy)
-    tolerance = 1e-9 if scheme == c.EQUAL_WIDTH else 0.02  # their quantiles lie between pictures
+    tolerance = 1e-9 if scheme == c.EQUAL_WIDTH else 0.02  # their quantiles lie between images
     assert [b.accuracy for b in bins] == pytest.approx(accuracy, abs=tolerance)
     assert [b.confidence for b in bins] == pytest.approx(confidence, abs=tolerance)
     assert sum(b.num_images for b in bins) == len(labels)
@@ -133,7 +133,7 @@ def test_calibration_before_is_that_of_the_undivided_logits():
     assert c.calibration(raw, labels).before is None
 
 
-def test_doubt_keeps_a_model_finite_that_is_right_in_a_few_pictures():
+def test_doubt_keeps_a_model_finite_that_is_right_in_a_few_images():
     probabilities = np.full((20, 2), 0.1)
     probabilities[:, 0] = 0.9
     found = c.fit_temperature(probabilities, np.zeros(20, int), doubt=1.0)

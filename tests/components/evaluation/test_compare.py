@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from components.evaluation import compare
+from pergola.components.stats import compare
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from components.errors import InputError
-from components.evaluation import costs as c
-from components.evaluation import spending
+from pergola.components.errors import InputError
+from pergola.components.evaluation import cost_report
+from pergola.components.evaluation import costs as c
 from tests.support.planted import model
 
 LABELS = ("a", "b", "c")
@@ -104,7 +104,7 @@ def test_cost_report_worked_by_hand():
     probabilities = np.array([[0.95, 0.05], [0.5, 0.5], [0.04, 0.96], [0.02, 0.98]])
     labels = np.array([0, 0, 1, 0])
     # Expected costs of a, b and asking: 0.05, 9.5, 2 | 0.5, 5, 2 | 0.96, 0.4, 2 | 0.98, 0.2, 2.
-    found = spending.cost_report(probabilities, labels, costs, champion=np.tile([0.5, 0.5], (4, 1)))
+    found = cost_report.cost_report(probabilities, labels, costs, champion=np.tile([0.5, 0.5], (4, 1)))
     own, likeliest, constant, champion = found.spendings
     assert (own.name, own.per_thousand, own.asked, own.accuracy) == ("cheapest decision", 2500, 0, 0.75)
     assert likeliest.per_thousand == 2500
@@ -117,7 +117,7 @@ def test_cost_report_worked_by_hand():
 def test_cost_report_of_a_calibrated_model_beats_every_other_way():
     probabilities, labels = model(1.0, classes=3, count=5000)
     costs = c.Costs(LABELS, (*LABELS, c.ASK), ((0, 1, 8, 0.7), (1, 0, 8, 0.7), (3, 3, 0, 0.7)))
-    found = spending.cost_report(probabilities, labels, costs)
+    found = cost_report.cost_report(probabilities, labels, costs)
     own, likeliest, constant = found.spendings
     assert own.per_thousand < min(likeliest.per_thousand, constant.per_thousand)
     assert found.saving_interval[0] > 0 and 0 < own.asked < 1 and own.accuracy > likeliest.accuracy
@@ -130,7 +130,7 @@ def test_best_constant_may_be_to_ask():
 
 def test_per_thousand_has_scipys_bootstrap_interval():
     paid = np.random.default_rng(0).choice([0.0, 1.0, 8.0], 400, p=[0.8, 0.15, 0.05])
-    value, (low, high) = spending.per_thousand(paid, seed=1)
+    value, (low, high) = cost_report.per_thousand(paid, seed=1)
     theirs = bootstrap((paid,), np.mean, method="percentile", n_resamples=5000, rng=2).confidence_interval
     assert value == pytest.approx(1000 * paid.mean())
     assert (low, high) == pytest.approx((1000 * theirs.low, 1000 * theirs.high), rel=0.04)
@@ -138,7 +138,7 @@ def test_per_thousand_has_scipys_bootstrap_interval():
 
 def test_cost_curve_runs_from_answering_all_to_asking_all():
     probabilities, labels = model(1.0, classes=3)
-    curve = spending.cost_curve(probabilities, labels, zero_one(0.2))
+    curve = cost_report.cost_curve(probabilities, labels, zero_one(0.2))
     assert curve[0].asked == 0 and curve[0].per_thousand == pytest.approx(1000 * (1 - curve[0].accuracy))
     assert (
         curve[-1].asked == 1 and curve[-1].accuracy is None and curve[-1].per_thousand == pytest.approx(200)
@@ -146,7 +146,7 @@ def test_cost_curve_runs_from_answering_all_to_asking_all():
     assert [p.asked for p in curve] == sorted(p.asked for p in curve)
     cheapest = min(curve, key=lambda point: point.per_thousand)
     assert cheapest.confidence == pytest.approx(0.8, abs=0.1)  # Chow's threshold, 1 - 0.2
-    assert spending.cost_curve(probabilities, labels, zero_one()) == ()
+    assert cost_report.cost_curve(probabilities, labels, zero_one()) == ()
 
 
 def test_sign_flips_are_scipys_permutation_test():
@@ -155,9 +155,9 @@ def test_sign_flips_are_scipys_permutation_test():
     paid = np.random.default_rng(0).choice([0, 0, 1, -1, 8], 60).astype(float)
     theirs = permutation_test((paid, 0 * paid), lambda a, b, axis: np.mean(a - b, axis=axis), vectorized=True,
                               permutation_type="samples", n_resamples=9999, rng=1)  # fmt: skip
-    assert spending.sign_flips(paid) == pytest.approx(theirs.pvalue, abs=0.02)
-    assert spending.sign_flips(np.zeros(5)) == 1.0
-    assert spending.sign_flips(np.array([1.0, 1.0])) == pytest.approx(0.5, abs=0.02)
+    assert cost_report.sign_flips(paid) == pytest.approx(theirs.pvalue, abs=0.02)
+    assert cost_report.sign_flips(np.zeros(5)) == 1.0
+    assert cost_report.sign_flips(np.array([1.0, 1.0])) == pytest.approx(0.5, abs=0.02)
 
 
 def test_costs_may_be_given_as_their_text():

@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.errors import InputError
-from components.evaluation import drift as d
-from components.evaluation.drift_reference import DriftReference, Sample, describe, joined, make_reference
-from tests.support import pictures
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift import drift as d
+from pergola.components.evaluation.drift.reference import (
+    DriftReference,
+    Sample,
+    describe,
+    joined,
+    make_reference,
+)
+from tests.support import images
 
 LABELS = ("a", "b", "c")
 
@@ -175,9 +181,9 @@ def test_reference_comes_back_and_is_bounded(tmp_path):
     assert np.allclose(found.statistics["brightness"], small.statistics["brightness"])
 
 
-def test_describe_measures_pictures_as_the_scan_does():
-    white = pictures.png(np.full((20, 30, 3), 255, np.uint8))
-    encoded = [white, pictures.truncated(pictures.png(pictures.pixels(0, 0)))]
+def test_describe_measures_images_as_the_scan_does():
+    white = images.png(np.full((20, 30, 3), 255, np.uint8))
+    encoded = [white, images.truncated(images.png(images.pixels(0, 0)))]
     found = describe(encoded, np.array([[0.2, 0.8], [0.6, 0.4]]), lambda batch: np.ones((len(batch), 3)))
     assert found.predicted.tolist() == [1, 0] and found.confidence.tolist() == [0.8, 0.6]
     first = {name: float(values[0]) for name, values in found.statistics.items()}

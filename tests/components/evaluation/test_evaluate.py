@@ -5,18 +5,19 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from components.artifacts import Evaluation, GoldenRequests, Split
-from components.errors import InputError, StepError
-from components.evaluation import figures
-from components.evaluation.calibration import Calibration, apply_temperature
-from components.evaluation.compare import compare_evaluations
-from components.evaluation.costs import Costs
-from components.evaluation.evaluate import EvaluateSettings, evaluate
-from components.evaluation.inside import Inside
-from components.evaluation.pictures import pictures
-from components.evaluation.saliency import Saliency
-from components.evaluation.slices import Slices
-from components.evaluation.spending import CostReport, compare_costs
+from pergola.components.artifacts.data import Split
+from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
+from pergola.components.data.shard_reader import read_images
+from pergola.components.errors import InputError, StepError
+from pergola.components.evaluation import figures
+from pergola.components.evaluation.calibration import Calibration, apply_temperature
+from pergola.components.evaluation.cost_report import CostReport, compare_costs
+from pergola.components.evaluation.costs import Costs
+from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
+from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.saliency import Saliency
+from pergola.components.evaluation.slices import Slices
+from pergola.components.stats.compare import compare_evaluations
 from tests.components.evaluation.conftest import LABELS, by_brightness, saliency, tfrecord
 
 SETTINGS = EvaluateSettings(batch_size=7)
@@ -33,7 +34,7 @@ def test_evaluate_scores_the_test_part_as_sklearn_does(walk, tmp_path):
     assert got == Evaluation.load(tmp_path)
 
 
-def test_evaluate_pairs_pictures_with_their_paths(walk, tmp_path):
+def test_evaluate_pairs_images_with_their_paths(walk, tmp_path):
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
     rows = pd.read_parquet(tmp_path / "predictions.parquet")
     split = Split.table(walk.split).set_index("id")
@@ -66,7 +67,7 @@ def test_evaluate_holds_the_model_against_baselines(walk, tmp_path):
         assert base.interval[0] <= base.difference <= base.interval[1]
 
 
-def test_evaluate_scores_changed_pictures(walk, tmp_path):
+def test_evaluate_scores_changed_images(walk, tmp_path):
     got = evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
     assert got.accuracy == 1.0
     change = {change.name: change for change in got.robustness}
@@ -170,7 +171,7 @@ def test_evaluate_scores_a_seeded_sample_of_the_training_part(walk, tmp_path):
     assert every.num_train == 36
 
 
-def test_golden_requests_hold_a_picture_of_each_class_and_its_answer(walk, tmp_path):
+def test_golden_requests_hold_a_image_of_each_class_and_its_answer(walk, tmp_path):
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS)
     golden = GoldenRequests.load(tmp_path)
     assert len(golden.requests) == 8
@@ -178,16 +179,16 @@ def test_golden_requests_hold_a_picture_of_each_class_and_its_answer(walk, tmp_p
     images = [base64.b64decode(request.image) for request in golden.requests]
     answers = by_brightness()(images)
     np.testing.assert_allclose(answers, [request.probabilities for request in golden.requests])
-    assert set(images) <= {picture.image for picture in pictures(walk.shards, "test")}
+    assert set(images) <= {image.image for image in read_images(walk.shards, "test")}
 
 
-def test_golden_requests_are_as_many_as_there_are_pictures(walk, tmp_path):
+def test_golden_requests_are_as_many_as_there_are_images(walk, tmp_path):
     settings = EvaluateSettings(golden=100)
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path, settings)
     assert len(GoldenRequests.load(tmp_path).requests) == 30
 
 
-def test_champion_with_fewer_classes_is_judged_on_the_same_pictures(walk, tmp_path):
+def test_champion_with_fewer_classes_is_judged_on_the_same_images(walk, tmp_path):
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "new", SETTINGS)
     champion = evaluate(
         by_brightness((210, 40)),
@@ -235,16 +236,16 @@ def test_evaluate_refuses_answers_that_are_no_probabilities(walk, tmp_path):
         evaluate(broken, walk.shards, walk.split, tmp_path, SETTINGS)
 
 
-def test_compare_evaluations_refuses_other_pictures(walk, tmp_path):
+def test_compare_evaluations_refuses_other_images(walk, tmp_path):
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "a", SETTINGS)
     (tmp_path / "b").mkdir()
     rows = pd.read_parquet(tmp_path / "a" / "predictions.parquet")
     rows.iloc[1:].to_parquet(tmp_path / "b" / "predictions.parquet")
-    with pytest.raises(InputError, match="not about the same pictures"):
+    with pytest.raises(InputError, match="not about the same images"):
         compare_evaluations(tmp_path / "a", tmp_path / "b")
 
 
-def test_pictures_reads_what_tensorflow_writes(walk, tmp_path):
+def test_images_reads_what_tensorflow_writes(walk, tmp_path):
     tf = pytest.importorskip("tensorflow")
     names = []
     for name in ("test-00000-of-00002.tfrecord", "test-00001-of-00002.tfrecord"):
@@ -260,13 +261,13 @@ def test_pictures_reads_what_tensorflow_writes(walk, tmp_path):
                     tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
                 )
     (tmp_path / "shards.json").write_bytes((walk.shards / "shards.json").read_bytes())
-    found = list(pictures(tmp_path, "test"))
+    found = list(read_images(tmp_path, "test"))
     assert [p.label for p in found] == [0, 100, 200] * 2
     assert found[0].image == bytes(range(200)) * 9 and found[1].id == "0" * 63 + "1"
 
 
 @pytest.mark.parametrize("spoil", ["cut", "empty record", "noise", "flipped bit"])
-def test_pictures_says_which_shard_is_broken(walk, tmp_path, spoil):
+def test_images_says_which_shard_is_broken(walk, tmp_path, spoil):
     for path in walk.shards.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     victim = tmp_path / "test-00001-of-00002.tfrecord"
@@ -275,14 +276,14 @@ def test_pictures_says_which_shard_is_broken(walk, tmp_path, spoil):
     spoilt["flipped bit"] = whole[:50] + bytes([whole[50] ^ 1]) + whole[51:]
     victim.write_bytes(spoilt[spoil])
     with pytest.raises(InputError, match=r"test-00001-of-00002\.tfrecord cannot be read"):
-        list(pictures(tmp_path, "test"))
+        list(read_images(tmp_path, "test"))
 
 
-def test_pictures_refuses_a_part_that_is_not_there(walk):
+def test_images_refuses_a_part_that_is_not_there(walk):
     with pytest.raises(InputError, match=r"no part 'live', only test, train, validation"):
-        list(pictures(walk.shards, "live"))
+        list(read_images(walk.shards, "live"))
 
 
-def test_pictures_gives_only_what_is_asked_for(walk):
-    one = next(pictures(walk.shards, "test"))
-    assert [p.id for p in pictures(walk.shards, "test", {one.id})] == [one.id]
+def test_images_gives_only_what_is_asked_for(walk):
+    one = next(read_images(walk.shards, "test"))
+    assert [p.id for p in read_images(walk.shards, "test", {one.id})] == [one.id]

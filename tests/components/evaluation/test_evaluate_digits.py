@@ -1,4 +1,4 @@
-"""The whole judgement on real pictures: the 1,797 handwritten digits of scikit-learn."""
+"""The whole judgement on real images: the 1,797 handwritten digits of scikit-learn."""
 
 import hashlib
 import io
@@ -10,15 +10,16 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from components.artifacts import Part, Rehearsal, Shards, Split
-from components.data.tfrecord import example, record
-from components.evaluation.compare import compare_evaluations
-from components.evaluation.evaluate import EvaluateSettings, evaluate
-from components.evaluation.gate import Facts, GateSettings, decide
+from pergola.components.artifacts.data import Part, Shards, Split
+from pergola.components.artifacts.smoke_test import SmokeTest
+from pergola.components.data.tfrecord import example, record
+from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
+from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.stats.compare import compare_evaluations
 from tests.components.evaluation.conftest import Walk
 
 LABELS = tuple("0123456789")
-SERVED = Rehearsal(True, "", 25, 1e-7)
+SERVED = SmokeTest(True, "", 25, 1e-7)
 SETTINGS = EvaluateSettings(train_sample=300, baseline_sample=400, robustness_sample=60)
 
 
@@ -55,7 +56,7 @@ def digits(tmp_path_factory):
 
 
 def learnt(train, num):
-    """Logistic regression on `num` training pictures, as a predict function."""
+    """Logistic regression on `num` training images, as a predict function."""
     rows = train[:num]
     model = LogisticRegression(max_iter=2000)
     model.fit(pixels_of([image for image, _, _ in rows]) / 255, [label for _, label, _ in rows])

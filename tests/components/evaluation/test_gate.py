@@ -4,18 +4,20 @@ import functools
 import numpy as np
 import pytest
 
-from components.artifacts import Paired, Rehearsal
-from components.evaluation import baselines, units
-from components.evaluation.calibration import calibration
-from components.evaluation.compare import compare
-from components.evaluation.costs import Costs
-from components.evaluation.evaluate import EvaluateSettings, summarise
-from components.evaluation.gate import Facts, GateSettings, decide
-from components.evaluation.scoring import Scores
-from components.evaluation.slices import slice_scores
-from components.evaluation.spending import cost_report
+from pergola.components.artifacts.evaluation import Paired
+from pergola.components.artifacts.smoke_test import SmokeTest
+from pergola.components.evaluation import baselines
+from pergola.components.evaluation.calibration import calibration
+from pergola.components.evaluation.cost_report import cost_report
+from pergola.components.evaluation.costs import Costs
+from pergola.components.evaluation.evaluate import EvaluateSettings, summarise
+from pergola.components.evaluation.gate import formatting
+from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.evaluation.scoring import Scores
+from pergola.components.evaluation.slices import slice_scores
+from pergola.components.stats.compare import compare
 
-SERVED = Rehearsal(ok=True, reason="", num_requests=8, max_difference=1e-6)
+SERVED = SmokeTest(ok=True, reason="", num_requests=8, max_difference=1e-6)
 
 
 def as_sure(answers, classes, sure):
@@ -78,7 +80,7 @@ def test_gate_rejects_a_model_that_misses_a_class():
     assert "'c3'" in decision.reasons[0]
 
 
-def test_gate_does_not_judge_a_class_by_two_pictures():
+def test_gate_does_not_judge_a_class_by_two_images():
     found = evaluation(1.0, classes=10, n=20, missed=3)
     assert "class_recall" not in failed(decide(Facts(found, SERVED), GateSettings()))
 
@@ -95,17 +97,17 @@ def test_gate_says_that_a_test_part_is_too_small():
 
 
 @pytest.mark.parametrize(
-    "rehearsal",
+    "smoke_test",
     [
         None,
-        Rehearsal(False, "the server died", 0, 0.0),
-        Rehearsal(True, "", 8, 0.3),
-        Rehearsal(True, "", 8, float("nan")),
+        SmokeTest(False, "the server died", 0, 0.0),
+        SmokeTest(True, "", 8, 0.3),
+        SmokeTest(True, "", 8, float("nan")),
     ],
     ids=["none", "broken", "other answers", "nan"],
 )
-def test_gate_rejects_what_cannot_be_served(rehearsal):
-    assert failed(decide(Facts(evaluation(0.95), rehearsal), GateSettings())) == ["served"]
+def test_gate_rejects_what_cannot_be_served(smoke_test):
+    assert failed(decide(Facts(evaluation(0.95), smoke_test), GateSettings())) == ["served"]
 
 
 def answers_of(accuracy, n, rng):
@@ -218,10 +220,10 @@ def test_gate_rejects_a_model_that_is_surer_than_it_is_right():
     assert "24.2 points from accuracy" in decision.reasons[0]
 
 
-def test_gate_does_not_judge_confidence_by_few_pictures():
+def test_gate_does_not_judge_confidence_by_few_images():
     decision = decide(Facts(evaluation(0.8, n=20, classes=2, sure=0.95), SERVED), GateSettings())
     rule = rule_of(decision, "calibration")
-    assert rule.passed and not rule.sure and units.verdict(rule) == "passed, too few to be sure"
+    assert rule.passed and not rule.sure and formatting.verdict(rule) == "passed, too few to be sure"
     assert rule_of(decide(Facts(evaluation(0.9, n=2000), SERVED), GateSettings()), "calibration").sure
 
 
@@ -284,7 +286,7 @@ def test_gate_rejects_a_model_that_is_dearer_than_the_champion():
 
 
 @pytest.mark.parametrize(
-    ("rehearsal", "failing"),
+    ("smoke_test", "failing"),
     [
         (dataclasses.replace(SERVED, latency_ms=900.0, latency_interval_ms=(800.0, 1500.0)), []),
         (dataclasses.replace(SERVED, latency_ms=1500.0, latency_interval_ms=(1200.0, 2500.0)), ["latency"]),
@@ -292,19 +294,19 @@ def test_gate_rejects_a_model_that_is_dearer_than_the_champion():
         (dataclasses.replace(SERVED, num_bytes=501_000_000), ["size"]),
     ],
 )
-def test_gate_holds_the_rehearsal_to_its_budgets(rehearsal, failing):
-    decision = decide(Facts(evaluation(0.9), rehearsal), GateSettings())
+def test_gate_holds_the_smoke_test_to_its_budgets(smoke_test, failing):
+    decision = decide(Facts(evaluation(0.9), smoke_test), GateSettings())
     assert failed(decision) == failing
-    off = decide(Facts(evaluation(0.9), rehearsal), GateSettings(max_latency_ms=0, max_size_mb=0))
+    off = decide(Facts(evaluation(0.9), smoke_test), GateSettings(max_latency_ms=0, max_size_mb=0))
     assert not {"latency", "size"} & {rule.name for rule in off.rules}
 
 
 def test_rules_are_told_in_their_own_units():
-    rehearsal = dataclasses.replace(
+    smoke_test = dataclasses.replace(
         SERVED, latency_ms=12.34, latency_interval_ms=(9.0, 20.0), num_bytes=2_500_000
     )
-    decision = decide(Facts(evaluation(0.9), rehearsal, costs=spent(0.9)), GateSettings())
-    told = {rule.name: [units.of_rule(rule, which) for which in ("value", "interval", "limit")]
+    decision = decide(Facts(evaluation(0.9), smoke_test, costs=spent(0.9)), GateSettings())
+    told = {rule.name: [formatting.of_rule(rule, which) for which in ("value", "interval", "limit")]
             for rule in decision.rules}  # fmt: skip
     assert told["latency"] == ["12.3 ms", "9 to 20 ms", "1,000 ms"]
     assert told["size"] == ["2.5 MB", "–", "500 MB"]

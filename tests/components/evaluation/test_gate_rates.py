@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from benchmarks import gate_simulation
-from components.evaluation.gate import GateSettings
+from pergola.components.evaluation.gate.gate import GateSettings
 
 
 def test_drawn_models_have_the_stated_accuracy_and_err_together():

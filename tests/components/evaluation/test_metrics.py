@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
 
-from components.evaluation import metrics
+from pergola.components.stats import metrics
 
 
 @pytest.fixture(scope="module", params=[(2, 7), (5, 200), (9, 61)], ids=str)

@@ -9,24 +9,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.artifacts import (
-    Augmentation,
-    Export,
-    Finding,
-    Rehearsal,
-    Training,
-    ValidationReport,
-)
-from components.data.page import Pictures, Shown
-from components.evaluation import charts
-from components.evaluation.calibration import reliability
-from components.evaluation.costs import Costs
-from components.evaluation.evaluate import EvaluateSettings, evaluate
-from components.evaluation.gate import Facts, GateSettings, decide
-from components.evaluation.inside import Inside
-from components.evaluation.pictures import pictures
-from components.evaluation.report import MAX_BYTES, About, Parts, write_report
-from components.evaluation.saliency import HeatMap, overlay
+from pergola.components.artifacts.data import Finding, ValidationReport
+from pergola.components.artifacts.smoke_test import SmokeTest
+from pergola.components.artifacts.training import Augmentation, Export, Training
+from pergola.components.data.page import Images, Shown
+from pergola.components.data.shard_reader import read_images
+from pergola.components.evaluation.calibration import reliability
+from pergola.components.evaluation.costs import Costs
+from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
+from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.evaluation.report import charts
+from pergola.components.evaluation.report.report import MAX_BYTES, About, Parts, write_report
+from pergola.components.evaluation.saliency import HeatMap, overlay
 from tests.components.evaluation.conftest import LABELS, by_brightness, saliency
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -45,9 +40,9 @@ def run(walk, tmp_path_factory):
     evaluate(by_brightness((40, 195, 210)), walk.shards, walk.split, root / "evaluation", settings,
              inside=Inside(1.5, COSTS), manifest_folder=walk.manifest, explain=saliency)  # fmt: skip
     evaluate(by_brightness(), walk.shards, walk.split, root / "champion", settings, with_train=False)
-    rehearsal = Rehearsal(True, "", 9, 1e-7, 12.0, (9.0, 30.0), 24, 2_000_000)
-    rehearsal.save(root / "rehearsal")
-    facts = Facts.of(root / "evaluation", root / "champion", root / "rehearsal", 3)
+    smoke_test = SmokeTest(True, "", 9, 1e-7, 12.0, (9.0, 30.0), 24, 2_000_000)
+    smoke_test.save(root / "smoke_test")
+    facts = Facts.of(root / "evaluation", root / "champion", root / "smoke_test", 3)
     decide(facts, GateSettings(min_accuracy=0.99)).save(root / "gate")
     facts.costs.save(root / "gate")
     findings = (
@@ -56,18 +51,16 @@ def run(walk, tmp_path_factory):
         Finding("label_error", "warning", 40, SUSPECTS, "40 of 70 labels look wrong."),
     )
     ValidationReport(True, findings, {EVIL: "unreadable"}, 70, {}).save(root / "validation")
-    found = next(pictures(walk.shards, "train")).image
+    found = next(read_images(walk.shards, "train")).image
     like = Shown("a.png", "grey", base64.b64encode(found).decode(), "")
     suspects = tuple((Shown(path, "grey", like.data, "", "looks like dark"),) for path in SUSPECTS)
-    Pictures((((Shown(EVIL, "dark", "", "it is cut off"),),), ((like, like),), suspects)).save(
+    Images((((Shown(EVIL, "dark", "", "it is cut off"),),), ((like, like),), suspects)).save(
         root / "validation"
     )
     history = tuple(
         {"loss": 1 / e, "val_loss": 1.2 / e, "accuracy": 0.5, "val_accuracy": 0.4} for e in (1, 2, 3)
     )
-    Training("tiny", "Few pictures.", LABELS, 8, 8, 1, 99, 3, 2, history, "float32", 0).save(
-        root / "training"
-    )
+    Training("tiny", "Few images.", LABELS, 8, 8, 1, 99, 3, 2, history, "float32", 0).save(root / "training")
     Augmentation({"rotation_degrees": 10.0, "cutout": 0.0}).save(root / "augmentation")
     Image.new("RGB", (64, 32), "red").save(root / "augmentation" / "preview.png")
     Export(LABELS, 8, 8, 1, 1000, "e" * 64).save(root / "export")
@@ -80,7 +73,7 @@ def run(walk, tmp_path_factory):
         augmentation=root / "augmentation",
         training=root / "training",
         export=root / "export",
-        rehearsal=root / "rehearsal",
+        smoke_test=root / "smoke_test",
         champion=root / "champion",
     )
 
@@ -206,7 +199,7 @@ class Seen:
         self.context.close()
 
 
-def test_report_in_a_browser_filters_pictures_and_asks_no_host(page, browser):
+def test_report_in_a_browser_filters_images_and_asks_no_host(page, browser):
     with Seen(browser, page) as seen:
         button = seen.page.locator(".matrix button[data-cell='1-0']")
         button.click()
@@ -265,13 +258,13 @@ def test_overlay_lies_where_the_network_looked():
     assert padded[2, 2].sum() > padded[38, 70].sum()
 
 
-def test_thumbnail_keeps_the_shape_and_refuses_what_is_no_picture(tmp_path):
+def test_thumbnail_keeps_the_shape_and_refuses_what_is_no_image(tmp_path):
     path = tmp_path / "wide.png"
     Image.new("RGB", (300, 100), "green").save(path)
     address = charts.thumbnail(path.read_bytes(), 96)
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as small:
         assert small.size == (96, 32)
-    assert charts.thumbnail(b"no picture") == ""
+    assert charts.thumbnail(b"no image") == ""
 
 
 def test_curves_take_the_colour_of_the_page():

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from components.errors import InputError
-from components.evaluation import request_log
-from tests.support import pictures
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift import request_log
+from tests.support import images
 
 # Written by a process of its own, so that this one stays without TensorFlow.
 WRITE = """
@@ -42,9 +42,9 @@ with tf.io.TFRecordWriter(prefix + "-20261121-000100-1-00001.tfrecord") as write
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    """Prefix of a log, and the pictures in it."""
+    """Prefix of a log, and the images in it."""
     folder = tmp_path_factory.mktemp("log")
-    encoded = [pictures.png(pictures.pixels(i % 2, i)) for i in range(4)]
+    encoded = [images.png(images.pixels(i % 2, i)) for i in range(4)]
     names = [folder / f"{i}.png" for i in range(4)]
     for name, data in zip(names, encoded, strict=True):
         name.write_bytes(data)
@@ -54,7 +54,7 @@ def log(tmp_path_factory):
     return prefix, encoded
 
 
-def test_read_log_gives_answered_pictures_in_order(log):
+def test_read_log_gives_answered_images_in_order(log):
     prefix, encoded = log
     files = request_log.log_files(prefix)
     found = list(request_log.read_log(files, version=3))
@@ -80,7 +80,7 @@ def test_sample_log_describes_the_last_requests(log):
     assert len(some) == 5 and len(some.embeddings) == 2 and not some.all_embedded
     wanted = [len([*encoded, encoded[3]][row]) for row in some.embedded]
     assert some.embeddings.ravel().tolist() == wanted
-    chosen = request_log.pictures_at(files, [0, 4], version=3)
+    chosen = request_log.images_at(files, [0, 4], version=3)
     assert {row: one.image for row, one in chosen.items()} == {0: encoded[0], 4: encoded[3]}
 
 
@@ -113,5 +113,5 @@ def test_read_log_forgives_a_cut_end_and_nothing_else(log, tmp_path):
 def test_log_files_and_sample_log_say_when_there_is_nothing(log, tmp_path):
     with pytest.raises(InputError, match="There is no request log"):
         request_log.log_files(str(tmp_path / "none"))
-    with pytest.raises(InputError, match="no answered pictures of version 9"):
+    with pytest.raises(InputError, match="no answered images of version 9"):
         request_log.sample_log(request_log.log_files(log[0]), version=9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.evaluation.robustness import CHANGES, MAX_SIDE_PX
+from pergola.components.evaluation.robustness import CHANGES, MAX_SIDE_PX
 
 
 def encoded(pixels, kind="PNG"):
@@ -21,7 +21,7 @@ def decoded(image):
 
 @pytest.fixture(scope="module")
 def photograph():
-    """A smooth picture with an edge: a change of its parts can be told."""
+    """A smooth image with an edge: a change of its parts can be told."""
     y, x = np.mgrid[0:120, 0:160]
     pixels = np.stack([x, y, 255 - x], axis=-1).clip(0, 255).astype(np.uint8)
     pixels[40:80, 60:100] = 230
@@ -50,19 +50,19 @@ def test_rotation_leaves_no_empty_corner():
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_change_keeps_grey_pictures_grey(name):
+def test_change_keeps_grey_images_grey(name):
     grey = (np.mgrid[0:8, 0:8][1] * 30).astype(np.uint8)
     assert decoded(CHANGES[name](encoded(grey))).mode == "L"
 
 
-def test_change_reduces_large_pictures():
+def test_change_reduces_large_images():
     after = decoded(CHANGES["blur"](encoded(np.zeros((900, 1800, 3), np.uint8))))
     assert max(after.size) == MAX_SIDE_PX
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_change_lets_alone_what_cannot_be_read(name):
-    assert CHANGES[name](b"no picture") == b"no picture"
+    assert CHANGES[name](b"no image") == b"no image"
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, fisher_exact
 
-from components.evaluation import slices as s
-from components.evaluation.slices import SliceSettings, slice_scores
+from pergola.components.evaluation import slices as s
+from pergola.components.evaluation.slices import SliceSettings, slice_scores
 
 
 def test_slice_scores_find_the_slice_that_is_worse(tmp_path):
@@ -67,7 +67,7 @@ def test_slice_scores_raise_few_false_alarms():
         st.lists(st.one_of(st.none(), st.text(max_size=2)), min_size=1, max_size=40),
     )
 )
-def test_cut_puts_every_picture_in_one_slice(values):
+def test_cut_puts_every_image_in_one_slice(values):
     parts = s.cut(values, SliceSettings(max_values=4))
     assert (sum(inside.astype(int) for _, inside in parts) == 1).all()
     assert len({name for name, _ in parts}) == len(parts) and len(parts) <= 5
@@ -82,5 +82,5 @@ def test_cut_of_words_keeps_the_frequent_ones():
 
 def test_slice_scores_leave_out_columns_that_cut_nothing_and_refuse_short_ones():
     assert slice_scores(np.ones(40, bool), {"width": [224] * 40}).slices == ()
-    with pytest.raises(ValueError, match="'width' has 1 values for 40 pictures"):
+    with pytest.raises(ValueError, match="'width' has 1 values for 40 images"):
         slice_scores(np.ones(40, bool), {"width": [224]})

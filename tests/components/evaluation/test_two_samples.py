@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
-from components.evaluation import two_samples
-from components.evaluation.two_samples import Columns, compare_samples
+from pergola.components.stats import two_samples
+from pergola.components.stats.two_samples import Columns, compare_samples
 
 
 def columns(first: int, *, categories=None, numbers=None, vectors=None) -> Columns:
@@ -82,7 +82,7 @@ def test_step_down_worked_by_hand():
 
 
 def sample(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Columns that depend on one another, as a model's answers and a picture's brightness do."""
+    """Columns that depend on one another, as a model's answers and an image's brightness do."""
     vectors = rng.normal(size=(count, 6))
     return {
         "vectors": vectors,

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from components.release import traffic
-from components.release.store import open_store
-from components.release.sync import Sync, SyncSettings
+from pergola.components.store import release_record
+from pergola.components.store.model_store import open_store
+from pergola.components.store.sync import Sync, SyncSettings
 from tests.support.versions import saved_model
 
 
@@ -17,7 +17,7 @@ def models(tmp_path):
     store = open_store(tmp_path / "store")
     for version in (1, 2, 3):
         store.put(saved_model(tmp_path / f"model-{version}", f"v{version}"), "leaves", version)
-    store.change("leaves", lambda release: traffic.make_stable(release, 1))
+    store.change("leaves", lambda release: release_record.make_stable(release, 1))
     return store
 
 

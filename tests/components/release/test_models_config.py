@@ -6,9 +6,9 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.release import models_config
-from components.release.models_config import ModelConfig
-from components.release.traffic import Release
+from pergola.components.store import models_config
+from pergola.components.store.models_config import ModelConfig
+from pergola.components.store.release_record import Release
 
 RELEASE = Release(stable=3, canary=5, share=0.1)
 

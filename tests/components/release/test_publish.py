@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import digest
-from components.errors import InputError, StepError
-from components.release.publish import notes_of, publish, published, sha256_of, withdraw
+from pergola.components import digest
+from pergola.components.errors import InputError, StepError
+from pergola.components.store.publish import notes_of, publish, published, sha256_of, withdraw
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-from components.release.publish import publish
+from pergola.components.store.publish import publish
 publish(Path(sys.argv[1]), Path(sys.argv[2]), "leaves", 1)
 """
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
+from pergola.components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
 
 QUIET = Facts(0, hours_since_run=48.0, age_days=3.0)
 
@@ -22,14 +22,14 @@ def test_nothing_changed_means_nothing_is_done():
     ("facts", "settings", "reason"),
     [
         (Facts(None), {}, "There has been no run"),
-        (changed(num_changed=1), {}, "1 picture changed since the last run."),
-        (changed(num_changed=1200), {"min_pictures": 1000}, "1,200 pictures changed since the last run."),
+        (changed(num_changed=1), {}, "1 image changed since the last run."),
+        (changed(num_changed=1200), {"min_images": 1000}, "1,200 images changed since the last run."),
         (changed(settings_changed=True), {}, "The settings changed"),
-        (changed(drifted_looks=1), {}, "The last look at requests found drift. Pictures and settings are"),
+        (changed(drifted_looks=1), {}, "The last look at requests found drift. Images and settings are"),
         (changed(drifted_looks=3), {"drift_looks": 2}, "The last 3 looks at requests found drift."),
         (changed(age_days=31.0), {"max_age_days": 30}, "The model is 31.0 days old, 30 are allowed."),
-        (changed(num_changed=2, drifted_looks=1), {"min_pictures": 9}, "The last look at requests found"),
-        (changed(num_changed=2, newest_minutes=30.0), {"quiet_minutes": 10}, "2 pictures changed"),
+        (changed(num_changed=2, drifted_looks=1), {"min_images": 9}, "The last look at requests found"),
+        (changed(num_changed=2, newest_minutes=30.0), {"quiet_minutes": 10}, "2 images changed"),
     ],
 )
 def test_a_reason_to_train_is_told(facts, settings, reason):
@@ -42,8 +42,8 @@ def test_a_reason_to_train_is_told(facts, settings, reason):
     [
         (
             changed(num_changed=9),
-            {"min_pictures": 10},
-            "9 pictures changed since the last run, 10 are wanted",
+            {"min_images": 10},
+            "9 images changed since the last run, 10 are wanted",
         ),
         (changed(num_changed=9, newest_minutes=2.0), {"quiet_minutes": 10}, "the last 2 minutes ago"),
         (changed(drifted_looks=1), {"drift_looks": 2}, "Nothing changed"),
@@ -61,12 +61,12 @@ def test_haste_waits(facts, settings, reason):
     assert not found.fire and reason in found.reason
 
 
-def test_unchanged_pictures_are_said_to_give_the_same_model():
+def test_unchanged_images_are_said_to_give_the_same_model():
     assert "the same one" in due(changed(drifted_looks=1), RetrainSettings()).reason
     assert "the same one" not in due(changed(drifted_looks=1, num_changed=1), RetrainSettings()).reason
 
 
-def test_num_changed_counts_pictures(tmp_path):
+def test_num_changed_counts_images(tmp_path):
     rows = [(f"a/{i}.png", "a", None, f"{i:064x}") for i in range(10)]
 
     def manifest(rows):

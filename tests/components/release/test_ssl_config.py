@@ -5,8 +5,8 @@ import stat
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from components.errors import InputError
-from components.release.ssl_config import write_ssl_config
+from pergola.components.errors import InputError
+from pergola.components.store.ssl_config import write_ssl_config
 
 PEM = "-----BEGIN {0}-----\nMIIB+/=\n-----END {0}-----\n"
 

@@ -12,9 +12,15 @@ import urllib.request
 
 import pytest
 
-from components.errors import InputError, StepError
-from components.release import store, traffic
-from components.release.store import ChecksumError, Conflict, MissingVersion, StoreError, open_store
+from pergola.components.errors import InputError, StepError
+from pergola.components.store import model_store, release_record
+from pergola.components.store.model_store import (
+    ChecksumError,
+    Conflict,
+    MissingVersion,
+    StoreError,
+    open_store,
+)
 from tests.support.s3_server import BUCKET, TOOLS, free_port, program, s3_server
 from tests.support.versions import saved_model
 
@@ -54,19 +60,19 @@ def test_put_and_fetch_bring_back_every_byte(place, tmp_path, target):
     models.fetch("leaves", 1, target, seen.append)
     assert {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()} == {
         *seen,
-        store.CHECKSUMS,
+        model_store.CHECKSUMS,
     }
     for name in seen:
         assert (target / name).read_bytes() == (source / name).read_bytes()
     assert (models.models(), models.versions("leaves")) == (["leaves"], [1])
-    store.verify(target)
+    model_store.verify(target)
 
 
 def test_put_writes_a_list_that_sha256sum_checks(place, tmp_path):
     open_store(place[0]).put(saved_model(tmp_path / "model"), "leaves", 1)
     folder = place[1] / "leaves" / "1"
     done = subprocess.run(
-        ["sha256sum", "--check", "--strict", store.CHECKSUMS], cwd=folder, capture_output=True
+        ["sha256sum", "--check", "--strict", model_store.CHECKSUMS], cwd=folder, capture_output=True
     )
     assert done.returncode == 0, done.stderr
 
@@ -84,7 +90,7 @@ def test_put_again_is_no_error_and_another_model_is_one(place, tmp_path):
 def test_a_version_without_its_list_does_not_exist(place, tmp_path, target):
     models = open_store(place[0])
     models.put(saved_model(tmp_path / "model"), "leaves", 1)
-    (place[1] / "leaves" / "1" / store.CHECKSUMS).unlink()
+    (place[1] / "leaves" / "1" / model_store.CHECKSUMS).unlink()
     assert models.versions("leaves") == []
     with pytest.raises(MissingVersion, match="no version 1 of 'leaves'"):
         models.fetch("leaves", 1, target)
@@ -114,8 +120,8 @@ def test_change_keeps_the_record_and_counts_generations(place, tmp_path):
         models.put(saved_model(tmp_path / content, content), "leaves", version)
     assert models.guarded
     assert models.release("leaves").generation == 0
-    models.change("leaves", lambda release: traffic.make_stable(release, 1))
-    models.change("leaves", lambda release: traffic.make_canary(release, 2, 0.1))
+    models.change("leaves", lambda release: release_record.make_stable(release, 1))
+    models.change("leaves", lambda release: release_record.make_canary(release, 2, 0.1))
     release = open_store(place[0]).release("leaves")
     assert (release.stable, release.canary, release.share, release.generation) == (1, 2, 0.1, 2)
 
@@ -124,7 +130,7 @@ def test_change_refuses_a_version_that_is_not_there(place, tmp_path):
     models = open_store(place[0])
     models.put(saved_model(tmp_path / "model"), "leaves", 1)
     with pytest.raises(InputError, match=r"no version 7 of 'leaves'\. Published: 1"):
-        models.change("leaves", lambda release: traffic.make_stable(release, 7))
+        models.change("leaves", lambda release: release_record.make_stable(release, 7))
 
 
 def test_change_loses_nothing_with_many_writers_at_once(place, tmp_path):
@@ -155,13 +161,13 @@ def _overwrite(address, content):
 
 def _counted(release, version):
     """A change that always is one."""
-    return traffic.Release(stable=version, generation=release.generation + 1)
+    return release_record.Release(stable=version, generation=release.generation + 1)
 
 
 def test_a_stale_write_is_a_conflict(place, tmp_path):
     models = open_store(place[0])
     models.put(saved_model(tmp_path / "model"), "leaves", 1)
-    models.change("leaves", lambda release: traffic.make_stable(release, 1))
+    models.change("leaves", lambda release: release_record.make_stable(release, 1))
 
     def overtaken(release):
         other = open_store(place[0])
@@ -176,7 +182,7 @@ def test_remove_refuses_a_version_in_use(place, tmp_path):
     models = open_store(place[0])
     for version in (1, 2):
         models.put(saved_model(tmp_path / str(version), str(version)), "leaves", version)
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     with pytest.raises(InputError, match="Version 2 of 'leaves' is in use"):
         models.remove("leaves", 2)
     models.remove("leaves", 1)
@@ -205,7 +211,9 @@ def test_two_publishers_of_one_number_never_give_a_mixed_model(place, tmp_path, 
         open_store(place[0]).fetch("leaves", 1, target)
     except ChecksumError:
         return  # a bucket cannot rename: what two publishers mixed is refused
-    names = [p.relative_to(target) for p in target.rglob("*") if p.is_file() and p.name != store.CHECKSUMS]
+    names = [
+        p.relative_to(target) for p in target.rglob("*") if p.is_file() and p.name != model_store.CHECKSUMS
+    ]
     assert any(
         all((target / name).read_bytes() == (source / name).read_bytes() for name in names)
         for source in sources.values()
@@ -236,7 +244,7 @@ def test_s3_put_sends_the_list_last(s3, tmp_path, monkeypatch):
     models.put(source, "leaves", 1)
     folder = s3.buckets / BUCKET / "order" / "leaves" / "1"
     times = {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    assert sorted(times, key=times.__getitem__)[-2:] == ["saved_model.pbtxt", store.CHECKSUMS]
+    assert sorted(times, key=times.__getitem__)[-2:] == ["saved_model.pbtxt", model_store.CHECKSUMS]
 
 
 @pytest.mark.parametrize("uri", ["ftp://x/y", "s3://", "gs:///"])
@@ -273,12 +281,12 @@ def test_a_models_name_cannot_lead_out(tmp_path, name):
 def test_a_bad_checksum_list_is_refused(line):
     good = f"{'1' * 64}  saved_model.pb\n"
     with pytest.raises(ChecksumError, match="here has a line"):
-        store.parse_checksums(f"{good}{line}\n".encode(), "here")
+        model_store.parse_checksums(f"{good}{line}\n".encode(), "here")
 
 
 def test_a_checksum_list_must_name_a_model():
     with pytest.raises(ChecksumError, match="lists no model"):
-        store.parse_checksums(f"{'1' * 64}  readme.txt\n".encode(), "here")
+        model_store.parse_checksums(f"{'1' * 64}  readme.txt\n".encode(), "here")
 
 
 def test_a_link_in_a_folder_store_is_not_followed(tmp_path, target):
@@ -324,9 +332,9 @@ def test_gs_store_keeps_versions_and_refuses_a_stale_write(gs, tmp_path, target)
     assert models.guarded
     models.put(saved_model(tmp_path / "model"), "leaves", 1)
     models.fetch("leaves", 1, target)
-    store.verify(target)
+    model_store.verify(target)
     assert (models.models(), models.versions("leaves")) == (["leaves"], [1])
-    models.change("leaves", lambda release: traffic.make_stable(release, 1))
+    models.change("leaves", lambda release: release_record.make_stable(release, 1))
 
     def overtaken(release):
         open_store(gs).change("leaves", lambda r: _counted(r, 1))
@@ -334,6 +342,6 @@ def test_gs_store_keeps_versions_and_refuses_a_stale_write(gs, tmp_path, target)
 
     with pytest.raises(Conflict, match="changed by others 2 times"):
         models.change("leaves", overtaken, attempts=2)
-    models.change("leaves", lambda release: traffic.Release(generation=release.generation + 1))
+    models.change("leaves", lambda release: release_record.Release(generation=release.generation + 1))
     models.remove("leaves", 1)
     assert models.versions("leaves") == []

@@ -11,11 +11,11 @@ import urllib.request
 
 import pytest
 
-from components.errors import InputError
-from components.release import traffic
-from components.release.models_config import ModelConfig
-from components.release.sync import Sync, SyncSettings
-from components.release.sync_status import StatusServer
+from pergola.components.errors import InputError
+from pergola.components.store import release_record
+from pergola.components.store.models_config import ModelConfig
+from pergola.components.store.sync import Sync, SyncSettings
+from pergola.components.store.sync_status import StatusServer
 from tests.support.versions import labels
 
 
@@ -42,16 +42,16 @@ def test_sync_of_the_canary_track_goes_to_the_canary_and_back(models, follow):
     sync = follow(track="canary")
     sync.settle()
     assert labels(sync) == {"stable": 1}
-    models.change("leaves", lambda release: traffic.make_canary(release, 2, 0.1))
+    models.change("leaves", lambda release: release_record.make_canary(release, 2, 0.1))
     sync.settle()
     assert labels(sync) == {"canary": 2}
-    models.change("leaves", traffic.withdraw)
+    models.change("leaves", release_record.withdraw)
     sync.settle()
     assert labels(sync) == {"stable": 1}
 
 
 def test_sync_of_both_serves_two_versions(models, follow, served):
-    models.change("leaves", lambda release: traffic.make_canary(release, 3, 0.5))
+    models.change("leaves", lambda release: release_record.make_canary(release, 3, 0.5))
     sync = follow(track="both")
     sync.settle()
     assert labels(sync) == {"stable": 1, "canary": 3}
@@ -61,7 +61,7 @@ def test_sync_of_both_serves_two_versions(models, follow, served):
 def test_sync_keeps_the_old_version_while_the_new_one_is_on_its_way(models, follow, served):
     sync = follow()
     sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     sync.round()
     assert labels(sync) == {"stable": 1}
     sync.settle()
@@ -80,7 +80,7 @@ def test_sync_never_serves_what_fails_its_checksum(models, follow, served, tmp_p
     sync = follow()
     sync.settle()
     (tmp_path / "store" / "leaves" / "2" / "variables" / "variables.index").write_bytes(b"rotten")
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     sync.settle()
     status = sync.status()
     assert status.models["leaves"].labels == {"stable": 1}
@@ -154,7 +154,7 @@ def test_sync_of_a_broken_record_keeps_what_it_serves(models, follow, tmp_path):
 def test_sync_unloads_a_model_that_has_no_stable_version_any_more(models, follow, served):
     sync = follow(models=("leaves",))
     sync.settle()
-    models.change("leaves", lambda release: traffic.withdraw(release, 1))
+    models.change("leaves", lambda release: release_record.withdraw(release, 1))
     sync.settle()
     assert (served / "models.config").read_text() == "model_config_list {\n}\n"
     assert sync.status().reason == "no version yet of leaves"
@@ -167,7 +167,7 @@ def test_sync_removes_what_is_unused_after_the_grace_time_but_not_where_a_rollba
     sync = follow(clock=clock, grace_s=60)
     sync.settle()
     for version in (2, 3):
-        models.change("leaves", lambda release, v=version: traffic.make_stable(release, v))
+        models.change("leaves", lambda release, v=version: release_record.make_stable(release, v))
         sync.settle()
     clock.now += 59
     sync.round()
@@ -183,10 +183,10 @@ def test_sync_stops_fetching_a_version_that_is_withdrawn_meanwhile(models, follo
     pipe = tmp_path / "store" / "leaves" / "2" / "assets.extra" / "grüße und mehr.txt"
     pipe.unlink()
     os.mkfifo(pipe)  # the first file of the list: reading it waits for a writer
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     sync.round()
     writer = _wait_for(lambda: _open_once_read(pipe))
-    models.change("leaves", traffic.rollback)
+    models.change("leaves", release_record.rollback)
     sync.round()
     assert labels(sync) == {"stable": 1}
     os.write(writer, b"v2")
@@ -248,7 +248,7 @@ def test_status_server_on_a_taken_port_says_so(follow):
 SCRIPT = """
 import sys
 from pathlib import Path
-from components.release import sync
+from pergola.components.release import sync
 heavy = {"tensorflow", "numpy", "pandas", "fsspec", "grpc", "mlflow"} & set(sys.modules)
 assert not heavy, heavy
 sync.run(sys.argv[1], Path(sys.argv[2]), sync.SyncSettings(interval_s=0.1), host="127.0.0.1", port=0)
@@ -259,7 +259,7 @@ def test_run_follows_until_sigterm_with_nothing_heavy_loaded(models, served, tmp
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "store"), str(served)])
     try:
         _wait_for(lambda: (served / "models.config").exists() and "versions: 1" in _read(served))
-        models.change("leaves", lambda release: traffic.make_stable(release, 2))
+        models.change("leaves", lambda release: release_record.make_stable(release, 2))
         _wait_for(lambda: "versions: 2" in _read(served))
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from components.release import traffic
-from components.release.store import open_store
-from components.release.sync import Sync, SyncSettings
+from pergola.components.store import release_record
+from pergola.components.store.model_store import open_store
+from pergola.components.store.sync import Sync, SyncSettings
 from tests.support.models import half_plus_two
 from tests.support.servers import ServerProcess
 
@@ -65,7 +65,7 @@ def test_versions_change_under_load_without_a_failed_request(models, tmp_path):
     store = open_store(tmp_path / "store")
     for version in (1, 2, 3, 4):
         store.put(models / str(version), "half", version)
-    store.change("half", lambda r: traffic.make_stable(r, 1))
+    store.change("half", lambda r: release_record.make_stable(r, 1))
     with Sync(store, tmp_path / "served", SyncSettings(track="both", interval_s=0.2)) as first:
         first.settle()
     server = ServerProcess(
@@ -86,17 +86,17 @@ def test_versions_change_under_load_without_a_failed_request(models, tmp_path):
                 Load(server, "/v1/models/half/labels/stable:predict") as by_label,
             ):
                 wait_for(lambda: load.answers[2.0] and by_label.answers[2.0])
-                store.change("half", lambda r: traffic.make_stable(r, 2))
+                store.change("half", lambda r: release_record.make_stable(r, 2))
                 wait_for(lambda: load.answers[3.0] and by_label.answers[3.0])
-                store.change("half", lambda r: traffic.make_canary(r, 3, 0.1))
+                store.change("half", lambda r: release_record.make_canary(r, 3, 0.1))
                 canary = "/v1/models/half/labels/canary:predict"
                 wait_for(lambda: server.post(canary, {"instances": [2.0]}).status == 200)
-                store.change("half", traffic.promote)
+                store.change("half", release_record.promote)
                 wait_for(lambda: by_label.answers[4.0])
                 seen = by_label.answers[3.0]
-                store.change("half", traffic.rollback)
+                store.change("half", release_record.rollback)
                 seconds = wait_for(lambda: by_label.answers[3.0] > seen)
-                store.change("half", lambda r: traffic.make_stable(r, 4))
+                store.change("half", lambda r: release_record.make_stable(r, 4))
                 wait_for(lambda: 4 in sync.status().models["half"].rejected)
                 time.sleep(2)
             assert load.errors == by_label.errors == []

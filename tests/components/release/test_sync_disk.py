@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from components.errors import StepError
-from components.release import traffic
-from components.release.store import open_store
-from components.release.sync import Sync, SyncSettings
+from pergola.components.errors import StepError
+from pergola.components.store import release_record
+from pergola.components.store.model_store import open_store
+from pergola.components.store.sync import Sync, SyncSettings
 from tests.support.versions import labels, saved_model
 
 
@@ -30,7 +30,7 @@ def test_sync_with_a_full_disk_keeps_what_it_serves_and_says_so(models, tmp_path
     models.put(saved_model(tmp_path / "large", "large", num_bytes=1_000_000), "leaves", 4)
     with Sync(models, small_disk / "served", SyncSettings(interval_s=0.05)) as sync:
         sync.settle()
-        models.change("leaves", lambda release: traffic.make_stable(release, 4))
+        models.change("leaves", lambda release: release_record.make_stable(release, 4))
         sync.settle()
         assert labels(sync) == {"stable": 1}
         assert sync.status().models["leaves"].rejected[4].kind == "disk"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from components.release import traffic
+from pergola.components.store import release_record
 from tests.support.versions import labels
 
 
@@ -45,7 +45,7 @@ def serving():
 def test_sync_moves_a_label_only_when_the_server_has_loaded_the_version(models, follow, serving, served):
     sync = follow(server=serving)
     sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     sync.settle()
     assert labels(sync) == {"stable": 1}
     assert "versions: 1 versions: 2" in (served / "models.config").read_text()
@@ -60,12 +60,12 @@ def test_sync_takes_back_a_version_that_is_withdrawn_while_the_server_loads_it(
 ):
     sync = follow(server=serving)
     sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     sync.settle()
     FakeServing.states["2"] = ("LOADING", "")
     sync.round()
     assert "versions: 2" in (served / "models.config").read_text()
-    models.change("leaves", traffic.rollback)
+    models.change("leaves", release_record.rollback)
     sync.round()
     assert "specific { versions: 1 }" in (served / "models.config").read_text()
     FakeServing.states["2"] = ("AVAILABLE", "")  # it was done after all
@@ -77,14 +77,14 @@ def test_sync_takes_back_a_version_that_is_withdrawn_while_the_server_loads_it(
 def test_sync_gives_up_a_version_that_the_server_cannot_load(models, follow, serving, served):
     sync = follow(server=serving)
     sync.settle()
-    models.change("leaves", lambda release: traffic.make_stable(release, 2))
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
     sync.settle()
     FakeServing.states["2"] = ("END", "Could not find meta graph def matching supplied tags: { serve }")
     sync.round()
     sync.round()
     assert sync.status().models["leaves"].rejected[2].kind == "load"
     assert "specific { versions: 1 }" in (served / "models.config").read_text()
-    models.change("leaves", lambda release: traffic.make_stable(release, 3))
+    models.change("leaves", lambda release: release_record.make_stable(release, 3))
     FakeServing.states["3"] = ("AVAILABLE", "")
     sync.settle()
     sync.round()
@@ -98,7 +98,7 @@ def test_a_canary_that_never_becomes_ready_leaves_old_pods_as_they_are_until_it_
     old, new = (follow(track="canary", server=serving, folder=folder) for folder in ("old", "new"))
     old.settle()
     FakeServing.states["2"] = ("LOADING", "")
-    models.change("leaves", lambda release: traffic.make_canary(release, 2, 0.1))
+    models.change("leaves", lambda release: release_record.make_canary(release, 2, 0.1))
     for sync in (old, new):
         sync.settle()
         sync.round()
@@ -110,7 +110,7 @@ def test_a_canary_that_never_becomes_ready_leaves_old_pods_as_they_are_until_it_
     assert "Op type not registered" in old.status().models["leaves"].rejected[2].message
     assert 'version="2",kind="load"} 1' in old.status().to_prometheus() and old.status().reason == ""
     assert "specific { versions: 1 }" in (tmp_path / "old" / "models.config").read_text()
-    models.change("leaves", traffic.withdraw)
+    models.change("leaves", release_record.withdraw)
     for sync in (old, new):
         sync.settle()
         sync.round()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-from components.errors import InputError, StepError
-from components.release import watch
-from components.release.watch import Figures, WatchSettings
+from pergola.components.errors import InputError, StepError
+from pergola.components.store import canary_analysis
+from pergola.components.store.canary_analysis import Figures, WatchSettings
 
 SETTINGS = WatchSettings(window_s=10, poll_s=1, min_requests=100)
 
@@ -21,8 +21,8 @@ def figures(requests, errors=0, p99_ms=10.0):
 
 
 def test_judge_promotes_a_canary_that_is_as_sound():
-    verdict = watch.judge(figures(10_000, 10), figures(2_000, 2), 0.0001, SETTINGS)
-    assert verdict.action == watch.PROMOTE
+    verdict = canary_analysis.judge(figures(10_000, 10), figures(2_000, 2), 0.0001, SETTINGS)
+    assert verdict.action == canary_analysis.PROMOTE
     assert len(verdict.reasons) == 3
 
 
@@ -35,22 +35,22 @@ def test_judge_promotes_a_canary_that_is_as_sound():
     ],
 )
 def test_judge_withdraws_and_says_why(canary, golden, reason):
-    verdict = watch.judge(figures(10_000, 10), canary, golden, SETTINGS)
-    assert verdict.action == watch.WITHDRAW
+    verdict = canary_analysis.judge(figures(10_000, 10), canary, golden, SETTINGS)
+    assert verdict.action == canary_analysis.WITHDRAW
     assert reason in verdict.reasons[0]
 
 
 def test_judge_waits_when_there_is_too_little_to_go_by():
-    assert watch.judge(figures(10_000), figures(99), None, SETTINGS).action == watch.WAIT
-    unsure = watch.judge(figures(10_000), figures(150, 1), None, SETTINGS)
-    assert unsure.action == watch.WAIT
+    assert canary_analysis.judge(figures(10_000), figures(99), None, SETTINGS).action == canary_analysis.WAIT
+    unsure = canary_analysis.judge(figures(10_000), figures(150, 1), None, SETTINGS)
+    assert unsure.action == canary_analysis.WAIT
     assert "Too few requests to be sure" in unsure.reasons[0]
 
 
 def test_judge_rarely_withdraws_an_equal_canary():
     rng = np.random.default_rng(7)
     actions = Counter(
-        watch.judge(
+        canary_analysis.judge(
             figures(20_000, int(rng.binomial(20_000, 0.02))),
             figures(2_000, int(rng.binomial(2_000, 0.02))),
             None,
@@ -58,8 +58,8 @@ def test_judge_rarely_withdraws_an_equal_canary():
         ).action
         for _ in range(400)
     )
-    assert actions[watch.WITHDRAW] <= 4
-    assert actions[watch.PROMOTE] >= 200
+    assert actions[canary_analysis.WITHDRAW] <= 4
+    assert actions[canary_analysis.PROMOTE] >= 200
 
 
 def test_p99_of_a_histogram_is_near_that_of_its_numbers():
@@ -94,20 +94,20 @@ class Steps:
 
     def run(self, golden=None):
         ask = (lambda: golden) if golden is not None else None
-        return watch.watch(self.look, ask, SETTINGS, clock=lambda: self.now, sleep=self.sleep)
+        return canary_analysis.watch(self.look, ask, SETTINGS, clock=lambda: self.now, sleep=self.sleep)
 
 
 def test_watch_judges_only_what_happened_in_the_window():
     before = (figures(1_000_000, 0), figures(1_000, 1_000))
     after = (figures(1_010_000, 0), figures(3_000, 1_000))
     steps = Steps([before, *[after] * 10])
-    assert steps.run().action == watch.PROMOTE
+    assert steps.run().action == canary_analysis.PROMOTE
     assert steps.now == 10
 
 
 def test_watch_ends_early_when_nothing_works():
     steps = Steps([(figures(0), figures(0)), (figures(900), figures(100, 100))])
-    assert steps.run().action == watch.WITHDRAW
+    assert steps.run().action == canary_analysis.WITHDRAW
     assert steps.now == 1
 
 
@@ -128,7 +128,7 @@ PAGE = """
 
 
 def test_figures_of_a_page_are_those_of_one_model():
-    found = watch.figures_of(PAGE, "leaves")
+    found = canary_analysis.figures_of(PAGE, "leaves")
     assert (found.requests, found.errors) == (10, 3)
     assert found.buckets == {10.0: 6, float("inf"): 7}
 
@@ -148,12 +148,12 @@ def test_scrape_adds_up_servers():
     thread.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        assert watch.scrape([address, address], "leaves").requests == 20
+        assert canary_analysis.scrape([address, address], "leaves").requests == 20
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
     with pytest.raises(StepError, match="does not tell its figures"):
-        watch.scrape([address], "leaves")
+        canary_analysis.scrape([address], "leaves")
     with pytest.raises(InputError, match="looks like http://"):
-        watch.scrape(["model-server:8500"], "leaves")
+        canary_analysis.scrape(["model-server:8500"], "leaves")

@@ -1,4 +1,4 @@
-"""Small real shards: 8-pixel pictures of three classes that a tiny network tells apart."""
+"""Small real shards: 8-pixel images of three classes that a tiny network tells apart."""
 
 import io
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.artifacts import PARTS, Part, Shards
-from components.data import tfrecord
-from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings
+from pergola.components.artifacts.data import PARTS, Part, Shards
+from pergola.components.data import tfrecord
+from pergola.components.training.fit import TrainSettings
+from pergola.components.training.models.architectures import ModelSettings
 
 # Keras 3.15 converts its variables in a way that NumPy 2.4 will no longer know.
 KERAS_OWN = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings(KERAS_OWN))
 
 
-def picture(label: int, rng: np.random.Generator, side: int = 8, channels: int = 3) -> np.ndarray:
+def labelled_image(label: int, rng: np.random.Generator, side: int = 8, channels: int = 3) -> np.ndarray:
     """A bright bar at the bottom, at the left, or across the middle, on noise."""
     image = rng.integers(0, 80, (side, side, channels))
     half = side // 2
@@ -47,7 +47,7 @@ def write_shards(
     channels: int = 3,
     seed: int = 0,
 ) -> Shards:
-    """Shards as artifacts.Shards describes them, with so many pictures a part and class."""
+    """Shards as artifacts.Shards describes them, with so many images a part and class."""
     counts = counts or {"train": (16, 16, 16), "validation": (6, 6, 6), "test": (6, 6, 6)}
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def write_shards(
         with open(folder / name, "wb") as file:
             for number, label in enumerate(labels):
                 features = {
-                    "image": as_png(picture(label, rng, side, channels)),
+                    "image": as_png(labelled_image(label, rng, side, channels)),
                     "label": int(label),
                     "id": f"{number:064x}".encode(),
                 }

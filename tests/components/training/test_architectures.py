@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.artifacts import Part, Shards
-from components.errors import InputError
-from components.training import architectures, keras_file, precision, pretrained
-from components.training.architectures import ModelSettings, Plan, Statistics, build, choose
-from components.training.catalogue import own_input
+from pergola.components.artifacts.data import Part, Shards
+from pergola.components.errors import InputError
+from pergola.components.imaging import pretrained
+from pergola.components.training import keras_file, precision
+from pergola.components.training.models import architectures
+from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build, choose
+from pergola.components.training.models.catalogue import own_input
 from tests.components.training.conftest import LABELS
 
 
@@ -81,7 +83,7 @@ def test_ladder_has_the_layers_of_its_sources_in_order(name, layers):
         (128, 3, [64, 64, 64, 256, 256, 256, 256], 2_005_450),
     ],
 )
-def test_resnet_fast_widens_as_the_picture_gets_smaller(side, channels, filters, parameters):
+def test_resnet_fast_widens_as_the_image_gets_smaller(side, channels, filters, parameters):
     own = network("resnet_fast", side, channels)
     assert own.count_params() == parameters
     assert [layer.filters for layer in own.layers if layer.__class__.__name__ == "Conv2D"] == filters
@@ -97,7 +99,7 @@ def test_resnet_fast_has_its_layers_in_order():
 
 
 @pytest.mark.parametrize(("channels", "scaling"), [(1, "zscore"), (3, "zscore"), (3, "unit")])
-def test_resnet_fast_whitens_patches_of_the_training_pictures(channels, scaling):
+def test_resnet_fast_whitens_patches_of_the_training_images(channels, scaling):
     import keras
 
     rng = np.random.default_rng(0)
@@ -109,7 +111,7 @@ def test_resnet_fast_whitens_patches_of_the_training_pictures(channels, scaling)
     layer = own.get_layer("whiten")
     assert not layer.trainable
     outputs = keras.Model(own.input, layer.output).predict_on_batch(images.astype(np.float32))
-    outputs = outputs[:, :-1, :-1]  # the last row and column of a tiny picture see padding
+    outputs = outputs[:, :-1, :-1]  # the last row and column of a tiny image see padding
     half = outputs.reshape(-1, outputs.shape[-1])[:, : 4 * channels]
     np.testing.assert_allclose(outputs[..., 4 * channels :], -outputs[..., : 4 * channels], atol=1e-4)
     covariance = np.cov(half.T)
@@ -132,7 +134,7 @@ def test_statistics_are_those_of_all_pixels_and_of_patches_from_all_over(shape, 
 
 @pytest.mark.parametrize("name", [*architectures.LADDER, "resnet_fast", "conv"])
 @pytest.mark.parametrize("side", [4, pytest.param(9, marks=pytest.mark.slow)])
-def test_networks_take_pictures_of_any_size_and_are_saved_and_loaded(name, side, tmp_path):
+def test_networks_take_images_of_any_size_and_are_saved_and_loaded(name, side, tmp_path):
     import keras
 
     model = network(name, side, 1, classes=3)
@@ -174,7 +176,7 @@ def test_conv_of_two_classes_ends_in_one_sigmoid_unit():
 
 def test_choose_explains_itself():
     plan = choose(ModelSettings(), shards(num_train=1234))
-    assert plan.architecture == "resnet_fast" and "1234 pictures in 10 classes" in plan.why
+    assert plan.architecture == "resnet_fast" and "1234 images in 10 classes" in plan.why
     assert choose(ModelSettings(architecture="mlp"), shards()).why == "the settings ask for it"
 
 
@@ -188,7 +190,7 @@ def test_choose_explains_itself():
         ((3, 5), (4, 5)),
     ],
 )
-def test_choose_sizes_the_input_by_the_pictures(size, wanted):
+def test_choose_sizes_the_input_by_the_images(size, wanted):
     plan = choose(ModelSettings(), shards(*size))
     assert (plan.height, plan.width) == wanted
     assert choose(ModelSettings(image_size=20), shards(*size)).height == 20

@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import digest
-from components.artifacts import Augmentation, Part, Shards
-from components.training import feed, mirror, variation
-from components.training.augment import AugmentSettings, augment, no_variation, strengths
+from pergola.components import digest
+from pergola.components.artifacts.data import Part, Shards
+from pergola.components.artifacts.training import Augmentation
+from pergola.components.training.augmentation import flip_safety
+from pergola.components.training.augmentation.augment import (
+    AugmentSettings,
+    augment,
+    no_variation,
+    strengths,
+)
+from pergola.components.training.input import augmentation_ops, feed
 from tests.components.training.conftest import LABELS, write_shards
 
 
@@ -20,7 +27,7 @@ def vary(policy, images=None, targets=None, seed=(1, 2)):
     default_images, default_targets = batch()
     images = default_images if images is None else images
     targets = default_targets[: len(images)] if targets is None else targets
-    varied, mixed = variation.vary(images, targets, seed, policy)
+    varied, mixed = augmentation_ops.vary(images, targets, seed, policy)
     return np.asarray(varied), np.asarray(mixed)
 
 
@@ -45,8 +52,8 @@ def test_vary_without_a_policy_changes_nothing():
     np.testing.assert_array_equal(same, targets)
 
 
-@pytest.mark.parametrize("key", variation.KEYS)
-def test_vary_changes_pictures_by_each_key_and_only_by_the_seed(key):
+@pytest.mark.parametrize("key", augmentation_ops.KEYS)
+def test_vary_changes_images_by_each_key_and_only_by_the_seed(key):
     policy = {key: EACH[key]}
     first, second, other = vary(policy), vary(policy), vary(policy, seed=(1, 3))
     assert first[0].shape == (6, 12, 12, 3)
@@ -79,7 +86,7 @@ def test_vary_cut_out_hides_at_most_its_share():
     assert hidden.max() <= 0.25 + 0.05 and hidden.mean() > 0.1
 
 
-def test_vary_mixes_labels_as_it_mixes_pictures():
+def test_vary_mixes_labels_as_it_mixes_images():
     _, targets = vary({"mixup": 1.0})
     np.testing.assert_allclose(targets.sum(1), 1.0, rtol=1e-5)
     assert ((targets > 0).sum(1) == 2).all() and targets.max(1).min() >= 0.5
@@ -98,13 +105,13 @@ def digits_like(num=60):
 
 @pytest.mark.parametrize("photographs", [True, False])
 def test_mirror_is_refused_where_two_classes_change_places(photographs):
-    verdict = mirror.judge(*digits_like(), ("left", "corner", "right"), photographs=photographs)
+    verdict = flip_safety.judge(*digits_like(), ("left", "corner", "right"), photographs=photographs)
     assert not verdict.is_safe and "'left'" in verdict.why and "'right'" in verdict.why
 
 
-def test_mirror_is_refused_where_small_pictures_are_no_longer_recognised():
+def test_mirror_is_refused_where_small_images_are_no_longer_recognised():
     images, labels = digits_like()
-    verdict = mirror.judge(images[labels < 2], labels[labels < 2], ("left", "corner"), photographs=False)
+    verdict = flip_safety.judge(images[labels < 2], labels[labels < 2], ("left", "corner"), photographs=False)
     assert not verdict.is_safe
 
 
@@ -114,7 +121,7 @@ def test_mirror_is_allowed_where_classes_are_symmetric():
     images = rng.integers(0, 60, (60, 16, 16, 1))
     images[labels == 0, :6] += 180
     images[labels == 1, 10:] += 180
-    verdict = mirror.judge(images.astype(np.uint8), labels, ("top", "bottom"), photographs=False)
+    verdict = flip_safety.judge(images.astype(np.uint8), labels, ("top", "bottom"), photographs=False)
     assert verdict.is_safe and "100%" in verdict.why
 
 
@@ -132,7 +139,7 @@ def test_augment_varies_the_light_of_photographs_more(tmp_path, side, channels, 
     assert "brightness" not in policy and policy["contrast"] == 0.4
 
 
-def test_strengths_leave_many_small_pictures_almost_as_they_are():
+def test_strengths_leave_many_small_images_almost_as_they_are():
     def found(side, num_images):
         parts = {"train": Part((), num_images, {})}
         return strengths(Shards(("a",), parts, 3, side, side, side, side, "f"))

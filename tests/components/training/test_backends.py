@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.training.architectures import ModelSettings, Plan, Statistics, build
-from tests.components.training.conftest import picture
+from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build
+from tests.components.training.conftest import labelled_image
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import json, sys
 import numpy as np
 import keras
-from components.training.architectures import ModelSettings, Plan, Statistics, build
+from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build
 
 name, file = sys.argv[1:]
 data = np.load(file)
@@ -25,8 +25,8 @@ keras.utils.set_random_seed(0)
 network = build(plan, ModelSettings(architecture=name, conv_filters=8),
                 Statistics((90.0,) * 3, (70.0,) * 3), fused=True)
 network.compile(keras.optimizers.AdamW(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-history = network.fit(data["pictures"], data["labels"], batch_size=16, epochs=6, verbose=0).history
-logits = network.predict(data["pictures"], verbose=0)
+history = network.fit(data["images"], data["labels"], batch_size=16, epochs=6, verbose=0).history
+logits = network.predict(data["images"], verbose=0)
 weights = {f"w{k}": w for k, w in enumerate(network.get_weights())}
 np.savez(file + ".trained.npz", logits=logits, **weights)
 print(json.dumps({"backend": keras.backend.backend(), "loss": history["loss"]}))
@@ -39,8 +39,8 @@ print(json.dumps({"backend": keras.backend.backend(), "loss": history["loss"]}))
 def test_networks_train_under_jax_and_are_the_same_networks(name, tmp_path):
     rng = np.random.default_rng(0)
     labels = np.arange(48) % 3
-    pictures = np.stack([picture(label, rng) for label in labels]).astype(np.float32)
-    np.savez(tmp_path / "data.npz", pictures=pictures, labels=labels)
+    images = np.stack([labelled_image(label, rng) for label in labels]).astype(np.float32)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", SCRIPT, name, str(tmp_path / "data.npz")], cwd=ROOT,
                           env=environment, capture_output=True, text=True)  # fmt: skip
@@ -54,4 +54,4 @@ def test_networks_train_under_jax_and_are_the_same_networks(name, tmp_path):
     here = build(plan, ModelSettings(architecture=name, conv_filters=8),
                  Statistics((90.0,) * 3, (70.0,) * 3), fused=False)  # fmt: skip
     here.set_weights([trained[f"w{k}"] for k in range(len(trained.files) - 1)])
-    np.testing.assert_allclose(here.predict_on_batch(pictures), trained["logits"], atol=1e-3)
+    np.testing.assert_allclose(here.predict_on_batch(images), trained["logits"], atol=1e-3)

@@ -1,10 +1,10 @@
 import pytest
 
-from components.training import architectures
-from components.training.architectures import ModelSettings, Plan, Statistics
-from components.training.catalogue import COUNTED, NAMES, Counted, catalogue, own_input
-from components.training.flops import PER_WEIGHT, flops
-from components.training.ladder import LADDER
+from pergola.components.training.models import architectures
+from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics
+from pergola.components.training.models.baselines import LADDER
+from pergola.components.training.models.catalogue import COUNTED, NAMES, Counted, catalogue, own_input
+from pergola.components.training.models.flops import PER_WEIGHT, flops
 
 
 def count(name: str) -> Counted:

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from components import steps
-from components.artifacts import Augmentation
-from components.training import comparison
-from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings
+from pergola.components import steps
+from pergola.components.artifacts.training import Augmentation
+from pergola.components.training.fit import TrainSettings
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.search import comparison
 
 NAMES = ("mlp", "cnn_pool")
 
@@ -36,8 +36,8 @@ def test_ladder_compares_architectures_and_draws_them(run):
         assert 0 <= row.test_accuracy <= 1 and row.epochs == 1 and row.seconds > 0
         assert row.gap == row.train_accuracy - row.test_accuracy
     assert rows[1].num_parameters != rows[0].num_parameters
-    with Image.open(out / "ladder.png") as picture:
-        assert picture.width > 800
+    with Image.open(out / "ladder.png") as image:
+        assert image.width > 800
     assert "cnn_pool" in (out / "ladder.svg").read_text()
 
 

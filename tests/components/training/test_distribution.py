@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.artifacts import Augmentation, Training
-from components.errors import InputError
-from components.training import distribution
-from components.training.worker import main
+from pergola.components.artifacts.training import Augmentation, Training
+from pergola.components.errors import InputError
+from pergola.components.training import distribution
+from pergola.components.training.worker import main
 from tests.components.training.conftest import write_shards
 
 ROOT = Path(__file__).parents[3]
@@ -62,8 +62,8 @@ def workers(folder: Path, out: Path, count: int, model: dict) -> list[str]:
     for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         folders = [folder / "shards", folder / "plain", out]
-        command = [sys.executable, "-m", "components.training.worker", *folders, "--train", json.dumps(TRAIN),
-                   "--model", json.dumps(model)]  # fmt: skip
+        command = [sys.executable, "-m", "pergola.components.training.worker", *folders,
+                   "--train", json.dumps(TRAIN), "--model", json.dumps(model)]  # fmt: skip
         environment = {**os.environ, "TF_CONFIG": json.dumps(config) if count > 1 else ""}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
@@ -103,9 +103,9 @@ TWO_DEVICES = """
 import json, sys
 from pathlib import Path
 import tensorflow as tf
-from components.training import distribution
-from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings, fit
+from pergola.components.training import distribution
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.fit import TrainSettings, fit
 
 shards, plain, out = map(Path, sys.argv[1:4])
 cpu = tf.config.list_physical_devices("CPU")[0]

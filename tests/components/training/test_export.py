@@ -4,18 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import digest
-from components.artifacts import Export, Shards, Training
-from components.data import images
-from components.errors import InputError
-from components.evaluation import costs
-from components.evaluation import pictures as evaluation_pictures
-from components.evaluation.calibration import Temperature, apply_temperature, fit_temperature
-from components.training import architectures, export, feed, fold, layers, warmup
-from components.training.architectures import ModelSettings, Statistics
-from components.training.export import ExportSettings
-from serving import contract
-from tests.components.training.conftest import LABELS, as_png, picture
+from pergola.components import digest
+from pergola.components.artifacts.data import Shards
+from pergola.components.artifacts.training import Export, Training
+from pergola.components.data import shard_reader
+from pergola.components.errors import InputError
+from pergola.components.evaluation import costs
+from pergola.components.evaluation.calibration import Temperature, apply_temperature, fit_temperature
+from pergola.components.imaging import decode
+from pergola.components.training import export, warmup
+from pergola.components.training.export import ExportSettings
+from pergola.components.training.input import feed
+from pergola.components.training.models import architectures, batch_norm_folding, layers
+from pergola.components.training.models.architectures import ModelSettings, Statistics
+from pergola.serving.wire import contract
+from tests.components.training.conftest import LABELS, as_png, labelled_image
 
 STATISTICS = Statistics((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 
@@ -93,19 +96,19 @@ def server(exported):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(7)
-    return np.stack([picture(label, rng) for label in (0, 1, 2, 0)])
+    return np.stack([labelled_image(label, rng) for label in (0, 1, 2, 0)])
 
 
-def expected(pictures):
+def expected(images):
     import keras
 
-    return keras.ops.softmax(network().predict_on_batch(pictures.astype(np.float32))).numpy()
+    return keras.ops.softmax(network().predict_on_batch(images.astype(np.float32))).numpy()
 
 
 def _maps_size():
-    maps, _ = export._last_maps(fold.fold(network()))
+    maps, _ = export._last_maps(batch_norm_folding.fold(network()))
     return maps.shape[1:3]
 
 
@@ -147,27 +150,27 @@ def test_export_keeps_the_contract(server, exported):
     }
 
 
-def test_export_answers_as_the_network_does(server, pictures):
-    answer = server(contract.SERVING_DEFAULT, [as_png(image) for image in pictures])
-    wanted = expected(pictures)
+def test_export_answers_as_the_network_does(server, images):
+    answer = server(contract.SERVING_DEFAULT, [as_png(image) for image in images])
+    wanted = expected(images)
     np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-5)
     assert [label.decode() for label in answer["label"]] == [LABELS[k] for k in wanted.argmax(1)]
     np.testing.assert_allclose(answer["probability"], wanted.max(1), atol=1e-5)
-    tensor = server(contract.TENSOR, pictures)
+    tensor = server(contract.TENSOR, images)
     np.testing.assert_allclose(tensor["probabilities"], answer["probabilities"], atol=1e-6)
 
 
 def test_export_resizes_tensors_as_it_resizes_files(server):
-    large = picture(1, np.random.default_rng(0), side=30)
+    large = labelled_image(1, np.random.default_rng(0), side=30)
     by_file = server(contract.SERVING_DEFAULT, [as_png(large)])["probabilities"]
     by_tensor = server(contract.TENSOR, large[None])["probabilities"]
     np.testing.assert_allclose(by_file, by_tensor, atol=1e-6)
-    small = images.resize(large, 8, 8).numpy()
+    small = decode.resize(large, 8, 8).numpy()
     np.testing.assert_allclose(by_file, expected(small[None]), atol=1e-5)
 
 
 def test_export_turns_photographs_upright(server):
-    image = Image.fromarray(picture(0, np.random.default_rng(0), side=16))
+    image = Image.fromarray(labelled_image(0, np.random.default_rng(0), side=16))
     plain, turned = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by a quarter, clockwise
@@ -177,16 +180,16 @@ def test_export_turns_photographs_upright(server):
     np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
 
 
-def test_export_names_and_embeds(server, pictures):
+def test_export_names_and_embeds(server, images):
     assert list(server(contract.LABELS, np.array([2, 0]))["label"]) == [b"middle", b"bottom"]
-    embedding = server(contract.EMBEDDING, [as_png(pictures[0])])["embedding"]
+    embedding = server(contract.EMBEDDING, [as_png(images[0])])["embedding"]
     assert embedding.shape[0] == 1 and np.isfinite(embedding).all() and np.ptp(embedding) > 0
 
 
 @pytest.mark.parametrize(
     ("signature", "value"),
     [
-        (contract.SERVING_DEFAULT, [b"no picture"]),
+        (contract.SERVING_DEFAULT, [b"no image"]),
         (contract.SERVING_DEFAULT, [b""]),
         (contract.SERVING_DEFAULT, [b"\xff\xd8\xff\xe0"]),
         (contract.SERVING_DEFAULT, np.zeros((0,), object)),
@@ -201,12 +204,12 @@ def test_export_names_and_embeds(server, pictures):
         (contract.LABELS, np.array([-1])),
     ],
 )
-def test_export_refuses_bad_input_and_lives(server, pictures, signature, value):
+def test_export_refuses_bad_input_and_lives(server, images, signature, value):
     import tensorflow as tf
 
     with pytest.raises(tf.errors.InvalidArgumentError):
         server(signature, value)
-    assert server(contract.TENSOR, pictures)["probabilities"].shape == (4, 3)
+    assert server(contract.TENSOR, images)["probabilities"].shape == (4, 3)
 
 
 def test_export_holds_warmup_requests_that_it_answers(server, exported, shards_folder):
@@ -224,32 +227,32 @@ def test_export_holds_warmup_requests_that_it_answers(server, exported, shards_f
         assert request.model_spec.signature_name == contract.SERVING_DEFAULT
         batch = tf.make_ndarray(request.inputs["image"])
         assert server(contract.SERVING_DEFAULT, batch)["label"].shape == batch.shape
-    first = warmup.encoded_pictures(shards_folder, Shards.load(shards_folder).parts["train"], 1)
+    first = warmup.encoded_images(shards_folder, Shards.load(shards_folder).parts["train"], 1)
     assert list(tf.make_ndarray(requests[0].inputs["image"])) == first
 
 
 def test_export_divides_logits_by_the_temperature_of_the_validation_part(
-    weighed, server, pictures, shards_folder
+    weighed, server, images, shards_folder
 ):
-    validation = list(evaluation_pictures.pictures(shards_folder, "validation"))
+    validation = list(shard_reader.read_images(shards_folder, "validation"))
     plain = server(contract.SERVING_DEFAULT, [one.image for one in validation])["probabilities"]
     wanted = fit_temperature(plain, np.array([one.label for one in validation]), doubt=1.0)
     fitted = Temperature.load(weighed / "assets.extra")
     assert fitted.value == pytest.approx(wanted.value, rel=1e-3) and abs(fitted.value - 1) > 0.05
     assert fitted.num_images == len(validation)
     cool = Server(weighed)
-    raw = server(contract.TENSOR, pictures)
-    files = cool(contract.SERVING_DEFAULT, [as_png(image) for image in pictures])
-    for answer in (files, cool(contract.TENSOR, pictures)):
+    raw = server(contract.TENSOR, images)
+    files = cool(contract.SERVING_DEFAULT, [as_png(image) for image in images])
+    for answer in (files, cool(contract.TENSOR, images)):
         expected = apply_temperature(raw["probabilities"], fitted.value)
         np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
         assert list(answer["label"]) == list(raw["label"])  # the likeliest class stays
 
 
-def test_export_decides_by_what_errors_cost(weighed, pictures):
+def test_export_decides_by_what_errors_cost(weighed, images):
     held = costs.Costs.load(weighed / "assets.extra")
     rng = np.random.default_rng(0)
-    many = np.concatenate([pictures, rng.integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)])
+    many = np.concatenate([images, rng.integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)])
     answer = Server(weighed)(contract.TENSOR, many)
     wanted = [held.actions[action] for action in costs.decide(answer["probabilities"], held)]
     assert [decision.decode() for decision in answer["decision"]] == wanted
@@ -263,14 +266,14 @@ def test_export_of_costs_for_other_classes_says_so(trained, shards_folder, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_export_explains_where_it_saw_the_class(server, pictures):
+def test_export_explains_where_it_saw_the_class(server, images):
     """Grad-CAM by finite differences: what a small rise of each feature map does to the best logit."""
     import keras
 
-    seen = server(contract.SALIENCY, [as_png(image) for image in pictures])["saliency"]
-    folded = fold.fold(network())
+    seen = server(contract.SALIENCY, [as_png(image) for image in images])["saliency"]
+    folded = batch_norm_folding.fold(network())
     maps, head = export._last_maps(folded)
-    values = keras.Model(folded.input, maps)(pictures.astype(np.float32)).numpy()
+    values = keras.Model(folded.input, maps)(images.astype(np.float32)).numpy()
     base = head(values).numpy()
     best, step = base.argmax(1), 1e-2
     slopes = np.empty((len(values), values.shape[-1]))
@@ -297,16 +300,16 @@ def test_feature_maps_inside_a_branch_explain_nothing():
     assert export._last_maps(Model(given, layers.Dense(3)(layers.Flatten()(given)))) is None
 
 
-def test_fold_changes_no_output(pictures):
+def test_fold_changes_no_output(images):
     plain = network(seed=3)
-    folded = fold.fold(plain)
+    folded = batch_norm_folding.fold(plain)
     assert not [layer for layer in folded.layers if layer.__class__.__name__ == "BatchNormalization"]
-    batch = pictures.astype(np.float32)
+    batch = images.astype(np.float32)
     np.testing.assert_allclose(folded.predict_on_batch(batch), plain.predict_on_batch(batch), atol=1e-4)
 
 
-def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(pictures):
-    batch = pictures.astype(np.float32)
+def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(images):
+    batch = images.astype(np.float32)
     plain = network(seed=4)
     behind = next(layer for layer in plain.layers if layer.__class__.__name__ == "BatchNormalization")
     assert behind.input._keras_history.operation.__class__.__name__ == "MaxPooling2D"
@@ -314,7 +317,7 @@ def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(pictures):
     gain, shift, mean, variance = (rng.uniform(0.5, 2.0, behind.gamma.shape) for _ in range(4))
     for sign, left in ((1.0, 0), (-1.0, 1)):
         behind.set_weights([sign * gain, shift, mean, variance])
-        folded = fold.fold(plain)
+        folded = batch_norm_folding.fold(plain)
         kinds = [layer.__class__.__name__ for layer in folded.layers]
         assert kinds.count("BatchNormalization") == left
         np.testing.assert_allclose(
@@ -347,10 +350,10 @@ def test_a_frozen_fused_layer_answers_and_passes_gradients_on_as_a_plain_one(tra
         np.testing.assert_allclose(fused, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_fused_layers_have_the_weights_and_outputs_of_plain_ones(pictures):
+def test_fused_layers_have_the_weights_and_outputs_of_plain_ones(images):
     fused, plain = network(fused=True, seed=3), network(seed=3)
     assert [w.shape for w in fused.weights] == [w.shape for w in plain.weights]
-    batch = pictures.astype(np.float32)
+    batch = images.astype(np.float32)
     np.testing.assert_allclose(fused.predict_on_batch(batch), plain.predict_on_batch(batch), atol=1e-4)
     np.testing.assert_allclose(fused(batch, training=True), plain(batch, training=True), atol=1e-3)
     for mine, keras_own in zip(fused.get_weights(), plain.get_weights(), strict=True):

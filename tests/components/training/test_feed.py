@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from components.artifacts import Shards
-from components.training import feed
+from pergola.components.artifacts.data import Shards
+from pergola.components.training.input import feed
 from tests.components.training.conftest import write_shards
 
 POLICY = {"flip_horizontal": 1.0, "rotation_degrees": 10.0, "brightness": 0.1, "mixup": 0.3}
@@ -42,7 +42,7 @@ def test_feed_gives_the_same_batches_from_any_step_on(make):
             np.testing.assert_array_equal(targets, same_targets)
 
 
-def test_feed_shows_each_picture_at_most_once_an_epoch_in_another_order_each(make):
+def test_feed_shows_each_image_at_most_once_an_epoch_in_another_order_each(make):
     source = make(policy={})
     epochs = [np.concatenate([images for images, _ in collect(source, 4 * k, 4 * k + 4)]) for k in (0, 1)]
     for images in epochs:
@@ -88,7 +88,7 @@ def test_feed_draws_classes_equally_often_if_asked(tmp_path, memory):
     np.testing.assert_array_equal(same[0][0], batches[4][0])
 
 
-def test_feed_weighs_pictures_by_class(make):
+def test_feed_weighs_images_by_class(make):
     _, targets, weights = collect(make(policy={}, weights=(1.0, 2.0, 3.0)), 0, 1)[0]
     np.testing.assert_array_equal(weights, targets @ [1, 2, 3])
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components import digest
-from components.artifacts import Augmentation, Shards, Training
-from components.errors import InputError, StepError
-from components.training import distribution, feed, loop
-from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings, fit
-from components.training.material import class_weights
-from components.training.recipe import decide, rate
+from pergola.components import digest
+from pergola.components.artifacts.data import Shards
+from pergola.components.artifacts.training import Augmentation, Training
+from pergola.components.errors import InputError, StepError
+from pergola.components.training import distribution, loop
+from pergola.components.training.fit import TrainSettings, fit
+from pergola.components.training.hyperparameters import decide, rate
+from pergola.components.training.input import feed
+from pergola.components.training.input.training_data import class_weights
+from pergola.components.training.models.architectures import ModelSettings
 from tests.components.training.conftest import LABELS, write_shards
 
 ROOT = Path(__file__).parents[3]
@@ -102,12 +104,12 @@ def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
-def test_predict_answers_for_every_picture_whatever_the_batches(undisturbed, shards_folder, batch_size):
+def test_predict_answers_for_every_image_whatever_the_batches(undisturbed, shards_folder, batch_size):
     network = load(undisturbed[1])
     part, shape = Shards.load(shards_folder).parts["train"], feed.Shape(8, 8, 3, "stretch")
-    pictures, _ = feed.read(shards_folder, part, shape, limit=9)
-    wanted = np.asarray(network(pictures.astype(np.float32)))
-    found = loop.predict(loop.forward_of(network), pictures, batch_size)
+    images, _ = feed.read(shards_folder, part, shape, limit=9)
+    wanted = np.asarray(network(images.astype(np.float32)))
+    found = loop.predict(loop.forward_of(network), images, batch_size)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -165,7 +167,7 @@ def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_fold
 
 
 class Memory:
-    """A progress bar under which memory runs out when more than so many pictures are computed at once.
+    """A progress bar under which memory runs out when more than so many images are computed at once.
 
     TensorFlow's own error, at the place where a step that does not fit ends: in the middle of training.
     """
@@ -199,7 +201,7 @@ def test_fit_cuts_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, s
     memory = Memory(5)
     cut = fit(shards_folder, tmp_path / "plain", tmp_path / "cut", model, settings, progress=memory)
     assert memory.attempts == [0, 0, 0]  # 12 at once, 6, then 4
-    assert "12 pictures at once do not fit into memory: starting over with 6" in caplog.text
+    assert "12 images at once do not fit into memory: starting over with 6" in caplog.text
     for mine, theirs in zip(cut.history, whole.history, strict=True):
         assert dict(mine) == pytest.approx(dict(theirs), abs=1e-5)
     for mine, theirs in zip(load(tmp_path / "cut").get_weights(), load(tmp_path / "whole").get_weights(),
@@ -207,8 +209,8 @@ def test_fit_cuts_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, s
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-def test_fit_says_what_to_do_when_not_one_picture_fits(shards_folder, policy_folder, mlp, short, tmp_path):
-    with pytest.raises(StepError, match=r"Memory ran out with 1 picture at once\. Try a smaller"):
+def test_fit_says_what_to_do_when_not_one_image_fits(shards_folder, policy_folder, mlp, short, tmp_path):
+    with pytest.raises(StepError, match=r"Memory ran out with 1 image at once\. Try a smaller"):
         fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, batch_size=2), progress=Memory(0))
 
 
@@ -262,7 +264,7 @@ def test_fit_ends_when_its_time_is_over(shards_folder, policy_folder, mlp, short
 
 
 def test_fit_trains_on_expanded_shards_too(tmp_path, mlp, short):
-    from components.training.augment import augment, no_variation
+    from pergola.components.training.augmentation.augment import augment, no_variation
 
     write_shards(tmp_path / "shards")
     augment(tmp_path / "shards", tmp_path / "aug", replace(no_variation(), expand=1), seed=0)
@@ -275,7 +277,7 @@ def test_fit_trains_on_expanded_shards_too(tmp_path, mlp, short):
 def test_fit_refuses_an_empty_training_part(tmp_path, policy_folder, tiny, short):
     counts = {"train": (0, 0, 0), "validation": (1, 1, 1), "test": (1, 1, 1)}
     write_shards(tmp_path / "shards", counts=counts)
-    with pytest.raises(InputError, match="no training pictures"):
+    with pytest.raises(InputError, match="no training images"):
         fit(tmp_path / "shards", policy_folder, tmp_path / "out", tiny, short)
 
 
@@ -324,7 +326,7 @@ def test_decide_trains_pretrained_networks_head_first():
     assert rates[123] < 0.01 * rates[30] and rates[124] < rates[140] > rates[309]
 
 
-def test_decide_follows_the_number_of_pictures_not_the_clock():
+def test_decide_follows_the_number_of_images_not_the_clock():
     def epochs(side, num_train, is_pretrained=False):
         recipe = decide(TrainSettings(), side=side, num_train=num_train, is_pretrained=is_pretrained)
         return recipe.epochs
@@ -367,8 +369,8 @@ def test_fit_ends_the_same_after_kill_9(undisturbed, shards_folder, policy_folde
     script = """
 import json, sys
 from pathlib import Path
-from components.training.architectures import ModelSettings
-from components.training.fit import TrainSettings, fit
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.fit import TrainSettings, fit
 shards, policy, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 settings = TrainSettings(epochs=8, batch_size=16, precision="float32", checkpoint_s=0.0)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from components.training import muon
+from pergola.components.training import muon
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (8, 40)])

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from components import steps
-from components.errors import InputError
-from components.training import space
-from components.training.architectures import ModelSettings
-from components.training.augment import no_variation
-from components.training.fit import TrainSettings
-from components.training.space import Tuned
-from components.training.tune import Trial, TuneSettings, Tuning
-from pipelines import config
+from pergola.components import steps
+from pergola.components.errors import InputError
+from pergola.components.training.augmentation.augment import no_variation
+from pergola.components.training.fit import TrainSettings
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.search import space
+from pergola.components.training.search.space import Tuned
+from pergola.components.training.search.tune import Trial, TuneSettings, Tuning
+from pergola.pipelines import settings as config
 from tests.components.training.conftest import write_shards
 
 KERAS_TUNERS_OWN = r"ignore:(currentThread|getName)\(\) is deprecated:DeprecationWarning"
@@ -106,7 +106,7 @@ def test_tune_finds_settings_that_a_run_takes_and_goes_on_where_it_was(data, tmp
 
 
 def _check_runs(uri, tuning):
-    from components.release.registry import Registry
+    from pergola.components.release.registry import Registry
 
     registry = Registry(uri)
     for trial in tuning.trials:
@@ -164,7 +164,7 @@ def test_a_space_that_is_none_is_refused(tmp_path, text, message):
 def test_tune_wants_a_validation_part(tmp_path):
     counts = {"train": (2, 2, 2), "validation": (0, 0, 0), "test": (1, 1, 1)}
     write_shards(tmp_path / "shards", counts=counts)
-    with pytest.raises(InputError, match="no validation pictures"):
+    with pytest.raises(InputError, match="no validation images"):
         steps.tune(tmp_path / "shards", tmp_path / "out", TuneSettings(), base=BASE)
     assert not (tmp_path / "out").exists()
 

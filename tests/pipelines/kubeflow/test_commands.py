@@ -5,7 +5,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pipelines import kubeflow_commands
+from pergola.pipelines.commands import kubeflow as kubeflow_commands
 from tests.pipelines.kubeflow.server import write_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -56,7 +56,7 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
         (("submit", "--package", "p.yaml", "--param", "gpus"), "--param wants NAME=VALUE"),
         (("submit", "--package", "p.yaml", "--uploaded", "x"), "exclude each other"),
         (("submit", "--uploaded", "x"), "no pipeline 'x'"),
-        (("submit", "--model", "leaves"), "PHOTOS, the path of the pictures as pods see it, is missing"),
+        (("submit", "--model", "leaves"), "DATASET, the path of the images as pods see it, is missing"),
         (("submit", "/photos"), "--model, a name to release under, is missing"),
         (("submit", "/photos", "--model", "my leaves"), "'my leaves' is no model's name"),
         (("runs", "--experiment", "none"), "no experiment 'none'"),
@@ -97,7 +97,7 @@ def test_submit_compiles_ours_with_photos_and_model(pergola, kubeflow):
     )  # fmt: skip
     (body,) = kubeflow.bodies("/apis/v2beta1/runs")
     assert status == 0 and out.strip() in kubeflow.runs
-    assert body["runtime_config"]["parameters"] == {"photos": "/photos", "model": "leaves"}
+    assert body["runtime_config"]["parameters"] == {"dataset": "/photos", "model": "leaves"}
     declared = body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
     assert body["display_name"] == "retraining" and declared["gate"]["defaultValue"]["min_accuracy"] == 0.9
 

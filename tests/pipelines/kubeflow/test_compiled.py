@@ -1,18 +1,18 @@
 import pytest
 import yaml
 
-from components import code
-from components.errors import InputError
-from pipelines import compiled, submit
-from pipelines.cluster import ClusterSettings
-from pipelines.config import load
+from pergola.components import code
+from pergola.components.errors import InputError
+from pergola.pipelines.kubeflow import compiled, submit
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
+from pergola.pipelines.settings import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 CLUSTER = ClusterSettings(image="reg.example/pergola:7-cpu", train_image="reg.example/pergola:7-gpu",
                           pull_secret="reg", retries=2, train_timeout_s=7200)  # fmt: skip
 BEFORE_GATE = {"settings", "listing", "scan", "validate", "split", "shards", "augment", "train", "export",
-               "evaluate", "rehearse", "champion", "gate", "report", "register"}  # fmt: skip
+               "evaluate", "smoke_test", "champion", "gate", "report", "register"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +131,9 @@ def test_parameters_are_one_struct_a_step_with_the_settings_as_defaults(training
     declared = training[0]["root"]["inputDefinitions"]["parameters"]
     assert declared["train"]["defaultValue"]["epochs"] == 3 and declared["gate"]["parameterType"] == "STRUCT"
     needed = [name for name in declared if "defaultValue" not in declared[name]]
-    assert needed == ["model", "photos"]
+    assert needed == ["model", "dataset"]
     given = submit.checked(
-        {"photos": "/data", "model": "m", "accelerator_count": 1, "train": {"epochs": 9}}, training[0]
+        {"dataset": "/data", "model": "m", "accelerator_count": 1, "train": {"epochs": 9}}, training[0]
     )
     assert given["accelerator_count"] == "1"
 

@@ -7,10 +7,10 @@ import time
 import pytest
 import yaml
 
-from components.errors import InputError, StepError
-from pipelines import kubeflow as way
-from pipelines import submit
-from pipelines.kubeflow import Connection
+from pergola.components.errors import InputError, StepError
+from pergola.pipelines.kubeflow import connection as way
+from pergola.pipelines.kubeflow import submit
+from pergola.pipelines.kubeflow.connection import Connection
 
 
 def test_connect_without_a_host_says_how_to_name_one(kubeflow):
@@ -115,7 +115,10 @@ def write_kubeconfig(path, server, token):
 
 def runs_in_a_process_of_its_own(kubeconfig):
     """kubernetes reads $KUBECONFIG when it is imported."""
-    code = "from pipelines import submit, kubeflow; print(submit.runs(kubeflow.Connection()))"
+    code = (
+        "from pergola.pipelines.kubeflow import submit, connection; "
+        "print(submit.runs(connection.Connection()))"
+    )
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60

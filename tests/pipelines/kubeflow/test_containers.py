@@ -16,12 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from components import artifacts, digest
-from pipelines import compiled, config, local
-from pipelines.cluster import ClusterSettings
-from pipelines.show import Quiet
-from pipelines.workspace import Workspace
-from serving.client import Client
+from pergola.components import digest
+from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.artifacts.release import Confirmation
+from pergola.pipelines import settings
+from pergola.pipelines.kubeflow import compiled
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
+from pergola.pipelines.local import run
+from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.workspace import Workspace
+from pergola.serving.client.client import Client
 from tests.pipelines.kubeflow.test_parity import (
     EQUAL,
     SHIPPED,
@@ -29,17 +33,25 @@ from tests.pipelines.kubeflow.test_parity import (
     Ran,
     decided,
     network,
-    rehearsed,
+    smoke_tested,
     step,
 )
-from tests.support.images import ENGINE, command, docker_api, environment, image, remove, run_and_read
+from tests.support.container_images import (
+    ENGINE,
+    command,
+    docker_api,
+    environment,
+    image,
+    remove,
+    run_and_read,
+)
 from tests.support.s3_server import free_port
 
 LEAVES = Path(__file__).parents[4] / "shared" / "data" / "leaves"
 ALL = os.environ.get("PERGOLA_LEAVES") == "all"
 CLASSES = ("acer_rubrum", "ilex_opaca", "ptelea_trifoliata")
 QUICK = (
-    () if ALL else ("train.epochs=10", "rehearse.rounds=1", "gate.min_accuracy=0.7", "gate.min_recall=0.5")
+    () if ALL else ("train.epochs=10", "smoke_test.rounds=1", "gate.min_accuracy=0.7", "gate.min_recall=0.5")
 )
 OVERRIDES = (*QUICK, "release.name=leaves")
 PARTITIONS = 3
@@ -65,7 +77,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos(root):
+def dataset(root):
     names = sorted(path.name for path in LEAVES.iterdir() if path.is_dir()) if ALL else CLASSES
     for name in names:
         shutil.copytree(LEAVES / name, root / "leaves" / name)
@@ -73,9 +85,9 @@ def photos(root):
 
 
 @pytest.fixture(scope="module")
-def ran(root, photos):
+def ran(root, dataset):
     """The pipeline "training", a container a step."""
-    run_in_containers(root, root / "run", photos="/photos", model="leaves", store="/store", release=True)
+    run_in_containers(root, root / "run", dataset="/photos", model="leaves", store="/store", release=True)
     return Ran(root / "run")
 
 
@@ -98,16 +110,16 @@ def run_in_containers(root, out, **parameters):
         )  # fmt: skip
         kfp_local.init(runner=runner, pipeline_root=str(out), raise_on_error=True)
         cluster = ClusterSettings(image=name, partitions=PARTITIONS)
-        compiled.build("training", config.load(None, OVERRIDES), cluster)(
+        compiled.build("training", settings.load(None, OVERRIDES), cluster)(
             workspace="/workspace", **parameters
         )
 
 
 @pytest.fixture(scope="module")
-def here(photos, tmp_path_factory):
+def here(dataset, tmp_path_factory):
     """The same photographs by the local front."""
     workspace = Workspace(tmp_path_factory.mktemp("here") / "work")
-    result = local.run(photos, config.load(None, OVERRIDES), workspace, show=Quiet())
+    result = run.run(dataset, settings.load(None, OVERRIDES), workspace, show=Quiet())
     return workspace, result
 
 
@@ -118,9 +130,9 @@ def test_the_pipeline_ships_a_version_from_containers(ran, root):
     assert len(ran.tasks) == len(whole) + 2 + len(parts), ran.tasks
     assert ran.value("gate") == "accepted"
     assert ran.value("deliver") == "Version 1 of leaves is in /store and stable."
-    confirmation = artifacts.Confirmation.load(ran.output("confirm", "confirmation"))
+    confirmation = Confirmation.load(ran.output("confirm", "confirmation"))
     assert (confirmation.model, confirmation.version) == ("leaves", 1)
-    scores = artifacts.Evaluation.load(ran.output("evaluate", "evaluation"))
+    scores = Evaluation.load(ran.output("evaluate", "evaluation"))
     assert scores.accuracy >= (0.85 if ALL else 0.7)
 
 
@@ -131,19 +143,19 @@ def test_containers_make_what_one_process_makes(ran, here):
         if (task, name) in EQUAL and task in ("scan", "shards"):
             continue
         assert digest.of_folder(ran.output(task, name)) == digest.of_folder(step(workspace, ours)), ours
-    assert rehearsed(ran.output("rehearse", "rehearsal")) == rehearsed(step(workspace, "rehearse"))
+    assert smoke_tested(ran.output("smoke_test", "smoke_test")) == smoke_tested(step(workspace, "smoke_test"))
     assert decided(ran.output("gate", "decision")) == decided(step(workspace, "gate"))
     assert network(ran.output("train", "training")) == network(step(workspace, "train"))
 
 
-def test_a_step_that_fails_in_its_container_fails_the_run(root, photos, capfd):
+def test_a_step_that_fails_in_its_container_fails_the_run(root, dataset, capfd):
     with pytest.raises(RuntimeError, match="settings"):
-        run_in_containers(root, root / "failed", photos="/photos", model="my leaves")
+        run_in_containers(root, root / "failed", dataset="/photos", model="my leaves")
     assert "'my leaves' is no model's name" in capfd.readouterr().out
     assert Ran(root / "failed").tasks == {"finish"}  # the failed one left nothing, and none came after it
 
 
-def test_a_server_answers_from_the_store_that_the_pipeline_filled(ran, root, photos):
+def test_a_server_answers_from_the_store_that_the_pipeline_filled(ran, root, dataset):
     rest, grpc = free_port(), free_port()
     store = ((root / "store", "/store", "ro"), (root / "served", "/models", "rw"))
     served = ((root / "served", "/models", "ro"),)
@@ -160,7 +172,7 @@ def test_a_server_answers_from_the_store_that_the_pipeline_filled(ran, root, pho
                   "--allow_version_labels_for_unavailable_models=true")
         )  # fmt: skip
         wait_for(lambda: available(rest), started)
-        picture = next(iter(sorted((photos / CLASSES[0]).glob("*.jpg"))))
+        picture = next(iter(sorted((dataset / CLASSES[0]).glob("*.jpg"))))
         with Client(f"127.0.0.1:{grpc}", model="leaves") as client:
             answer = client.classify_images([picture])
         assert answer.version == 1

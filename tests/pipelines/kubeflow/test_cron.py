@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.errors import InputError
-from pipelines import cron
+from pergola.components.errors import InputError
+from pergola.pipelines.kubeflow import cron
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("robfig_cron.jsonl").read_text().splitlines()]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)  # a Saturday

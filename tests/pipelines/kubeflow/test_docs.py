@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from components import records
-from pipelines import cluster, kubeflow_commands, schedule_file
-from pipelines.cluster import ClusterSettings
+from pergola.components import records
+from pergola.pipelines.commands import kubeflow
+from pergola.pipelines.kubeflow import cluster, schedule_file
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "kubeflow.md").read_text()
 
@@ -56,7 +57,7 @@ def test_the_commands_and_options_exist(command):
     import click
 
     group = click.Group("pergola")
-    kubeflow_commands.register(group)
+    kubeflow.register(group)
     help = CliRunner().invoke(group, [*command, "--help"]).output
     assert help.startswith("Usage: ")
     for line in re.findall(rf"pergola {' '.join(command)}( [^`\n]*)", PAGE):

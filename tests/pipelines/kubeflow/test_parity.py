@@ -12,18 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from components import artifacts, digest, records
-from pipelines import compiled, config, local
-from pipelines.cluster import ClusterSettings
-from pipelines.show import Quiet
-from pipelines.workspace import Workspace
-from tests.support.pictures import write_folder
+from pergola.components import digest, records
+from pergola.components.artifacts.decision import Decision, Rule
+from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.artifacts.release import Confirmation
+from pergola.components.artifacts.smoke_test import SmokeTest
+from pergola.components.artifacts.training import Training
+from pergola.pipelines import settings as config
+from pergola.pipelines.kubeflow import compiled
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
+from pergola.pipelines.local import run
+from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.workspace import Workspace
+from tests.support.images import write_folder
 
-QUICK = ("train.epochs=12", "train.batch_size=16", "train.precision=float32", "rehearse.rounds=1",
+QUICK = ("train.epochs=12", "train.batch_size=16", "train.precision=float32", "smoke_test.rounds=1",
          "release.name=stripes", "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1",
          "gate.max_drop=1")  # fmt: skip
 UP_TO_GATE = {"settings", "listing", "scan", "validate", "split", "shards", "augment", "train", "export",
-              "evaluate", "rehearse", "champion", "gate", "report", "register", "finish"}  # fmt: skip
+              "evaluate", "smoke_test", "champion", "gate", "report", "register", "finish"}  # fmt: skip
 SHIPPED = {"reference", "publish", "confirm", "deliver"}
 EQUAL = {  # task and output -> step of the local front
     ("scan", "manifest"): "scan",
@@ -54,7 +61,7 @@ class Ran:
         return record["parameterValues"]["Output"]
 
 
-def kubeflow(pipeline: str, photos: Path, workspace: Path, root: Path, *overrides: str) -> Ran:
+def kubeflow(pipeline: str, dataset: Path, workspace: Path, root: Path, *overrides: str) -> Ran:
     from kfp import local as kfp_local
 
     with warnings.catch_warnings():
@@ -63,12 +70,12 @@ def kubeflow(pipeline: str, photos: Path, workspace: Path, root: Path, *override
         function = compiled.build(pipeline, config.load(None, (*QUICK, *overrides)), cluster)
         runner = kfp_local.SubprocessRunner(use_venv=False)
         kfp_local.init(runner=runner, pipeline_root=str(root), raise_on_error=True)
-        function(photos=str(photos), model="stripes", workspace=str(workspace))
+        function(dataset=str(dataset), model="stripes", workspace=str(workspace))
     return Ran(root)
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def dataset(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("data") / "stripes", classes=2, per_class=60)
 
 
@@ -78,14 +85,14 @@ def there(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ran(photos, there):
-    return kubeflow("retraining", photos, there / "work", there / "first")
+def ran(dataset, there):
+    return kubeflow("retraining", dataset, there / "work", there / "first")
 
 
 @pytest.fixture(scope="module")
-def here(photos, tmp_path_factory):
+def here(dataset, tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("here") / "work")
-    result = local.run(photos, config.load(None, QUICK), workspace, show=Quiet())
+    result = run.run(dataset, config.load(None, QUICK), workspace, show=Quiet())
     return workspace, result
 
 
@@ -102,16 +109,16 @@ def network(folder: Path) -> tuple[bytes, str]:
         return file.read("model.weights.h5"), layers
 
 
-def rehearsed(folder: Path) -> artifacts.Rehearsal:
+def smoke_tested(folder: Path) -> SmokeTest:
     """Without what the clock says, and the size: graphs hold names with counters of the process."""
-    found = artifacts.Rehearsal.load(folder)
+    found = SmokeTest.load(folder)
     assert found.num_timed > 0 and found.latency_ms > 0 and found.num_bytes > 0
     return dataclasses.replace(found, latency_ms=None, latency_interval_ms=None, num_bytes=None)
 
 
-def decided(folder: Path) -> list[artifacts.Rule]:
+def decided(folder: Path) -> list[Rule]:
     """All rules but those on the clock and on the size, of which there are two."""
-    rules = artifacts.Decision.load(folder).rules
+    rules = Decision.load(folder).rules
     kept = [rule for rule in rules if rule.name not in ("latency", "size")]
     assert len(kept) == len(rules) - 2 >= 4
     return kept
@@ -128,11 +135,11 @@ def test_the_pipeline_makes_what_the_local_front_makes(ran, here):
     assert result.decision == ran.value("gate")
     for (task, name), ours in EQUAL.items():
         assert digest.of_folder(ran.output(task, name)) == digest.of_folder(step(workspace, ours)), ours
-    assert rehearsed(ran.output("rehearse", "rehearsal")) == rehearsed(step(workspace, "rehearse"))
+    assert smoke_tested(ran.output("smoke_test", "smoke_test")) == smoke_tested(step(workspace, "smoke_test"))
     assert decided(ran.output("gate", "decision")) == decided(step(workspace, "gate"))
     assert network(ran.output("train", "training")) == network(step(workspace, "train"))
-    record = artifacts.Training.load(step(workspace, "train"))
-    assert artifacts.Training.load(ran.output("train", "training")) == record
+    record = Training.load(step(workspace, "train"))
+    assert Training.load(ran.output("train", "training")) == record
 
 
 def test_the_pipeline_exports_and_publishes_the_same_model(ran, here, there):
@@ -145,7 +152,7 @@ def test_the_pipeline_exports_and_publishes_the_same_model(ran, here, there):
     assert (one / "saved_model.pb").read_bytes() == (
         ran.output("export", "export") / "saved_model" / "saved_model.pb"
     ).read_bytes()
-    confirmation = artifacts.Confirmation.load(ran.output("confirm", "confirmation"))
+    confirmation = Confirmation.load(ran.output("confirm", "confirmation"))
     assert (confirmation.model, confirmation.version, confirmation.previous) == ("stripes", 1, None)
     assert result.version == 1 and Path(result.model_path).name == "1"
 
@@ -153,7 +160,7 @@ def test_the_pipeline_exports_and_publishes_the_same_model(ran, here, there):
 def test_kubeflow_is_shown_figures_findings_and_the_report(ran):
     outputs = json.loads((ran.folder / "evaluate" / "executor_output.json").read_text())["artifacts"]
     shown = {name: entry["artifacts"][0]["metadata"] for name, entry in outputs.items()}
-    scores = artifacts.Evaluation.load(ran.output("evaluate", "evaluation"))
+    scores = Evaluation.load(ran.output("evaluate", "evaluation"))
     assert shown["metrics"]["accuracy"] == scores.accuracy
     rows = shown["confusion"]["confusionMatrix"]["rows"]
     assert [tuple(row["row"]) for row in rows] == list(scores.confusion)
@@ -165,18 +172,18 @@ def test_kubeflow_is_shown_figures_findings_and_the_report(ran):
     assert "epochs = 12\n" in settings and "min_accuracy = 0.05" in settings
 
 
-def test_a_retraining_ends_early_when_nothing_changed(ran, photos, there):
-    again = kubeflow("retraining", photos, there / "work", there / "second")
+def test_a_retraining_ends_early_when_nothing_changed(ran, dataset, there):
+    again = kubeflow("retraining", dataset, there / "work", there / "second")
     assert again.tasks == {"settings", "listing", "scan", "changes", "finish"}
     assert again.value("changes") == "unchanged"
     assert "accepted as version 1" in again.output("changes", "why").read_text()
 
 
-def test_a_rejected_model_is_a_green_run_that_ships_nothing(photos, tmp_path):
+def test_a_rejected_model_is_a_green_run_that_ships_nothing(dataset, tmp_path):
     overrides = ("gate.min_accuracy=1.0", "train.epochs=1")
-    rejected = kubeflow("training", photos, tmp_path / "work", tmp_path / "root", *overrides)
+    rejected = kubeflow("training", dataset, tmp_path / "work", tmp_path / "root", *overrides)
     assert rejected.tasks == UP_TO_GATE
     assert rejected.value("gate") == "rejected"
-    decision = records.load_json(artifacts.Decision, rejected.output("gate", "decision") / "decision.json")
+    decision = records.load_json(Decision, rejected.output("gate", "decision") / "decision.json")
     assert not decision.accepted and any("100.0%" in reason for reason in decision.reasons)
     assert not (tmp_path / "work" / "models").exists()

@@ -3,9 +3,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from components.errors import InputError, StepError
-from pipelines import schedule, schedule_file
-from pipelines.kubeflow import Connection
+from pergola.components.errors import InputError, StepError
+from pergola.pipelines.kubeflow import schedule, schedule_file
+from pergola.pipelines.kubeflow.connection import Connection
 from tests.pipelines.kubeflow.server import write_pipeline
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)  # a Saturday
@@ -31,7 +31,7 @@ start = "2026-12-01T00:00:00+01:00"
 @pytest.fixture
 def plan(tmp_path):
     """Writes a schedule file and reads it."""
-    write_pipeline(tmp_path / "p.yaml", "leaves", {"photos": {"parameterType": "STRING"}})
+    write_pipeline(tmp_path / "p.yaml", "leaves", {"dataset": {"parameterType": "STRING"}})
 
     def write(text):
         (tmp_path / "set.toml").write_text(text)
@@ -57,7 +57,7 @@ def test_apply_creates_what_the_file_says(kubeflow, plan):
     first, second = kubeflow.recurring.values()
     assert (first["trigger"], first["max_concurrency"]) == ({"cron_schedule": {"cron": "0 0 3 * * 1-5"}}, 1)
     assert first["no_catchup"] is True and second["no_catchup"] is False
-    assert first["runtime_config"]["parameters"] == {"photos": "/data/leaves"}
+    assert first["runtime_config"]["parameters"] == {"dataset": "/data/leaves"}
     assert first["pipeline_spec"]["pipelineInfo"]["name"] == "leaves"
     assert second["trigger"]["cron_schedule"] == {
         "cron": "30 0 4 ? * sun",
@@ -101,7 +101,7 @@ def test_apply_recreates_when_the_pipeline_changed(kubeflow, plan, tmp_path):
     plan_now = plan(NIGHTLY)
     apply(kubeflow, plan_now)
     write_pipeline(
-        tmp_path / "p.yaml", "leaves", {"photos": {"parameterType": "STRING", "description": "new"}}
+        tmp_path / "p.yaml", "leaves", {"dataset": {"parameterType": "STRING", "description": "new"}}
     )
     assert names(apply(kubeflow, plan_now)) == [("nightly", "recreated")]
 
@@ -152,7 +152,7 @@ def test_apply_touches_no_schedule_of_others(kubeflow, plan):
 
 def test_apply_checks_all_before_it_changes_any(kubeflow, plan):
     for wrong, words in [
-        (NIGHTLY.replace("photos", "fotos"), "no parameter 'fotos'. Did you mean 'photos'"),
+        (NIGHTLY.replace("dataset", "fotos"), "no parameter 'fotos'. Did you mean 'dataset'"),
         (NIGHTLY.replace("package", 'experiment = "none"\npackage'), "no experiment 'none'"),
         (NIGHTLY.replace("p.yaml", "q.yaml"), "q.yaml cannot be read"),
         (WEEKLY, "no pipeline 'leaves'. None is uploaded"),

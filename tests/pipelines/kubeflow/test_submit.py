@@ -2,15 +2,15 @@ import re
 
 import pytest
 
-from components.errors import InputError, StepError
-from pipelines import follow, submit
-from pipelines.kubeflow import Connection
-from pipelines.submit import Request
+from pergola.components.errors import InputError, StepError
+from pergola.pipelines.kubeflow import submit, wait
+from pergola.pipelines.kubeflow.connection import Connection
+from pergola.pipelines.kubeflow.submit import Request
 from tests.pipelines.kubeflow.server import write_pipeline
 from tests.support.cluster import FakeCluster
 
 PARAMETERS = {
-    "photos": {"parameterType": "STRING"},
+    "dataset": {"parameterType": "STRING"},
     "train": {"parameterType": "STRUCT", "defaultValue": {"epochs": 5}},
     "gpus": {"parameterType": "NUMBER_INTEGER", "isOptional": True},
     "share": {"parameterType": "NUMBER_DOUBLE", "isOptional": True},
@@ -32,11 +32,11 @@ def connection(kubeflow, **options):
 
 def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, capsys):
     path, spec = package
-    asked = {"photos": "/data/leaves", "train": '{"epochs": 3}', "gpus": "1", "force": "true", "share": 1}
+    asked = {"dataset": "/data/leaves", "train": '{"epochs": 3}', "gpus": "1", "force": "true", "share": 1}
     run = submit.submit(connection(kubeflow), Request(path, parameters=asked, service_account="runner"))
     (body,) = kubeflow.bodies("/apis/v2beta1/runs")
     assert body["runtime_config"]["parameters"] == {
-        "photos": "/data/leaves", "train": {"epochs": 3}, "gpus": 1, "force": True, "share": 1,
+        "dataset": "/data/leaves", "train": {"epochs": 3}, "gpus": 1, "force": True, "share": 1,
     }  # fmt: skip
     assert body["pipeline_spec"]["pipelineInfo"] == spec["pipelineInfo"]
     assert (body["display_name"], body["service_account"]) == ("leaves", "runner")
@@ -48,9 +48,9 @@ def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, ca
 def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, package):
     kubeflow.add_pipeline("other", package[1])
     id = kubeflow.add_pipeline("leaves", package[1], package[1], package[1])
-    request = Request(pipeline="leaves", parameters={"photos": "x"})
+    request = Request(pipeline="leaves", parameters={"dataset": "x"})
     submit.submit(connection(kubeflow), request)
-    submit.submit(connection(kubeflow), Request(pipeline="leaves", version="v1", parameters={"photos": "x"}))
+    submit.submit(connection(kubeflow), Request(pipeline="leaves", version="v1", parameters={"dataset": "x"}))
     newest, first = (b["pipeline_version_reference"] for b in kubeflow.bodies("/apis/v2beta1/runs"))
     assert newest == {
         "pipeline_id": id,
@@ -63,12 +63,12 @@ def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, packa
     ("parameters", "words"),
     [
         ({}, "wants a value for photos: --param photos="),
-        ({"photos": "x", "gpu": 1}, "no parameter 'gpu'. Did you mean 'gpus'?"),
-        ({"photos": "x", "gpus": "two"}, "gpus: wanted a whole number, got 'two'"),
-        ({"photos": "x", "gpus": 1.5}, "gpus: wanted a whole number, got 1.5"),
-        ({"photos": "x", "gpus": True}, "gpus: wanted a whole number, got true"),
-        ({"photos": "x", "train": "[]"}, "train: wanted a JSON object, got []"),
-        ({"photos": "x", "force": "1"}, "force: wanted true or false, got 1"),
+        ({"dataset": "x", "gpu": 1}, "no parameter 'gpu'. Did you mean 'gpus'?"),
+        ({"dataset": "x", "gpus": "two"}, "gpus: wanted a whole number, got 'two'"),
+        ({"dataset": "x", "gpus": 1.5}, "gpus: wanted a whole number, got 1.5"),
+        ({"dataset": "x", "gpus": True}, "gpus: wanted a whole number, got true"),
+        ({"dataset": "x", "train": "[]"}, "train: wanted a JSON object, got []"),
+        ({"dataset": "x", "force": "1"}, "force: wanted true or false, got 1"),
     ],
 )
 def test_submit_checks_parameters_before_anything_is_created(kubeflow, package, parameters, words):
@@ -85,7 +85,7 @@ def test_submit_refuses_unknown_names_with_the_nearest(kubeflow, package):
         "created_at": kubeflow.tick(),
     }
     to = connection(kubeflow)
-    good = {"photos": "x"}
+    good = {"dataset": "x"}
     with pytest.raises(InputError, match=r"no pipeline 'leafs'. Did you mean 'leaves'"):
         submit.submit(to, Request(pipeline="leafs"))
     with pytest.raises(InputError, match=r"'leaves' has no version 'v2'. Known: v1"):
@@ -113,7 +113,7 @@ def test_submit_refuses_what_is_no_compiled_pipeline(kubeflow, tmp_path):
 def test_runs_lists_the_newest_first_over_pages(kubeflow, package):
     to = connection(kubeflow)
     for n in range(5):
-        submit.submit(to, Request(package[0], parameters={"photos": "x"}, name=f"run {n}"))
+        submit.submit(to, Request(package[0], parameters={"dataset": "x"}, name=f"run {n}"))
     assert [run.name for run in submit.runs(to, limit=4)] == ["run 4", "run 3", "run 2", "run 1"]
     assert "run 4" in submit.table(submit.runs(to))
     with pytest.raises(InputError, match=r"no experiment 'perg'. Did you mean 'pergola'"):
@@ -130,7 +130,7 @@ def state(name, *tasks, **more):
 
 
 def started(kubeflow, package):
-    return submit.submit(connection(kubeflow), Request(package[0], parameters={"photos": "x"})).id
+    return submit.submit(connection(kubeflow), Request(package[0], parameters={"dataset": "x"})).id
 
 
 def test_wait_says_states_and_ends_with_success(kubeflow, package):
@@ -142,12 +142,12 @@ def test_wait_says_states_and_ends_with_success(kubeflow, package):
         state("SUCCEEDED", task("3", "train", "SUCCEEDED"), finished_at=kubeflow.tick()),
     ]
     said = []
-    outcome = follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
+    outcome = wait.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
     assert [line.split() for line in said] == [
         ["scan", "running"], ["scan", "succeeded"], ["train", "running"], ["train", "succeeded"],
     ]  # fmt: skip
     assert outcome.ok and outcome.run.finished_at is not None
-    follow.raise_for(outcome)
+    wait.raise_for(outcome)
 
 
 def test_wait_tells_the_failing_step_its_error_and_its_log(kubeflow, package):
@@ -164,12 +164,12 @@ def test_wait_tells_the_failing_step_its_error_and_its_log(kubeflow, package):
             error={"code": 13, "message": "Run failed"},
         )
     ]
-    outcome = follow.wait(connection(kubeflow), run, poll_s=0.01)
+    outcome = wait.wait(connection(kubeflow), run, poll_s=0.01)
     (failure,) = outcome.failures
     assert (failure.step, failure.error) == ("train", "Error (exit code 1)")
     assert failure.log.splitlines()[-1] == "No space left on device" and len(failure.log.splitlines()) == 15
     with pytest.raises(StepError, match=r"(?s)ended FAILED.*train failed: Error .exit code 1.*No space left"):
-        follow.raise_for(outcome)
+        wait.raise_for(outcome)
     assert outcome.to_json()["failures"][0]["step"] == "train"
 
 
@@ -202,7 +202,7 @@ def test_wait_finds_the_failing_step_among_the_nodes_of_a_workflow(kubeflow, pac
     kubeflow.logs[f"{name}-retry-impl-11"] = "pergola: Training broke down: the loss became nan\n"
     kubeflow.script = [state("FAILED", *tasks)]
     said = []
-    outcome = follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
+    outcome = wait.wait(connection(kubeflow), run, say=said.append, poll_s=0.01)
     assert [line.split() for line in said] == [
         ["scan", "succeeded"], ["train", "failed"], ["finish", "succeeded"],
     ]  # fmt: skip
@@ -217,7 +217,7 @@ def test_wait_names_a_step_whose_driver_failed(kubeflow, package):
         ("scan-driver", "system-container-driver", "FAILED"), ("scan", "executor", "SKIPPED"),
     ]  # fmt: skip
     kubeflow.script = [state("FAILED", *as_argo_has_it("leaves-x", nodes, {"leaves-x": ["root"]}))]
-    (failure,) = follow.wait(connection(kubeflow), run, poll_s=0.01).failures
+    (failure,) = wait.wait(connection(kubeflow), run, poll_s=0.01).failures
     assert failure.words() == "scan failed: no reason given, and its log is gone"
 
 
@@ -229,7 +229,7 @@ def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package
 
     to = connection(kubeflow, token_file=file)
     kubeflow.failures = [503, 502]
-    watch = follow._Watch(to, run, print)
+    watch = wait._Watch(to, run, print)
     assert watch.look(0.01).state == "RUNNING"
     for token, wanted in (("new", "RUNNING"), ("newer", "SUCCEEDED")):
         kubeflow.token = token
@@ -243,12 +243,12 @@ def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package
 def test_wait_gives_up_when_the_time_is_over(kubeflow, package):
     run = started(kubeflow, package)
     with pytest.raises(StepError, match=r"still PENDING after 0.05 s; it goes on"):
-        follow.wait(connection(kubeflow), run, poll_s=0.02, timeout_s=0.05)
+        wait.wait(connection(kubeflow), run, poll_s=0.02, timeout_s=0.05)
     with pytest.raises(InputError, match=r"404.*nope not found"):
-        follow.wait(connection(kubeflow), "nope")
+        wait.wait(connection(kubeflow), "nope")
     kubeflow.failures = [503] * 5
     with pytest.raises(StepError, match=r"503.*upstream connect error"):
-        follow.wait(connection(kubeflow), run, poll_s=0.001)
+        wait.wait(connection(kubeflow), run, poll_s=0.001)
 
 
 def pod_of(run, status):
@@ -273,7 +273,7 @@ def test_wait_ends_when_a_pod_cannot_start(kubeflow, package, cluster):
     status = {"phase": "Pending", "containerStatuses": [{"name": "main", "state": {"waiting": waiting}}]}
     cluster.objects["/api/v1/namespaces/kubeflow/pods/leaves-1"] = pod_of(run, status)
     with pytest.raises(StepError, match=rf"{run} cannot go on: leaves-1 cannot start main: ImagePullBackOff"):
-        follow.wait(connection(kubeflow), run, poll_s=0.01, stall_s=0.02)
+        wait.wait(connection(kubeflow), run, poll_s=0.01, stall_s=0.02)
 
 
 def test_wait_says_what_pods_wait_for_and_goes_on(kubeflow, package, cluster, monkeypatch, tmp_path):
@@ -283,11 +283,11 @@ def test_wait_says_what_pods_wait_for_and_goes_on(kubeflow, package, cluster, mo
     cluster.objects[where] = pod_of(run, {"phase": "Pending", "conditions": [condition]})
     pending = [state("RUNNING", task("1", "scan", "PENDING"))] * 10
     kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
-    follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
+    wait.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
     assert [line for line in said if "Nothing has moved" in line] == [
         "Nothing has moved for 0.02 s; leaves-1 finds no node: 0/3 nodes: insufficient memory"
     ]
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
-    follow.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
+    wait.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
     assert f"kubectl -n kubeflow get pods -l pipeline/runid={run}" in said[-1]

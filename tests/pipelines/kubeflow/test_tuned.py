@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines import compiled
-from pipelines.cluster import ClusterSettings
+from pergola.pipelines.kubeflow import compiled
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from tests.pipelines.kubeflow.test_compiled import documents, executor, tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

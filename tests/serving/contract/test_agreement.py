@@ -14,9 +14,9 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.client import Client, ClientError, InvalidInput, NotFound, ServedModel
-from serving.datatypes import type_name
-from tests.support import pictures
+from pergola.serving.client.client import Client, ClientError, InvalidInput, NotFound, ServedModel
+from pergola.serving.wire.datatypes import type_name
+from tests.support import images
 from tests.support.wire import Refusal
 
 
@@ -55,7 +55,7 @@ class Ask(NamedTuple):
         return target.post(f"{self.path}:predict", body)
 
 
-PICTURE = pictures.encoded(pictures.pixels(0, 0), "PNG")
+IMAGE = images.encoded(images.pixels(0, 0), "PNG")
 TWO = {"x": np.array([2.0, 5.0], np.float32)}
 ANSWERS = {
     "numbers": Ask("half", TWO, [2.0, 5.0]),
@@ -66,10 +66,10 @@ ANSWERS = {
         {"a": np.array([3.0], np.float32), "b": np.array([1.0], np.float32)},
         {"a": [3.0], "b": [1.0]},
     ),
-    "a picture": Ask(
+    "an image": Ask(
         "leaves",
-        {"image": np.array([PICTURE], object)},
-        [{"b64": base64.b64encode(PICTURE).decode()}],
+        {"image": np.array([IMAGE], object)},
+        [{"b64": base64.b64encode(IMAGE).decode()}],
     ),
     "texts": Ask("echo", {"x": np.array([b"a", "ü".encode()], object)}, ["a", "ü"], "string"),
     "whole numbers": Ask("echo", {"x": np.array([-(2**60)], np.int64)}, [-(2**60)], "int64"),
@@ -204,7 +204,7 @@ REFUSALS = {
         ),
         None,
     ),
-    "no picture": (
+    "no image": (
         Ask("leaves", {"image": np.array([b"no"], object)}, [{"b64": base64.b64encode(b"no").decode()}]),
         None,
     ),

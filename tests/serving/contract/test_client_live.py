@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from serving.client import Client, InvalidInput, NotFound
-from tests.support import models, pictures
+from pergola.serving.client.client import Client, InvalidInput, NotFound
+from tests.support import images, models
 
 SHAPES = ((0,), (3,), (2, 3), (1, 2, 1, 2))
 
@@ -63,11 +63,11 @@ def test_python_lists_arrive_as_tensorflow_types(client):
     assert echo.predict({"x": ["ß"]}, signature="string")["x_out"].tolist() == ["ß".encode()]
 
 
-def test_pictures_are_classified_by_version_1(client, tmp_path):
+def test_images_are_classified_by_version_1(client, tmp_path):
     leaves = client.at(model="leaves")
     bright, dark = np.full((20, 30, 3), 250, np.uint8), np.full((9, 9), 5, np.uint8)
-    (tmp_path / "dark.jpg").write_bytes(pictures.encoded(dark, "JPEG"))
-    answer = leaves.classify_images([bright, tmp_path / "dark.jpg", pictures.encoded(bright, "PNG")])
+    (tmp_path / "dark.jpg").write_bytes(images.encoded(dark, "JPEG"))
+    answer = leaves.classify_images([bright, tmp_path / "dark.jpg", images.encoded(bright, "PNG")])
     assert answer.labels == ("bright", "dark", "bright")
     assert (answer.model, answer.version, answer.classes) == ("leaves", 1, models.LABELS)
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, rtol=1e-5)

@@ -39,7 +39,7 @@ def test_predict_gives_only_the_outputs_asked_for(target):
 
 
 def test_predict_reads_encoded_images(target):
-    outputs = target.wire.outputs("leaves", {"image": [models.picture(230), models.picture(20)]})
+    outputs = target.wire.outputs("leaves", {"image": [models.image_bytes(230), models.image_bytes(20)]})
     assert outputs["label"].tolist() == [b"bright", b"dark"]
     assert outputs["probabilities"].shape == (2, 2)
     np.testing.assert_allclose(outputs["probability"], outputs["probabilities"].max(axis=1))

@@ -41,7 +41,7 @@ def test_columns_of_several_inputs_ignore_surplus_keys(target):
 
 
 def test_bytes_travel_as_base64(target):
-    image = base64.b64encode(models.picture(240)).decode()
+    image = base64.b64encode(models.image_bytes(240)).decode()
     for body in ({"instances": [{"b64": image}]}, {"instances": [{"image": {"b64": image}}]}):
         reply = target.post("/v1/models/leaves:predict", body)
         assert reply.json()["predictions"][0]["label"] == "bright"

@@ -18,7 +18,7 @@ import pytest
 from tests.support.servers import ROOT, LiveServer, ServerProcess, in_process
 from tests.support.wire import Wire
 
-OURS = (sys.executable, "-m", "serving.server")
+OURS = (sys.executable, "-m", "pergola.serving.server.app")
 
 
 class Started(NamedTuple):
@@ -65,7 +65,7 @@ def start(binary, tmp_path, caplog) -> Iterator[Callable[..., Started]]:
 
 
 def _here(stack: ExitStack, flags: tuple[str, ...]) -> LiveServer:
-    from serving.errors import ServingError
+    from pergola.serving.server.config.errors import ServingError
 
     try:
         server = stack.enter_context(in_process(*flags))

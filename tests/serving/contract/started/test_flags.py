@@ -166,7 +166,7 @@ def test_tls_serves_whom_it_should_and_no_one_else(start, half, tmp_path, mutual
 
 
 def test_the_profiler_writes_a_trace_on_the_grpc_port(start, half, tmp_path):
-    from serving.text_protos import message_class
+    from pergola.serving.server.config.text_protos import message_class
 
     _, wire, _ = start(f"--model_base_path={half}")
     request = message_class("ProfileRequest")(
@@ -179,7 +179,7 @@ def test_the_profiler_writes_a_trace_on_the_grpc_port(start, half, tmp_path):
 
 
 def test_a_caller_of_the_profiler_cannot_leave_its_folder(start, binary, half, tmp_path):
-    from serving.text_protos import message_class
+    from pergola.serving.server.config.text_protos import message_class
 
     if binary:
         pytest.skip("the stock server writes wherever it is told to")

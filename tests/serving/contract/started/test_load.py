@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.child_server import OURS, ChildServer
-from serving.client import NO_RETRY, Client
+from pergola.serving.client.client import NO_RETRY, Client
+from pergola.serving.tools.child_server import OURS, ChildServer
 from tests.support import models
 from tests.support.callers import load_while
 from tests.support.servers import models_config, until

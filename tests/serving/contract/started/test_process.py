@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.child_server import free_port
+from pergola.serving.tools.child_server import free_port
 from tests.serving.contract.started.conftest import DidNotStart
 from tests.support.servers import ServerProcess, until
 

@@ -1,0 +1,135 @@
+"""What the data steps leave: manifest, findings, split, shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pergola.components.artifacts.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRAIN, VALIDATION, TEST = PARTS = ("train", "validation", "test")
+
+CRITICAL, WARNING, INFO = "critical", "warning", "info"
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """What was found in a data source. `table(folder)` reads the rows.
+
+    Columns of manifest.parquet, a row a file, ordered by path:
+      path          str     relative to the source, "/" between parts; "<file>#<n>" inside an array file
+      label         str     class name
+      given_split   str     "train", "validation", "test", or null when the data brings none
+      id            str     SHA-256 of the file's bytes, hex
+      format        str     "JPEG", "PNG", …, null when unreadable
+      mode          str     Pillow's mode: "RGB", "L", "P", "RGBA", "CMYK", "I;16", …
+      width, height int32   pixels, after EXIF orientation; 0 when unreadable
+      bytes         int64   size of the file
+      orientation   int8    EXIF orientation, 1 to 8
+      brightness    float32 mean of luma, 0 to 255
+      contrast      float32 standard deviation of luma
+      sharpness     float32 variance of the Laplacian of a thumbnail
+      phash         uint64  perceptual hash
+      thumbnail     binary  8-bit luma thumbnail by which near-duplicates are confirmed
+      reason        str     why it is unreadable, null when it is readable
+      list.<name>   str     a further column of a list, for results by slice; only with such a list
+    """
+
+    FILE: ClassVar[str] = "manifest.json"
+
+    kind: str  # "folder", "list", "idx", "cifar", "npz", "archive"
+    num_rows: int
+    num_unreadable: int
+    labels: tuple[str, ...]  # sorted; their order is final in Shards
+    fingerprint: str  # SHA-256 over the sorted (path, label, given_split, id)
+    num_taken_out: int = 0  # files that a person's list of corrections takes out; that is their reason
+
+    @staticmethod
+    def table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
+        """The rows, or some of their columns."""
+        import pandas as pd
+
+        return pd.read_parquet(folder / "manifest.parquet", columns=columns)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found in the data."""
+
+    check: (
+        str  # "unreadable", "exact_duplicate", "near_duplicate", "label_conflict", "imbalance", "too_few", …
+    )
+    severity: str  # "critical" stops the run, "warning" may quarantine, "info" only tells
+    count: int
+    paths: tuple[str, ...]  # the first hundred
+    message: str  # one sentence: what, how many, what to do
+    notes: tuple[str, ...] = ()  # what is said of each of the paths, where there is something to say
+
+
+@dataclass(frozen=True)
+class ValidationReport(Record):
+    """What the checks found, and which images stay out."""
+
+    FILE: ClassVar[str] = "validation.json"
+
+    ok: bool  # no critical finding
+    findings: tuple[Finding, ...]
+    quarantined: Mapping[str, str]  # path -> name of the check that keeps it out
+    num_images: int
+    counts: Mapping[str, int]  # images a label, after quarantine
+    groups: Mapping[str, str] = field(default_factory=dict)  # id -> group id, for near-duplicates only
+
+
+@dataclass(frozen=True)
+class Split(Record):
+    """Which image is in which part. Columns of split.parquet, a row a distinct image:
+
+    id str, path str (the first of equal files), label str, part str, group str
+    """
+
+    FILE: ClassVar[str] = "split.json"
+
+    counts: Mapping[str, int]  # part -> images
+    by_label: Mapping[str, Mapping[str, int]]  # part -> label -> images
+    fingerprint: str  # SHA-256 over the sorted (id, label, part)
+
+    @staticmethod
+    def table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
+        """The rows, or some of their columns."""
+        import pandas as pd
+
+        return pd.read_parquet(folder / "split.parquet", columns=columns)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a data set, in TFRecord files."""
+
+    files: tuple[str, ...]  # relative to the folder
+    num_images: int
+    by_label: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Shards(Record):
+    """The images in TFRecord files, and what training has to know of them.
+
+    A record is a tf.train.Example: "image" bytes (a file that TensorFlow decodes, upright, see
+    serving/wire/images.py), "label" int64 (index in labels), "id" bytes (64 hex digits).
+    """
+
+    FILE: ClassVar[str] = "shards.json"
+
+    labels: tuple[str, ...]  # the order of the model's outputs, fixed here, once
+    parts: Mapping[str, Part]
+    channels: int  # 1 when every image is grey, else 3
+    median_height: int
+    median_width: int
+    min_side: int
+    max_side: int
+    fingerprint: str  # SHA-256 over labels and the sorted (part, id, label)

@@ -1,0 +1,24 @@
+"""What a smoke test leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pergola.components.artifacts.record import Record
+
+
+@dataclass(frozen=True)
+class SmokeTest(Record):
+    """What a real server in a process of its own answered before anyone depends on it."""
+
+    FILE: ClassVar[str] = "smoke_test.json"
+
+    ok: bool
+    reason: str  # empty when ok
+    num_requests: int
+    max_difference: float  # largest |served - golden| probability
+    latency_ms: float | None = None  # 95th percentile of requests with one image; varies from run to run
+    latency_interval_ms: tuple[float, float] | None = None  # 95%, of it
+    num_timed: int = 0  # requests behind it
+    num_bytes: int | None = None  # of the SavedModel

@@ -1,0 +1,1 @@
+"""What is expected of data: rules, and who runs them."""

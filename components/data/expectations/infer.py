@@ -1,0 +1,193 @@
+"""Expectations that a first data set gives, for a person to review: what later ones are held against.
+
+    infer(manifest folder)          -> what the data set is like
+    to_toml(profile)                -> an expectations file: those that come with pergola, then these
+    changes(old rules, profile)     -> what is different in another data set
+
+A number is expected to lie where 99% of the first data set's images lay; a later data set may have 5%
+outside (1% would be usual) before it is a finding. Classes are expected to be the same, and none to have less
+than half or more than twice the share that it had. Nothing is inferred about copies or unreadable files: one
+data set's faults are no reason to expect them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pergola.components.artifacts.data import CRITICAL, WARNING, Manifest
+from pergola.components.data.expectations import rules
+from pergola.components.data.expectations.rules import Rule, Rules
+
+MARK = "inferred_"  # before the name of a check
+MIN_IMAGES = 50
+_OUTSIDE = 0.005  # share of the first data set below, and above, what is expected
+_TOLERATED = 0.05
+_FACTOR = 2.0  # by which a class's share may change
+_BETWEEN, _IN_SET = "expect_column_values_to_be_between", "expect_column_values_to_be_in_set"
+_NUMBERS = ("width", "height", "aspect", "bytes", "brightness", "contrast", "sharpness")
+_WORDS = ("format", "mode")
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a data set is like."""
+
+    num_images: int  # readable
+    ranges: Mapping[str, tuple[float, float]]  # column -> where 99% of the images lie
+    words: Mapping[str, tuple[str, ...]]  # column -> values that occur
+    shares: Mapping[str, float]  # class -> share of the images
+
+
+def infer(manifest_folder: Path) -> Profile:
+    """What the readable images of a manifest are like."""
+    columns = {"label", "reason", *_NUMBERS, *_WORDS} - {"aspect"}
+    table = Manifest.table(manifest_folder, sorted(columns))
+    table = table[table["reason"].isna()]
+    sides = table[["width", "height"]]
+    table["aspect"] = sides.max(axis=1) / sides.min(axis=1)
+    counts = table["label"].value_counts(normalize=True)
+    return Profile(
+        num_images=len(table),
+        ranges={column: _range(table[column].to_numpy(np.float64)) for column in _NUMBERS}
+        if len(table)
+        else {},
+        words={column: tuple(sorted(map(str, table[column].dropna().unique()))) for column in _WORDS},
+        shares={str(label): float(f"{share:.4g}") for label, share in sorted(counts.items())},
+    )
+
+
+def to_toml(profile: Profile) -> str:
+    """An expectations file to be reviewed and committed."""
+    default = rules.DEFAULT.read_text(encoding="utf-8").rstrip()
+    lines = [
+        default,
+        "",
+        f"# Inferred from {profile.num_images:,} images. Review each: is it meant, or chance?",
+        "# Ranges hold 99% of the images; `tolerate` is the share of later ones that may lie outside.",
+    ]
+    for table, rule in inferred_rules(profile):
+        lines += ["", f"[[{table}]]", *_rule_lines(rule)]
+    lines += [
+        "",
+        "# Each class's share of the images, by which column `change` of [[classes]] is reckoned.",
+        "[shares]",
+    ]
+    lines += [f"{_text(label)} = {share}" for label, share in profile.shares.items()]
+    return "\n".join(lines) + "\n"
+
+
+def inferred_rules(profile: Profile) -> Iterable[tuple[str, Rule]]:
+    """The rules that a data set gives, each with the table that it stands in."""
+    for column, (low, high) in profile.ranges.items():
+        limits = {"min_value": low, "max_value": high}
+        message = (
+            f"{{count}} of {{total}} images have a {column} outside {low:g} to {high:g}, where 99% of the "
+            "first data set's lay, such as {names}."
+        )
+        rule = Rule(f"{MARK}{column}", _BETWEEN, column, limits, WARNING, message, tolerate=_TOLERATED)
+        yield "images", rule
+    for column, values in profile.words.items():
+        message = (
+            f"{{count}} of {{total}} images have a {column} that the first data set does not have "
+            f"({', '.join(values)}), such as {{names}}."
+        )
+        wanted = {"value_set": list(values)}
+        yield "images", Rule(f"{MARK}{column}", _IN_SET, column, wanted, WARNING, message)
+    for rule in _rules_on_classes(list(profile.shares)):
+        yield "classes", rule
+
+
+def _rules_on_classes(labels: list[str]) -> tuple[Rule, ...]:
+    return (
+        Rule("new_class", _IN_SET, "label", {"value_set": labels}, CRITICAL,
+             "{count} of {total} classes are not known: {names}. Take them out, or train anew with them."),
+        Rule("missing_class", _BETWEEN, "images", {"min_value": 1}, CRITICAL,
+             "{count} of {total} classes have no image: {names}."),
+        Rule("class_share", _BETWEEN, "change", {"max_value": _FACTOR}, WARNING,
+             "{count} of {total} classes have less than half or more than twice their share: {names}."),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """One way in which a data set is not as the expectations have it."""
+
+    what: str  # column or class
+    expected: str
+    now: str
+
+
+def changes(expected: Rules, profile: Profile) -> tuple[Change, ...]:
+    """What is different in a data set: ranges that moved, new and missing values and classes, shares.
+
+    A range has moved when the new one reaches beyond it by more than a quarter of its width.
+    """
+    found: list[Change] = []
+    for rule in expected.images:
+        if not rule.check.startswith(MARK):
+            continue
+        if rule.column in profile.ranges and rule.expect == _BETWEEN:
+            found += _moved(rule, profile.ranges[rule.column])
+        elif rule.column in profile.words and rule.expect == _IN_SET:
+            found += _other_words(rule, profile.words[rule.column])
+    for label in sorted({*expected.shares, *profile.shares}):
+        before, now = expected.shares.get(label, 0.0), profile.shares.get(label, 0.0)
+        if not before or not now or max(before / now, now / before) > _FACTOR:
+            found.append(Change(f"class {label}", _share(before), _share(now)))
+    return tuple(found)
+
+
+def _moved(rule: Rule, now: tuple[float, float]) -> list[Change]:
+    low, high = (float(rule.arguments.get(key, math.nan)) for key in ("min_value", "max_value"))
+    slack = 0.25 * (high - low)
+    inside = not (now[0] < low - slack or now[1] > high + slack)
+    return [] if inside else [Change(rule.column, f"{low:g} to {high:g}", f"{now[0]:g} to {now[1]:g}")]
+
+
+def _other_words(rule: Rule, now: tuple[str, ...]) -> list[Change]:
+    before = [str(value) for value in rule.arguments.get("value_set", ())]
+    new = [value for value in now if value not in before]
+    return [Change(rule.column, ", ".join(before), ", ".join(now))] if new else []
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%} of the images" if share else "absent"
+
+
+def _range(values: Floats) -> tuple[float, float]:
+    """Where all but a hundredth lie, rounded outwards to three digits."""
+    low, high = np.quantile(values, [_OUTSIDE, 1 - _OUTSIDE])
+    return _down(float(low)), -_down(-float(high))
+
+
+def _down(value: float) -> float:
+    if value == 0:
+        return 0.0
+    scale = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
+    return float(f"{math.floor(value / scale + 1e-9) * scale:.6g}")
+
+
+def _rule_lines(rule: Rule) -> list[str]:
+    values = {"check": rule.check, "expect": rule.expect, "column": rule.column, **rule.arguments}
+    values |= {"severity": rule.severity, "quarantine": rule.quarantine, "tolerate": rule.tolerate}
+    return [f"{key} = {_value(value)}" for key, value in {**values, "message": rule.message}.items()]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(one) for one in value) + "]"
+    return _text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _text(text: str) -> str:
+    """A TOML string or quoted key. JSON's escapes are TOML's, but for the delete character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,1 @@
+"""What is in a data source, one row an image file."""

@@ -1,0 +1,64 @@
+"""Two data sets as one: the images that a person has, and those that came later, with labels.
+
+The second one's paths begin with "also:", so that nobody mistakes one for the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pergola.components.data.sources.source import Entry, Source
+from pergola.components.errors import InputError
+
+ALSO = "also:"
+
+
+@dataclass(frozen=True)
+class JoinedSource:
+    """Everything of `first`, and of `second` under ALSO. Further columns are those of `first`."""
+
+    first: Source
+    second: Source
+
+    @property
+    def kind(self) -> str:
+        """That of the first."""
+        return self.first.kind
+
+    @property
+    def scratch(self) -> Path:
+        """That of the first."""
+        return self.first.scratch
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the first."""
+        return self.first.columns
+
+    def entries(self) -> Iterator[Entry]:
+        """Every image of both, in order of path."""
+        return heapq.merge(self._first(), self._second(), key=lambda entry: entry.path)
+
+    def read(self, path: str) -> bytes:
+        """An image file's bytes."""
+        if path.startswith(ALSO):
+            return self.second.read(path.removeprefix(ALSO))
+        return self.first.read(path)
+
+    def _first(self) -> Iterator[Entry]:
+        for entry in self.first.entries():
+            if entry.path.startswith(ALSO):
+                raise InputError(
+                    f"'{entry.path}' begins with '{ALSO}', which is for images of scan.also: rename it "
+                    "or leave scan.also empty."
+                )
+            yield entry
+
+    def _second(self) -> Iterator[Entry]:
+        unknown = (None,) * len(self.columns)
+        for entry in self.second.entries():
+            yield dataclasses.replace(entry, path=ALSO + entry.path, extra=unknown)

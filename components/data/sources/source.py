@@ -1,0 +1,150 @@
+"""Where images come from: one interface over folders, lists, array files and archives.
+
+    source = open_source(Path("DATASET"), ScanSettings(), scratch)
+    for entry in source.entries():          # in order of path, however many there are
+        data = source.read(entry.path)      # an image file's bytes; safe in any process
+
+Images that lie in arrays (IDX, CIFAR batches, .npz) come as Netpbm files: a short header and the pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION
+from pergola.components.errors import InputError
+
+if TYPE_CHECKING:
+    from pergola.components.data.manifest.scan import ScanSettings
+
+SPLIT_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "test": TEST,
+    "testing": TEST,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    "validation": VALIDATION,
+}
+
+Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns: equal means that the bytes are the same
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image file that a source names, not yet read."""
+
+    path: str
+    label: str
+    given_split: str | None
+    stamp: Stamp
+    num_bytes: int  # of the image's file
+    reason: str | None = None  # why there is no point in reading it
+    extra: tuple[str | None, ...] = ()  # values of Source.columns
+
+
+class Source(Protocol):
+    """A data set. It can be pickled, so that processes share the work."""
+
+    @property
+    def kind(self) -> str: ...  # "folder", "list", "idx", "cifar", "npz", "archive"
+
+    @property
+    def scratch(self) -> Path: ...  # a folder for what helps the next scan
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...  # names of further columns, of a list alone
+
+    def entries(self) -> Iterator[Entry]:
+        """Every image, in order of path. Raises InputError when there is none."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """An image file's bytes. Raises OSError when it cannot be read."""
+        ...
+
+
+def open_source(location: Path, settings: ScanSettings, scratch: Path) -> Source:
+    """The data set at `location`, whatever its kind, and with that of settings.also.
+
+    location: a folder of images (a class a folder, also below train/, test/, val/), of IDX files or of
+    CIFAR batches; a list (.csv, .tsv, .parquet); an .npz; a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of any
+    folder.  scratch: a folder of ours, kept from run to run, into which archives are unpacked.
+    Raises InputError for what is missing, empty, damaged or of no kind that is known.
+    """
+    if settings.also:
+        from pergola.components.data.sources.concatenated import JoinedSource
+
+        alone, also = dataclasses.replace(settings, also=""), Path(settings.also).expanduser().absolute()
+        return JoinedSource(open_source(location, alone, scratch), open_source(also, alone, scratch / "also"))
+    return _open(location, settings, scratch)
+
+
+def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
+    from pergola.components.data.sources import archives, arrays, folders, lists
+
+    if location.is_dir():
+        return _open_folder(location, scratch)
+    if not location.exists():
+        raise InputError(f"There are no images at '{location}': no such file or folder. Check the path.")
+    suffix = location.suffix.lower()
+    if suffix in lists.SUFFIXES:
+        return lists.ListSource.open(location, scratch)
+    if suffix == ".npz":
+        return arrays.open_npz(location, scratch, max_bytes=settings.max_archive_bytes)
+    if arrays.is_idx(location.name):
+        return arrays.open_idx(location.parent, scratch)
+    if archives.is_archive(location.name):
+        unpacked = archives.unpack(
+            location, scratch, max_bytes=settings.max_archive_bytes, max_files=settings.max_archive_files
+        )
+        return _open_folder(unpacked, scratch, kind="archive", called=location)
+    raise InputError(
+        f"'{location}' is no data set that is known: wanted a folder of images, a .csv or .parquet list, "
+        f"IDX "
+        f"files (*-ubyte.gz), CIFAR batches, an .npz, or a .tar, .tar.gz, .tar.xz or .zip of a folder."
+        + (" For a single image there is `pergola predict`." if suffix in folders.IMAGES else "")
+    )
+
+
+def stamp(source: Source) -> str:
+    """SHA-256 over every path, label, split, size and time of change: equal means nothing to scan anew."""
+    digest = hashlib.sha256(source.kind.encode())
+    for entry in source.entries():
+        digest.update(f"{entry}\n".encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
+def check_labels(labels: Iterable[str], where: Path) -> None:
+    """Raises InputError for two labels that differ only in case or in how accents are encoded."""
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        key = unicodedata.normalize("NFC", label).casefold()
+        other = seen.setdefault(key, label)
+        if other != label:
+            raise InputError(
+                f"'{where}' has two classes '{other}' and '{label}' that differ only in upper and lower "
+                f"case: "
+                f"rename one, or merge them."
+            )
+
+
+def _open_folder(folder: Path, scratch: Path, kind: str = "folder", called: Path | None = None) -> Source:
+    from pergola.components.data.sources import arrays, folders
+
+    names = folders.visible_names(folder)
+    if arrays.is_cifar(names):
+        return arrays.open_cifar(folder, scratch)
+    if len(names) == 1 and (folder / names[0]).is_dir():
+        inner = folders.visible_names(folder / names[0])
+        if arrays.is_cifar(inner) or any(map(arrays.is_idx, inner)):
+            return _open_folder(folder / names[0], scratch, kind, called)
+    if any(map(arrays.is_idx, names)):
+        return arrays.open_idx(folder, scratch)
+    return folders.FolderSource.open(folder, scratch, kind, called or folder)

@@ -1,0 +1,75 @@
+"""A SavedModel scored in this process exactly as the server runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pergola.components.errors import StepError
+from pergola.serving.server.config.errors import ServingError
+from pergola.serving.server.core.model import RuntimeSettings, SessionModel, load
+from pergola.serving.wire import contract
+
+
+class ServedModel:
+    """The signatures of serving/wire/contract.py of a SavedModel folder; use it in a `with` block.
+
+    Raises StepError when the model cannot be loaded or has no such signatures.
+    """
+
+    def __init__(self, saved_model: Path) -> None:
+        self._folder = saved_model
+
+    def __enter__(self) -> Self:
+        try:
+            self._model: SessionModel = load(self._folder, RuntimeSettings())
+        except ServingError as error:
+            raise StepError(f"The model in {self._folder} cannot be loaded: {error}") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._model.close()
+
+    def probabilities(self, images: list[bytes]) -> npt.NDArray[np.float32]:
+        """Encoded images -> float32 (N, C)."""
+        return self._run(contract.SERVING_DEFAULT, contract.IMAGE, _strings(images), contract.PROBABILITIES)
+
+    def embeddings(self, images: list[bytes]) -> npt.NDArray[np.float32]:
+        """Encoded images -> float32 (N, D)."""
+        return self._run(contract.EMBEDDING, contract.IMAGE, _strings(images), contract.EMBEDDING)
+
+    def explains(self) -> bool:
+        """Whether the model says where it looked; older ones do not."""
+        return contract.SALIENCY in self._model.signatures
+
+    def saliency(self, images: list[bytes]) -> npt.NDArray[np.float32]:
+        """Encoded images -> float32 (N, h, w), 0 to 1."""
+        return self._run(contract.SALIENCY, contract.IMAGE, _strings(images), contract.SALIENCY)
+
+    def labels(self) -> tuple[str, ...]:
+        """What the columns of the probabilities mean."""
+        outputs = self._model.signature_defs[contract.SERVING_DEFAULT].outputs
+        count = outputs[contract.PROBABILITIES].tensor_shape.dim[1].size
+        names = self._run(contract.LABELS, contract.INDEX, np.arange(count, dtype=np.int64), contract.LABEL)
+        return tuple(name.decode("utf-8") for name in names)
+
+    def _run(self, signature: str, input: str, value: Any, output: str) -> Any:
+        known = self._model.signatures.get(signature)
+        if known is None or input not in known.inputs or output not in known.outputs:
+            raise StepError(
+                f"The model in {self._folder} has no signature '{signature}' from '{input}' to '{output}'. "
+                "Export it with pergola."
+            )
+        try:
+            return self._model.run({known.inputs[input]: value}, [known.outputs[output]])[0]
+        except ServingError as error:
+            raise StepError(f"The model in {self._folder} failed: {error}") from error
+
+
+def _strings(images: list[bytes]) -> npt.NDArray[np.object_]:
+    array = np.empty(len(images), dtype=object)
+    array[:] = images
+    return array

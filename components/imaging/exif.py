@@ -1,0 +1,120 @@
+"""EXIF orientation of a JPEG, read and applied with TensorFlow operations only.
+
+Source: Exif 2.32 (CIPA DC-008), 4.5 and 4.6: the orientation is tag 0x0112 of the first image file
+directory of a TIFF structure in the first APP1 segment that starts with "Exif\\0\\0". What Pillow's
+`ImageOps.exif_transpose` makes of a file, this makes of it too. Anything that is broken, missing or
+out of range counts as orientation 1: an image is never refused for its EXIF.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_SEARCHED = 1 << 18  # bytes from the start; cameras put EXIF first, and a segment has at most 64 KiB
+_MAX_SEGMENTS = 64
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
+_EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
+_ORIENTATION = 0x0112
+_SHORT, _LONG = 3, 4
+_TURNS = (  # for orientations 1 to 8: are the axes swapped, and then rows, columns reversed?
+    (False, False, False, False, True, True, True, True),
+    (False, False, True, True, False, False, True, True),
+    (False, True, True, False, False, True, True, False),
+)
+
+
+def upright(image: Any, contents: Any) -> tf.Tensor:
+    """The image as its photographer saw it.
+
+    image: uint8 (H, W, C), decoded from contents, string (), which hold the orientation. From 5 on the
+    result is (W, H, C).
+    """
+    import tensorflow as tf
+
+    head = tf.strings.substr(contents, 0, _SEARCHED)
+    # Most images have no EXIF, and walking through segments costs more than decoding a small one.
+    has_exif = tf.strings.regex_full_match(head, r"\C*Exif\x00\x00\C*")
+    turned = tf.cond(has_exif, lambda: _turn(image, orientation(contents)), lambda: image)
+    return tf.ensure_shape(turned, (None, None, image.shape[-1]))
+
+
+def orientation(contents: Any) -> tf.Tensor:
+    """EXIF orientation of a JPEG file, string () -> int32 (), 1 to 8; 1 where there is none."""
+    import tensorflow as tf
+
+    data = tf.io.decode_raw(tf.strings.substr(contents, 0, _SEARCHED), tf.uint8)
+    return _read_orientation(data, _find_tiff(data))
+
+
+def _turn(image: Any, orientation: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    axes, rows, columns = (tf.gather(tf.constant(table), orientation - 1) for table in _TURNS)
+    swapped = tf.transpose(image, tf.where(axes, [1, 0, 2], [0, 1, 2]))
+    return tf.reverse(swapped, tf.boolean_mask([0, 1], tf.stack([rows, columns])))
+
+
+def _bytes_at(data: Any, index: Any) -> tf.Tensor:
+    """Bytes at places that may lie outside, where they read as 0: uint8 (N,) -> int32 as `index`."""
+    import tensorflow as tf
+
+    size = tf.size(data)
+    place = tf.where((index >= 0) & (index < size), index, size)
+    return tf.cast(tf.gather(tf.concat([data, [tf.constant(0, tf.uint8)]], 0), place), tf.int32)
+
+
+def _integers(data: Any, index: Any, num_bytes: int, little: Any) -> tf.Tensor:
+    """Unsigned integers (int32, so the highest bit makes them negative) that start at `index`.
+
+    index: int32 (K,).  little: bool (), least significant byte first.
+    """
+    import tensorflow as tf
+
+    values = _bytes_at(data, index[:, tf.newaxis] + tf.range(num_bytes))
+    values = tf.where(little, values, tf.reverse(values, [1]))
+    return tf.reduce_sum(values * tf.constant([1 << (8 * k) for k in range(num_bytes)]), 1)
+
+
+def _find_tiff(data: Any) -> tf.Tensor:
+    """Where the TIFF structure of the first EXIF segment starts; 0 when there is none."""
+    import tensorflow as tf
+
+    def more(place: Any, found: Any, count: Any) -> tf.Tensor:
+        marker = _bytes_at(data, place + tf.constant([0, 1]))
+        is_segment = (marker[0] == 0xFF) & (marker[1] != _START_OF_SCAN)
+        return (found == 0) & is_segment & (count < _MAX_SEGMENTS)
+
+    def step(place: Any, found: Any, count: Any) -> tuple[Any, Any, Any]:
+        head = _bytes_at(data, place + tf.range(10))
+        is_exif = (head[1] == _APP1) & tf.reduce_all(head[4:] == tf.constant(_EXIF))
+        length = tf.maximum(2, head[2] * 256 + head[3])
+        padding = head[1] == 0xFF  # any number of 0xFF may come before a marker
+        place_after = place + tf.where(padding, 1, 2 + length)
+        return place_after, tf.where(is_exif, place + 10, 0), count + 1
+
+    _, found, _ = tf.while_loop(more, step, (tf.constant(2), tf.constant(0), tf.constant(0)))
+    return found
+
+
+def _read_orientation(data: Any, tiff: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    head = _bytes_at(data, tiff + tf.range(2))
+    little = tf.reduce_all(head == tf.constant([0x49, 0x49]))
+    is_known = little | tf.reduce_all(head == tf.constant([0x4D, 0x4D]))
+    magic = _integers(data, tiff[tf.newaxis] + 2, 2, little)[0]
+    directory = tiff + _integers(data, tiff[tf.newaxis] + 4, 4, little)[0]
+    count = tf.minimum(_integers(data, directory[tf.newaxis], 2, little)[0], 512)
+    entries = directory + 2 + 12 * tf.range(count)
+    tags = _integers(data, entries, 2, little)
+    kinds = _integers(data, entries + 2, 2, little)
+    values = tf.where(
+        kinds == _SHORT, _integers(data, entries + 8, 2, little), _integers(data, entries + 8, 4, little)
+    )
+    wanted = (tags == _ORIENTATION) & ((kinds == _SHORT) | (kinds == _LONG))
+    first = tf.concat([tf.boolean_mask(values, wanted), [1]], 0)[0]
+    is_valid = (tiff > 0) & is_known & (magic == 42) & (first >= 1) & (first <= 8)
+    return tf.where(is_valid, first, 1)

@@ -1,0 +1,158 @@
+"""Two models on the same images: is one better, or did chance say so?
+
+Images that both got right, or both wrong, say nothing about the difference; only those where the
+models disagree do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pergola.components.artifacts.record import Record
+from pergola.components.errors import InputError
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """A challenger (candidate) beside a champion on the same images."""
+
+    FILE: ClassVar[str] = "comparison.json"
+
+    num_images: int
+    candidate_accuracy: float
+    champion_accuracy: float
+    difference: float  # candidate - champion, -1 to 1
+    interval: tuple[float, float]  # 95%, of the difference, by Tango's score test: the gate's
+    bootstrap: tuple[float, float]  # the same by drawing images, which is too narrow for few disagreements
+    only_candidate: int  # images that only the candidate got right
+    only_champion: int
+    p_value: float  # exact McNemar test, two-sided: how surprising the disagreement is under chance
+
+
+def compare(candidate: Bools, champion: Bools, *, seed: int = 0) -> Comparison:
+    """Compare by which images each got right.
+
+    candidate, champion: bool (N,), the same images in the same order.
+    """
+    if candidate.shape != champion.shape or candidate.ndim != 1 or not len(candidate):
+        raise ValueError(
+            f"Wanted two equally long lists of right and wrong, got {candidate.shape} and {champion.shape}."
+        )
+    only_candidate = int(np.sum(candidate & ~champion))
+    only_champion = int(np.sum(champion & ~candidate))
+    return Comparison(
+        num_images=len(candidate),
+        candidate_accuracy=float(candidate.mean()),
+        champion_accuracy=float(champion.mean()),
+        difference=(only_candidate - only_champion) / len(candidate),
+        interval=score_interval(only_candidate, only_champion, len(candidate)),
+        bootstrap=paired_bootstrap(only_candidate, only_champion, len(candidate), seed=seed),
+        only_candidate=only_candidate,
+        only_champion=only_champion,
+        p_value=mcnemar(only_candidate, only_champion),
+    )
+
+
+def compare_evaluations(candidate: Path, champion: Path, *, seed: int = 0) -> Comparison:
+    """Compare two evaluation folders, paired by the images' ids.
+
+    Raises InputError when they are not about the same images.
+    """
+    ours, theirs = _correct(candidate), _correct(champion)
+    if ours.keys() != theirs.keys():
+        only = len(ours.keys() ^ theirs.keys())
+        raise InputError(
+            f"{candidate} and {champion} are not about the same images ({only} are in one only). "
+            "Evaluate both on the same test part."
+        )
+    ids = sorted(ours)
+    return compare(np.array([ours[i] for i in ids]), np.array([theirs[i] for i in ids]), seed=seed)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of the exact McNemar test (a sign test on the disagreements), 0 to 1.
+
+    Source: McNemar 1947; exact by the binomial distribution, so it holds for few disagreements too.
+    """
+    total, smaller = only_first + only_second, min(only_first, only_second)
+    if only_first == only_second:
+        return 1.0
+    term, tail = 1, 1
+    for k in range(1, smaller + 1):
+        term = term * (total - k + 1) // k
+        tail += term
+    return min(1.0, math.exp(math.log(tail) + math.log(2.0) - total * math.log(2.0)))
+
+
+def score_interval(
+    only_first: int, only_second: int, num_images: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference in accuracy (first - second), within [-1, 1].
+
+    Source: Tango 1998, all differences that the score test does not reject; keeps its level for few
+    disagreements and small samples, where the bootstrap does not.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    difference = (only_first - only_second) / num_images
+
+    def distance(delta: float) -> float:
+        return abs(_tango(only_first, only_second, num_images, delta)) - z
+
+    return (_root(distance, -1.0, difference), _root(distance, 1.0, difference))
+
+
+def paired_bootstrap(
+    only_first: int, only_second: int, num_images: int, *, seed: int, num_samples: int = 20_000
+) -> tuple[float, float]:
+    """95% interval of the difference in accuracy (first - second), by drawing images with replacement.
+
+    The difference depends only on how many disagreements of each kind are drawn, so these counts
+    are drawn: the same distribution as with the images themselves, at any size.
+    """
+    shares = np.array([only_first, only_second, num_images - only_first - only_second]) / num_images
+    draws = np.random.default_rng(seed).multinomial(num_images, shares, size=num_samples)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / num_images, [0.025, 0.975])
+    return (float(low), float(high))
+
+
+def _tango(first: int, second: int, num: int, delta: float) -> float:
+    """Tango's score statistic for "the difference is delta", standard normal if that is so."""
+    b = -first - second + (2 * num - first + second) * delta
+    c = -second * delta * (1 - delta)
+    share = (math.sqrt(max(0.0, b * b - 8 * num * c)) - b) / (4 * num)  # of `second`, most likely given delta
+    variance = num * (2 * share + delta * (1 - delta))
+    gap = first - second - num * delta
+    if gap == 0:
+        return 0.0
+    return math.copysign(math.inf, gap) if variance <= 0 else gap / math.sqrt(variance)
+
+
+def _root(distance: Callable[[float], float], outside: float, inside: float) -> float:
+    """Where `distance` turns from negative (inside) to positive (outside), to 1e-12."""
+    if distance(outside) <= 0:
+        return outside
+    while abs(outside - inside) > 1e-12:
+        middle = (outside + inside) / 2
+        if distance(middle) > 0:
+            outside = middle
+        else:
+            inside = middle
+    return outside
+
+
+def _correct(folder: Path) -> dict[str, bool]:
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(folder / "predictions.parquet", columns=["id", "label", "predicted"])
+    rows = zip(*(table.column(name).to_pylist() for name in ("id", "label", "predicted")), strict=True)
+    return {id: label == predicted for id, label, predicted in rows}

@@ -1,0 +1,1 @@
+"""The model store, and the sidecar that brings its versions to servers."""

@@ -1,0 +1,291 @@
+"""The model store: where published versions and the release record of each model lie.
+
+    <store>/<model>/<version>/…                 a SavedModel
+    <store>/<model>/<version>/checksums.sha256  its files, as sha256sum writes and checks them; last to come
+    <store>/<model>/<version>/assets.extra/pergola/  what was noted of it at its release, see publish.py
+    <store>/<model>/release.json                which version is stable, which is canary (traffic.py)
+
+A store is a folder (a PVC) or an address that fsspec knows (s3://, gs://). A version without its
+checksum list does not exist: it is still on its way, or half of it was lost.
+
+    store = open_store("s3://models/pergola")
+    store.put(Path("out/leaves/3"), "leaves", 3)
+    store.change("leaves", lambda release: traffic.make_stable(release, 3))
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from pergola.components import digest
+from pergola.components.errors import InputError, StepError
+from pergola.components.store import release_record
+from pergola.components.store.release_record import Release
+
+CHECKSUMS = "checksums.sha256"
+RELEASE = "release.json"
+NOTES = "assets.extra/pergola"
+GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "model.tflite")
+_MAX_LIST_BYTES = 16 << 20
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class StoreError(StepError):
+    """The store cannot be reached, or does not let us in."""
+
+
+class MissingVersion(StepError):
+    """The store has no such version (any more)."""
+
+
+class ChecksumError(StepError):
+    """A file is not what its checksum list says."""
+
+
+class Conflict(StepError):
+    """Someone else changed the same record in between."""
+
+
+class Files(Protocol):
+    """What a store needs of the place where it lies. Keys are relative, with "/" between parts.
+
+    All raise FileNotFoundError for a missing key and StoreError for everything else that goes wrong there.
+    """
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def guarded(self) -> bool: ...  # whether `replace` really refuses a stale tag
+
+    def folders(self, key: str) -> list[str]: ...  # names of the folders below; none when it is missing
+    def read(self, key: str, limit: int) -> tuple[bytes, Any]: ...  # content, and a tag of this very content
+    def replace(
+        self, key: str, content: bytes, tag: Any
+    ) -> None: ...  # tag None: only if missing; else Conflict
+    def download(self, key: str, path: Path) -> None: ...
+    def publish(self, folder: Path, model: str, version: int, sums: Mapping[str, str]) -> None: ...
+    def remove(self, key: str) -> None: ...  # a folder; nothing happens when it is missing
+
+
+class Store:
+    """Versions and release records of any number of models."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    @property
+    def uri(self) -> str:
+        """Where it lies."""
+        return self._files.uri
+
+    @property
+    def guarded(self) -> bool:
+        """Whether two writers of a release record are kept apart. If not, the last one wins."""
+        return self._files.guarded
+
+    def models(self) -> list[str]:
+        """Names of the models, sorted."""
+        return sorted(name for name in self._files.folders("") if _MODEL.fullmatch(name))
+
+    def versions(self, model: str) -> list[int]:
+        """Complete versions, ascending."""
+        numbers = (
+            int(name) for name in self._files.folders(_checked(model)) if name.isdecimal() and int(name) > 0
+        )
+        return sorted(number for number in numbers if self._has(model, number))
+
+    def checksums(self, model: str, version: int) -> dict[str, str]:
+        """Path -> SHA-256 of every file of a version. Raises MissingVersion, ChecksumError."""
+        key = f"{_checked(model)}/{version}/{CHECKSUMS}"
+        try:
+            content, _ = self._files.read(key, _MAX_LIST_BYTES)
+        except FileNotFoundError:
+            raise MissingVersion(f"{self.uri} has no version {version} of '{model}'.") from None
+        return parse_checksums(content, f"{self.uri}/{key}")
+
+    def put(self, folder: Path, model: str, version: int) -> None:
+        """Publish the SavedModel in `folder`. The same again is no error, another one under its number is.
+
+        Nobody sees half of it: a folder is renamed into place; a bucket gets the graph late, the list last.
+        """
+        sums = _sums_of(folder)
+        if self._has(model, version):
+            if of_model(self.checksums(model, version)) == of_model(sums):
+                return
+            raise InputError(
+                f"{self.uri} already has another version {version} of '{model}'. "
+                f"Published versions never change: publish under a new number, or remove it first."
+            )
+        self._files.publish(folder, model, version, sums)
+
+    def fetch(
+        self, model: str, version: int, folder: Path, on_file: Callable[[str], None] = lambda name: None
+    ) -> None:
+        """Copy a version to `folder`, which appears only when every checksum is right.
+
+        on_file: told each name before it is copied.
+        Raises MissingVersion, ChecksumError, StoreError, and OSError of the local disk.
+        """
+        sums = self.checksums(model, version)
+        incoming = folder.parent / f".incoming-{folder.name}-{os.getpid()}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        try:
+            for name, wanted in sums.items():
+                on_file(name)
+                self._fetch_file(f"{model}/{version}/{name}", incoming / name, wanted)
+            (incoming / CHECKSUMS).write_bytes(format_checksums(sums))
+            os.rename(incoming, folder)
+        except BaseException:
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
+
+    def remove(self, model: str, version: int) -> None:
+        """Delete a version. Raises InputError while it is stable, canary or where a rollback would go."""
+        release = self.release(model)
+        if version in (release.stable, release.canary, release.previous):
+            raise InputError(
+                f"Version {version} of '{model}' is in use: pergola release withdraw {version} first."
+            )
+        self._files.remove(f"{_checked(model)}/{version}")
+
+    def release(self, model: str) -> Release:
+        """The release record; an empty one (generation 0) when there is none yet."""
+        return self._release(model)[0]
+
+    def change(
+        self, model: str, change: Callable[[Release], Release], attempts: int = 5, anew: bool = False
+    ) -> Release:
+        """Apply `change` to the release record, again from the start when someone else was faster.
+
+        anew: a record that cannot be read counts as empty.
+        Raises InputError for a version that is not in the store, Conflict when others are always faster.
+        """
+        for _ in range(attempts):
+            release, tag = self._release(model, anew)
+            changed = change(release)
+            if changed == release:
+                return release
+            self._check_present(model, changed)
+            try:
+                self._files.replace(f"{model}/{RELEASE}", release_record.to_json(changed), tag)
+                return changed
+            except Conflict:
+                continue
+        raise Conflict(
+            f"{self.uri}/{model}/{RELEASE} was changed by others {attempts} times. Look who, then try again."
+        )
+
+    def _release(self, model: str, anew: bool = False) -> tuple[Release, Any]:
+        key = f"{_checked(model)}/{RELEASE}"
+        try:
+            content, tag = self._files.read(key, 1 << 16)
+        except FileNotFoundError:
+            return Release(), None
+        try:
+            return release_record.from_json(content, f"{self.uri}/{key}"), tag
+        except release_record.Unreadable:
+            if not anew:
+                raise
+            return Release(), tag
+
+    def _check_present(self, model: str, release: Release) -> None:
+        for version in (release.stable, release.canary):
+            if version is not None and not self._has(model, version):
+                known = ", ".join(map(str, self.versions(model))) or "none"
+                raise InputError(f"{self.uri} has no version {version} of '{model}'. Published: {known}.")
+
+    def _has(self, model: str, version: int) -> bool:
+        try:
+            self._files.read(f"{_checked(model)}/{version}/{CHECKSUMS}", _MAX_LIST_BYTES)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _fetch_file(self, key: str, path: Path, wanted: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._files.download(key, path)
+        except FileNotFoundError:
+            raise MissingVersion(f"{self.uri}/{key} is on the checksum list but not in the store.") from None
+        got = digest.of_file(path)
+        if got != wanted:
+            raise ChecksumError(
+                f"{self.uri}/{key} has SHA-256 {got[:12]}…, its checksum list says {wanted[:12]}…. "
+                f"Publish the version again."
+            )
+
+
+def of_model(sums: Mapping[str, str]) -> dict[str, str]:
+    """The files that are the model: all but the notes of its release."""
+    return {name: sum for name, sum in sums.items() if not name.startswith(f"{NOTES}/")}
+
+
+def open_store(uri: str | Path) -> Store:
+    """The store at a folder or an fsspec address (s3://bucket/prefix, gs://bucket/prefix)."""
+    text = str(uri)
+    if "://" in text and not text.startswith("file://"):
+        from pergola.components.store.object_store import ObjectFiles
+
+        return Store(ObjectFiles(text))
+    from pergola.components.store.local_store import FolderFiles
+
+    return Store(FolderFiles(Path(text.removeprefix("file://"))))
+
+
+def verify(folder: Path) -> None:
+    """Hold a version's folder against the checksum list in it. Raises ChecksumError, MissingVersion."""
+    try:
+        sums = parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
+    except FileNotFoundError:
+        raise MissingVersion(f"{folder} has no {CHECKSUMS}.") from None
+    for name, wanted in sums.items():
+        path = folder / name
+        if not path.is_file() or digest.of_file(path) != wanted:
+            raise ChecksumError(f"{path} is missing or is not what {CHECKSUMS} says.")
+
+
+def parse_checksums(content: bytes, where: str) -> dict[str, str]:
+    """Path -> SHA-256, from sha256sum's format. Raises ChecksumError for anything else, also ../paths."""
+    sums: dict[str, str] = {}
+    for line in content.decode("utf-8", errors="replace").splitlines():
+        match = _LINE.fullmatch(line)
+        if not match or not _is_inside(match[2]):
+            raise ChecksumError(f"{where} has a line that is no checksum of a file below it: {line[:120]!r}.")
+        sums[match[2]] = match[1]
+    if not any(name in sums for name in GRAPHS):
+        raise ChecksumError(f"{where} lists no model ({', '.join(GRAPHS)}).")
+    return sums
+
+
+def format_checksums(sums: Mapping[str, str]) -> bytes:
+    """What `sha256sum -c` reads, sorted by path."""
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+
+
+def _sums_of(folder: Path) -> dict[str, str]:
+    names: Iterable[str] = (
+        p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()
+    )
+    sums = {name: digest.of_file(folder / name) for name in names if name != CHECKSUMS}
+    if not any(name in sums for name in GRAPHS):
+        raise InputError(f"{folder} holds no SavedModel: wanted {' or '.join(GRAPHS)} in it.")
+    return sums
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and str(path) == name
+
+
+def _checked(model: str) -> str:
+    if not _MODEL.fullmatch(model):
+        raise InputError(
+            f"A model's name is letters, digits, '.', '_' and '-', first a letter or digit. Got {model!r}."
+        )
+    return model

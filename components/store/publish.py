@@ -1,0 +1,182 @@
+"""A SavedModel into the folder that servers watch: <base>/<model>/<version>/.
+
+A server must never see half a version: it is written beside its place under a name that is no number
+(which TF-Serving passes over), flushed, checked, and renamed. A published version never changes; its
+checksum list, as sha256sum writes it, lies in it and tells whether it is still what it was.
+
+What was noted of a version at its release (the reference of drift) lies in it too, in assets.extra/pergola/,
+which TF-Serving passes over: so it goes wherever the version goes. It is no part of what makes two models
+equal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from pergola.components import digest
+from pergola.components.artifacts.release import Publication
+from pergola.components.disk import explained
+from pergola.components.errors import InputError, StepError
+from pergola.components.store.model_store import (
+    CHECKSUMS,
+    NOTES,
+    format_checksums,
+    of_model,
+    parse_checksums,
+    verify,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def publish(
+    saved_model: Path, base: Path, model: str, version: int, *, notes: Path | None = None
+) -> Publication:
+    """Put a SavedModel's folder in its place. The same again changes nothing.
+
+    base: where all models of a server lie, made when missing.  version: at least 1.
+    notes: a folder whose files are kept with the version, see `notes_of`.
+    Raises StepError when another model has this number or the disk is full, InputError for a folder
+    that is no SavedModel, a name that is no folder's name, or a place that may not be written.
+    """
+    folder = _folder(base, model, version)
+    sources = _sources(saved_model, notes)
+    sums = {name: digest.of_file(path) for name, path in sources.items()}
+    publication = Publication(model=model, version=version, sha256=_sha256(sums))
+    with explained(base):
+        if folder.exists():
+            _check_same(folder, sums)
+            return publication
+        partial = folder.with_name(f".{version}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            for name, source in sources.items():
+                _copy(source, partial / name)
+            _write(partial / CHECKSUMS, format_checksums(sums))
+            verify(partial)
+            _sync_folders(partial)
+            os.rename(partial, folder)
+            _sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return publication
+
+
+def withdraw(base: Path, model: str, version: int) -> bool:
+    """Take a version away from the servers; whether it was there.
+
+    It leaves by one rename, so that no server loads what is being deleted.
+    """
+    folder = _folder(base, model, version)
+    gone = folder.with_name(f".{version}.withdrawn")
+    with explained(base):
+        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            os.rename(folder, gone)
+        except FileNotFoundError:
+            return False
+        _sync(folder.parent)
+        shutil.rmtree(gone)
+    return True
+
+
+def published(base: Path, model: str) -> list[int]:
+    """The versions that servers can see, ascending; none when there is no such model."""
+    try:
+        entries = list(os.scandir(base / model))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(e.name) for e in entries if e.is_dir() and e.name.isdecimal() and int(e.name) > 0)
+
+
+def notes_of(folder: Path) -> Path:
+    """Where a published version keeps what was noted of it at its release."""
+    return folder / NOTES
+
+
+def sha256_of(folder: Path) -> str:
+    """SHA-256 of a published version by its checksum list: that of the SavedModel it came from.
+
+    The files are not read. Raises what `pergola.components.store.model_store.parse_checksums` raises.
+    """
+    return _sha256(parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS)))
+
+
+def _folder(base: Path, model: str, version: int) -> Path:
+    if not _NAME.fullmatch(model):
+        raise InputError(
+            f"A model's name is letters, digits, '.', '_' and '-', a letter or digit first. Got {model!r}."
+        )
+    if version < 1:
+        raise InputError(f"A version is a whole number from 1 on. Got {version}.")
+    return base / model / str(version)
+
+
+def _sources(saved_model: Path, notes: Path | None) -> dict[str, Path]:
+    """Path in the published folder -> the file that goes there."""
+    if not (saved_model / "saved_model.pb").is_file():
+        raise InputError(f"{saved_model} is no SavedModel: it has no saved_model.pb.")
+    sources = _below(saved_model)
+    sources.pop(CHECKSUMS, None)
+    if notes is not None:
+        sources |= {f"{NOTES}/{name}": path for name, path in _below(notes).items()}
+    return sources
+
+
+def _below(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def _sha256(sums: Mapping[str, str]) -> str:
+    """What `digest.of_folder` gives for the model's files, without their checksum list."""
+    ordered = sorted(of_model(sums), key=PurePosixPath)
+    return digest.of_rows((f"{name}", sums[name]) for name in ordered)
+
+
+def _check_same(folder: Path, sums: Mapping[str, str]) -> None:
+    what = f"Version {folder.name} of '{folder.parent.name}' in {folder.parent.parent}"
+    try:
+        listed = parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
+    except FileNotFoundError:
+        raise StepError(
+            f"{what} was not published by pergola (no {CHECKSUMS}). Move {folder} away."
+        ) from None
+    if of_model(listed) != of_model(sums):
+        raise StepError(
+            f"{what} is another model. Published versions never change: publish under a new number."
+        )
+    verify(folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        shutil.copyfileobj(reader, writer, 4 << 20)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folders(folder: Path) -> None:
+    for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+        _sync(path)
+
+
+def _sync(folder: Path) -> None:
+    """Flush a folder's list of names to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,37 @@
+"""TensorFlow Serving's `--ssl_config_file`, made of the three files that a Secret or cert-manager gives."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pergola.components.errors import InputError
+
+_FIELDS = {"server_key": "tls.key", "server_cert": "tls.crt", "custom_ca": "ca.crt"}
+
+
+def write_ssl_config(certificates: Path, path: Path) -> None:
+    """Write key, certificate and authority into one text proto that only its owner may read.
+
+    certificates: a folder with tls.key, tls.crt and ca.crt (PEM). Clients must show a certificate of
+    that authority. The server reads the file when it starts, so renewed certificates want a restart.
+    """
+    lines = [f"{field}: {json.dumps(_pem(certificates / name))}\n" for field, name in _FIELDS.items()]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write("".join(lines) + "client_verify: true\n")
+    os.replace(partial, path)
+
+
+def _pem(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing. The Secret holds tls.key, tls.crt and ca.crt.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as PEM: {error}.") from None
+    if "-----BEGIN " not in text:
+        raise InputError(f"{path} holds no PEM: it does not say -----BEGIN.")
+    return text

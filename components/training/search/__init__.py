@@ -1,0 +1,1 @@
+"""Comparing networks and searching settings."""

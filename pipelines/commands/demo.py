@@ -1,0 +1,80 @@
+"""The whole way on scikit-learn's handwritten digits: `scripts/demo`.
+
+Everything is done by the same commands that a person would type; each is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pergola.pipelines.commands.demo_data import SPOILT, write_digits
+from pergola.pipelines.workspace import Workspace
+
+FOLDER = Path("pergola-demo")
+WAIT_S = 90.0
+
+
+def main() -> int:
+    """Run the demo in ./pergola-demo; returns the exit status."""
+    begin = time.monotonic()
+    digits, workspace = FOLDER / "digits", Workspace(FOLDER / "work")
+    count = write_digits(digits)
+    _say(f"{count:,} handwritten digits in {digits}, and {len(SPOILT)} files spoilt on purpose:")
+    for name, fault in SPOILT.items():
+        _say(f"  {name}: {fault}")
+    workspace.create()
+    with _server(workspace) as server:
+        status = _pergola("run", str(digits), "--workspace", _shown(workspace.root))
+        if status == 0:
+            _wait_for(workspace, server)
+            images = [str(sorted((digits / label).glob("0*.png"))[7]) for label in ("2", "7", "9")]
+            status = _pergola("predict", *images, "--workspace", _shown(workspace.root))
+    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Now your own: pergola run DATASET, pergola serve.")
+    return status
+
+
+@contextmanager
+def _server(workspace: Workspace) -> Iterator[subprocess.Popen[bytes]]:
+    """`pergola serve`, started before there is a model: it picks up what is published."""
+    arguments = ["serve", "--workspace", _shown(workspace.root), "--port", "0", "--rest-port", "0"]
+    _say(f"\n$ pergola {shlex.join(arguments)} &")
+    server = subprocess.Popen([sys.executable, "-m", "pergola.pipelines.commands.cli", *arguments])
+    try:
+        yield server
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(workspace: Workspace, server: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + WAIT_S
+    while time.monotonic() < ends and server.poll() is None:
+        if workspace.server():
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"The server did not come up within {WAIT_S:.0f} s; see its words above.")
+
+
+def _pergola(*arguments: str) -> int:
+    _say(f"\n$ pergola {shlex.join(arguments)}")
+    return subprocess.run([sys.executable, "-m", "pergola.pipelines.commands.cli", *arguments]).returncode
+
+
+def _shown(path: Path) -> str:
+    """The path as a person would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,375 @@
+"""The commands that bring models to servers: push, release, rollback, sync, deploy.
+
+`register` adds them to the command line. Nothing heavy is imported before a command runs; `sync` never
+imports more than click and what its store needs, since it runs in a small container.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pergola import k8s
+from pergola.components.errors import InputError, StepError
+from pergola.components.records import nearest
+from pergola.pipelines.commands.command import with_json
+
+if TYPE_CHECKING:
+    from pergola.components.store.model_store import Store
+    from pergola.components.store.release_record import Release
+
+ACTIONS = ("stable", "canary", "promote", "withdraw", "status")
+
+
+def register(group: click.Group) -> None:
+    """Add the commands to `group`."""
+    for command in (sync, push, release, rollback, deploy):
+        group.add_command(command)
+
+
+@click.command()
+@click.argument("store")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--model", "models", multiple=True, help="Only this model; may be repeated. Default: all.")
+@click.option("--track", type=click.Choice(["stable", "canary", "both"]), default="stable", show_default=True,
+              help="Which version to serve.")  # fmt: skip
+@click.option("--interval", type=float, default=5.0, show_default=True, help="Seconds between looks.")
+@click.option("--grace", type=float, default=60.0, show_default=True, help="Seconds unused versions stay.")
+@click.option("--server", default="", help="REST address of the server, asked before a label moves.")
+@click.option("--host", default="", help="Address of health and metrics; default all.")
+@click.option("--port", type=int, default=8502, show_default=True, help="Port of health and metrics.")
+@click.option("--certificates", type=click.Path(path_type=Path), help="Folder with tls.key, tls.crt, ca.crt.")
+@click.option(
+    "--ssl-config", type=click.Path(path_type=Path), help="Write the server's ssl config file here."
+)
+@click.option("--once", is_flag=True, help="Fetch what is wanted, write models.config and stop.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print the status as JSON.")
+def sync(
+    store: str, folder: Path, models: tuple[str, ...], track: str, interval: float, grace: float, server: str,
+    host: str, port: int, certificates: Path | None, ssl_config: Path | None, once: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Keep FOLDER in step with the released versions of STORE, beside TensorFlow Serving.
+
+    \b
+    pergola sync s3://models/pergola /models --model leaves
+    pergola sync /mnt/store /models --track both --once
+
+    Each version is fetched aside, its checksums are verified, and it is renamed into place; then
+    FOLDER/models.config is written for the server's --model_config_file. Health, status and metrics are on
+    --port. Ctrl-C or SIGTERM stops.
+    """
+    from pergola.components import records
+    from pergola.components.store import sync as body
+    from pergola.components.store.ssl_config import write_ssl_config
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    wanted = {"models": models, "track": track, "interval_s": interval, "grace_s": grace, "server": server}
+    settings = records.from_dict(body.SyncSettings, wanted, "pergola sync")
+    if (certificates is None) != (ssl_config is None):
+        raise InputError("--certificates and --ssl-config belong together: give both or none.")
+    if certificates is not None and ssl_config is not None:
+        write_ssl_config(certificates, ssl_config)
+    status = body.run(store, folder, settings, host=host, port=port, once=once)
+    if once:
+        click.echo(status.to_json() if as_json else status.reason or "ok", nl=not as_json)
+        sys.exit(1 if status.reason else 0)
+
+
+@click.command()
+@click.argument("version", type=int)
+@click.option("--store", "uri", envvar="PERGOLA_STORE", show_envvar=True, required=True,
+              help="To here: a folder, s3://… or gs://…")  # fmt: skip
+@click.option("--from", "source", type=click.Path(path_type=Path), default=Path("pergola-work/models"),
+              show_default=True, help="Where it is published already.")  # fmt: skip
+@click.option("--model", help="Which model; not needed while there is one.")
+@with_json
+def push(version: int, uri: str, source: Path, model: str | None) -> tuple[Any, str]:
+    """Copy a published VERSION to another model store, without releasing it.
+
+    \b
+    pergola push 3 --store s3://models/pergola
+    pergola release canary 3 --share 10% --store s3://models/pergola
+    """
+    from pergola.components.store.model_store import MissingVersion, open_store
+
+    here, there = open_store(source), open_store(uri)
+    name = model or _only_model(here)
+    if version not in here.versions(name):
+        known = ", ".join(map(str, here.versions(name))) or "none"
+        raise InputError(f"{source} has no version {version} of '{name}'. Published: {known}.")
+    there.put(source / name / str(version), name, version)
+    try:
+        files = len(there.checksums(name, version))
+    except MissingVersion as error:
+        raise StepError(f"{error} It was taken away while it was pushed.") from None
+    data = {"store": there.uri, "model": name, "version": version, "files": files}
+    return data, f"{there.uri}/{name}/{version}: {files} files."
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--tracking",
+            envvar="MLFLOW_TRACKING_URI",
+            show_envvar=True,
+            help="MLflow, whose champion alias follows.",
+        ),
+        click.option("--model", help="Which model; not needed while the store holds one."),
+        click.option(
+            "--store",
+            "uri",
+            envvar="PERGOLA_STORE",
+            show_envvar=True,
+            default="pergola-work/models",
+            show_default=True,
+            help="Model store: a folder, s3://… or gs://…",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("action", type=click.Choice(ACTIONS))
+@click.argument("version", type=int, required=False)
+@click.option("--share", help="Of the requests that go to the canary: 10% or 0.1.")
+@click.option("--route", metavar="NAMESPACE/NAME", help="GRPCRoute whose weights follow the share.")
+@click.option("--watch", is_flag=True, help="With promote: compare first, then promote or withdraw.")
+@click.option("--stable-at", multiple=True, help="With --watch: REST address of stable servers.")
+@click.option("--canary-at", multiple=True, help="With --watch: REST address of canary servers.")
+@click.option("--canary-grpc", help="With --golden: gRPC address of the canary.")
+@click.option("--golden", type=click.Path(path_type=Path), help="With --watch: folder with golden.json.")
+@click.option("--window", type=float, default=300.0, show_default=True, help="With --watch: seconds.")
+@_options
+@with_json
+def release(
+    action: str, version: int | None, share: str | None, route: str | None, uri: str, model: str | None,
+    tracking: str | None, watch: bool, **watched: Any,
+) -> tuple[Any, str]:  # fmt: skip
+    """Say which version is stable and which is canary.
+
+    \b
+    pergola release stable 4                 all requests go to version 4
+    pergola release canary 5 --share 10%     version 5 on trial beside it
+    pergola release promote                  the canary becomes stable
+    pergola release promote --watch --stable-at http://… --canary-at http://…
+    pergola release withdraw                 the canary goes; `withdraw 4` takes a stable version away
+    pergola release status
+
+    Changes <store>/<model>/release.json, which every `pergola sync` follows within seconds.
+    """
+    from pergola.components.store import release_record
+    from pergola.components.store.model_store import open_store
+
+    _check_use(action, version, share, watch)
+    place = _place(route) if route else None
+    changes: dict[str, Callable[[Release], Release]] = {
+        "stable": lambda r: release_record.make_stable(r, _needed(version, action)),
+        "canary": lambda r: release_record.make_canary(r, _needed(version, action), _share(share)),
+        "promote": release_record.promote,
+        "withdraw": lambda r: release_record.withdraw(r, version),
+        "status": lambda r: r,
+    }
+    store = open_store(uri)
+    name = _known(store, model)
+    if watch:
+        from pergola.pipelines.release import canary
+
+        seen = store.release(name)
+        action, reasons = canary.verdict(seen, name, **watched)
+        for reason in reasons:
+            click.echo(f"{action}: {reason}")
+        changes = {key: _of(seen.canary, change) for key, change in changes.items()}
+    data = _apply(changes[action], store, name, anew=action == "stable")
+    if tracking and data["stable"] and (action in ("stable", "promote") or version is not None):
+        _move_champion(tracking, name, data["stable"])
+    if place:
+        _write_share(*place, data["share"])
+    return data, _words(data)
+
+
+@click.command()
+@_options
+@with_json
+def rollback(uri: str, model: str | None, tracking: str | None) -> tuple[Any, str]:
+    """Make the version before the stable one stable again, and withdraw a canary.
+
+    \b
+    pergola rollback --store s3://models/pergola --model leaves
+    """
+    from pergola.components.store import release_record
+    from pergola.components.store.model_store import open_store
+
+    store = open_store(uri)
+    name = _known(store, model)
+    data = _apply(release_record.rollback, store, name)
+    if tracking:
+        _move_champion(tracking, name, data["stable"])
+    return data, _words(data)
+
+
+def _of(canary: int | None, change: Callable[[Release], Release]) -> Callable[[Release], Release]:
+    """The change, as long as the canary is the one that was watched."""
+
+    def guarded(release: Release) -> Release:
+        if release.canary != canary:
+            raise InputError(
+                f"Version {canary} was watched, but {release.canary} is the canary now. Watch again."
+            )
+        return change(release)
+
+    return guarded
+
+
+def _check_use(action: str, version: int | None, share: str | None, watch: bool) -> None:
+    """Nothing that was typed is passed over. Raises InputError."""
+    if version is not None and action in ("promote", "status"):
+        raise InputError(f"pergola release {action} takes no version, got {version}.")
+    if share is not None and action != "canary":
+        raise InputError(f"--share belongs to canary, not to {action}.")
+    if share is None and action == "canary":
+        raise InputError("pergola release canary wants a share of the requests: --share 10%.")
+    if watch and action != "promote":
+        raise InputError(f"--watch belongs to promote, not to {action}.")
+
+
+def _apply(
+    change: Callable[[Release], Release], store: Store, model: str, anew: bool = False
+) -> dict[str, Any]:
+    from pergola.components import records
+
+    before: Release | None = None
+
+    def noted(release: Release) -> Release:
+        nonlocal before
+        before = release
+        return change(release)
+
+    after = store.change(model, noted, anew=anew)
+    return {
+        "store": store.uri, "model": model, **records.to_dict(after),
+        "published": store.versions(model), "changed": after != before,
+    }  # fmt: skip
+
+
+def _move_champion(tracking: str, model: str, version: int) -> None:
+    """Also when the record is as before: the registry may have been away the last time."""
+    from pergola.components.release.registry import Registry
+
+    try:
+        Registry(tracking).promote(model, version)
+    except StepError as error:
+        raise StepError(
+            f"The release record is written, MLflow's champion is not. {error} Say it again when it answers: "
+            f"pergola release stable {version}."
+        ) from None
+
+
+@click.command()
+@click.argument("overlay")
+@click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, or the pod's own account.")
+@click.option("--context", help="Default: the kubeconfig's current one.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds to wait; 0 not to.")
+@click.option("--dry-run", is_flag=True, help="Let the server check everything and keep nothing.")
+@click.option("--force", is_flag=True, help="Take fields over that someone else manages.")
+@with_json
+def deploy(
+    overlay: str, kubeconfig: str | None, context: str | None, timeout: float, dry_run: bool, force: bool
+) -> tuple[Any, str]:
+    """Apply OVERLAY to a cluster and wait until it runs.
+
+    \b
+    pergola deploy k8s/overlays/production --context staging
+    pergola deploy dev --dry-run
+
+    OVERLAY is a folder with a kustomization.yaml, or the name of one of pergola's own.
+    """
+    from pergola.k8s.manifests import ManifestError, build, name_of
+    from pergola.k8s.rollout import Cluster, NotConfigured, RolloutError
+
+    try:
+        objects = build(_overlay(overlay))
+        cluster = Cluster.connect(kubeconfig, context)
+        for thing in objects:
+            (name,) = cluster.apply([thing], dry_run=dry_run, force=force)
+            click.echo(f"{name} {'would be applied' if dry_run else 'applied'}")
+        waits = bool(timeout) and not dry_run
+        if waits:
+            cluster.wait(objects, timeout)
+    except (ManifestError, NotConfigured) as error:
+        raise InputError(str(error)) from None
+    except RolloutError as error:
+        raise StepError(str(error)) from None
+    names = [name_of(thing) for thing in objects]
+    return {"objects": names, "dry_run": dry_run, "runs": waits}, "Everything runs." if waits else ""
+
+
+def _overlay(text: str) -> Path:
+    ours = Path(k8s.__file__).resolve().parent / "overlays"
+    if Path(text).is_dir() or "/" in text:
+        return Path(text)
+    names = sorted(path.name for path in ours.iterdir() if path.is_dir())
+    if text not in names:
+        raise InputError(f"'{text}' is neither a folder nor one of pergola's overlays: {', '.join(names)}.")
+    return ours / text
+
+
+def _place(route: str) -> tuple[str, str]:
+    namespace, slash, name = route.partition("/")
+    if not slash or not namespace or not name:
+        raise InputError(f"--route wants NAMESPACE/NAME, got {route!r}.")
+    return namespace, name
+
+
+def _write_share(namespace: str, name: str, share: float) -> None:
+    from pergola.k8s.rollout import Cluster, RolloutError
+
+    try:
+        Cluster.connect().set_share(namespace, name, share)
+    except RolloutError as error:
+        raise StepError(f"The release record is written, the route is not: {error}") from None
+
+
+def _words(data: dict[str, Any]) -> str:
+    canary = f", canary {data['canary']} with {data['share']:.0%}" if data["canary"] else ""
+    previous = f"; rollback goes to {data['previous']}" if data["previous"] else ""
+    published = ", ".join(map(str, data["published"])) or "none"
+    return f"{data['model']}: stable {data['stable'] or 'none'}{canary}{previous}. Published: {published}."
+
+
+def _known(store: Store, model: str | None) -> str:
+    """The model that is meant. Raises InputError for one that the store has not."""
+    if model is None:
+        return _only_model(store)
+    names = store.models()
+    if model not in names:
+        hint = nearest(model, names) if names else " It holds none yet: pergola push N."
+        raise InputError(f"{store.uri} has no model '{model}'.{hint}")
+    return model
+
+
+def _only_model(store: Store) -> str:
+    names = store.models()
+    if len(names) != 1:
+        known = ", ".join(names) or "none"
+        raise InputError(f"{store.uri} holds {len(names)} models ({known}). Name one with --model.")
+    return names[0]
+
+
+def _needed(version: int | None, action: str) -> int:
+    if version is None or version < 1:
+        raise InputError(f"pergola release {action} wants a version: pergola release {action} 4.")
+    return version
+
+
+def _share(text: str | None) -> float:
+    try:
+        number = float((text or "").rstrip("% "))
+    except ValueError:
+        raise InputError(f"--share wants a percentage or a fraction: 10% or 0.1. Got '{text}'.") from None
+    return number / 100 if text and text.rstrip().endswith("%") else number

@@ -1,0 +1,153 @@
+"""How steps run as pods: image, volumes, resources, retries, timeouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from pergola.components import records
+from pergola.pipelines.kubeflow import failures
+
+ENV_KEYS = ("MLFLOW_TRACKING_URI", "PERGOLA_STORE")
+SECRET_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PERGOLA_WEBHOOK_URL",
+)
+LABELS = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
+
+RUN_LABEL_KEY = "pipeline/runid"  # put on every pod by Kubeflow
+RUN_LABEL = f"metadata.labels['{RUN_LABEL_KEY}']"
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """What pods of a pipeline get; compiled into it."""
+
+    image: str = records.setting("", "of all steps; empty: pergola:<version>-cpu")
+    train_image: str = records.setting("", "of the train step, such as a GPU image; empty: as the others")
+    pull_secret: str = records.setting("", "Secret with which images are pulled")
+    workspace_claim: str = records.setting("pergola-workspace", "PersistentVolumeClaim that outlives runs")
+    workspace: str = records.setting("/workspace", "where it is mounted")
+    config_map: str = records.setting("pipeline", "ConfigMap with MLFLOW_TRACKING_URI and PERGOLA_STORE")
+    secret: str = records.setting("pergola-pipeline", "Secret with keys, passwords and the webhook, if any")
+    cpu: str = records.setting("1", "processors that a step asks for, such as 2 or 500m")
+    memory: str = records.setting("2Gi", "memory that a step asks for")
+    memory_limit: str = records.setting("4Gi", "memory above which a step is killed")
+    train_cpu: str = records.setting("2", "processors that training asks for")
+    train_memory: str = records.setting("4Gi", "memory that training asks for")
+    train_memory_limit: str = records.setting("16Gi", "memory above which training is killed")
+    shm: str = records.setting("2Gi", "size of /dev/shm for training, in memory")
+    partitions: int = records.setting(
+        1, "pods that scan the images and write shards at once, each a part of the data set", low=1, high=64
+    )
+    workers: int = records.setting(
+        1,
+        "pods that train together, as a TrainJob of Kubeflow Trainer; 1: the train step itself",
+        low=1,
+        high=64,
+    )
+    runtime: str = records.setting("pergola-train", "TrainingRuntime of the workers")
+    tune_trials: int = records.setting(0, "trials of a search for settings before training; 0: none", low=0)
+    tune_minutes: float = records.setting(0.0, "minutes of training in that search; 0: no limit", low=0.0)
+    retries: int = records.setting(3, "times that a step is tried again when a try can help", low=0, high=20)
+    timeout_s: int = records.setting(3600, "seconds after which a step is stopped", low=60)
+    train_timeout_s: int = records.setting(24 * 3600, "seconds after which training is stopped", low=60)
+
+    def image_of(self, step: str) -> str:
+        """The image of a step."""
+        image = self.train_image if step in ("train", "tune") and self.train_image else self.image
+        return image or f"pergola:{metadata.version('pergola-ml')}-cpu"
+
+    def worker_pods(self) -> dict[str, Any]:
+        """What the train step asks a TrainJob for, see pipelines/kubeflow/pod_workers.py."""
+        return {
+            "count": self.workers,
+            "image": self.image_of("train"),
+            "runtime": self.runtime,
+            "cpu": self.train_cpu,
+            "memory": self.train_memory,
+            "memory_limit": self.train_memory_limit,
+        }
+
+
+def configured(
+    task: Any, step: str, cluster: ClusterSettings, *, retry: bool = True, cache: bool = True
+) -> Any:
+    """The task with all that pods of its step get.
+
+    retry: trying again can help (storage, network, a lost node), which it cannot when the step only
+    computes and decides.  cache: equal inputs give equal outputs, and nothing else is changed.
+    """
+    from kfp import kubernetes
+
+    training = step in ("train", "tune")
+    task.set_container_image(cluster.image_of(step)).set_display_name(step).set_caching_options(cache)
+    task.set_cpu_request(cluster.train_cpu if training else cluster.cpu)
+    task.set_memory_request(cluster.train_memory if training else cluster.memory)
+    task.set_memory_limit(cluster.train_memory_limit if training else cluster.memory_limit)
+    if retry and cluster.retries:
+        task.set_retry(
+            cluster.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s"
+        )
+    long = training or step == "train_workers"
+    kubernetes.set_timeout(task, cluster.train_timeout_s if long else cluster.timeout_s)
+    kubernetes.mount_pvc(task, pvc_name=cluster.workspace_claim, mount_path=cluster.workspace)
+    _environment(task, cluster)
+    for key, value in LABELS.items():
+        kubernetes.add_pod_label(task, key, value)
+    if cluster.pull_secret:
+        kubernetes.set_image_pull_secrets(task, [cluster.pull_secret])
+    if training:
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=cluster.shm)
+    return task
+
+
+def on_accelerator(task: Any, kind: Any, count: Any, node_selector: Any, tolerations: Any) -> Any:
+    """The task on nodes with accelerators. All may be pipeline parameters; a count of "0" asks for none.
+
+    kind: the resource's name, such as "nvidia.com/gpu".
+    """
+    from kfp import kubernetes
+
+    task.set_accelerator_type(kind).set_accelerator_limit(count)
+    kubernetes.add_node_selector_json(task, node_selector)
+    kubernetes.add_toleration_json(task, tolerations)
+    return task
+
+
+def knows_itself(task: Any) -> Any:
+    """The task, told its pod's name and namespace: it makes other pods, which go when it goes."""
+    from kfp import kubernetes
+
+    from pergola.pipelines.kubeflow import pod_workers
+
+    fields = {
+        pod_workers.NAMESPACE_VARIABLE: "metadata.namespace",
+        pod_workers.POD_VARIABLE: "metadata.name",
+        pod_workers.UID_VARIABLE: "metadata.uid",
+    }
+    for variable, path in fields.items():
+        kubernetes.use_field_path_as_env(task, variable, path)
+    return task
+
+
+def _environment(task: Any, cluster: ClusterSettings) -> None:
+    from kfp import kubernetes
+
+    task.set_env_variable("MLFLOW_DISABLE_TELEMETRY", "true")
+    task.set_env_variable("TF_CPP_MIN_LOG_LEVEL", "2")
+    task.set_env_variable(failures.WORKSPACE_VARIABLE, cluster.workspace)
+    kubernetes.use_field_path_as_env(task, failures.RUN_VARIABLE, RUN_LABEL)
+    if cluster.config_map:
+        keys = {key: key for key in ENV_KEYS}
+        kubernetes.use_config_map_as_env(task, cluster.config_map, keys, optional=True)
+    if cluster.secret:
+        keys = {key: key for key in SECRET_KEYS}
+        kubernetes.use_secret_as_env(task, cluster.secret, keys, optional=True)

@@ -1,0 +1,108 @@
+"""What a run and a check answer: for `--json`, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pergola.components import records
+from pergola.components.artifacts.data import CRITICAL, INFO, WARNING, Finding
+from pergola.components.artifacts.decision import Rule
+from pergola.pipelines.local.reproduce import Again
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of `pergola run`. A rejected model is an outcome, not an error."""
+
+    run: str
+    decision: str  # "accepted" or "rejected"
+    reasons: tuple[str, ...]
+    rules: tuple[Rule, ...]  # of the gate, each with value, interval, limit and verdict
+    version: int | None  # published; None when rejected
+    model: str
+    metrics: Mapping[str, float | None]  # on the test part, unless the name says otherwise
+    counts: Mapping[str, Any]  # images, quarantined by reason, train, validation, test
+    seconds: Mapping[str, float]  # a step, in this run
+    reused: tuple[str, ...]
+    model_path: str  # of the SavedModel that was judged
+    report: str
+    again: Again | None = None  # of a run that is like a version's
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return records.to_dict(self)
+
+    def words(self) -> str:
+        """A short summary."""
+        scores = self.metrics
+        lines = [
+            "",
+            f"{self.decision.upper()}: {self.model}{self._fate()}",
+            *([self.again.words()] if self.again else []),
+            *(f"  because: {reason}" for reason in self.reasons),
+            f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
+            f"train accuracy {_percent(scores['train_accuracy'])}, calibration error "
+            f"{_percent(scores.get('calibration_error'))}, {self.counts['test']} test images",
+            *_cost_words(scores),
+            f"  report  {self.report}",
+        ]
+        if self.reused:
+            everything = len(self.reused) == len(self.seconds)
+            lines.insert(
+                1,
+                "Nothing changed: everything was reused."
+                if everything
+                else f"Reused: {', '.join(self.reused)}.",
+            )
+        if self.version:
+            lines += [f"  model   {self.model_path}", "  next    pergola serve"]
+        return "\n".join(lines)
+
+    def _fate(self) -> str:
+        if self.version:
+            return f" version {self.version} is the champion."
+        return (
+            f", version {self.again.version} once more; nothing is released."
+            if self.again
+            else " is not shipped."
+        )
+
+
+@dataclass(frozen=True)
+class ValidateResult:
+    """The outcome of `pergola validate`."""
+
+    ok: bool
+    findings: tuple[Finding, ...]
+    counts: Mapping[str, Any]
+    page: str
+    relabel: str = ""  # the ranked list of suspicious labels; empty when none was looked for
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return records.to_dict(self)
+
+    def words(self) -> str:
+        """A line a finding, the worst first."""
+        order = {CRITICAL: 0, WARNING: 1, INFO: 2}
+        findings = sorted(self.findings, key=lambda finding: order.get(finding.severity, 3))
+        lines = [f"{f.severity:<9}{f.check:<18}{f.message}" for f in findings]
+        verdict = "The data can be used." if self.ok else "The data cannot be used as they are."
+        last = [f"Page: {self.page}"]
+        if self.relabel:
+            last.append(f"Labels by how suspicious they are: {self.relabel}")
+        return "\n".join([*lines, verdict, *last])
+
+
+def _cost_words(scores: Mapping[str, float | None]) -> list[str]:
+    cost, saved = scores.get("cost_per_1000"), scores.get("cost_saved_per_1000")
+    if cost is None or saved is None:
+        return []
+    beside = f"{abs(saved):.4g} {'less' if saved >= 0 else 'more'} than the best constant answer"
+    return [f"  1,000 images cost {cost:.4g}, {beside}"]
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"

@@ -1,0 +1,88 @@
+"""The record of a run: when it began, what it was asked, what became of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pergola.components import records
+from pergola.pipelines.local.reuse import Output
+from pergola.pipelines.settings import Settings, to_toml
+from pergola.pipelines.workspace import Workspace
+
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+@dataclass
+class Run:
+    """One run in `<workspace>/runs/<id>/`."""
+
+    id: str
+    folder: Path
+    record: dict[str, Any]
+
+    @classmethod
+    def begin(
+        cls,
+        workspace: Workspace,
+        dataset: Path,
+        settings: Settings,
+        command: str,
+        reason: str = "",
+        like: str = "",
+    ) -> Run:
+        """A new run, or the last one if it was cut off while it did the very same.
+
+        command: what a person typed, for the report.  reason: why it was begun, when nobody typed it.
+        like: the version that it makes again, such as "leaves/3"; such a run leads to nothing new.
+        """
+        request = {"source": str(dataset), "settings": records.to_dict(settings), "like": like}
+        for last in workspace.run_ids()[-1:]:
+            record = workspace.run_record(last)
+            if record.get("state") == RUNNING and all(record.get(key) == request[key] for key in request):
+                return cls(last, workspace.runs / last, record)
+        id = _new_id(time.time())
+        run = cls(id, workspace.runs / id, {"id": id, "state": RUNNING, "command": command, "began": _now()})
+        run.record.update({"reason": reason} if reason else {})
+        run.record.update(request, steps={})
+        run.save()
+        records.write_atomic(run.folder / "settings.toml", to_toml(settings))
+        return run
+
+    def end(self, state: str, steps: Mapping[str, Output], **facts: Any) -> None:
+        """Note how it ended, and what it used."""
+        used = {
+            name: {"key": output.key, "sha256": output.sha256, "reused": output.reused}
+            for name, output in steps.items()
+        }
+        self.record.update(state=state, ended=_now(), steps=used, **facts)
+        self.save()
+
+    def save(self) -> None:
+        """Write run.json."""
+        text = json.dumps(self.record, indent=1, ensure_ascii=False)
+        records.write_atomic(self.folder / "run.json", text + "\n")
+
+
+def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:
+    """ "<step>/<key>" of what the last runs used."""
+    kept = set()
+    for id in workspace.run_ids()[-num_runs:]:
+        for step, output in workspace.run_record(id).get("steps", {}).items():
+            kept.add(f"{step}/{output['key']}")
+    return kept
+
+
+def _new_id(now_s: float) -> str:
+    """By time, so that ids are in the order of runs, however short these are; then by chance."""
+    second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))
+    return f"{second}-{int(now_s % 1 * 0x10000):04x}{secrets.token_hex(2)}"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,233 @@
+"""`pergola drift`: has what a released version is asked about moved, since its test part?
+
+Each look judges the requests since the last one; looks, report and page lie in <workspace>/drift/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pergola.components import records
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift import request_log
+from pergola.components.evaluation.drift.drift import ClassShift, DriftReport, DriftSettings, DriftTest
+from pergola.components.evaluation.drift.drift import drift as judge
+from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.evaluation.drift.reference import DriftReference, Sample
+from pergola.pipelines.local.progress import Show
+from pergola.pipelines.release.resolve import Named, named
+from pergola.pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pergola.components.evaluation.drift.page import Unusual
+    from pergola.components.imaging.embeddings import Embed
+
+DRIFT = 3  # exit status
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """The outcome of a look."""
+
+    model: str
+    version: int
+    drifted: bool
+    reasons: tuple[str, ...]
+    look: int
+    num_reference: int
+    num_live: int
+    since: str  # first request, UTC
+    until: str  # last one
+    alpha: float
+    tests: tuple[DriftTest, ...]
+    classes: tuple[ClassShift, ...]
+    page: str
+
+    @property
+    def status(self) -> int:
+        """Of the command."""
+        return DRIFT if self.drifted else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return records.to_dict(self)
+
+    def words(self) -> str:
+        """The verdict first, then each test."""
+        verdict = "DRIFT" if self.drifted else "No drift"
+        lines = [
+            f"{verdict}: {self.model} version {self.version}, {self.num_live:,} requests "
+            f"({self.since} to {self.until}) against {self.num_reference:,} test images, look {self.look}."
+        ]
+        for test in sorted(self.tests, key=lambda test: (not test.drifted, test.adjusted_p)):
+            lines.append(f"  {'moved' if test.drifted else 'quiet'}  {test.message}")
+        if self.drifted:
+            lines.append("Drift is not yet loss: label some requests to see, pergola feedback --ask FOLDER")
+        return "\n".join([*lines, f"Page: {self.page}"])
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """The requests to be judged."""
+
+    files: list[Path]
+    span: request_log.Span
+    since_s: int
+    skipped: int  # that lie before the last `max_requests`
+
+    def chosen(self, version: Named) -> dict[str, Any]:
+        """How request_log finds them."""
+        return {"model": version.model, "version": version.version, "since_s": self.since_s}
+
+
+def drift(
+    workspace: Workspace,
+    target: str | None,
+    settings: DriftSettings,
+    *,
+    log: str | None = None,
+    show: Show,
+) -> DriftResult:
+    """Judge the requests since the last look.
+
+    target: see pipelines/release/resolve.py.  log: prefix of the log's files; default: the workspace's own.
+    Raises InputError when there is no log, no reference, or too few requests; no look is spent then.
+    """
+    version = named(workspace, target)
+    reference = _reference(version)
+    place = workspace.drift(version.model, version.version)
+    with workspace.lock("a look at drift", "drift.lock"):
+        looks = Looks.of(place)
+        requests = _requests(workspace, version, looks, settings, log)
+        place.mkdir(parents=True, exist_ok=True)
+        with _embedding(version, reference, settings, place) as embed:
+            live = request_log.sample_log(
+                requests.files,
+                embed,
+                **requests.chosen(version),
+                count=requests.span.count,
+                max_requests=settings.max_requests,
+                max_embedded=settings.max_embedded,
+                seed=settings.seed,
+                progress=show.progress,
+            )
+        report = judge(_notes(version), live, settings, look=looks.number)
+        page = _write_page(version, report, live, requests, place)
+        report.save(place)
+        looks.after(
+            report, at_s=int(time.time()), since_s=requests.span.first_s, until_s=requests.span.last_s
+        ).save(place)
+    return _result(version, report, requests.span.first_s, requests.span.last_s, page)
+
+
+def last_look(workspace: Workspace, target: str | None) -> DriftResult:
+    """What the last look found, without a new one. Raises InputError when there was none."""
+    version = named(workspace, target)
+    place = workspace.drift(version.model, version.version)
+    looks = Looks.of(place).looks
+    if not looks:
+        raise InputError(f"There has been no look at {version} yet: leave --last out.")
+    from pergola.components.evaluation.drift.page import FILE
+
+    return _result(version, DriftReport.load(place), looks[-1].since_s, looks[-1].until_s, place / FILE)
+
+
+def _notes(version: Named) -> Path:
+    from pergola.components.store.publish import notes_of
+
+    return notes_of(version.folder)
+
+
+def _reference(version: Named) -> DriftReference:
+    if not (_notes(version) / DriftReference.FILE).is_file():
+        raise InputError(
+            f"There is no reference of drift in {version.folder}: {version} was published before there were "
+            "any. Run `pergola run` again with --force gate for a version that has one."
+        )
+    return DriftReference.load(_notes(version))
+
+
+def _requests(
+    workspace: Workspace, version: Named, looks: Looks, settings: DriftSettings, log: str | None
+) -> _Requests:
+    files = request_log.log_files(log or workspace.request_log(version.model))
+    since_s = looks.since_s
+    span = request_log.span_of(files, model=version.model, version=version.version, since_s=since_s)
+    if span.count < settings.min_requests:
+        when = f" since the last look, {_utc(since_s - 1)}" if looks.looks else ""
+        raise InputError(
+            f"The log has {span.count} requests to {version}{when}; {settings.min_requests} are wanted "
+            "(drift.min_requests). Wait for more"
+            + (", or see the last look's report with --last." if looks.looks else ".")
+        )
+    return _Requests(files, span, since_s, max(0, span.count - settings.max_requests))
+
+
+@contextmanager
+def _embedding(
+    version: Named, reference: DriftReference, settings: DriftSettings, place: Path
+) -> Iterator[Embed | None]:
+    """The version's own embedding, if it is wanted. Loads TensorFlow, whose words go to a file."""
+    if not reference.width or not settings.max_embedded:
+        yield None
+        return
+    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.pipelines.local.native import stderr_to
+
+    with stderr_to(place / "native.log"), ServedModel(version.folder) as model:
+        yield model.embeddings
+
+
+def _write_page(version: Named, report: DriftReport, live: Sample, requests: _Requests, place: Path) -> Path:
+    from pergola.components.evaluation.drift.page import Title, write_page
+
+    span = f"{_utc(requests.span.first_s)} to {_utc(requests.span.last_s)}"
+    title = Title(version.model, version.version, span)
+    sample, record = DriftReference.sample(_notes(version)), DriftReference.load(_notes(version))
+    return write_page(title, report, sample, live, _unusual(version, report, requests, record.labels), place)
+
+
+def _unusual(
+    version: Named, report: DriftReport, requests: _Requests, labels: Sequence[str]
+) -> list[Unusual]:
+    """The requests that the report names, most unusual first."""
+    from pergola.components.evaluation.drift.page import Unusual
+
+    rows = [row + requests.skipped for row in report.unlike]
+    found: Mapping[int, request_log.Logged] = {}
+    if rows:
+        found = request_log.images_at(requests.files, rows, **requests.chosen(version))
+    logged = [found[row] for row in rows if row in found]
+    return [
+        Unusual(
+            one.image, labels[int(one.probabilities.argmax())], float(one.probabilities.max()), _utc(one.at_s)
+        )
+        for one in logged
+    ]
+
+
+def _result(version: Named, report: DriftReport, since_s: int, until_s: int, page: Path) -> DriftResult:
+    return DriftResult(
+        model=version.model,
+        version=version.version,
+        drifted=report.drifted,
+        reasons=report.reasons,
+        look=report.look,
+        num_reference=report.num_reference,
+        num_live=report.num_live,
+        since=_utc(since_s),
+        until=_utc(until_s),
+        alpha=report.alpha,
+        tests=report.tests,
+        classes=report.classes,
+        page=str(page),
+    )
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -1,0 +1,214 @@
+"""`pergola lineage`: from a version to what it was made of, and from an image to the versions that saw it.
+
+Answers come from files of the workspace alone (components/release/provenance.py, the request log, looks,
+feedback, published folders); the champion is read from the registry's.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from pergola.components.artifacts.data import PARTS, Manifest, Split, ValidationReport
+from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.artifacts.training import Export, Training
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift import request_log
+from pergola.components.evaluation.drift.feedback import Feedback, image_id, live_accuracy
+from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.release import provenance
+from pergola.components.release.provenance import Origin
+from pergola.pipelines.workspace import Workspace
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def is_image(text: str) -> bool:
+    """Whether `text` names an image, by its file or its id, and not a version."""
+    return bool(_ID.fullmatch(text.lower())) or Path(text).is_file()
+
+
+def place_of(workspace: Workspace, text: str) -> Path:
+    """The dossier of the version that `text` names: "leaves/3", or "3" where there is one model.
+
+    Raises InputError when there is none.
+    """
+    workspace.require()
+    known = _dossiers(workspace)
+    name, _, number = text.rpartition("/")
+    if not number.isdecimal():
+        raise InputError(f"'{text}' is no version, such as 3 or leaves/3, and no image's file or id.")
+    found = [place for model, version, place in known if version == int(number) and name in ("", model)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{model}/{version}" for model, version, _ in known) or "none"
+    if found:
+        raise InputError(
+            f"Version {number} could be of several models: {listed}. Say which, as MODEL/{number}."
+        )
+    raise InputError(
+        f"Nothing is known of version '{text}' in {workspace.root}. Versions with a lineage: {listed}."
+    )
+
+
+def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
+    """What a version was made of, and what became of it."""
+    place = place_of(workspace, text)
+    origin = Origin.load(place)
+    manifest, split = Manifest.load(place), Split.load(place)
+    training, export = Training.load(place), Export.load(place)
+    evaluation, decision = Evaluation.load(place), Decision.load(place)
+    kept_out = ValidationReport.load(place).quarantined
+    return {
+        "model": origin.model,
+        "version": origin.version,
+        "images": {
+            "source": origin.source,
+            "fingerprint": manifest.fingerprint,
+            "files": manifest.num_rows,
+            "kept_out": len(kept_out),
+            "split_fingerprint": split.fingerprint,
+            **{part: split.counts.get(part, 0) for part in PARTS},
+            "classes": len(manifest.labels),
+        },
+        "settings": str(place / provenance.SETTINGS),
+        "code": origin.code,
+        "run": {
+            "id": origin.run,
+            "command": origin.command,
+            "reason": origin.reason,
+            "released": _utc(origin.released_s),
+        },
+        "network": {
+            "architecture": training.architecture,
+            "parameters": training.num_parameters,
+            "epochs": training.epochs,
+            "seed": training.seed,
+            "sha256": export.sha256,
+        },
+        "decision": {
+            "accepted": decision.accepted,
+            "rules": len(decision.rules),
+            "champion": decision.champion,
+            "accuracy": evaluation.accuracy,
+            "test_images": evaluation.num_images,
+        },
+        "release": _release(workspace, origin, export.sha256),
+        **_use(workspace, origin),
+    }
+
+
+def of_image(workspace: Workspace, text: str) -> dict[str, Any]:
+    """Where an image was: {"id", "versions": [{"model", "version", "files"}], "requests", "feedback"}.
+
+    It is known by its bytes: a copy that was encoded anew is another image.
+    """
+    workspace.require()
+    ids = _ids(text)
+    seen = []
+    for model, version, place in _dossiers(workspace):
+        files = [row for id in ids for row in provenance.images(place, id)]
+        if files:
+            seen.append({"model": model, "version": version, "files": files})
+    return {
+        "id": ids[0],
+        "versions": seen,
+        "requests": _requests_of(workspace, ids),
+        "feedback": _labels(workspace, ids),
+    }
+
+
+def _ids(text: str) -> list[str]:
+    """The id of a file, as it is and as the client sends it; or the id that was given."""
+    from pergola.serving.wire.images import prepare
+
+    path = Path(text)
+    if not path.is_file():
+        return [text.lower()]
+    data = path.read_bytes()
+    try:
+        sent = image_id(prepare(data))
+    except ValueError:
+        sent = image_id(data)
+    return list(dict.fromkeys((image_id(data), sent)))
+
+
+def _dossiers(workspace: Workspace) -> list[tuple[str, int, Path]]:
+    found = []
+    for path in workspace.versions.glob(f"*/*/{Origin.FILE}"):
+        if path.parent.name.isdecimal():
+            found.append((path.parent.parent.name, int(path.parent.name), path.parent))
+    return sorted(found)
+
+
+def _release(workspace: Workspace, origin: Origin, sha256: str) -> dict[str, Any]:
+    from pergola.components.release.registry import champion_of
+    from pergola.components.store.publish import published, sha256_of
+
+    folder = workspace.models / origin.model / str(origin.version)
+    there = origin.version in published(workspace.models, origin.model)
+    champion = champion_of(workspace.tracking_uri, origin.model)
+    return {
+        "published": there,
+        "unchanged": sha256_of(folder) == sha256 if there else None,
+        "champion": bool(champion and champion.version == origin.version),
+    }
+
+
+def _use(workspace: Workspace, origin: Origin) -> dict[str, Any]:
+    model, version = origin.model, origin.version
+    span = request_log.span_of(_log(workspace, model), model=model, version=version)
+    looks = Looks.of(workspace.drift(model, version)).looks
+    labelled = workspace.feedback(model)
+    feedback = Feedback.load(labelled) if (labelled / Feedback.FILE).is_file() else Feedback()
+    live = next((one for one in live_accuracy(feedback) if one.version == version), None)
+    return {
+        "requests": {
+            "logged": span.count,
+            "first": _utc(span.first_s) if span.count else None,
+            "last": _utc(span.last_s) if span.count else None,
+        },
+        "drift": {
+            "looks": len(looks),
+            "drifted": sum(look.drifted for look in looks),
+            "last": None if not looks else {"at": _utc(looks[-1].at_s), "reasons": list(looks[-1].reasons)},
+        },
+        "feedback": None
+        if live is None
+        else {"images": live.num_images, "accuracy": live.accuracy, "interval": list(live.interval)},
+    }
+
+
+def _log(workspace: Workspace, model: str) -> list[Path]:
+    """Files of the workspace's own log; none when nothing was kept."""
+    try:
+        return request_log.log_files(workspace.request_log(model))
+    except InputError:
+        return []
+
+
+def _requests_of(workspace: Workspace, ids: list[str]) -> list[dict[str, Any]]:
+    """How often each version was asked about an image."""
+    found: dict[tuple[str, int], int] = {}
+    for folder in sorted(workspace.requests.glob("*")):
+        for one in request_log.read_log(_log(workspace, folder.name), model=folder.name):
+            if image_id(one.image) in ids:
+                key = (folder.name, one.version)
+                found[key] = found.get(key, 0) + 1
+    return [{"model": model, "version": version, "count": n} for (model, version), n in sorted(found.items())]
+
+
+def _labels(workspace: Workspace, ids: list[str]) -> list[dict[str, str]]:
+    """What people said of an image that was asked about."""
+    found = []
+    for path in sorted((workspace.root / "feedback").glob(f"*/{Feedback.FILE}")):
+        labels = Feedback.load(path.parent).labels()
+        found += [{"model": path.parent.name, "label": labels[id]} for id in ids if id in labels]
+    return found
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

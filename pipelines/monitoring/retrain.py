@@ -1,0 +1,157 @@
+"""`pergola retrain`: a run, if there is a reason for one. What a timer on a laptop or a server calls.
+
+The decision is components/release/retrain.py's; here are the facts.
+"""
+
+from __future__ import annotations
+
+import calendar
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pergola.components import records
+from pergola.components.artifacts.data import Manifest
+from pergola.components.data.sources.source import open_source
+from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.release.registry import champion_of
+from pergola.components.release.retrain import Facts, due, num_changed, rows_of
+from pergola.pipelines.local import run as local
+from pergola.pipelines.local import runs, walk
+from pergola.pipelines.local.progress import Show
+from pergola.pipelines.local.results import RunResult
+from pergola.pipelines.monitoring import feedback
+from pergola.pipelines.settings import Settings
+from pergola.pipelines.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """Whether there was a run, why, and its outcome."""
+
+    trained: bool
+    reason: str
+    run: RunResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "trained": self.trained,
+            "reason": self.reason,
+            "run": self.run.to_json() if self.run else None,
+        }
+
+    def words(self) -> str:
+        """The reason, and the run's own words."""
+        return self.run.words() if self.run else f"Not trained. {self.reason}"
+
+
+def retrain(
+    dataset: Path,
+    settings: Settings,
+    workspace: Workspace,
+    *,
+    use_feedback: bool = True,
+    show: Show,
+    command: str = "",
+) -> RetrainResult:
+    """Run if images, drift or age ask for it; else say why not.
+
+    use_feedback: images whose true labels people gave for requests are part of the data set.
+    Raises what `local.run` raises.
+    """
+    model = walk.model_name(dataset.expanduser().absolute(), settings)
+    if use_feedback:
+        settings = with_feedback(settings, workspace, model)
+    decision = due(_facts(dataset, settings, workspace, model, show), settings.retrain)
+    show.say(f"{'Training' if decision.fire else 'Not training'}: {decision.reason}")
+    if not decision.fire:
+        return RetrainResult(False, decision.reason, None)
+    result = local.run(dataset, settings, workspace, show=show, command=command, reason=decision.reason)
+    return RetrainResult(True, decision.reason, result)
+
+
+def with_feedback(settings: Settings, workspace: Workspace, model: str) -> Settings:
+    """The settings, with the images that people labelled after they were asked about, if there are any."""
+    labelled = workspace.feedback(model) / feedback.LIST
+    if settings.scan.also or not labelled.is_file():
+        return settings
+    return dataclasses.replace(settings, scan=dataclasses.replace(settings.scan, also=str(labelled)))
+
+
+def _facts(dataset: Path, settings: Settings, workspace: Workspace, model: str, show: Show) -> Facts:
+    manifest = local.scan(dataset, settings, workspace, show=show)
+    last = _last_run(workspace, dataset.expanduser().absolute())
+    if last is None:
+        return Facts(None)
+    before = workspace.steps / "scan" / last["steps"]["scan"]["key"]
+    ended_s = _seconds(last["ended"])
+    now = time.time()
+    return Facts(
+        num_changed=_num_changed(before, manifest),
+        settings_changed=_plain(last["settings"]) != _plain(records.to_dict(settings.of_a_run())),
+        newest_minutes=_newest_minutes(dataset, settings, workspace, now),
+        drifted_looks=_drifted_looks(workspace, model, ended_s),
+        age_days=_age_days(workspace, model, now),
+        hours_since_run=(now - ended_s) / 3600,
+    )
+
+
+def _num_changed(before: Path, now: Path) -> int:
+    manifest = Manifest.load(now)
+    if not (before / Manifest.FILE).is_file():
+        return manifest.num_rows
+    if Manifest.load(before).fingerprint == manifest.fingerprint:
+        return 0
+    return num_changed(rows_of(before), rows_of(now))
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the place of further images: what lies there is counted as images."""
+    scan = {key: value for key, value in settings.get("scan", {}).items() if key != "also"}
+    return {**settings, "scan": scan}
+
+
+def _newest_minutes(dataset: Path, settings: Settings, workspace: Workspace, now: float) -> float | None:
+    if not settings.retrain.quiet_minutes:
+        return None
+    source = open_source(dataset.expanduser().absolute(), settings.scan, workspace.scratch)
+    newest = max((max(entry.stamp[1:]) for entry in source.entries()), default=0)
+    return max(0.0, (now - newest / 1e9) / 60)
+
+
+def _drifted_looks(workspace: Workspace, model: str, ended_s: float) -> int:
+    """Looks in a row at the champion that found drift, unless a run has answered them already."""
+    champion = champion_of(workspace.tracking_uri, model)
+    looks = Looks.of(workspace.drift(model, champion.version)) if champion else Looks()
+    return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
+
+
+def _age_days(workspace: Workspace, model: str, now: float) -> float | None:
+    """Since the run that made the champion."""
+    champion = champion_of(workspace.tracking_uri, model)
+    wanted = (model, champion.version) if champion else None
+    for run in reversed(workspace.run_ids()):
+        record = workspace.run_record(run)
+        result = record.get("result") or {}
+        made = "register" not in result.get("reused", ())
+        if made and (result.get("model"), result.get("version")) == wanted:
+            return (now - _seconds(record["ended"])) / 86_400
+    return None
+
+
+def _last_run(workspace: Workspace, dataset: Path) -> dict[str, Any] | None:
+    """The last run on these images that came to its end, but for those that made a version again."""
+    for run in reversed(workspace.run_ids()):
+        record = workspace.run_record(run)
+        if record.get("like") or record.get("state") != runs.DONE:
+            continue
+        if record.get("source") == str(dataset):
+            return record
+    return None
+
+
+def _seconds(utc: str) -> float:
+    return float(calendar.timegm(time.strptime(utc, "%Y-%m-%dT%H:%M:%SZ")))

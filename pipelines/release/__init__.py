@@ -1,0 +1,1 @@
+"""Which version is meant, and which is live."""

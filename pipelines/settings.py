@@ -1,0 +1,159 @@
+"""Settings of a run: one frozen object from defaults, a TOML file and --set, in this order.
+
+Each section is a dataclass that lives beside the code it configures; this file only puts them
+together, so that `pergola config` can print all of them with a comment each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pergola.components import records
+from pergola.components.data.checks.validate import ValidateSettings
+from pergola.components.data.manifest.scan import ScanSettings
+from pergola.components.data.shards import ShardSettings
+from pergola.components.data.split import SplitSettings
+from pergola.components.errors import InputError
+from pergola.components.evaluation.drift.drift import DriftSettings
+from pergola.components.evaluation.evaluate import EvaluateSettings
+from pergola.components.evaluation.gate.gate import GateSettings
+from pergola.components.release.retrain import RetrainSettings
+from pergola.components.release.smoke_test import SmokeTestSettings
+from pergola.components.training.augmentation.augment import FAINT, AugmentSettings
+from pergola.components.training.export import ExportSettings
+from pergola.components.training.fit import TrainSettings
+from pergola.components.training.models.architectures import ModelSettings
+
+
+@dataclass(frozen=True)
+class ReleaseSettings:
+    """Under which name a model is released, and how much of the past a workspace keeps."""
+
+    name: str = records.setting("", "name of the model; empty: the name of the data folder")
+    keep_runs: int = records.setting(5, "runs whose intermediate files stay in the workspace", low=1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All sections; an attribute is a section of the TOML file."""
+
+    scan: ScanSettings = field(default_factory=ScanSettings)
+    validate: ValidateSettings = field(default_factory=ValidateSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    smoke_test: SmokeTestSettings = field(default_factory=SmokeTestSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
+    drift: DriftSettings = field(default_factory=DriftSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
+
+    def of_a_run(self) -> Settings:
+        """Without what only matters after a release, which must not make a run another one."""
+        return dataclasses.replace(self, drift=DriftSettings(), retrain=RetrainSettings())
+
+
+def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Settings from defaults, then `file`, then "section.key=value" strings.
+
+    Raises InputError for a file that is missing or no TOML, an unknown section or key (with the
+    nearest known one), a value of a wrong type or out of bounds.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    if file is not None:
+        for section, values in _read_toml(file).items():
+            if not isinstance(values, dict):
+                raise InputError(f"{file}: '{section}' stands outside a section. Put it below a [section].")
+            tables[section], sources[section] = dict(values), f"[{section}] in {file}"
+    for text in overrides:
+        section, key, value = _parse_override(text)
+        tables.setdefault(section, {})[key] = value
+        sources.setdefault(section, f"--set {section}")
+    return _lit(_settings(tables, sources))
+
+
+def _lit(settings: Settings) -> Settings:
+    """Light varied faintly where nothing else was asked for and the network is pretrained: that has
+    seen all light."""
+    asked = settings.augment
+    if not settings.model.weights:
+        return settings
+    brightness = FAINT[0] if asked.brightness < 0 else asked.brightness
+    contrast = FAINT[1] if asked.contrast < 0 else asked.contrast
+    return dataclasses.replace(
+        settings, augment=dataclasses.replace(asked, brightness=brightness, contrast=contrast)
+    )
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as TOML, each key with its one-line comment."""
+    lines = []
+    for section in dataclasses.fields(Settings):
+        part = getattr(settings, section.name)
+        lines += [f"# {_first_line(type(part))}", f"[{section.name}]"]
+        for key in dataclasses.fields(part):
+            value = records.toml_value(getattr(part, key.name))
+            lines += [f"# {comment(key)}", f"{key.name} = {value}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"Config file {file} does not exist. `pergola config` prints one to begin with."
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"Config file {file} cannot be read as TOML: {error}.") from None
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    name, equals, raw = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise InputError(f"--set wants section.key=value, got '{text}'. Example: --set train.epochs=10.")
+    try:
+        return section, key, tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return section, key, raw.strip()
+
+
+def _settings(tables: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str]) -> Settings:
+    sections = {f.name: f for f in dataclasses.fields(Settings)}
+    parts: dict[str, Any] = {}
+    for name, values in tables.items():
+        if name not in sections:
+            raise InputError(f"{sources[name]}: unknown section '{name}'.{records.nearest(name, sections)}")
+        cls = sections[name].default_factory
+        parts[name] = records.from_dict(cls, values, sources[name])  # type: ignore[arg-type]
+    return Settings(**parts)
+
+
+def comment(key: dataclasses.Field[Any]) -> str:
+    """What a setting means, and which values it takes."""
+    help = key.metadata.get("help", "")
+    choices = key.metadata.get("choices") or ()
+    low, high = key.metadata.get("low"), key.metadata.get("high")
+    if choices:
+        return f"{help} ({' | '.join(map(str, choices))})"
+    if low is not None and high is not None:
+        return f"{help} ({low} to {high})"
+    return help + (
+        f" (at least {low})" if low is not None else f" (at most {high})" if high is not None else ""
+    )
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).strip().splitlines()[0]

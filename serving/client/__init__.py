@@ -1,0 +1,1 @@
+"""A client of TensorFlow Serving that needs no TensorFlow."""

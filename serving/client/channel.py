@@ -1,0 +1,180 @@
+"""A gRPC channel to one or many servers: how to reach them, and who is asking."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from pergola.serving.client.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Talk TLS. With `certificate` and `key` the client shows who it is (mutual TLS). PEM files."""
+
+    ca: Path | None = None  # who signed the server's certificate; None trusts what gRPC ships
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None  # the name in the server's certificate, when it is not the address
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """What gRPC wants. Raises InvalidInput when a file cannot be read."""
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidInput(
+                "Tls: certificate and key come together. Give both for mutual TLS, or neither."
+            )
+        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a channel behaves. The defaults are our advice.
+
+    A call in flight is probed after `keepalive_s` of silence and given up `keepalive_timeout_s`
+    later. gRPC servers hang up on the fourth probe without an answer to a call in between, so by default
+    no call lives long enough for a fourth.
+    """
+
+    tls: Tls | None = None
+    token: str | Callable[[], str] | None = (
+        None  # sent as "authorization: Bearer …"; a function is asked each call
+    )
+    metadata: tuple[tuple[str, str], ...] = ()  # sent with every call
+    plain_token: bool = False  # allow the token to travel without TLS (a mesh encrypts)
+    max_message_mib: int = 1024  # of a request and of an answer; gRPC's own 4 MB is too little for images
+    keepalive_s: float | None = None  # None: a third of the client's timeout_s, at least 10
+    keepalive_timeout_s: float = 10.0
+    max_reconnect_s: float = 2.0  # longest pause between two tries to connect
+    options: tuple[tuple[str, int | str], ...] = ()  # more of gRPC's channel arguments
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_message_mib <= 2047:
+            raise InvalidInput(
+                f"max_message_mib is {self.max_message_mib}, wanted 1 to 2047 (protobuf's limit)."
+            )
+
+    def call_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with a call."""
+        if self.token is None:
+            return self.metadata
+        token = self.token() if callable(self.token) else self.token
+        return (*self.metadata, ("authorization", f"Bearer {token}"))
+
+
+def open_channel(target: str, connection: Connection, timeout_s: float = 30.0) -> grpc.Channel:
+    """A channel to `target` for calls that last up to `timeout_s`. It connects when it is first used.
+
+    With a name that stands for many addresses ("dns:///leaves.models.svc:8500" of a headless
+    Service), calls go to all of them in turn.
+    """
+    options = [*_options(connection, timeout_s), *connection.options]
+    if connection.tls is None:
+        _check_token(target, connection)
+        return grpc.insecure_channel(target, options=options)
+    if connection.tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", connection.tls.server_name))
+    return grpc.secure_channel(target, connection.tls.credentials(), options=options)
+
+
+def target_of(address: str | Sequence[str]) -> str:
+    """gRPC's target for an address or several.
+
+    "host:8500", "dns:///name:8500", "unix:/path", "unix:path", or a list of "host:port" of which each
+    is an IP address. Raises InvalidInput for what can be none of these.
+
+    >>> target_of(["10.0.0.1:8500", "10.0.0.2:8500"])
+    'ipv4:10.0.0.1:8500,10.0.0.2:8500'
+    """
+    if not isinstance(address, str):
+        return _several(list(address))
+    if address.startswith(("http://", "https://")):
+        raise InvalidInput(
+            f"'{address}' is the address of a REST server. The client speaks gRPC: give host:port, "
+            "where TF-Serving's port is 8500 (with TLS: connection=Connection(tls=Tls(…)))."
+        )
+    if address.startswith(("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "xds:", "passthrough:")):
+        return address
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+        raise InvalidInput(
+            f"'{address}' is no address. Wanted host:port, such as localhost:8500, or unix:/path."
+        )
+    return address
+
+
+def _several(addresses: list[str]) -> str:
+    if not addresses:
+        raise InvalidInput("No address. Wanted host:port, or a list of them.")
+    if len(addresses) == 1:
+        return target_of(addresses[0])
+    for address in addresses:
+        target_of(address)
+    plain = [a.removeprefix("ipv4:").removeprefix("ipv6:") for a in addresses]
+    six = [a.startswith("[") for a in plain]
+    if any(six) != all(six) or not all(_is_ip(a) for a in plain):
+        raise InvalidInput(
+            f"{', '.join(addresses)}: several addresses must be IP addresses of one family. "
+            "For names, use one name that stands for all servers (a headless Service): dns:///name:8500."
+        )
+    return f"{'ipv6' if six[0] else 'ipv4'}:{','.join(plain)}"
+
+
+def _is_ip(address: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _options(connection: Connection, timeout_s: float) -> list[tuple[str, int | str]]:
+    keepalive_s = connection.keepalive_s or max(10.0, timeout_s / 3)
+    limit = connection.max_message_mib * 2**20
+    return [
+        ("grpc.max_send_message_length", limit),
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+        ("grpc.enable_retries", 0),  # serving/client/retry.py does that
+        ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(connection.keepalive_timeout_s * 1000)),
+        # gRPC 1.85 takes the shorter of the two only where both are set (seen: a minute otherwise).
+        ("grpc.http2.ping_timeout_ms", int(connection.keepalive_timeout_s * 1000)),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", int(connection.max_reconnect_s * 1000)),
+        ("grpc.dns_min_time_between_resolutions_ms", 5000),
+    ]
+
+
+def _check_token(target: str, connection: Connection) -> None:
+    """A token on an open wire is a token lost."""
+    if connection.token is not None and not connection.plain_token and not _is_local(target):
+        raise InvalidInput(
+            f"A token would travel to {target} unencrypted. Give Connection(tls=Tls(…)), or plain_token=True "
+            "where something else encrypts (a service mesh)."
+        )
+
+
+def _is_local(target: str) -> bool:
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    hosts = re.sub(r"^(dns|ipv4|ipv6|passthrough):(//[^/]*/)?", "", target)
+    return all(a.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]") for a in hosts.split(","))
+
+
+def _pem(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"Tls: cannot read {path}: {error.strerror}. Wanted a PEM file.") from error
+    if b"-----BEGIN" not in data:
+        raise InvalidInput(f"Tls: {path} is no PEM file: it has no '-----BEGIN' line.")
+    return data

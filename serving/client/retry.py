@@ -1,0 +1,115 @@
+"""When a failed call is sent again, and how long to wait before."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+from pergola.serving.client.errors import is_about_size
+
+_NEVER_SENT = (
+    "failed to connect to all addresses",
+    "connections to all backends failing",
+    "DNS resolution failed",
+    "Name resolution",
+    "empty address",
+)
+_CUT = ("Stream removed", "Received RST_STREAM", "Socket closed", "Connection reset")
+_OURS = ("Locally cancelled", "Channel closed")  # as against a server that shut down
+_LAST_CHANCE_S = 0.01  # with less time left, no try can succeed
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Exponential backoff with full jitter, within the deadline of the call.
+
+    The n-th pause is drawn from [0, min(max_pause_s, first_pause_s * 2 ** n)], so that many clients
+    of a server that comes back do not all call at once (AWS, "Exponential Backoff and Jitter").
+    `max_attempts=1` never retries.
+    """
+
+    max_attempts: int = 1000
+    first_pause_s: float = 0.05
+    max_pause_s: float = 2.0
+
+    def pause_s(
+        self, failures: int, remaining_s: float, draw: Callable[[], float] = random.random
+    ) -> float | None:
+        """How long to wait after that many failures; None when it is not worth another try."""
+        if failures >= self.max_attempts or remaining_s < _LAST_CHANCE_S:
+            return None
+        return draw() * min(self.max_pause_s, self.first_pause_s * 2.0 ** min(failures, 30), remaining_s)
+
+
+NO_RETRY = Retry(max_attempts=1)
+
+
+def may_retry(error: grpc.RpcError, idempotent: bool) -> bool:
+    """Whether sending again can help, and cannot do harm.
+
+    A request that may be repeated is, when nobody answered, the server was full or the connection
+    broke. One that may not is only sent again when it surely never left.
+    """
+    if not isinstance(error, grpc.Call):
+        return False
+    code, details = error.code(), error.details() or ""
+    if not idempotent:
+        return code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT)
+    if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
+        return details.startswith(_CUT)
+    if code is grpc.StatusCode.CANCELLED:
+        return not details.startswith(_OURS)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return not is_about_size(details)
+    return code is grpc.StatusCode.UNAVAILABLE
+
+
+class Later:
+    """Runs functions later, on one thread that starts with the first of them."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def call(self, pause_s: float, function: Callable[[], None]) -> None:
+        """Have `function` run after `pause_s` seconds; at once, here, when this is closed."""
+        with self._changed:
+            if not self._closed:
+                heapq.heappush(self._due, (time.monotonic() + pause_s, next(self._order), function))
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="pergola-retries", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+                return
+        function()
+
+    def close(self) -> None:
+        """Run what is left at once, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (function := self._next()) is not None:
+            function()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            while True:
+                if self._due and (self._closed or self._due[0][0] <= time.monotonic()):
+                    return heapq.heappop(self._due)[2]
+                if self._closed:
+                    return None
+                self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)

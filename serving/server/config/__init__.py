@@ -1,0 +1,1 @@
+"""What a server is told: models, versions, policies; and its errors."""

@@ -1,0 +1,1 @@
+"""Models in memory and what they answer, without a transport."""

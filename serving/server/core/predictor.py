@@ -1,0 +1,265 @@
+"""What a model server answers, without a transport: predict, classify, regress, metadata, status.
+
+gRPC and REST translate their requests into calls of `Predictor` and its answers back. The order of the
+checks and their texts are the stock server's (predict_util.cc, classifier.cc, regressor.cc,
+multi_inference.cc).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from pergola.serving.server.config.errors import (
+    BadRequest,
+    DuplicateOutput,
+    EmptyInput,
+    InputNotFound,
+    InputsDoNotMatch,
+    MissingModelName,
+    OutputNotFound,
+    RestSignatureNotFound,
+    SignatureNotFound,
+    WrongPredictMethodName,
+)
+from pergola.serving.server.core import examples
+from pergola.serving.server.core.examples import Classification, Regression, Task
+from pergola.serving.server.core.limiter import Limiter
+from pergola.serving.server.core.model import CLASSIFY, DEFAULT_SIGNATURE, PREDICT, REGRESS, Signature
+from pergola.serving.server.core.servable import Servable, VersionStatus
+from pergola.serving.wire.tensors import Array
+
+
+class Target(NamedTuple):
+    """Which model a request is for. At most one of version and label; "" is the default signature."""
+
+    model: str
+    version: int | None = None
+    label: str = ""
+    signature: str = ""
+
+
+class Limits(NamedTuple):
+    """How long a request may take: seconds until its caller gives up, and TensorFlow's own limit."""
+
+    wait_s: float | None = None
+    run_ms: int = 0
+
+
+class Prediction(NamedTuple):
+    """An answer: which version and signature gave which outputs."""
+
+    version: int
+    signature: str
+    outputs: dict[str, Array]
+
+
+class Answer(NamedTuple):
+    """What classify and regress give: one result, or for multi-inference one a task."""
+
+    version: int
+    signature: str
+    result: Classification | Regression
+
+
+class Metadata(NamedTuple):
+    """The SignatureDef messages of a version, by name."""
+
+    version: int
+    signature_defs: Mapping[str, Any]
+
+
+class Servables(Protocol):
+    """Who has the loaded models: serving/server/core/manager.py, or a warm-up's one model."""
+
+    def acquire(self, model: str, version: int | None = None, label: str | None = None) -> Servable: ...
+    def statuses(self, model: str, version: int | None = None) -> list[VersionStatus]: ...
+
+
+class Observer(Protocol):
+    """Who counts: runtime of the model in seconds, and examples a request."""
+
+    def ran(self, model: str, version: int, api: str, seconds: float) -> None: ...
+    def examples(self, model: str, count: int) -> None: ...
+
+
+UNLIMITED = Limits()
+
+
+class Predictor:
+    """Answers requests from the models that a manager keeps loaded."""
+
+    def __init__(
+        self,
+        servables: Servables,
+        limiter: Limiter,
+        observer: Observer,
+        *,
+        check_method_names: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._servables = servables
+        self._limiter = limiter
+        self._observer = observer
+        self._check_method_names = check_method_names
+        self._clock = clock
+
+    def predict(
+        self,
+        target: Target,
+        inputs: Mapping[str, Array],
+        output_filter: Sequence[str] = (),
+        limits: Limits = UNLIMITED,
+    ) -> Prediction:
+        """Run a signature.
+
+        inputs: alias -> array; a mapping that makes its arrays when asked may raise while it does.
+        output_filter: aliases of the outputs wanted; none means all.
+        """
+        with self._servable(target) as servable:
+            name = target.signature or DEFAULT_SIGNATURE
+            signature = servable.model.signatures.get(name)
+            if signature is None:
+                raise SignatureNotFound(signature=name)
+            if self._check_method_names and signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
+                raise WrongPredictMethodName(
+                    wanted=", ".join((PREDICT, CLASSIFY, REGRESS)), got=signature.method_name
+                )
+            feeds = _feeds(signature, inputs)
+            aliases = _outputs(signature, output_filter)
+            values = self._run(servable, "Predict", feeds, [signature.outputs[a] for a in aliases], limits)
+            return Prediction(servable.version, name, dict(zip(aliases, values, strict=True)))
+
+    def classify(self, target: Target, serialized: list[bytes], limits: Limits = UNLIMITED) -> Answer:
+        """Classes and scores for serialised tf.train.Examples."""
+        return self._on_examples(target, CLASSIFY, serialized, limits)
+
+    def regress(self, target: Target, serialized: list[bytes], limits: Limits = UNLIMITED) -> Answer:
+        """A value for each of some serialised tf.train.Examples."""
+        return self._on_examples(target, REGRESS, serialized, limits)
+
+    def infer(self, tasks: list[Task], serialized: list[bytes], limits: Limits = UNLIMITED) -> list[Answer]:
+        """Several classifications and regressions of the same examples, in one run of the model.
+
+        tasks: (target, method name); all for one model.
+        """
+        first = tasks[0].target if tasks else Target("")
+        with self._servable(first) as servable:
+            steps = examples.plan_tasks(servable.model.signatures, tasks)
+            fetches = sorted({tensor for step in steps for tensor in step.fetches})
+            feeds = {steps[0].feed: self._batch(first.model, serialized)} if steps else {}
+            values = self._run(servable, "MultiInference", feeds, fetches, limits) if steps else []
+            by_name = dict(zip(fetches, values, strict=True))
+            return [
+                Answer(
+                    servable.version,
+                    task.target.signature or DEFAULT_SIGNATURE,
+                    step.read([by_name[tensor] for tensor in step.fetches], len(serialized)),
+                )
+                for task, step in zip(tasks, steps, strict=True)
+            ]
+
+    def session_run(
+        self, target: Target, feeds: Mapping[str, Array], fetches: Sequence[str], limits: Limits = UNLIMITED
+    ) -> tuple[int, list[Array]]:
+        """Run by tensor names, past all signatures. Gives the version and the values of `fetches`."""
+        with self._servable(target) as servable:
+            return servable.version, self._run(servable, "SessionRun", feeds, fetches, limits)
+
+    def metadata(self, target: Target, fields: Sequence[str]) -> Metadata:
+        """The signatures of a version."""
+        if not fields:
+            raise BadRequest(message="GetModelMetadataRequest must specify at least one metadata_field")
+        for field in fields:
+            if field != "signature_def":
+                # The stock server forgets to format its text, and this is that text.
+                raise BadRequest(message=f"Metadata field %s is not supported{field}")
+        with self._servable(target) as servable:
+            return Metadata(servable.version, servable.model.signature_defs)
+
+    def statuses(self, model: str, version: int | None) -> list[VersionStatus]:
+        """The states of a model's versions, newest first."""
+        return self._servables.statuses(model, version)
+
+    def input_types(self, target: Target) -> Mapping[str, int]:
+        """DataTypes of a signature's inputs, by alias: what REST needs to read JSON."""
+        with self._servable(target) as servable:
+            name = target.signature or DEFAULT_SIGNATURE
+            signature = servable.model.signatures.get(name)
+            if signature is None:
+                raise RestSignatureNotFound(signature=name)
+            return signature.dtypes
+
+    def _servable(self, target: Target) -> Servable:
+        if not target.model:
+            raise MissingModelName()
+        return self._servables.acquire(target.model, target.version, target.label)
+
+    def _on_examples(self, target: Target, method: str, serialized: list[bytes], limits: Limits) -> Answer:
+        with self._servable(target) as servable:
+            name = target.signature or DEFAULT_SIGNATURE
+            step = examples.plan(servable.model.signatures, name, method)
+            feeds = {step.feed: self._batch(target.model, serialized)}
+            api = "Classify" if method == CLASSIFY else "Regress"
+            values = self._run(servable, api, feeds, step.fetches, limits)
+            return Answer(servable.version, name, step.read(values, len(serialized)))
+
+    def _batch(self, model: str, serialized: list[bytes]) -> Array:
+        if not serialized:
+            raise EmptyInput()
+        self._observer.examples(model, len(serialized))
+        return examples.batch(serialized)
+
+    def _run(
+        self,
+        servable: Servable,
+        api: str,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        limits: Limits,
+    ) -> list[Array]:
+        with self._limiter.slot(limits.wait_s):
+            started = self._clock()
+            values = servable.model.run(feeds, fetches, limits.run_ms)
+            self._observer.ran(servable.name, servable.version, api, self._clock() - started)
+            return values
+
+
+def _feeds(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Tensor name -> array, checked as the stock server checks it."""
+    wanted = signature.inputs
+    if len(inputs) > len(wanted) or (len(inputs) < len(wanted) and not signature.defaults):
+        raise InputsDoNotMatch(list(inputs), list(wanted))
+    feeds = {}
+    used = []
+    for alias, tensor in wanted.items():
+        if alias in inputs:
+            feeds[tensor] = inputs[alias]
+            used.append(alias)
+        elif alias in signature.defaults:
+            feeds[tensor] = signature.defaults[alias]
+        else:
+            raise InputNotFound(
+                alias=alias,
+                feed=tensor,
+                got=",".join(sorted(inputs)),
+                defaults=",".join(sorted(signature.defaults)),
+            )
+    if len(used) != len(inputs):
+        raise BadRequest(
+            message=f"Inputs contains invalid name. Used request inputs: {','.join(sorted(used))}, "
+            f"request input: {','.join(sorted(inputs))}"
+        )
+    return feeds
+
+
+def _outputs(signature: Signature, output_filter: Sequence[str]) -> list[str]:
+    seen: list[str] = []
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise OutputNotFound(alias=alias, outputs=",".join(sorted(signature.outputs)))
+        if alias in seen:
+            raise DuplicateOutput(alias=alias)
+        seen.append(alias)
+    return seen or list(signature.outputs)

@@ -1,0 +1,278 @@
+"""TensorFlow Serving's gRPC services in front of a Predictor. Translates, and decides nothing.
+
+The messages are those of tensorflow-serving-api, which import TensorFlow: import this module only in a
+server process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+    session_service_pb2,
+)
+
+from pergola.serving.server.config.errors import Code, NotImplementedHere, ServingError, code_of
+from pergola.serving.server.core import requests
+from pergola.serving.server.core.examples import Task
+from pergola.serving.server.core.predictor import UNLIMITED, Limits, Predictor
+from pergola.serving.server.grpc import responses
+from pergola.serving.server.telemetry import request_log
+from pergola.serving.server.telemetry.metrics import Monitor, Outcome
+from pergola.serving.server.telemetry.request_log import RequestLog
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT = 1024
+LONGEST_WAIT_S = 24 * 3600.0
+
+STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True)
+class GrpcSettings:
+    """How the gRPC server listens. addresses are "0.0.0.0:8500" or "unix:/path"."""
+
+    addresses: tuple[str, ...]
+    num_threads: int
+    channel_arguments: tuple[tuple[str, str | int], ...] = ()
+
+
+class Service:
+    """The calls of PredictionService, ModelService and SessionService."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        reload: Callable[[Any, float | None], None],
+        monitor: Monitor,
+        request_log: RequestLog,
+        *,
+        as_content: bool = False,
+    ) -> None:
+        self._predictor = predictor
+        self._reload = reload
+        self._monitor = monitor
+        self._log = request_log
+        self._as_content = as_content
+
+    def Predict(self, request: Any, context: Any) -> Any:
+        """PredictionService.Predict."""
+        name = request.model_spec.name
+        with self._monitor.request(name, "Predict", "GRPC") as outcome:
+            try:
+                target, inputs = requests.target(request), requests.ProtoInputs(request.inputs)
+                found = self._predictor.predict(target, inputs, request.output_filter, _limits(context))
+                response = responses.prediction(name, found, as_content=self._as_content)
+                if self._log.wants(name):
+                    kind = request_log.PREDICT
+                    self._log.add(name, found.version, found.signature, kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, predict_pb2.PredictResponse)
+
+    def Classify(self, request: Any, context: Any) -> Any:
+        """PredictionService.Classify."""
+        name = request.model_spec.name
+        with self._monitor.request(name, "Classify", "GRPC") as outcome:
+            try:
+                target, examples = requests.target(request), requests.serialized(request.input)
+                found = self._predictor.classify(target, examples, _limits(context))
+                response = responses.classification(name, found)
+                if self._log.wants(name):
+                    kind = request_log.CLASSIFY
+                    self._log.add(name, found.version, found.signature, kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, classification_pb2.ClassificationResponse)
+
+    def Regress(self, request: Any, context: Any) -> Any:
+        """PredictionService.Regress."""
+        name = request.model_spec.name
+        with self._monitor.request(name, "Regress", "GRPC") as outcome:
+            try:
+                target, examples = requests.target(request), requests.serialized(request.input)
+                found = self._predictor.regress(target, examples, _limits(context))
+                response = responses.regression(name, found)
+                if self._log.wants(name):
+                    kind = request_log.REGRESS
+                    self._log.add(name, found.version, found.signature, kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, regression_pb2.RegressionResponse)
+
+    def MultiInference(self, request: Any, context: Any) -> Any:
+        """PredictionService.MultiInference."""
+        names = [task.model_spec.name for task in request.tasks]
+        name = names[0] if names else ""
+        with self._monitor.request(name, "MultiInference", "GRPC") as outcome:
+            try:
+                tasks = [
+                    Task(requests.target_of(task.model_spec), task.method_name) for task in request.tasks
+                ]
+                examples = requests.serialized(request.input)
+                answers = self._predictor.infer(tasks, examples, _limits(context))
+                response = responses.inference(names, answers)
+                if answers and self._log.wants(name):
+                    kind = request_log.MULTI_INFERENCE
+                    self._log.add(name, answers[0].version, "", kind, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, inference_pb2.MultiInferenceResponse)
+
+    def SessionRun(self, request: Any, context: Any) -> Any:
+        """SessionService.SessionRun: feeds and fetches by tensor name."""
+        name = request.model_spec.name
+        with self._monitor.request(name, "SessionRun", "GRPC") as outcome:
+            try:
+                if request.target:
+                    raise NotImplementedHere(message="SessionRun with targets is not served; fetch tensors.")
+                target, fetches = requests.target(request), list(request.fetch)
+                feeds = {feed.name: requests.array_of(feed.tensor, feed.name) for feed in request.feed}
+                version, values = self._predictor.session_run(target, feeds, fetches, _limits(context))
+                by_name = dict(zip(fetches, values, strict=True))
+                response = responses.session_run(target, version, by_name, as_content=self._as_content)
+                if self._log.wants(name):
+                    self._log.add(name, version, "", request_log.SESSION_RUN, request, response)
+                return response
+            except Exception as error:
+                return _fail(context, outcome, error, session_service_pb2.SessionRunResponse)
+
+    def GetModelMetadata(self, request: Any, context: Any) -> Any:
+        """PredictionService.GetModelMetadata."""
+        try:
+            found = self._predictor.metadata(requests.target(request), list(request.metadata_field))
+            return responses.metadata(request.model_spec.name, found)
+        except Exception as error:
+            return _fail(context, None, error, get_model_metadata_pb2.GetModelMetadataResponse)
+
+    def GetModelStatus(self, request: Any, context: Any) -> Any:
+        """ModelService.GetModelStatus. A label is ignored, as by the stock server."""
+        try:
+            target = requests.target(request)
+            return responses.statuses(self._predictor.statuses(target.model, target.version))
+        except Exception as error:
+            return _fail(context, None, error, get_model_status_pb2.GetModelStatusResponse)
+
+    def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
+        """ModelService.HandleReloadConfigRequest. Waits for the new models, at most for the deadline."""
+        response = model_management_pb2.ReloadConfigResponse()
+        try:
+            self._reload(request.config, _limits(context).wait_s)
+            response.status.SetInParent()
+        except Exception as error:
+            code, text = _describe(error)
+            response.status.error_code, response.status.error_message = int(code), text
+            context.set_code(STATUS[int(code)])
+            context.set_details(text)
+        return response
+
+
+def build(
+    settings: GrpcSettings, service: Service, credentials: Any = None, extras: tuple[Any, ...] = ()
+) -> tuple[grpc.Server, int | None]:
+    """A gRPC server that is bound but not started, and its TCP port. Raises OSError when one is taken.
+
+    credentials: grpc.ServerCredentials, for TLS. extras: more generic RPC handlers.
+    """
+    options: dict[str, str | int] = {  # of two with one name gRPC would take the first
+        "grpc.max_receive_message_length": -1,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": 0,  # else two servers would share a port without a word
+        **dict(settings.channel_arguments),
+    }
+    server = grpc.server(
+        ThreadPoolExecutor(settings.num_threads, "grpc"),
+        options=list(options.items()),
+        maximum_concurrent_rpcs=settings.num_threads,
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
+    server.add_generic_rpc_handlers((_session_service(service), *extras))
+    port = None
+    for address in settings.addresses:
+        bound = _bind(server, address, credentials)
+        port = port if address.startswith("unix:") else bound
+    return server, port
+
+
+def _limits(context: Any) -> Limits:
+    """The caller's deadline, behind which TensorFlow stops as well: nobody waits for what it would give."""
+    left = context.time_remaining()
+    # Without a deadline gRPC says three hundred years, which no lock can wait for.
+    if left is None or left >= LONGEST_WAIT_S:
+        return UNLIMITED
+    return Limits(wait_s=left, run_ms=max(1, math.ceil(left * 1000)))
+
+
+def _fail(context: Any, outcome: Outcome | None, error: Exception, empty: Callable[[], Any]) -> Any:
+    """Put an error on the wire; the message given back is not sent."""
+    code, text = _describe(error)
+    if outcome is not None:
+        outcome.code = code
+    context.set_code(STATUS[int(code)])
+    context.set_details(text)
+    return empty()
+
+
+def _describe(error: Exception) -> tuple[Code, str]:
+    if not isinstance(error, ServingError):
+        log.error("a request broke", exc_info=error)
+    text = str(error)
+    if len(text) > MAX_TEXT:
+        text = text[:MAX_TEXT] + "...TRUNCATED"
+    return code_of(error), text
+
+
+def _session_service(service: Service) -> Any:
+    """SessionService, for which tensorflow-serving-api has messages and no stub."""
+    method = grpc.unary_unary_rpc_method_handler(
+        service.SessionRun,
+        request_deserializer=session_service_pb2.SessionRunRequest.FromString,
+        response_serializer=session_service_pb2.SessionRunResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("tensorflow.serving.SessionService", {"SessionRun": method})
+
+
+def _bind(server: grpc.Server, address: str, credentials: Any) -> int:
+    try:
+        if credentials is None:
+            port: int = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        reason = str(error)
+        if credentials is not None and _is_free(address):
+            reason = "its certificate and key cannot be used. Give PEM texts that belong together"
+        elif "Failed to bind" in reason:
+            reason = "the address is in use or may not be used. Stop the other server or choose another one"
+        raise OSError(f"Cannot listen for gRPC on {address}: {reason}") from error
+    return port
+
+
+def _is_free(address: str) -> bool:
+    """Whether it can be listened on, as far as that can be told."""
+    if address.startswith("unix:"):
+        return True
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except OSError:
+        return False
+    return True

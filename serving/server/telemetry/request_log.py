@@ -1,0 +1,194 @@
+"""A sampled log of requests and answers: TFRecord files of PredictionLog, each with the model's version.
+
+It never holds a request up: a request that is sampled goes into a bounded queue, and when that is full
+it is dropped and counted. A thread writes. Files are `<prefix>-<start>-<pid>-<n>.tfrecord`, closed at a
+size; a process that dies may leave its last record cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pergola.serving.server.config.errors import Code
+from pergola.serving.server.config.model_config import ModelConfig, RequestLogConfig
+from pergola.serving.server.telemetry.metrics import Monitor
+
+log = logging.getLogger(__name__)
+
+PREDICT, CLASSIFY, REGRESS = "predict_log", "classify_log", "regress_log"
+MULTI_INFERENCE, SESSION_RUN = "multi_inference_log", "session_run_log"
+
+
+@dataclass(frozen=True)
+class RequestLogSettings:
+    """Bounds of the log."""
+
+    max_queued: int = 1000  # records
+    max_queued_bytes: int = 64 << 20
+    max_file_bytes: int = 64 << 20
+    flush_s: float = 1.0
+
+
+class _Record(NamedTuple):
+    model: str
+    config: RequestLogConfig
+    version: int
+    signature: str
+    kind: str
+    request: Any
+    response: Any
+    num_bytes: int
+    at_s: int
+
+
+class RequestLog:
+    """Logs what `update` says shall be logged. Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        tags: tuple[str, ...] = ("serve",),
+        settings: RequestLogSettings | None = None,
+        draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._monitor = monitor
+        self._tags = tags
+        self._settings = settings or RequestLogSettings()
+        self._draw = draw
+        self._clock = clock
+        self._configs: Mapping[str, RequestLogConfig] = {}
+        self._queue: queue.Queue[_Record | None] = queue.Queue(self._settings.max_queued)
+        self._queued_bytes = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def update(self, models: list[ModelConfig]) -> None:
+        """Log the requests of these models, as their configurations say."""
+        self._configs = {
+            m.name: m.request_log for m in models if m.request_log and m.request_log.sampling_rate
+        }
+        with self._lock:
+            if self._configs and self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
+                self._thread.start()
+
+    def wants(self, model: str) -> bool:
+        """Whether the request that was just answered shall be logged. Draws anew with every call."""
+        config = self._configs.get(model)
+        return config is not None and (config.sampling_rate >= 1 or self._draw() < config.sampling_rate)
+
+    def add(self, model: str, version: int, signature: str, kind: str, request: Any, response: Any) -> None:
+        """Queue a request and its answer, messages that nobody changes any more."""
+        config = self._configs.get(model)
+        if config is None:
+            return
+        size = request.ByteSize() + response.ByteSize()
+        record = _Record(model, config, version, signature, kind, request, response, size, int(self._clock()))
+        with self._lock:
+            fits = self._queued_bytes + size <= self._settings.max_queued_bytes
+            self._queued_bytes += size if fits else 0
+        try:
+            if not fits:
+                raise queue.Full
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._monitor.dropped(model)
+            if fits:
+                self._release(size)
+
+    def close(self) -> None:
+        """Write what is queued."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._queued_bytes -= size
+
+    def _write(self) -> None:
+        files: dict[str, _File] = {}
+        flushed = self._clock()
+        while True:
+            try:
+                record = self._queue.get(timeout=self._settings.flush_s)
+                if record is None:
+                    break
+                self._write_one(record, files)
+                self._release(record.num_bytes)
+            except queue.Empty:
+                pass
+            if self._clock() - flushed >= self._settings.flush_s:
+                flushed = self._clock()
+                for file in files.values():
+                    file.flush()
+        for file in files.values():
+            file.close()
+
+    def _write_one(self, record: _Record, files: dict[str, _File]) -> None:
+        try:
+            file = files.setdefault(record.config.filename_prefix, _File(record.config.filename_prefix))
+            file.write(self._message(record), self._settings.max_file_bytes)
+        except Exception as error:  # a full disk must not end the log
+            files.pop(record.config.filename_prefix, None)
+            self._monitor.logged(record.model, Code.INTERNAL)
+            log.error("request log prefix=%s: %s", record.config.filename_prefix, error)
+        else:
+            self._monitor.logged(record.model, Code.OK)
+
+    def _message(self, record: _Record) -> bytes:
+        from tensorflow_serving.apis import prediction_log_pb2
+
+        entry = prediction_log_pb2.PredictionLog()
+        metadata = entry.log_metadata
+        metadata.model_spec.name, metadata.model_spec.signature_name = record.model, record.signature
+        metadata.model_spec.version.value = record.version
+        metadata.sampling_config.sampling_rate = record.config.sampling_rate
+        metadata.saved_model_tags.extend(self._tags)
+        metadata.timestamp_secs = record.at_s
+        getattr(entry, record.kind).request.CopyFrom(record.request)
+        getattr(entry, record.kind).response.CopyFrom(record.response)
+        return entry.SerializeToString()
+
+
+@dataclass
+class _File:
+    """The file that is written now, and the ones after it."""
+
+    prefix: str
+    number: int = 0
+    written: int = 0
+    started: str = field(default_factory=lambda: time.strftime("%Y%m%d-%H%M%S"))
+    writer: Any = None
+
+    def write(self, data: bytes, limit: int) -> None:
+        import tensorflow as tf
+
+        if self.writer is not None and self.written + len(data) > limit:
+            self.close()
+        if self.writer is None:
+            path = f"{self.prefix}-{self.started}-{os.getpid()}-{self.number:05d}.tfrecord"
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.writer, self.written, self.number = tf.io.TFRecordWriter(path), 0, self.number + 1
+        self.writer.write(data)
+        self.written += len(data)
+
+    def flush(self) -> None:
+        if self.writer is not None:
+            self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None

@@ -1,0 +1,1 @@
+"""Programs around a server: child processes, load, the search for batching parameters."""

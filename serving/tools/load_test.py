@@ -1,0 +1,210 @@
+"""Load on a server, from a process of its own: how many requests a second, how long each takes.
+
+    result = measure(Load("localhost:8500", request, concurrency=32, seconds=5))
+    result.requests_per_s, result.p99_ms, result.failures
+
+Closed loop: each of `concurrency` callers sends its next request when the last one is answered. The
+generator is a process, so that it never shares Python's lock with what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from pergola.serving.client.channel import Connection, open_channel, target_of
+from pergola.serving.client.client import Client, ClientError
+from pergola.serving.wire.ndarrays import to_array
+from pergola.serving.wire.protos import predict_pb2
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send, to whom, how many at a time and for how long."""
+
+    address: str
+    request: predict_pb2.PredictRequest
+    concurrency: int = 1
+    seconds: float = 3.0
+    warmup_s: float = 0.5  # sent, not counted
+    through_client: bool = (
+        False  # with Client.predict (arrays, retries); else bytes made once, and no retries
+    )
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What came back. The arrays have an entry a request, in the order of their ends."""
+
+    seconds: float
+    started_s: np.ndarray[Any, Any]  # float64 (N,), Unix time at which it was sent
+    latency_ms: np.ndarray[Any, Any]  # float64 (N,)
+    failures: Mapping[str, int] = field(default_factory=dict)  # text -> requests; they are not in the arrays
+    cpu_s: float = 0.0  # that the generator itself took
+
+    @property
+    def requests_per_s(self) -> float:
+        """Answered requests a second."""
+        return len(self.latency_ms) / self.seconds
+
+    @property
+    def num_failures(self) -> int:
+        """Requests that got no answer."""
+        return sum(self.failures.values())
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency, milliseconds."""
+        return self.percentile_ms(50)
+
+    @property
+    def p99_ms(self) -> float:
+        """Latency that one request in a hundred exceeds, milliseconds."""
+        return self.percentile_ms(99)
+
+    def percentile_ms(self, percent: float) -> float:
+        """Latency at a percentile, milliseconds; nan without answers."""
+        return float(np.percentile(self.latency_ms, percent)) if len(self.latency_ms) else float("nan")
+
+    def between(self, first_s: float, last_s: float) -> LoadResult:
+        """The requests that were under way at some time in a span of Unix time."""
+        ended = self.started_s + self.latency_ms / 1000
+        chosen = (ended >= first_s) & (self.started_s <= last_s)
+        return LoadResult(last_s - first_s, self.started_s[chosen], self.latency_ms[chosen])
+
+
+def measure(load: Load) -> LoadResult:
+    """Run the load in a new process, and wait for it."""
+    return start(load)()
+
+
+def start(load: Load) -> Callable[[], LoadResult]:
+    """Start the load in a new process; what comes back waits for it and gives the result."""
+    folder = tempfile.TemporaryDirectory(prefix="pergola-load-")
+    path = Path(folder.name)
+    (path / "request").write_bytes(load.request.SerializeToString())
+    plain = {name: value for name, value in vars(load).items() if name != "request"}
+    (path / "load.json").write_text(json.dumps(plain))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pergola.serving.tools.load_test", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def finish() -> LoadResult:
+        with folder:
+            _, errors = process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"The load generator failed: {errors.strip()}")
+            return _read(path)
+
+    return finish
+
+
+def generate(load: Load) -> LoadResult:
+    """Run the load here, on `concurrency` threads."""
+    call, close = _caller(load)
+    cpu = time.process_time()
+    begin = time.time() + load.warmup_s
+    end = begin + load.seconds
+    rows: list[list[tuple[float, float]]] = [[] for _ in range(load.concurrency)]
+    failures: Counter[str] = Counter()
+    threads = [threading.Thread(target=_work, args=(call, begin, end, row, failures)) for row in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took_cpu_s = time.process_time() - cpu
+    close()
+    table = np.array(sorted((row for rows_ in rows for row in rows_), key=sum)).reshape(-1, 2)
+    return LoadResult(load.seconds, table[:, 0], table[:, 1] * 1000, dict(failures), took_cpu_s)
+
+
+def _work(
+    call: Callable[[], None],
+    begin: float,
+    end: float,
+    rows: list[tuple[float, float]],
+    failures: Counter[str],
+) -> None:
+    while (started := time.time()) < end:
+        clock = time.perf_counter()
+        try:
+            call()
+        except (grpc.RpcError, ClientError) as error:
+            failures[_said(error)] += 1
+            time.sleep(
+                0.005
+            )  # a refusal costs nothing: without a pause the refused would be most of the load
+            continue
+        took = time.perf_counter() - clock
+        if begin <= time.time() <= end:
+            rows.append((started, took))
+
+
+def _caller(load: Load) -> tuple[Callable[[], None], Callable[[], None]]:
+    if load.through_client:
+        return _through_client(load)
+    channel = open_channel(target_of(load.address), Connection())
+    stub = channel.unary_unary(PREDICT)
+    payload = load.request.SerializeToString()
+
+    def call() -> None:
+        stub(payload, timeout=load.timeout_s)
+
+    return call, channel.close
+
+
+def _through_client(load: Load) -> tuple[Callable[[], None], Callable[[], None]]:
+    spec = load.request.model_spec
+    client = Client(load.address, model=spec.name, timeout_s=load.timeout_s)
+    inputs = {name: to_array(tensor) for name, tensor in load.request.inputs.items()}
+    outputs = list(load.request.output_filter)
+
+    def call() -> None:
+        client.predict(inputs, signature=spec.signature_name, outputs=outputs)
+
+    return call, client.close
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, grpc.Call):
+        return f"{error.code()}: {error.details()}"[:200]
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _read(folder: Path) -> LoadResult:
+    told = json.loads((folder / "result.json").read_text())
+    with np.load(folder / "result.npz", allow_pickle=False) as table:
+        return LoadResult(
+            told["seconds"], table["started_s"], table["latency_ms"], told["failures"], told["cpu_s"]
+        )
+
+
+def main(folder: Path) -> None:
+    """What the process does: read the load, run it, write the result."""
+    plain = json.loads((folder / "load.json").read_text())
+    request = predict_pb2.PredictRequest.FromString((folder / "request").read_bytes())
+    result = generate(Load(request=request, **plain))
+    np.savez(folder / "result.npz", started_s=result.started_s, latency_ms=result.latency_ms)
+    told = {"seconds": result.seconds, "failures": dict(result.failures), "cpu_s": result.cpu_s}
+    (folder / "result.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

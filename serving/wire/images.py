@@ -1,0 +1,201 @@
+"""Any image as a file that a model's graph decodes to the right pixels.
+
+TensorFlow's decoders know no EXIF orientation, drop an alpha channel instead of showing what lies
+behind it, refuse CMYK for a grey model and all but the simplest BMP, GIF and WebP files, and (2.21.0)
+misread BMP palettes. `prepare` hands such files over rewritten and leaves all others as they are. The
+pipeline calls it on what a model is trained with and the client on what it sends, so both see the same.
+
+    prepare(Path("leaf.jpg"))   -> bytes of an upright JPEG or PNG, or of a still, opaque WebP
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+# Pillow warns from here on; an image of this many pixels takes 270 MB decoded.
+MAX_PIXELS = 89_478_485
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112  # the EXIF tag
+_EXIF_HOLDERS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def prepare(image: bytes | str | Path | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """An upright file that TensorFlow decodes to the image that a person sees.
+
+    image: an encoded file's bytes or path, or uint8 pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+    Grey and RGB JPEG, opaque PNG of 8 bits or less and still, opaque WebP come back unchanged when they
+    are upright; only their headers and ends are looked at. Everything else is rewritten, a JPEG as JPEG
+    (quality 95, full colour resolution), the rest as PNG: EXIF orientation applied, transparent parts on
+    white, CMYK as RGB, 16 bits cut to their upper 8, the first frame of an animation.
+
+    Raises ValueError for what is no image, is cut off (noticed in what is left unchanged by its missing
+    end), has more than `max_pixels` pixels, or is an array of another dtype or shape; OSError for a path
+    that cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        return _png(_from_array(image))
+    name, data = _content(image)
+    with opened(data, name, max_pixels=max_pixels) as picture:
+        if orientation(picture, data) == 1 and _decodes_alike(picture, data):
+            return data
+        with decoding(name):
+            return _rewrite(picture, orientation(picture, data))
+
+
+@contextlib.contextmanager
+def opened(data: bytes, name: str = "image", *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """An image whose header is read and whose pixels are not, yet.
+
+    Raises ValueError, with `name` in it, for what is no image or has more than `max_pixels` pixels.
+    """
+    if not data:
+        raise ValueError(f"{name} is empty: wanted an image file.")
+    with decoding(name):
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    with picture:
+        if picture.width * picture.height > max_pixels:
+            raise ValueError(
+                f"{name} has {picture.width} x {picture.height} pixels, more than the limit of {max_pixels}: "
+                "scale it down or raise the limit."
+            )
+        yield picture
+
+
+def orientation(picture: Image.Image, data: bytes) -> int:
+    """The EXIF orientation of an image, 1 (upright) to 8; 1 when it has none or a broken one."""
+    if not (any(key in picture.info for key in _EXIF_HOLDERS) or _late_exif(picture, data)):
+        return 1
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow's parsers of damaged EXIF raise anything from SyntaxError to struct.error.
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """The image turned as its EXIF orientation (1 to 8) says."""
+    method = _UPRIGHT.get(orientation)
+    return picture if method is None else picture.transpose(method)
+
+
+def flat(picture: Image.Image) -> Image.Image:
+    """The image in mode "L" or "RGB", as a person sees it on white paper.
+
+    Raises ValueError for float pixels, whose range nobody knows.
+    """
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.mode == "1":
+        return picture.convert("L")
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers: save it with 8 or 16 bits a channel")
+    if picture.has_transparency_data:
+        return _on_white(picture)
+    return picture.convert("RGB")
+
+
+def _content(image: bytes | str | Path) -> tuple[str, bytes]:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return "image", bytes(image)
+    if isinstance(image, str | Path):
+        return f"'{image}'", Path(image).read_bytes()
+    raise ValueError(
+        f"Got a {type(image).__name__}: wanted a path, the bytes of an image file or a uint8 array."
+    )
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
+        raise ValueError(
+            f"Got an array of {pixels.dtype} with shape {pixels.shape}: wanted uint8, 0 to 255, with shape "
+            "(height, width), (height, width, 1), (height, width, 3) or (height, width, 4)."
+        )
+    return Image.fromarray(
+        np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and channels == 1 else pixels)
+    )
+
+
+def _decodes_alike(picture: Image.Image, data: bytes) -> bool:
+    """Whether TensorFlow's decode_image(channels=3) gives what Pillow gives, and the file has its end."""
+    opaque = not picture.has_transparency_data
+    if picture.format in ("JPEG", "MPO"):
+        return picture.mode in ("L", "RGB") and data.rfind(b"\xff\xd9", len(data) // 2) >= 0
+    if picture.format == "PNG":
+        return opaque and picture.mode in ("1", "L", "P", "RGB") and data.rfind(b"IEND", len(data) // 2) >= 0
+    if picture.format == "WEBP":
+        still = not getattr(picture, "is_animated", False)
+        return opaque and still and int.from_bytes(data[4:8], "little") <= len(data) - 8
+    return False
+
+
+def _rewrite(picture: Image.Image, turn: int) -> bytes:
+    from_jpeg = picture.format in ("JPEG", "MPO")
+    picture.load()
+    pixels = upright(flat(picture), turn)
+    return _jpeg(pixels) if from_jpeg else _png(pixels)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    _bare(flat(picture)).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    _bare(picture).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def _bare(picture: Image.Image) -> Image.Image:
+    """Without EXIF, colour profile and comments, which Pillow would write out again."""
+    picture = picture.copy()
+    picture.info = {}
+    return picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    rgba = picture.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("L" if picture.mode in ("L", "LA", "La") else "RGB")
+
+
+def _late_exif(picture: Image.Image, data: bytes) -> bool:
+    """PNG may carry its EXIF after the pixels, where Pillow has not read yet."""
+    return picture.format == "PNG" and b"eXIf" in data
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Iterator[Any]:
+    """Whatever a decoder raises as a ValueError with one sentence."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"{name} has more pixels than an image may have: scale it down.") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is not an image that can be read: wanted {', '.join(FORMATS)}.") from None
+    except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, ValueError, IndexError, …
+        raise ValueError(f"{name} cannot be decoded: {error}.") from None
