@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training import prepare, read, write
+from pergola.components import settings as config
 from pergola.components.artifacts.data import TEST, Shards
 from pergola.components.artifacts.training import Training
 from pergola.components.stats.metrics import wilson_interval
 from pergola.components.training.augmentation.augment import augment
 from pergola.components.training.fit import MODEL, fit
 from pergola.components.training.input import feed
-from pergola.pipelines import settings as config
 
 DATASET = Path("../shared/data/leaves")
 WAYS = {

@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks import training_curves
 from pergola.components import digest, records
+from pergola.components import settings as config
 from pergola.components.artifacts.data import TEST, TRAIN
 from pergola.components.artifacts.training import Augmentation
 from pergola.components.data.checks.validate import ValidateSettings, validate
@@ -37,7 +38,6 @@ from pergola.components.training.augmentation.augment import augment
 from pergola.components.training.fit import TrainSettings, fit
 from pergola.components.training.models.architectures import ModelSettings
 from pergola.components.training.search import comparison
-from pergola.pipelines import settings as config
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 OUT = Path("build/bench/training")

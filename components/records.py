@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import os
 import types
@@ -18,9 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pergola.components import digest
 from pergola.components.errors import InputError
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def setting(
@@ -30,13 +34,16 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[Any, ...] = (),
+    file: bool = False,
+    was: str = "",
 ) -> Any:
     """A field of a settings dataclass: its default is our advice, `help` its one-line comment.
 
     low, high: inclusive bounds of a number, or of each in a list.
-    choices: the only values allowed, where not empty.
+    choices: the only values allowed, where not empty.  file: it names a file, whose content is what counts.
+    was: the key's name in the release before, which is still read.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "file": file, "was": was}
     if isinstance(default, list | dict | set):
         raise TypeError("Settings are frozen: use a tuple for a sequence.")
     return dataclasses.field(default=default, metadata=metadata)
@@ -52,6 +59,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         raise InputError(f"{where}: wanted a table of keys and values, got {data!r}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
+    data = renamed(
+        data, {f.metadata["was"]: name for name, f in fields.items() if f.metadata.get("was")}, where
+    )
     for key in data:
         if key not in fields:
             raise InputError(f"{where}: unknown key '{key}'.{nearest(key, fields)}")
@@ -65,9 +75,28 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     return cls(**values)
 
 
+def renamed(data: Mapping[str, Any], names: Mapping[str, str], where: str) -> Mapping[str, Any]:
+    """Data with today's name for each key that had another one in the release before."""
+    old = [key for key in data if key in names and names[key] not in data]
+    for key in old:
+        log.warning(
+            "%s: '%s' is now called '%s'. The old name works for one more release.", where, key, names[key]
+        )
+    return {names[key] if key in old else key: value for key, value in data.items()}
+
+
 def to_dict(record: Any) -> dict[str, Any]:
     """Plain data of a record: dicts, lists, strings, numbers, None."""
     return typing.cast(dict[str, Any], _plain(record))
+
+
+def content_of(settings: Any) -> dict[str, Any]:
+    """Plain data of settings in which a file is known by the SHA-256 of its content, wherever it lies."""
+    plain = to_dict(settings)
+    for field in dataclasses.fields(settings):
+        if field.metadata.get("file"):
+            plain[field.name] = digest.of_named_file(plain[field.name]) or plain[field.name]
+    return plain
 
 
 def save_json(record: Any, path: Path) -> None:

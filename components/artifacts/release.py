@@ -41,3 +41,22 @@ class Confirmation(Record):
     version: int
     previous: int | None  # the champion before
     max_difference: float
+
+
+@dataclass(frozen=True)
+class Champion(Record):
+    """The version that a candidate has to beat."""
+
+    FILE: ClassVar[str] = "champion.json"
+
+    version: int | None  # None: there is none to compare with
+    sha256: str = ""  # of its SavedModel, as registered
+
+
+@dataclass(frozen=True)
+class Delivery(Record):
+    """What became of a confirmed version, in one sentence."""
+
+    FILE: ClassVar[str] = "delivery.json"
+
+    message: str

@@ -88,22 +88,20 @@ class Registry:
     def __init__(self, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
         self._client, self._experiment = _open(tracking_uri, experiment)
 
-    def run(self, key: str, name: str = "") -> str:
+    def run(self, key: str, name: str = "", *, adopt: str = "") -> str:
         """MLflow's id of the run that is tagged with `key`; made when there is none.
 
-        A run that was killed is found again and goes on.
+        A run that was killed is found again and continues.  adopt: another key; the run that has it takes
+        `key` instead, where no run has `key` yet. Epochs are logged before it is known what a run leads to.
         """
         with _said():
-            found = self._client.search_runs(
-                [self._experiment], f"tags.`{RUN_KEY}` = '{_quoted(key)}'", max_results=1
-            )
-            if found:
-                return str(found[0].info.run_id)
-            return str(
-                self._client.create_run(
-                    self._experiment, tags={RUN_KEY: key}, run_name=name or key
-                ).info.run_id
-            )
+            if found := self._run_with(key):
+                return found
+            if adopt and (found := self._run_with(adopt)):
+                self._client.set_tag(found, RUN_KEY, key)
+                return found
+            made = self._client.create_run(self._experiment, tags={RUN_KEY: key}, run_name=name or key)
+            return str(made.info.run_id)
 
     def log(
         self,
@@ -228,6 +226,11 @@ class Registry:
             else:
                 self._client.set_registered_model_alias(model, CHAMPION, str(before))
             return before
+
+    def _run_with(self, key: str) -> str:
+        query = f"tags.`{RUN_KEY}` = '{_quoted(key)}'"
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        return str(found[0].info.run_id) if found else ""
 
     def _alias(self, model: str) -> int | None:
         from mlflow.exceptions import MlflowException

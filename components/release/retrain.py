@@ -20,7 +20,9 @@ Rows = npt.NDArray[np.uint64]
 class RetrainSettings:
     """When a model is trained anew."""
 
-    min_images: int = setting(1, "fewer new, changed or missing images wait for more", low=1)
+    min_images: int = setting(
+        1, "fewer new, changed or missing images wait for more", low=1, was="min_pictures"
+    )
     quiet_minutes: float = setting(
         0.0, "wait while the newest image is younger: a copy may be going on", low=0, high=10_080
     )

@@ -50,6 +50,7 @@ class ExportSettings:
     costs: str = setting(
         "",
         "CSV file of what errors cost; the model then also answers with its cheapest decision (empty: none)",
+        file=True,
     )
 
 

@@ -227,8 +227,7 @@ def config(options: Options) -> dict[str, Any]:
     pergola config > pergola.toml
     pergola run DATASET --config pergola.toml
     """
-    from pergola.components import records
-    from pergola.pipelines import settings
+    from pergola.components import records, settings
 
     found = options.settings()
     if not options.json:

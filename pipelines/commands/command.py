@@ -21,9 +21,9 @@ import click
 from pergola.components.errors import InputError, PergolaError
 
 if TYPE_CHECKING:
+    from pergola.components.settings import Settings
+    from pergola.components.workspace import Workspace
     from pergola.pipelines.local.progress import Show
-    from pergola.pipelines.settings import Settings
-    from pergola.pipelines.workspace import Workspace
 
 DEFAULT_WORKSPACE = Path("pergola-work")
 PATH = click.Path(path_type=Path)
@@ -40,13 +40,13 @@ class Options:
 
     def settings(self) -> Settings:
         """The settings in force."""
-        from pergola.pipelines import settings as config
+        from pergola.components import settings as config
 
         return config.load(self.config, self.overrides)
 
     def open_workspace(self) -> Workspace:
         """The workspace, whether it exists or not."""
-        from pergola.pipelines.workspace import Workspace
+        from pergola.components.workspace import Workspace
 
         return Workspace(self.workspace)
 
@@ -121,10 +121,9 @@ def show() -> Show:
     from pergola.pipelines.local.progress import Show
 
     stream = own_stderr()
-    for package in ("pipelines", "components", "serving"):
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("pergola: %(message)s"))
-        logging.getLogger(package).addHandler(handler)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("pergola: %(message)s"))
+    logging.getLogger("pergola").addHandler(handler)
     return Show(stream)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.demo_data import SPOILT, write_digits
-from pergola.pipelines.workspace import Workspace
 
 FOLDER = Path("pergola-demo")
 WAIT_S = 90.0

@@ -17,11 +17,11 @@ from pergola.components import records
 from pergola.components.artifacts.data import CRITICAL, INFO, WARNING
 from pergola.components.data.expectations import infer, rules
 from pergola.components.errors import InputError
+from pergola.components.settings import Settings
+from pergola.components.workspace import Workspace
 from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import Show
-from pergola.pipelines.local.results import ValidateResult
-from pergola.pipelines.settings import Settings
-from pergola.pipelines.workspace import Workspace
+from pergola.pipelines.local.result import ValidateResult
 
 ACTIONS = ("infer", "diff", "check")
 NOT_MET = 3  # exit status

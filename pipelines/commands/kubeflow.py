@@ -19,9 +19,9 @@ from pergola.components.errors import InputError
 from pergola.pipelines.commands.command import PATH, say, with_json
 
 if TYPE_CHECKING:
+    from pergola.components.settings import Settings
     from pergola.pipelines.kubeflow.cluster import ClusterSettings
     from pergola.pipelines.kubeflow.connection import Connection
-    from pergola.pipelines.settings import Settings
 
 OURS = click.Choice(["training", "retraining"])
 
@@ -50,7 +50,7 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,
     ) -> Any:
         def settings() -> Settings:
-            from pergola.pipelines import settings as files
+            from pergola.components import settings as files
 
             return files.load(config, overrides)
 

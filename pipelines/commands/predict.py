@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pergola.components.errors import InputError, StepError
+from pergola.pipelines.release.resolve import only_model
 from pergola.serving.wire.contract import GRPC_PORT
 
 if TYPE_CHECKING:
-    from pergola.pipelines.workspace import Workspace
+    from pergola.components.workspace import Workspace
 
 
 def predict(
@@ -79,19 +80,3 @@ def table(answers: Sequence[dict[str, Any]]) -> str:
             f"  (version {answer['version']}{f'; {others}' if others else ''})"
         )
     return "\n".join(lines)
-
-
-def only_model(workspace: Workspace) -> str:
-    """The name of the workspace's one model. Raises InputError when there is none or more than one."""
-    workspace.require()
-    names = model_names(workspace)
-    if not names:
-        raise InputError(f"No model is published in {workspace.root}. Make one with `pergola run DATASET`.")
-    if len(names) > 1:
-        raise InputError(f"{workspace.root} has the models {', '.join(names)}. Choose one with --model.")
-    return names[0]
-
-
-def model_names(workspace: Workspace) -> list[str]:
-    """Names of the published models."""
-    return sorted(p.name for p in workspace.models.glob("*") if p.is_dir() and not p.name.startswith("."))

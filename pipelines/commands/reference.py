@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from pergola.components import records
-from pergola.pipelines import settings
+from pergola.components import records, settings
 from pergola.pipelines.commands import cli
 
 FOLDER = Path("docs/reference")

@@ -23,8 +23,8 @@ from typing import Any
 
 from pergola.components import records
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.commands.predict import model_names
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
+from pergola.pipelines.release.resolve import model_names
 
 Say = Callable[[str], None]
 

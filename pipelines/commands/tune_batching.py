@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.commands.predict import only_model
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
+from pergola.pipelines.release.resolve import only_model
 
 
 def tune(

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pergola.components import records
 from pergola.pipelines.kubeflow import failures
 
+if TYPE_CHECKING:
+    from pergola.pipelines.definition import Step
+
 ENV_KEYS = ("MLFLOW_TRACKING_URI", "PERGOLA_STORE")
-SECRET_KEYS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "PERGOLA_WEBHOOK_URL",
-)
+BUCKET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")
+SECRET_KEYS = {  # what a step needs -> keys of the Secret
+    "registry": (
+        "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", *BUCKET_KEYS,
+    ),
+    "store": BUCKET_KEYS,
+    "webhook": ("PERGOLA_WEBHOOK_URL",),
+}  # fmt: skip
 LABELS = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
 
 RUN_LABEL_KEY = "pipeline/runid"  # put on every pod by Kubeflow
@@ -56,20 +58,24 @@ class ClusterSettings:
     runtime: str = records.setting("pergola-train", "TrainingRuntime of the workers")
     tune_trials: int = records.setting(0, "trials of a search for settings before training; 0: none", low=0)
     tune_minutes: float = records.setting(0.0, "minutes of training in that search; 0: no limit", low=0.0)
+    group: str = records.setting(
+        "auto", "steps that share a pod: auto: those that need the same; none: each has its own",
+        choices=("auto", "none"),
+    )  # fmt: skip
     retries: int = records.setting(3, "times that a step is tried again when a try can help", low=0, high=20)
     timeout_s: int = records.setting(3600, "seconds after which a step is stopped", low=60)
     train_timeout_s: int = records.setting(24 * 3600, "seconds after which training is stopped", low=60)
 
-    def image_of(self, step: str) -> str:
-        """The image of a step."""
-        image = self.train_image if step in ("train", "tune") and self.train_image else self.image
+    def image_of(self, on_accelerator: bool) -> str:
+        """The image of a task."""
+        image = self.train_image if on_accelerator and self.train_image else self.image
         return image or f"pergola:{metadata.version('pergola-ml')}-cpu"
 
     def worker_pods(self) -> dict[str, Any]:
-        """What the train step asks a TrainJob for, see pipelines/kubeflow/pod_workers.py."""
+        """What the train step asks a TrainJob for, see pipelines/kubeflow/workers.py."""
         return {
             "count": self.workers,
-            "image": self.image_of("train"),
+            "image": self.image_of(on_accelerator=True),
             "runtime": self.runtime,
             "cpu": self.train_cpu,
             "memory": self.train_memory,
@@ -77,29 +83,47 @@ class ClusterSettings:
         }
 
 
-def configured(
-    task: Any, step: str, cluster: ClusterSettings, *, retry: bool = True, cache: bool = True
-) -> Any:
-    """The task with all that pods of its step get.
+@dataclass(frozen=True)
+class Needs:
+    """What a task's pod needs, by the steps in it."""
 
-    retry: trying again can help (storage, network, a lost node), which it cannot when the step only
-    computes and decides.  cache: equal inputs give equal outputs, and nothing else is changed.
+    secrets: tuple[str, ...] = ()
+    decodes: bool = False
+    accelerator: bool = False
+    retry: bool = True
+    long: bool = False
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> Self:
+        """The needs of all of them."""
+        return cls(
+            secrets=tuple(dict.fromkeys(secret for step in steps for secret in step.secrets)),
+            decodes=any(step.decodes for step in steps),
+            accelerator=any(step.accelerator for step in steps),
+            retry=any(step.retry for step in steps),
+            long=any(step.resumes for step in steps),
+        )
+
+
+def configured(task: Any, name: str, cluster: ClusterSettings, needs: Needs, *, cache: bool = True) -> Any:
+    """The task with all that its pod gets.
+
+    cache: equal inputs give equal outputs, and nothing else is changed.
     """
     from kfp import kubernetes
 
-    training = step in ("train", "tune")
-    task.set_container_image(cluster.image_of(step)).set_display_name(step).set_caching_options(cache)
+    training = needs.accelerator
+    task.set_container_image(cluster.image_of(training)).set_display_name(name).set_caching_options(cache)
     task.set_cpu_request(cluster.train_cpu if training else cluster.cpu)
     task.set_memory_request(cluster.train_memory if training else cluster.memory)
     task.set_memory_limit(cluster.train_memory_limit if training else cluster.memory_limit)
-    if retry and cluster.retries:
+    if needs.retry and cluster.retries:
         task.set_retry(
             cluster.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s"
         )
-    long = training or step == "train_workers"
-    kubernetes.set_timeout(task, cluster.train_timeout_s if long else cluster.timeout_s)
+    kubernetes.set_timeout(task, cluster.train_timeout_s if needs.long else cluster.timeout_s)
     kubernetes.mount_pvc(task, pvc_name=cluster.workspace_claim, mount_path=cluster.workspace)
-    _environment(task, cluster)
+    _environment(task, cluster, needs)
     for key, value in LABELS.items():
         kubernetes.add_pod_label(task, key, value)
     if cluster.pull_secret:
@@ -126,28 +150,29 @@ def knows_itself(task: Any) -> Any:
     """The task, told its pod's name and namespace: it makes other pods, which go when it goes."""
     from kfp import kubernetes
 
-    from pergola.pipelines.kubeflow import pod_workers
+    from pergola.pipelines.kubeflow import workers
 
     fields = {
-        pod_workers.NAMESPACE_VARIABLE: "metadata.namespace",
-        pod_workers.POD_VARIABLE: "metadata.name",
-        pod_workers.UID_VARIABLE: "metadata.uid",
+        workers.NAMESPACE_VARIABLE: "metadata.namespace",
+        workers.POD_VARIABLE: "metadata.name",
+        workers.UID_VARIABLE: "metadata.uid",
     }
     for variable, path in fields.items():
         kubernetes.use_field_path_as_env(task, variable, path)
     return task
 
 
-def _environment(task: Any, cluster: ClusterSettings) -> None:
+def _environment(task: Any, cluster: ClusterSettings, needs: Needs) -> None:
     from kfp import kubernetes
 
     task.set_env_variable("MLFLOW_DISABLE_TELEMETRY", "true")
     task.set_env_variable("TF_CPP_MIN_LOG_LEVEL", "2")
+    task.set_env_variable("PYTHONSAFEPATH", "1")
     task.set_env_variable(failures.WORKSPACE_VARIABLE, cluster.workspace)
     kubernetes.use_field_path_as_env(task, failures.RUN_VARIABLE, RUN_LABEL)
     if cluster.config_map:
         keys = {key: key for key in ENV_KEYS}
         kubernetes.use_config_map_as_env(task, cluster.config_map, keys, optional=True)
-    if cluster.secret:
-        keys = {key: key for key in SECRET_KEYS}
+    if cluster.secret and needs.secrets:
+        keys = {key: key for need in needs.secrets for key in SECRET_KEYS[need]}
         kubernetes.use_secret_as_env(task, cluster.secret, keys, optional=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,9 @@ from pergola.components.records import nearest
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 
 if TYPE_CHECKING:
-    from pergola.pipelines.settings import Settings
+    from pergola.components.settings import Settings
 
-MODULES = {"training": "compiler", "retraining": "retraining"}
-PIPELINES = tuple(MODULES)
+PIPELINES = ("training", "retraining")
 
 
 def compile_to(
@@ -40,7 +38,7 @@ def compile_to(
         warnings.simplefilter("ignore")
         from kfp import compiler
 
-        from pergola.pipelines.settings import Settings
+        from pergola.components.settings import Settings
 
         function = build(pipeline, settings or Settings(), cluster or ClusterSettings())
         compiler.Compiler().compile(function, str(out))
@@ -49,4 +47,7 @@ def compile_to(
 
 def build(pipeline: str, settings: Settings, cluster: ClusterSettings) -> Any:
     """A pipeline as kfp has it."""
-    return import_module(f"pergola.pipelines.kubeflow.{MODULES[pipeline]}").build(settings, cluster)
+    from pergola.pipelines.kubeflow import compiler
+
+    builders = {"training": compiler.build, "retraining": compiler.build_retraining}
+    return builders[pipeline](settings, cluster)

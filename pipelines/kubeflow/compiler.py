@@ -1,66 +1,86 @@
-"""The walk as a Kubeflow pipeline: the same steps as pipelines/local/run.py, in the same order.
+"""A pipeline of pipelines/definition.py as Kubeflow runs it: rows become tasks, alone or in groups.
 
-Every step gets its settings as one struct parameter, which a run can override; the defaults are the
-settings with which the pipeline was compiled. What nothing changed is taken from Kubeflow's cache: a
-scan is keyed by a digest of what lies in the folder, each step by its inputs, its settings and its code.
+Every task gets the settings of its steps as one struct parameter a section, which a run can override; the
+defaults are the settings with which the pipeline was compiled. What nothing changed is taken from Kubeflow's
+cache: a scan is keyed by a digest of what lies in the folder, each task by its inputs, its settings and its
+code.
 
 This file must not postpone annotations (`from __future__ import annotations`): kfp reads them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pergola.components import code, records
-from pergola.pipelines.kubeflow.cluster import ClusterSettings, configured, knows_itself, on_accelerator
-from pergola.pipelines.settings import Settings
+from pergola.components import records
+from pergola.components.settings import Settings
+from pergola.pipelines.definition import TRAINING, Pipeline, Step
+from pergola.pipelines.kubeflow.cluster import (
+    ClusterSettings,
+    Needs,
+    configured,
+    knows_itself,
+    on_accelerator,
+)
 
 ACCELERATOR = "nvidia.com/gpu"
+SECTIONS = ("scan", "validate", "split", "shards", "augment", "model", "train", "export", "evaluate",
+            "smoke_test", "gate", "retrain")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run keeps and delivers what it makes. Parameters, as they stand in a pipeline function."""
+class Asked:
+    """What a run is asked for. Parameters, as they stand in a pipeline function."""
 
+    dataset: Any
+    model: Any
     workspace: Any
+    sections: dict[str, Any]  # "scan", "train", … -> struct parameter
+    accelerator: Any
+    accelerator_count: Any
+    node_selector: Any
+    tolerations: Any
     store: Any
     release: Any
     ui: Any  # address of Kubeflow's pages, for links
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """On what the train step runs."""
-
-    accelerator: Any
-    accelerator_count: Any
-    selector: Any
-    tolerations: Any
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run is asked for."""
-
-    dataset: Any
-    model: Any
-    sections: dict[str, Any]  # "scan", "train", … -> struct parameter
-    place: Place
-    nodes: Nodes
-
-
-def build(settings: Settings, cluster: ClusterSettings) -> Any:
+def build(settings: Settings, cluster: ClusterSettings, steps: Pipeline = TRAINING) -> Any:
     """The pipeline "training", with these settings as defaults of its parameters."""
 
-    def body(steps: "Steps") -> None:
-        steps.all_after(steps.scan())
+    def body(tasks: "Tasks") -> None:
+        tasks.add(steps.steps)
 
     about = "From images to a published version, or to a reasoned no."
-    return pipeline("training", about, settings, cluster, body)
+    return pipeline("training", about, settings, cluster, body, steps)
+
+
+def build_retraining(settings: Settings, cluster: ClusterSettings, steps: Pipeline = TRAINING) -> Any:
+    """The pipeline "retraining", which a schedule runs: checks whether it is time to train, or ends at once.
+
+    The decision is that of `pergola retrain` (components/release/retrain.py). A run that finds nothing new
+    ends successfully and says so; it costs a listing and, when file times changed, a scan.
+    """
+
+    def body(tasks: "Tasks") -> None:
+        from kfp import dsl
+
+        scan, *rest = steps.steps
+        tasks.add([scan])
+        with dsl.If(tasks.changes() == "changed", name="changed"):
+            tasks.add(rest)
+
+    about = "Trains for new images or settings, drift or age, and else ends at once."
+    return pipeline("retraining", about, settings, cluster, body, steps)
 
 
 def pipeline(
-    name: str, about: str, settings: Settings, cluster: ClusterSettings, body: "Callable[[Steps], None]"
+    name: str,
+    about: str,
+    settings: Settings,
+    cluster: ClusterSettings,
+    body: "Callable[[Tasks], None]",
+    steps: Pipeline,
 ) -> Any:
     """A pipeline with the parameters of a run, whose tasks `body` makes, and an exit task.
 
@@ -95,25 +115,24 @@ def pipeline(
         release: bool = False,
         ui: str = "",
     ) -> None:
-        given = {
-            "scan": scan,
-            "validate": validate,
-            "split": split,
-            "shards": shards,
-            "augment": augment,
-            "model": network,
-            "train": train,
-            "export": export,
-            "evaluate": evaluate,
-            "smoke_test": smoke_test,
-            "gate": gate,
-            "retrain": retrain,
-        }
-        place = Place(workspace, store, release, ui)
-        nodes = Nodes(accelerator, accelerator_count, node_selector, tolerations)
-        asked = Asked(dataset, model, given, place, nodes)
+        given = (
+            scan,
+            validate,
+            split,
+            shards,
+            augment,
+            network,
+            train,
+            export,
+            evaluate,
+            smoke_test,
+            gate,
+            retrain,
+        )
+        asked = Asked(dataset, model, workspace, dict(zip(SECTIONS, given, strict=True)), accelerator,
+                      accelerator_count, node_selector, tolerations, store, release, ui)  # fmt: skip
         with dsl.ExitHandler(finish(asked, cluster), name="run"):
-            body(Steps(asked, cluster))
+            body(Tasks(asked, cluster, steps))
 
     return made
 
@@ -132,7 +151,7 @@ def sections(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def finish(asked: Asked, cluster: ClusterSettings) -> Any:
-    """The exit task: tells how the run ended, whatever happened."""
+    """The exit task: reports how the run ended, whatever happened."""
     from kfp import dsl
 
     from pergola.pipelines.kubeflow import ops
@@ -141,198 +160,148 @@ def finish(asked: Asked, cluster: ClusterSettings) -> Any:
         run=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         model=asked.model,
-        workspace=asked.place.workspace,
-        ui=asked.place.ui,
+        workspace=asked.workspace,
+        ui=asked.ui,
     )
-    return configured(task, "finish", cluster, cache=False)
+    return configured(task, "finish", cluster, Needs(secrets=("webhook",)), cache=False)
 
 
-class Steps:
+def groups_of(steps: Sequence[Step], cluster: ClusterSettings) -> list[list[Step]]:
+    """Steps that share a task: neighbours of one group, unless several pods do the work of one of them."""
+    alone = [step.name for step in steps if step.parts] if cluster.partitions > 1 else []
+    alone += ["train"] if cluster.workers > 1 else []
+    groups: list[list[Step]] = []
+    for step in steps:
+        last = groups[-1][-1] if groups else None
+        joins = last is not None and cluster.group == "auto" and last.group == step.group
+        if joins and not {step.name, groups[-1][-1].name} & set(alone):
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+class Tasks:
     """Makes the tasks of a pipeline that is being built, each with its pod's settings."""
 
-    def __init__(self, asked: Asked, cluster: ClusterSettings) -> None:
+    def __init__(self, asked: Asked, cluster: ClusterSettings, steps: Pipeline) -> None:
+        from pergola.pipelines.kubeflow import components
+
+        self.asked, self.cluster, self.pipeline, self.components = asked, cluster, steps, components
+        self.sections = asked.sections
+        self.made: dict[str, Any] = {}
+        self.verdict: Any = None
+        given = {f"{name}_settings": part for name, part in self.sections.items() if name != "retrain"}
+        task = components.check_of([name for name in SECTIONS if name != "retrain"])(
+            dataset=asked.dataset, model=asked.model, workspace=asked.workspace, **given
+        )
+        checked = configured(task, "check", cluster, Needs(), cache=False).outputs
+        self.asked_settings = self.settings = checked["settings"]
+        self.listing = checked["listing"]
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Tasks for these steps, those that only an accepted model needs last, under a condition."""
+        from kfp import dsl
+
+        groups = groups_of(steps, self.cluster)
+        conditional = [group for group in groups if all(step.if_accepted for step in group)]
+        for group in groups:
+            if group not in conditional:
+                self._group(group)
+        if conditional:
+            with dsl.If(self.verdict == "accepted", name="accepted"):
+                for group in conditional:
+                    self._group(group)
+
+    def changes(self) -> Any:
+        """Whether it is time, for new images or settings, drift or age: "changed" or "unchanged"."""
         from pergola.pipelines.kubeflow import ops
 
-        self.asked, self.cluster, self.ops = asked, cluster, ops
-        self.settings = self._set("settings", ops.settings(**self._settings()), retry=False)
-        self.told = self.settings.output  # settings that the report tells
-
-    def scan(self) -> Any:
-        """Images -> manifest; the listing is made in every run, the scan only when it changed."""
         asked = self.asked
-        place = {"dataset": asked.dataset, "workspace": asked.place.workspace}
-        found = self._set("listing", self.ops.listing(scan=asked.sections["scan"], **place), cache=False)
-        found.after(self.settings)  # bad settings are told before any work is done
-        given = {"listing": found.output, "settings": asked.sections["scan"], **place}
-        if self.cluster.partitions == 1:
-            return self._step("scan", **given)
-        return self._step("merge_scans", parts=self._parts("scan_part", **given), retry=False)
+        task = ops.changes(manifest=self.made["manifest"], dataset=asked.dataset, model=asked.model,
+                           workspace=asked.workspace, settings=self.settings,
+                           retrain_settings=asked.sections["retrain"])  # fmt: skip
+        return configured(task, "changes", self.cluster, Needs(secrets=("registry",)), cache=False).outputs[
+            "Output"
+        ]
 
-    def changes(self, scan: Any) -> Any:
-        """Whether it is time, for new images or settings, drift or age: "changed" or "unchanged"."""
-        asked = self.asked
-        task = self.ops.changes(
-            manifest=scan.outputs["manifest"],
-            model=asked.model,
-            settings=self.settings.output,
-            retrain=asked.sections["retrain"],
-            workspace=asked.place.workspace,
+    def _group(self, steps: Sequence[Step]) -> None:
+        first = steps[0]
+        if first.name == "augment" and self.cluster.tune_trials:
+            self._tune()
+        if first.parts and self.cluster.partitions > 1:
+            self._in_parts(first)
+        elif first.name == "train" and self.cluster.workers > 1:
+            self._train_workers(first)
+        else:
+            name = first.name if len(steps) == 1 else first.group
+            component = self.components.component_of(self.pipeline, steps, name)
+            task = self._configured(component(**self._arguments(steps)), name, steps)
+            self._note(task, steps)
+
+    def _in_parts(self, step: Step) -> None:
+        """One task a partition of the data set, all at once, and one that puts together what they made."""
+        from kfp import dsl
+
+        count, given = self.cluster.partitions, self._arguments([step])
+        with dsl.ParallelFor(list(range(count)), name=f"{step.name}-parts") as index:
+            part = self.components.part_of(self.pipeline, step)(index=index, count=count, **given)
+            self._configured(part, f"{step.name}_part", [step])
+        merge = self.components.merge_of(self.pipeline, step)(
+            parts=dsl.Collected(part.outputs["part"]), **given
         )
-        return self._set("changes", task, cache=False).outputs["Output"]
+        self._note(self._configured(merge, f"merge_{step.name}_parts", [replace(step, retry=False)]), [step])
 
-    def all_after(self, scan: Any) -> None:
-        """Everything from the manifest on."""
-        from kfp import dsl
+    def _tune(self) -> None:
+        """A search; the settings that it finds best are those of all tasks after it."""
+        from pergola.pipelines.kubeflow import ops
 
-        done = self._judged(self._trained(self._data(scan.outputs["manifest"])))
-        told = self._recorded(done)
-        with dsl.If(done["verdict"] == "accepted", name="accepted"):
-            self._released(done, told)
-
-    def _data(self, manifest: Any) -> dict[str, Any]:
-        asked, given = self.asked, self.asked.sections
-        place = {"dataset": asked.dataset, "workspace": asked.place.workspace}
-        validation = self._step("validate", manifest=manifest, settings=given["validate"], scan=given["scan"],
-                                network=given["model"], **place).outputs["validation"]  # fmt: skip
-        split = self._step("split", manifest=manifest, validation=validation, settings=given["split"],
-                           model=asked.model, workspace=asked.place.workspace).outputs["split"]  # fmt: skip
-        shards = self._shards(manifest, split, place).outputs["shards"]
-        return {"manifest": manifest, "validation": validation, "split": split, "shards": shards}
-
-    def _shards(self, manifest: Any, split: Any, place: dict[str, Any]) -> Any:
-        given = {"manifest": manifest, "split": split, "settings": self.asked.sections["shards"]}
-        pictures = {"scan": self.asked.sections["scan"], **place}
-        if self.cluster.partitions == 1:
-            return self._step("shards", **given, **pictures)
-        parts = self._parts("shards_part", **given, **pictures)
-        return self._step("merge_shards", parts=parts, **given, retry=False)
-
-    def _parts(self, name: str, **inputs: Any) -> Any:
-        """One task a partition of the data set, all at once; gives what they made, together."""
-        from kfp import dsl
-
-        count = self.cluster.partitions
-        with dsl.ParallelFor(list(range(count)), name=f"{name}s".replace("_", "-")) as index:
-            part = self._step(name, index=index, count=count, **inputs)
-        return dsl.Collected(part.outputs["part"])
-
-    def _trained(self, done: dict[str, Any]) -> dict[str, Any]:
-        shards = done["shards"]
-        given = self._tuned(shards)
-        augmentation = self._step("augment", shards=shards, settings=given["augment"], train=given["train"],
-                                  retry=False).outputs["augmentation"]  # fmt: skip
-        train = self._train(shards, augmentation, given)
-        training = train.outputs["training"]
-        export = self._step(
-            "export", training=training, shards=shards, settings=given["export"], retry=False
-        ).outputs["export"]
-        return {**done, "augmentation": augmentation, "training": training, "export": export}
-
-    def _tuned(self, shards: Any) -> dict[str, Any]:
-        """The sections of settings, as given or as a search found them; the report then tells those."""
-        asked, nodes, given = self.asked, self.asked.nodes, self.asked.sections
-        if not self.cluster.tune_trials:
-            return given
+        asked, step = self.asked, self.pipeline.by_name["train"]
         search = {"trials": self.cluster.tune_trials, "minutes": self.cluster.tune_minutes}
-        task = self._step("tune", shards=shards, augment=given["augment"], network=given["model"],
-                          train=given["train"], search=search, model=asked.model,
-                          workspace=asked.place.workspace, accelerator=nodes.accelerator,
-                          accelerator_count=nodes.accelerator_count)  # fmt: skip
-        on_accelerator(task, nodes.accelerator, nodes.accelerator_count, nodes.selector, nodes.tolerations)
-        found = {name: task.outputs[name] for name in ("augment", "network", "train")}
-        told = self.ops.settings(**{**self._settings(), **found})
-        self.told = self._set("settings", told, retry=False).set_display_name("settings, tuned").output
-        return {**given, "augment": found["augment"], "model": found["network"], "train": found["train"]}
+        task = ops.tune(shards=self.made["shards"], settings=self.settings, search=search,
+                        dataset=asked.dataset, model=asked.model, workspace=asked.workspace,
+                        accelerator=asked.accelerator, accelerator_count=asked.accelerator_count,
+                        code=self.components.code_of([step]))  # fmt: skip
+        found = self._configured(task, "tune", [replace(step, secrets=("registry",))]).outputs
+        self.sections = {**self.sections, "augment": found["augment"], "model": found["network"],
+                         "train": found["train"]}  # fmt: skip
+        self.settings = found["settings"]
 
-    def _train(self, shards: Any, augmentation: Any, given: dict[str, Any]) -> Any:
-        """One pod, or a pod that makes a TrainJob of several workers and follows it."""
-        asked, nodes = self.asked, self.asked.nodes
-        inputs = {
-            "shards": shards,
-            "augmentation": augmentation,
-            "settings": given["train"],
-            "architecture": given["model"],
-            "model": asked.model,
-            "workspace": asked.place.workspace,
-            "accelerator": nodes.accelerator,
-            "accelerator_count": nodes.accelerator_count,
-            "code": code.of_step("train"),
-        }
-        if self.cluster.workers == 1:
-            task = self._set("train", self.ops.train(**inputs))
-            return on_accelerator(
-                task, nodes.accelerator, nodes.accelerator_count, nodes.selector, nodes.tolerations
-            )
-        task = self.ops.train_workers(workers=self.cluster.worker_pods(), node_selector=nodes.selector,
-                                      tolerations=nodes.tolerations, **inputs)  # fmt: skip
-        return knows_itself(self._set("train_workers", task))
+    def _train_workers(self, step: Step) -> None:
+        from pergola.pipelines.kubeflow import ops
 
-    def _judged(self, done: dict[str, Any]) -> dict[str, Any]:
-        asked, given, export = self.asked, self.asked.sections, done["export"]
-        images = {"export": export, "shards": done["shards"], "split": done["split"]}
-        manifest, settings = done["manifest"], given["evaluate"]
-        evaluation = self._step(
-            "evaluate", manifest=manifest, settings=settings, retry=False, **images
-        ).outputs["evaluation"]
-        smoke_test = self._step("smoke_test", export=export, evaluation=evaluation,
-                               settings=given["smoke_test"]).outputs["smoke_test"]  # fmt: skip
-        rival = self.ops.champion(
-            settings=given["evaluate"], model=asked.model, workspace=asked.place.workspace, **images
-        )
-        champion = self._set("champion", rival, cache=False).outputs["champion"]
-        gate = self._step("gate", evaluation=evaluation, champion=champion, smoke_test=smoke_test,
-                          settings=given["gate"], retry=False)  # fmt: skip
-        return {**done, "evaluation": evaluation, "smoke_test": smoke_test, "champion": champion,
-                "decision": gate.outputs["decision"], "verdict": gate.outputs["Output"]}  # fmt: skip
+        asked, given = self.asked, self._arguments([step])
+        task = ops.train_workers(workers=self.cluster.worker_pods(), node_selector=asked.node_selector,
+                                 tolerations=asked.tolerations, **given)  # fmt: skip
+        needs = Needs(decodes=True, long=True)
+        self._note(knows_itself(configured(task, "train_workers", self.cluster, needs)), [step])
 
-    def _recorded(self, done: dict[str, Any]) -> Any:
+    def _arguments(self, steps: Sequence[Step]) -> dict[str, Any]:
+        """What a component of these steps is called with."""
+        inputs, _ = self.components.artifacts_of(steps)
         asked = self.asked
-        shown = {name: artifact for name, artifact in done.items() if name != "verdict"}
-        report = self._step("report", model=asked.model, settings=self.told, retry=False, **shown)
-        names = ("manifest", "validation", "split", "training", "export", "evaluation", "decision")
-        told = self.ops.register(
-            report=report.outputs["report"],
-            dataset=asked.dataset,
-            model=asked.model,
-            settings=self.told,
-            asked=self.settings.output,
-            workspace=asked.place.workspace,
-            **{name: done[name] for name in names},
-        )
-        return self._set("register", told, cache=False).outputs["registration"]
+        values = {
+            "dataset": asked.dataset, "model": asked.model, "workspace": asked.workspace,
+            "listing": self.listing, "code": self.components.code_of(steps), "settings": self.settings,
+            "store": asked.store, "release": asked.release, "asked_settings": self.asked_settings,
+            "accelerator": asked.accelerator,
+            "accelerator_count": asked.accelerator_count,
+            **{f"{name}_settings": part for name, part in self.sections.items()},
+        }  # fmt: skip
+        wanted = self.components.parameters_of(steps)
+        return {key: values[key] for key in wanted} | {name: self.made[name] for name in inputs}
 
-    def _released(self, done: dict[str, Any], registration: Any) -> None:
-        asked, given = self.asked, self.asked.sections
-        reference = self._step("reference", export=done["export"], shards=done["shards"],
-                               evaluation=done["evaluation"], retry=False).outputs["reference"]  # fmt: skip
-        publish = self.ops.publish(
-            registration=registration,
-            export=done["export"],
-            reference=reference,
-            workspace=asked.place.workspace,
-        )
-        publication = self._set("publish", publish, cache=False).outputs["publication"]
-        confirm = self.ops.confirm(publication=publication, evaluation=done["evaluation"], gate=given["gate"],
-                                   smoke_test=given["smoke_test"],
-                                   workspace=asked.place.workspace)  # fmt: skip
-        confirmation = self._set("confirm", confirm, cache=False).outputs["confirmation"]
-        deliver = self.ops.deliver(
-            confirmation=confirmation,
-            manifest=done["manifest"],
-            store=asked.place.store,
-            release=asked.place.release,
-            settings=self.settings.output,
-            workspace=asked.place.workspace,
-        )
-        self._set("deliver", deliver, cache=False)
+    def _configured(self, task: Any, name: str, steps: Sequence[Step]) -> Any:
+        asked, needs = self.asked, Needs.of(steps)
+        cache = not any(step.always or step.has_effects for step in steps)
+        task = configured(task, name, self.cluster, needs, cache=cache)
+        if needs.accelerator:
+            on_accelerator(
+                task, asked.accelerator, asked.accelerator_count, asked.node_selector, asked.tolerations
+            )
+        return task
 
-    def _step(self, name: str, *, retry: bool = True, **inputs: Any) -> Any:
-        """A task of a step of components/steps.py, keyed by its code as well."""
-        return self._set(name, getattr(self.ops, name)(code=code.of_step(name), **inputs), retry=retry)
-
-    def _set(self, name: str, task: Any, *, retry: bool = True, cache: bool = True) -> Any:
-        return configured(task, name, self.cluster, retry=retry, cache=cache)
-
-    def _settings(self) -> dict[str, Any]:
-        given = {name: part for name, part in self.asked.sections.items() if name != "retrain"}
-        return {"network": given.pop("model"), "model": self.asked.model, **given}
+    def _note(self, task: Any, steps: Sequence[Step]) -> None:
+        self.made |= {step.output: task.outputs[step.output] for step in steps}
+        if any(step.output == "decision" for step in steps):
+            self.verdict = task.outputs["Output"]

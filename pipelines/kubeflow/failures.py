@@ -7,34 +7,26 @@ $PERGOLA_RUN_ID and the workspace by $PERGOLA_WORKSPACE; without them nothing is
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from pergola.components import records
 from pergola.components.errors import PergolaError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 RUN_VARIABLE = "PERGOLA_RUN_ID"
 WORKSPACE_VARIABLE = "PERGOLA_WORKSPACE"
 
 
-def noted(step: Callable[P, R]) -> Callable[P, R]:
-    """The step, which leaves a note of the error when it fails."""
-
-    @functools.wraps(step)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return step(*args, **kwargs)
-        except Exception as error:
-            _note(step.__name__, error)
-            raise
-
-    return wrapped
+@contextmanager
+def noted(step: str) -> Iterator[None]:
+    """Leave a note of an error in this block, which goes on its way."""
+    try:
+        yield
+    except Exception as error:
+        note(step, error)
+        raise
 
 
 def read(run: str, workspace: str) -> str:
@@ -45,7 +37,8 @@ def read(run: str, workspace: str) -> str:
         return ""
 
 
-def _note(step: str, error: Exception) -> None:
+def note(step: str, error: Exception) -> None:
+    """Keep why a step failed. Nothing happens where nobody says which run this is."""
     run, workspace = os.environ.get(RUN_VARIABLE), os.environ.get(WORKSPACE_VARIABLE)
     if not run or not workspace:
         return

@@ -18,10 +18,10 @@ from typing import Any
 
 from pergola.components import digest, records
 from pergola.components.errors import InputError
+from pergola.components.settings import check_model_name
 from pergola.pipelines.kubeflow import connection as kubeflow
 from pergola.pipelines.kubeflow import schedule_file, submit
 from pergola.pipelines.kubeflow.connection import Connection
-from pergola.pipelines.kubeflow.pod_settings import check_name
 from pergola.pipelines.kubeflow.schedule_file import Plan, Schedule, firing_times, sent
 
 _MARK = re.compile(r"pergola set=(?P<set>\S+) digest=(?P<digest>[0-9a-f]{64})")
@@ -164,7 +164,7 @@ def _wanted(
         spec = submit.read_spec(package)
     parameters = submit.checked(schedule.parameters, spec)
     if schedule.pipeline:
-        check_name(parameters["model"])
+        check_model_name(parameters["model"])
     experiment = kubeflow.experiment_id(
         client, connection, schedule.experiment, create=schedule.experiment == submit.EXPERIMENT
     )
@@ -192,7 +192,7 @@ def _wanted(
 def _package(schedule: Schedule, plan: Plan, scratch: Path) -> Path:
     if schedule.package:
         return plan.folder / schedule.package
-    from pergola.pipelines import settings as config
+    from pergola.components import settings as config
     from pergola.pipelines.kubeflow import compiled
 
     settings = config.load(plan.folder / schedule.config if schedule.config else None)

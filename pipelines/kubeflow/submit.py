@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pergola.components.errors import InputError
 from pergola.components.records import nearest
+from pergola.components.settings import check_model_name
 from pergola.pipelines.kubeflow import connection as kubeflow
 from pergola.pipelines.kubeflow.connection import Connection
-from pergola.pipelines.kubeflow.pod_settings import check_name
 
 if TYPE_CHECKING:
+    from pergola.components.settings import Settings
     from pergola.pipelines.kubeflow.cluster import ClusterSettings
-    from pergola.pipelines.settings import Settings
 
 EXPERIMENT = "pergola"  # the one that is made when it is missing, whoever submits first
 
@@ -105,7 +105,7 @@ def submit_ours(
     for name, wanted in _OURS.items():
         if not request.parameters.get(name):
             raise InputError(f"{wanted} is missing: pergola submit /workspace/leaves --model leaves.")
-    check_name(str(request.parameters["model"]))
+    check_model_name(str(request.parameters["model"]))
     with tempfile.TemporaryDirectory(prefix="pergola-") as scratch:
         package = Path(scratch) / f"{pipeline}.yaml"
         compiled.compile_to(package, pipeline, settings=settings, cluster=cluster)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pergola.components.artifacts.data import CRITICAL, INFO, WARNING, ValidationReport
+from pergola.components.artifacts.data import (
+    CRITICAL,
+    INFO,
+    WARNING,
+    Manifest,
+    Shards,
+    Split,
+    ValidationReport,
+)
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.artifacts.release import Champion, Confirmation, Publication, Registration
+from pergola.components.artifacts.training import Export, Training
+from pergola.components.evaluation import figures
 from pergola.components.evaluation.gate import formatting
 
 if TYPE_CHECKING:
@@ -15,6 +28,27 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 60  # in a confusion matrix; above it nobody can read one
 MAX_POINTS = 200  # of a ROC curve
+
+
+@dataclass(frozen=True)
+class Page:
+    """One more output of a step's task, for Kubeflow's page of it.
+
+    kind: of artifact, as kfp names it.  write: from the step's folder to that artifact.
+    """
+
+    kind: str
+    write: Callable[[Path, Any], None]
+
+
+def show(step: str, folder: Path, given: Mapping[str, Any]) -> None:
+    """Write the pages of a step, and what its artifact's metadata say.  given: a component's arguments."""
+    for name, page in PAGES.get(step, {}).items():
+        if name in given:
+            page.write(folder, given[name])
+    for name, facts in METADATA.get(step, {}).items():
+        if name in given:
+            given[name].metadata.update(facts(folder))
 
 
 def findings(report: ValidationReport) -> str:
@@ -25,7 +59,7 @@ def findings(report: ValidationReport) -> str:
     if report.findings:
         lines += ["| severity | check | count | finding |", "|---|---|---|---|"]
     for found in sorted(report.findings, key=lambda f: order.get(f.severity, 3)):
-        lines.append(f"| {found.severity} | {found.check} | {found.count} | {_cell(found.message)} |")
+        lines.append(f"| {found.severity} | {found.check} | {found.count} | {cell(found.message)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -49,7 +83,7 @@ def verdict(decision: Decision) -> str:
     for rule in decision.rules:
         mark = formatting.verdict(rule) if rule.passed else "**failed**"
         figures = " | ".join(formatting.of_rule(rule, which) for which in ("value", "interval", "limit"))
-        lines.append(f"| {mark} | {rule.name} | {figures} | {_cell(rule.message)} |")
+        lines.append(f"| {mark} | {rule.name} | {figures} | {cell(rule.message)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -86,5 +120,81 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]] | None:
     return false_rates[keep].tolist(), true_rates[keep].tolist(), finite[keep].tolist()
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _text(made: Callable[[Path], str]) -> Page:
+    return Page("Markdown", lambda folder, page: _write(page, made(folder)))
+
+
+def _copy(file: str) -> Page:
+    return Page("HTML", lambda folder, page: _write(page, (folder / file).read_text(encoding="utf-8")))
+
+
+def _write(page: Any, text: str) -> None:
+    Path(page.path).write_text(text, encoding="utf-8")
+
+
+def _scores(folder: Path, metrics: Any) -> None:
+    for name, value in figures.of(folder).items():
+        if value is not None:
+            metrics.log_metric(name, value)
+
+
+def _confusion(folder: Path, page: Any) -> None:
+    if matrix := confusion(Evaluation.load(folder)):
+        page.log_confusion_matrix(*matrix)
+
+
+def _roc(folder: Path, page: Any) -> None:
+    if curve := roc(folder):
+        page.log_roc_curve(*curve)
+
+
+PAGES: Mapping[str, Mapping[str, Page]] = {
+    "validate": {
+        "data_page": _copy("index.html"),
+        "findings": _text(lambda folder: findings(ValidationReport.load(folder))),
+    },
+    "evaluate": {
+        "metrics": Page("Metrics", _scores),
+        "confusion": Page("ClassificationMetrics", _confusion),
+        "roc": Page("ClassificationMetrics", _roc),
+    },
+    "gate": {"verdict": _text(lambda folder: verdict(Decision.load(folder)))},
+    "report": {"report_page": _copy("report.html")},
+}
+
+
+def _scan(folder: Path) -> dict[str, Any]:
+    found = Manifest.load(folder)
+    return {"images": found.num_rows, "fingerprint": found.fingerprint}
+
+
+def _train(folder: Path) -> dict[str, Any]:
+    made = Training.load(folder)
+    return {"architecture": made.architecture, "epochs": made.epochs, "best_epoch": made.best_epoch}
+
+
+def _export(folder: Path) -> dict[str, Any]:
+    made = Export.load(folder)
+    return {"sha256": made.sha256, "bytes": made.num_bytes}
+
+
+def _register(folder: Path) -> dict[str, Any]:
+    return {"version": Registration.load(folder).version if (folder / Registration.FILE).is_file() else 0}
+
+
+# step -> artifact -> what Kubeflow shows beside its address
+METADATA: Mapping[str, Mapping[str, Callable[[Path], dict[str, Any]]]] = {
+    "scan": {"manifest": _scan},
+    "split": {"split": lambda folder: dict(Split.load(folder).counts)},
+    "shards": {"shards": lambda folder: {"classes": len(Shards.load(folder).labels)}},
+    "train": {"training": _train},
+    "export": {"export": _export},
+    "champion": {"champion": lambda folder: {"version": Champion.load(folder).version or 0}},
+    "register": {"registration": _register},
+    "publish": {"publication": lambda folder: {"version": Publication.load(folder).version}},
+    "confirm": {"confirmation": lambda folder: {"version": Confirmation.load(folder).version}},
+}

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pergola.components import digest, records, steps
-from pergola.pipelines.local import local_model, run
+from pergola.components import digest, records
+from pergola.components.settings import Settings
+from pergola.components.steps import experiments as steps
+from pergola.components.workspace import Workspace
+from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import Show
-from pergola.pipelines.settings import Settings
-from pergola.pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
     from pergola.components.training.search.comparison import Row
@@ -64,8 +65,8 @@ def ladder(
             model=replace(settings.model, scaling="unit"),
             train=comparison.published(settings.train, settings.train.epochs or 20),
         )
-    with run.prepared(dataset, settings, workspace, show) as (walk, shards):
-        augmentation = local_model.augment(walk, shards)
+    with run.prepared(dataset, settings, workspace, show, until="augment") as engine:
+        shards, augmentation = engine.output("shards"), engine.output("augmentation")
         parts = [records.to_dict(part) for part in (settings.model, settings.train)]
         key = digest.of_data([shards.sha256, augmentation.sha256, *parts])[:20]
         out = workspace.experiments / "ladder" / key
@@ -140,7 +141,8 @@ def tune(
     if space:
         load(space)  # a bad one is told before any work is done
     base = Tuned(settings.augment, settings.model, settings.train)
-    with run.prepared(dataset, settings, workspace, show) as (_, shards):
+    with run.prepared(dataset, settings, workspace, show) as engine:
+        shards = engine.output("shards")
         what = [records.to_dict(base), how.method, how.seed, digest.of_file(space) if space else ""]
         key = digest.of_data([shards.sha256, *what])[:20]
         out = workspace.experiments / "tune" / key

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from pergola.components.progress import Bar, silent
 
-WIDTH = 11
+WIDTH = 18
 
 
 class Show:

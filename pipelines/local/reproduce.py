@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pergola.components import code
+from pergola.components import settings as config
 from pergola.components.artifacts.data import Manifest
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.training import Export
 from pergola.components.errors import InputError
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Origin
-from pergola.pipelines import settings as config
-from pergola.pipelines.settings import Settings
+from pergola.components.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -1,145 +1,87 @@
-"""Every step in order, in one process. A newcomer starts here.
-
-    scan -> validate -> split -> shards -> augment -> train -> export -> evaluate -> smoke test
-         -> gate -> report -> reference -> register -> publish -> confirm
-
-Steps hand folders to each other (components/artifacts/). What each of them takes and depends on is in
-local_data.py, local_model.py and local_release.py beside this file; pipelines/local/reuse.py decides which
-need to be done. A rejected model stops after its report, and that is a good run.
-"""
+"""`pergola run` and its parts: the pipeline of pipelines/definition.py in this process."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pergola.components import records
 from pergola.components.artifacts.data import ValidationReport
-from pergola.components.artifacts.decision import Decision
-from pergola.components.artifacts.release import Registration
 from pergola.components.data.manifest.relabel import RELABEL_FILE, refuse_to_replace
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, PergolaError
 from pergola.components.evaluation.costs import read_text
 from pergola.components.imaging.pretrained import check_weights
 from pergola.components.release.smoke_test import SmokeTestServer
-from pergola.pipelines.local import (
-    local_data,
-    local_model,
-    local_release,
-    reporting,
-    reuse,
-    runs,
-    summaries,
-)
+from pergola.components.settings import Settings
+from pergola.components.steps.context import Context, RunInfo
+from pergola.components.workspace import Workspace
+from pergola.pipelines import summaries
+from pergola.pipelines.definition import TRAINING, Pipeline, Step
+from pergola.pipelines.local import runs
+from pergola.pipelines.local.cache import Output
+from pergola.pipelines.local.engine import Engine
 from pergola.pipelines.local.native import stderr_to
 from pergola.pipelines.local.progress import Show
 from pergola.pipelines.local.reproduce import Like
-from pergola.pipelines.local.results import RunResult, ValidateResult
-from pergola.pipelines.local.reuse import Output
-from pergola.pipelines.local.walk import Data, Model, Verdict, Walk, begin
-from pergola.pipelines.settings import Settings
-from pergola.pipelines.workspace import Workspace
-
-STEPS = (
-    "scan", "validate", "split", "shards", "augment", "train", "export", "evaluate", "smoke_test",
-    "champion", "gate", "report", "reference", "register", "publish", "confirm",
-)  # fmt: skip
+from pergola.pipelines.local.result import RunResult, ValidateResult, result_of
 
 
-def run(dataset: Path, settings: Settings, workspace: Workspace, *, show: Show, force: str | None = None,
-        command: str = "", reason: str = "", like: Like | None = None) -> RunResult:  # fmt: skip
-    """Images to a published version, or to a rejected model and its reasons.
+def run(
+    dataset: Path,
+    settings: Settings,
+    workspace: Workspace,
+    *,
+    show: Show,
+    force: str | None = None,
+    command: str = "",
+    reason: str = "",
+    like: Like | None = None,
+    pipeline: Pipeline = TRAINING,
+) -> RunResult:
+    """A data set to a published version, or to a rejected model and the reasons.
 
-    force: a step from which everything is redone.  command: what a person typed, for the report.
-    reason: why there is a run, for its record.  like: a version that is made again, and not released.
-    Raises InputError for what the caller can mend, StepError when a step broke.
+    force: a step from which everything is done again.  command: what a person typed, for the report.
+    reason: why there is a run, for its record.  like: a version to reproduce; nothing is released.
+    Raises InputError for what the caller can fix, StepError when a step failed.
     """
-    if force is not None and force not in STEPS:
-        raise InputError(f"--force: there is no step '{force}'.{records.nearest(force, STEPS)}")
-    if settings.export.costs:  # what is wrong with files is told before any work is done
+    if settings.export.costs:  # what is wrong with files is reported before any work is done
         read_text(settings.export.costs)
     check_weights(settings.model.weights, settings.model.architecture)
-    walk = begin(dataset, settings, workspace, show, force)
-    walk.like = like
+    context = _begin(dataset, settings, workspace, show)
+    engine = _engine(context, show, force, pipeline)  # refuses an unknown step before anything is written
     with workspace.lock("a run"), explained(workspace.root):
-        walk.run = runs.Run.begin(
-            workspace, walk.dataset, walk.settings, command, reason, str(like) if like else ""
+        record = runs.Run.begin(
+            workspace, context.dataset, context.settings, command, reason, str(like) if like else ""
         )
         try:
             with (
-                stderr_to(walk.run.folder / "native.log"),
-                SmokeTestServer(settings.smoke_test) as walk.smoke_test_server,
+                stderr_to(record.folder / "native.log"),
+                SmokeTestServer(settings.smoke_test) as server,
             ):
-                result = _all_steps(walk)
+                engine.context = _of_run(context, record, server, like)
+                _all_steps(engine, like)
+                result = result_of(engine, record, like)
         except PergolaError as error:
-            walk.run.end(runs.FAILED, walk.steps.done, error=str(error))
+            record.end(runs.FAILED, engine.done, error=str(error))
             raise
         finally:
-            local_data.keep_relabel(walk)
-        walk.run.end(runs.DONE, walk.steps.done, result=result.to_json())
-        reuse.prune(workspace.steps, runs.kept_outputs(workspace, settings.release.keep_runs))
+            _keep_relabel(engine, record)
+        record.end(runs.DONE, engine.done, result=result.to_json())
+        engine.cache.prune(runs.kept_outputs(workspace, settings.release.keep_runs))
     return result
-
-
-def _all_steps(walk: Walk) -> RunResult:
-    data = _prepare_data(walk)
-    model = _make_model(walk, data)
-    verdict = _judge(walk, data, model)
-    report = local_release.report(walk, data, model, verdict)
-    version = None if walk.like else _release(walk, data, model, verdict, report)
-    return reporting.result(walk, data, model, verdict, report, version)
-
-
-def _prepare_data(walk: Walk) -> Data:
-    """Images -> what a network can learn from, and what it will be tested with."""
-    manifest = local_data.scan(walk)
-    if walk.like:
-        walk.like.check(manifest.folder)
-    validation = local_data.validate(walk, manifest)
-    local_data.stop_if_critical(validation)
-    split = local_data.split(walk, manifest, validation)
-    shards = local_data.shards(walk, manifest, split)
-    return Data(manifest, validation, split, shards)
-
-
-def _make_model(walk: Walk, data: Data) -> Model:
-    """Shards -> a SavedModel, and what it is worth."""
-    augmentation = local_model.augment(walk, data.shards)
-    training = local_model.train(walk, data.shards, augmentation)
-    export = local_model.export(walk, data.shards, training)
-    evaluation = local_model.evaluate(walk, data, export)
-    return Model(augmentation, training, export, evaluation)
-
-
-def _judge(walk: Walk, data: Data, model: Model) -> Verdict:
-    """A real server has to answer with it, and it is held against the champion on the same images."""
-    smoke_test = local_release.smoke_test(walk, model)
-    champion = local_model.champion(walk, model.export)
-    rival = local_model.evaluate_champion(walk, data, champion)
-    gate = local_release.gate(walk, model, smoke_test, champion, rival)
-    return Verdict(Decision.load(gate.folder), smoke_test, rival, gate)
-
-
-def _release(walk: Walk, data: Data, model: Model, verdict: Verdict, report: Output) -> int | None:
-    """Record the run. An accepted model takes a version number, is published and confirmed."""
-    if not verdict.decision.accepted:
-        local_release.register(walk, data, model, verdict, report)
-        return None
-    reference = local_release.reference(walk, data, model)
-    registration = local_release.register(walk, data, model, verdict, report)
-    reporting.keep_dossier(walk, data, model, verdict, registration)
-    publication = local_release.publish(walk, model, registration, reference)
-    local_release.confirm(walk, model, publication)
-    return Registration.load(registration.folder).version
 
 
 def scan(dataset: Path, settings: Settings, workspace: Workspace, *, show: Show) -> Path:
     """Scan only. Gives the folder of the manifest, which a run will find again."""
-    walk = begin(dataset, settings, workspace, show)
+    engine = _engine(_begin(dataset, settings, workspace, show), show)
     with workspace.lock("a scan"), explained(workspace.root):
-        return local_data.scan(walk).folder
+        engine.run("scan")
+    return engine.output("manifest").folder
 
 
 def validate(
@@ -148,39 +90,102 @@ def validate(
     """Scan and check only.
 
     relabel: where the ranked list of suspicious labels is put, to be edited.
-    Raises InputError when that file is there already, or no labels were looked at.
+    Raises InputError when that file is there already, or labels were not checked.
     """
     if relabel is not None:
         refuse_to_replace(relabel)
     check_weights(settings.model.weights, settings.model.architecture)
-    walk = begin(dataset, settings, workspace, show)
+    engine = _engine(_begin(dataset, settings, workspace, show), show)
     with workspace.lock("a check"), explained(workspace.root):
-        manifest = local_data.scan(walk)
-        output = local_data.validate(walk, manifest)
-    report = ValidationReport.load(output.folder)
-    ranked = output.folder / RELABEL_FILE
+        engine.run("validate")
+    folder = engine.output("validation").folder
+    report, ranked = ValidationReport.load(folder), folder / RELABEL_FILE
     if relabel is not None:
         if not ranked.is_file():
             raise InputError(
-                "--relabel: no labels were looked at; see validate.label_errors and the findings."
+                "--relabel: labels were not checked; see validate.label_errors and the findings."
             )
         records.write_atomic(relabel, ranked.read_bytes())
     return ValidateResult(
         report.ok,
         report.findings,
         summaries.data_counts(report),
-        str(output.folder / "index.html"),
+        str(folder / "index.html"),
         str(relabel or ranked) if ranked.is_file() else "",
     )
 
 
 @contextmanager
 def prepared(
-    dataset: Path, settings: Settings, workspace: Workspace, show: Show
-) -> Iterator[tuple[Walk, Output]]:
-    """The data steps only, for experiments: the walk and its shards, while the workspace is held."""
-    walk = begin(dataset, settings, workspace, show)
+    dataset: Path, settings: Settings, workspace: Workspace, show: Show, until: str = "shards"
+) -> Iterator[Engine]:
+    """The pipeline up to a step, for experiments, while the workspace is held."""
+    engine = _engine(_begin(dataset, settings, workspace, show), show)
     log_file = workspace.experiments / "native.log"
     log_file.parent.mkdir(exist_ok=True)
     with workspace.lock("an experiment"), explained(workspace.root), stderr_to(log_file):
-        yield walk, _prepare_data(walk).shards
+        engine.run(until)
+        yield engine
+
+
+def model_name(dataset: Path, settings: Settings) -> str:
+    """The name asked for, or the data folder's, as a name that MLflow, URLs and folders all take."""
+    asked = settings.release.name or re.sub(
+        r"(\.(tar|csv|zip|npz|parquet|gz|xz|bz2|tgz))+$", "", dataset.name.lower()
+    )
+    plain = unicodedata.normalize("NFKD", asked).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_")
+    if settings.release.name and name != settings.release.name:
+        raise InputError(
+            f"release.name: '{settings.release.name}' cannot be a model's name. "
+            "Use letters, digits, '-' and '_'" + (f", such as '{name}'." if name else ".")
+        )
+    return name or "images"
+
+
+def _begin(dataset: Path, settings: Settings, workspace: Workspace, show: Show) -> Context:
+    """What steps share. Raises InputError when there is nothing at `dataset`."""
+    settings, dataset = settings.of_a_run(), dataset.expanduser().absolute()
+    if not dataset.exists():
+        raise InputError(f"There are no images at '{dataset}': no such file or folder. Check the path.")
+    workspace.create()
+    name = model_name(dataset, settings)
+    return Context(dataset, name, settings, workspace, progress=show.progress, say=show.say)
+
+
+def _engine(context: Context, show: Show, force: str | None = None, pipeline: Pipeline = TRAINING) -> Engine:
+    def start(step: Step) -> None:
+        if step.name == "train" and engine.context.server:
+            engine.context.server.start()  # its TensorFlow loads while this process trains
+
+    def end(step: Step, output: Output) -> None:
+        show.step(step.name, step.describe(output.folder), output.seconds, reused=output.reused)
+
+    engine = Engine(pipeline, context, force_from=force, on_start=start, on_end=end)
+    return engine
+
+
+def _of_run(context: Context, run: runs.Run, server: SmokeTestServer, like: Like | None) -> Context:
+    record = run.record
+    return replace(
+        context,
+        run=RunInfo(run.id, record["command"], record.get("reason", ""), run.folder),
+        track_epochs=True,
+        reproduces=like.place if like else None,
+        server=server,
+        server_address=context.workspace.server().get("grpc", ""),
+    )
+
+
+def _all_steps(engine: Engine, like: Like | None) -> None:
+    if like:
+        engine.run("scan")
+        like.check(engine.output("manifest").folder)
+    engine.run()
+
+
+def _keep_relabel(engine: Engine, run: runs.Run) -> None:
+    """Put the ranked list of suspicious labels, if there is one, where a person finds it: in the run."""
+    found = engine.done.get("validate")
+    if found and (ranked := found.folder / RELABEL_FILE).is_file():
+        records.write_atomic(run.folder / RELABEL_FILE, ranked.read_bytes())

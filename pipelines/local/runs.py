@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components import records
-from pergola.pipelines.local.reuse import Output
-from pergola.pipelines.settings import Settings, to_toml
-from pergola.pipelines.workspace import Workspace
+from pergola.components.settings import Settings, to_toml
+from pergola.components.workspace import Workspace
+from pergola.pipelines.local.cache import Output
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 

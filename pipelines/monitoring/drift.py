@@ -19,9 +19,9 @@ from pergola.components.evaluation.drift.drift import ClassShift, DriftReport, D
 from pergola.components.evaluation.drift.drift import drift as judge
 from pergola.components.evaluation.drift.looks import Looks
 from pergola.components.evaluation.drift.reference import DriftReference, Sample
+from pergola.components.workspace import Workspace
 from pergola.pipelines.local.progress import Show
 from pergola.pipelines.release.resolve import Named, named
-from pergola.pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
     from pergola.components.evaluation.drift.page import Unusual

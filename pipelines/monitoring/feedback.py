@@ -31,8 +31,8 @@ from pergola.components.evaluation.drift.feedback import (
 )
 from pergola.components.evaluation.drift.feedback_list import read_labels, write_list
 from pergola.components.evaluation.drift.reference import DriftReference
-from pergola.pipelines.commands.predict import model_names, only_model
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
+from pergola.pipelines.release.resolve import model_names, only_model
 
 LIST, IMAGES = "labels.csv", "images"
 _SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}

@@ -21,7 +21,7 @@ from pergola.components.evaluation.drift.feedback import Feedback, image_id, liv
 from pergola.components.evaluation.drift.looks import Looks
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Origin
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
 
 _ID = re.compile(r"[0-9a-f]{64}")
 

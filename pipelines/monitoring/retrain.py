@@ -18,13 +18,13 @@ from pergola.components.data.sources.source import open_source
 from pergola.components.evaluation.drift.looks import Looks
 from pergola.components.release.registry import champion_of
 from pergola.components.release.retrain import Facts, due, num_changed, rows_of
+from pergola.components.settings import Settings
+from pergola.components.workspace import Workspace
 from pergola.pipelines.local import run as local
-from pergola.pipelines.local import runs, walk
+from pergola.pipelines.local import runs
 from pergola.pipelines.local.progress import Show
-from pergola.pipelines.local.results import RunResult
+from pergola.pipelines.local.result import RunResult
 from pergola.pipelines.monitoring import feedback
-from pergola.pipelines.settings import Settings
-from pergola.pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def retrain(
     use_feedback: images whose true labels people gave for requests are part of the data set.
     Raises what `local.run` raises.
     """
-    model = walk.model_name(dataset.expanduser().absolute(), settings)
+    model = local.model_name(dataset.expanduser().absolute(), settings)
     if use_feedback:
         settings = with_feedback(settings, workspace, model)
     decision = due(_facts(dataset, settings, workspace, model, show), settings.retrain)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from pergola.components.errors import InputError
 from pergola.components.records import nearest
-from pergola.pipelines.commands.predict import model_names, only_model
 
 if TYPE_CHECKING:
-    from pergola.pipelines.workspace import Workspace
+    from pergola.components.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,22 @@ def named(workspace: Workspace, text: str | None) -> Named:
     model, version = _parts(workspace, text)
     version = version or _champion(workspace, model)
     return Named(model, version, workspace.models / model / str(version))
+
+
+def only_model(workspace: Workspace) -> str:
+    """The name of the workspace's one model. Raises InputError when there is none or more than one."""
+    workspace.require()
+    names = model_names(workspace)
+    if not names:
+        raise InputError(f"No model is published in {workspace.root}. Make one with `pergola run DATASET`.")
+    if len(names) > 1:
+        raise InputError(f"{workspace.root} has the models {', '.join(names)}. Choose one with --model.")
+    return names[0]
+
+
+def model_names(workspace: Workspace) -> list[str]:
+    """Names of the published models."""
+    return sorted(p.name for p in workspace.models.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
 def _parts(workspace: Workspace, text: str | None) -> tuple[str, int | None]:

@@ -8,7 +8,7 @@ from pergola.components.errors import InputError
 from pergola.components.records import nearest
 
 if TYPE_CHECKING:
-    from pergola.pipelines.workspace import Workspace
+    from pergola.components.workspace import Workspace
 
 
 def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from pergola.pipelines.settings import Settings
+from pergola.components.settings import Settings
 
 TEXT = Path("docs/trust.md").read_text(encoding="utf-8")
 NO_CHECK = "Checks beside CleanVision"  # a measurement

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
 from tests.support import images
 from tests.support.command import COMMAND, pergola
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pergola.pipelines import settings
+from pergola.components import settings
 
 
 def test_load_varies_light_faintly_for_a_pretrained_network_unless_asked_otherwise():

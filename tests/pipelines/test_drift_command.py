@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.drift import DriftSettings
 from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.workspace import Workspace
 from pergola.pipelines.commands import predict
 from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.local.progress import Quiet
 from pergola.pipelines.monitoring import drift as front
 from pergola.pipelines.release.resolve import named
-from pergola.pipelines.workspace import Workspace
 from pergola.serving.client.client import Client
 from tests.support import released
 from tests.support.command import serving

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pergola.components import settings as config
 from pergola.components.errors import InputError
-from pergola.pipelines import settings as config
+from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.expectations import act
 from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import Quiet
-from pergola.pipelines.workspace import Workspace
 from tests.support.images import write_folder
 
 
@@ -72,5 +72,5 @@ def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
     assert again.counts["quarantined"] == {"taken_out": 1}
     listed = Path(again.relabel).read_text()
     assert rows[0]["id"] not in listed and rows[1]["id"] not in listed and rows[2]["id"] in listed
-    with run.prepared(first, settings, workspace, Quiet()) as (_, shards):  # an experiment has no run
-        assert not shards.reused
+    with run.prepared(first, settings, workspace, Quiet()) as engine:  # an experiment has no run
+        assert not engine.output("shards").reused

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from pergola.components.data.manifest.scan import ScanSettings
 from pergola.components.data.sources.source import open_source
 from pergola.components.errors import InputError
+from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.monitoring import feedback as front
-from pergola.pipelines.workspace import Workspace
 from tests.support import released
 
 NUM = 10

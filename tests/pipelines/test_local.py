@@ -1,4 +1,4 @@
-"""The walk in one process on 120 small images, with a real registry and a real server."""
+"""The pipeline in one process on 120 small images, with a real registry and a real server."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pergola.components import settings as config
 from pergola.components.artifacts.data import PARTS, Split
 from pergola.components.artifacts.decision import Decision
-from pergola.components.artifacts.release import Confirmation
+from pergola.components.artifacts.release import Confirmation, Registration
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.looks import Look, Looks
@@ -18,13 +19,12 @@ from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.release.registry import Registry
 from pergola.components.store.model_store import NOTES, open_store
 from pergola.components.store.publish import notes_of, sha256_of
-from pergola.pipelines import settings as config
+from pergola.components.workspace import Workspace
+from pergola.pipelines.definition import TRAINING
 from pergola.pipelines.local import run as local
-from pergola.pipelines.local import walk
 from pergola.pipelines.local.progress import Quiet
 from pergola.pipelines.local.reproduce import Again, Like
 from pergola.pipelines.monitoring import lineage, lineage_summary, retrain
-from pergola.pipelines.workspace import Workspace
 from tests.support import images as image_files
 
 SMALL = ("train.epochs=8", "model.architecture=cnn_pool", "gate.min_accuracy=0", "gate.min_recall=0",
@@ -54,7 +54,7 @@ def first(dataset, workspace):
 
 def test_run_publishes_a_version_that_is_the_champion(first, workspace):
     assert (first.decision, first.version, first.model, first.reused) == ("accepted", 1, "shapes", ())
-    assert tuple(first.seconds) == tuple(step for step in local.STEPS if step != "champion")
+    assert tuple(first.seconds) == tuple(step.name for step in TRAINING.steps if step.local)
     assert Path(first.model_path, "saved_model.pb").is_file()
     champion = Registry(workspace.tracking_uri).champion("shapes")
     assert champion is not None and champion.version == 1 and champion.status == "published"
@@ -85,14 +85,14 @@ def test_run_counts_every_image(first):
 
 def test_run_is_recorded_with_settings_and_epochs(first, workspace):
     registry = Registry(workspace.tracking_uri)
-    run_id = registry.run(first.run)
+    run_id = Registration.load(_output(workspace, first, "register")).mlflow_run
     data = registry._client.get_run(run_id).data
     assert data.params["train.epochs"] == "8"
     assert data.metrics["test_accuracy"] == pytest.approx(first.metrics["accuracy"])
     training = Training.load(_output(workspace, first, "train"))
     steps = [metric.step for metric in registry._client.get_metric_history(run_id, "loss")]
     assert sorted(steps) == list(range(1, training.epochs + 1))
-    assert len(data.tags["pergola.data_fingerprint"]) == 64
+    assert len(data.tags["pergola.data_fingerprint"]) == 64 and data.tags["pergola.run_id"] == first.run
     record = workspace.run_record(first.run)
     assert record["state"] == "done" and record["command"] == "pergola run shapes"
     told = json.loads(json.dumps(first.to_json()))
@@ -103,7 +103,7 @@ def test_run_is_recorded_with_settings_and_epochs(first, workspace):
 
 def test_unchanged_rerun_reuses_everything(first, dataset, workspace):
     again = run(dataset, workspace)
-    assert set(again.reused) == set(first.seconds)
+    assert set(again.reused) == set(first.seconds) - {"champion"}
     assert (again.version, again.metrics) == (1, first.metrics)
     assert "Nothing changed" in again.words()
 
@@ -152,7 +152,7 @@ def test_a_stricter_gate_rejects_without_training_again(first, dataset, workspac
     assert (rejected.decision, rejected.version) == ("rejected", None)
     assert len(rejected.reasons) == 1
     redone = set(rejected.seconds) - set(rejected.reused)
-    assert redone == {"gate", "report", "register"}
+    assert redone == {"champion", "gate", "report", "register"}
     assert [p.name for p in (workspace.models / "shapes").iterdir() if p.name.isdecimal()] == ["1"]
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
@@ -164,7 +164,16 @@ def test_costs_redo_the_export_and_not_the_training(first, dataset, workspace, t
     asked = (f"export.costs={costs}", "gate.min_accuracy=1")
     weighed = run(dataset, workspace, *asked)
     redone = set(weighed.seconds) - set(weighed.reused)
-    assert redone == {"export", "evaluate", "smoke_test", "champion", "gate", "report", "register"}
+    assert redone == {
+        "export",
+        "champion",
+        "evaluate",
+        "smoke_test",
+        "evaluate_champion",
+        "gate",
+        "report",
+        "register",
+    }
     assert weighed.metrics["accuracy"] == first.metrics["accuracy"]
     assert weighed.metrics["cost_saved_per_1000"] > 0 and "1,000 images cost" in weighed.words()
     decision = Decision.load(_output(workspace, weighed, "gate"))
@@ -200,7 +209,7 @@ def test_a_withdrawn_folder_is_published_again(first, dataset, workspace):
 
     withdraw(workspace.models, "shapes", 1)
     again = run(dataset, workspace)
-    assert again.version == 1 and set(again.seconds) - set(again.reused) == {"publish", "confirm"}
+    assert again.version == 1 and set(again.seconds) - set(again.reused) == {"champion", "publish", "confirm"}
     assert Path(again.model_path, "saved_model.pb").is_file()
 
 
@@ -271,13 +280,13 @@ def test_validate_looks_and_does_nothing_else(dataset, tmp_path):
     ("folder", "name"), [("Blätter 2024", "blatter-2024"), ("日本", "images"), ("a.tar.gz", "a")]
 )
 def test_model_name_comes_from_the_data(folder, name):
-    assert walk.model_name(Path(folder), config.Settings()) == name
+    assert local.model_name(Path(folder), config.Settings()) == name
 
 
 def test_model_name_that_is_none_is_refused():
     settings = config.load(None, ["release.name=my leaves"])
     with pytest.raises(InputError, match="such as 'my-leaves'"):
-        walk.model_name(Path("x"), settings)
+        local.model_name(Path("x"), settings)
 
 
 def _output(workspace: Workspace, result, step: str) -> Path:

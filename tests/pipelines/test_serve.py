@@ -13,8 +13,8 @@ import pytest
 
 from pergola.components.errors import InputError
 from pergola.components.store.publish import publish
+from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.serve import Listen, models_config, serve
-from pergola.pipelines.workspace import Workspace
 from tests.support import models
 from tests.support.command import pergola, serving
 

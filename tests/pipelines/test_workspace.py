@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pergola.components.errors import InputError
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
 
 
 def test_workspace_refuses_a_folder_with_other_things(tmp_path):
@@ -64,7 +64,7 @@ def test_lock_is_held_by_one_and_freed_by_death(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
 with Workspace(Path(sys.argv[1])).lock("run one"):
     print("held", flush=True)
     time.sleep(60)

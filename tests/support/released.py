@@ -10,7 +10,7 @@ import numpy as np
 from pergola.components.evaluation.drift import request_log
 from pergola.components.evaluation.drift.reference import describe, make_reference
 from pergola.components.store.publish import publish
-from pergola.pipelines.workspace import Workspace
+from pergola.components.workspace import Workspace
 from tests.support import images as image_files
 from tests.support import models
 

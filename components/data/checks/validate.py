@@ -37,7 +37,9 @@ _MEASURED = ["width", "height", "orientation", "brightness", "contrast", "sharpn
 class ValidateSettings:
     """Which expectations the data must meet, and how much of it may be left out."""
 
-    expectations: str = setting("", "TOML file with the expectations; empty: those that come with pergola")
+    expectations: str = setting(
+        "", "TOML file with the expectations; empty: those that come with pergola", file=True
+    )
     max_quarantined: float = setting(
         0.2, "share of the files that may be lost to checks before the run stops", low=0.0, high=1.0
     )

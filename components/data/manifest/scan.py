@@ -39,7 +39,7 @@ class ScanSettings:
     max_bytes: int = setting(250_000_000, "larger image files are not read, in bytes", low=1)
     max_archive_bytes: int = setting(200_000_000_000, "an archive may unpack to this many bytes", low=1)
     max_archive_files: int = setting(5_000_000, "an archive may hold this many files", low=1)
-    relabel: str = setting("", "relabel.csv with a person's corrections of labels; empty: none")
+    relabel: str = setting("", "relabel.csv with a person's corrections of labels; empty: none", file=True)
     also: str = setting("", "more images: a second folder or list, such as the one that `feedback` names")
 
 

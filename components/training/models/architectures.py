@@ -47,7 +47,9 @@ class ModelSettings:
         "stretch", "how an image of another aspect is brought to the input's", choices=ASPECTS
     )
     weights: str = records.setting(
-        "", "pretrained weights: a .h5 file without top, or imagenet (Keras's cache or download); empty: none"
+        "",
+        "pretrained weights: a .h5 file without top, or imagenet (Keras's cache or download); empty: none",
+        file=True,
     )
     scaling: str = records.setting(
         "zscore",

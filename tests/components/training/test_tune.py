@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from pergola.components import settings as config
 from pergola.components import steps
 from pergola.components.errors import InputError
 from pergola.components.training.augmentation.augment import no_variation
@@ -11,7 +12,6 @@ from pergola.components.training.models.architectures import ModelSettings
 from pergola.components.training.search import space
 from pergola.components.training.search.space import Tuned
 from pergola.components.training.search.tune import Trial, TuneSettings, Tuning
-from pergola.pipelines import settings as config
 from tests.components.training.conftest import write_shards
 
 KERAS_TUNERS_OWN = r"ignore:(currentThread|getName)\(\) is deprecated:DeprecationWarning"

@@ -3,9 +3,9 @@ import yaml
 
 from pergola.components import code
 from pergola.components.errors import InputError
+from pergola.components.settings import load
 from pergola.pipelines.kubeflow import compiled, submit
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
-from pergola.pipelines.settings import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from pergola.components import digest
+from pergola.components import digest, settings
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.release import Confirmation
-from pergola.pipelines import settings
+from pergola.components.workspace import Workspace
 from pergola.pipelines.kubeflow import compiled
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import Quiet
-from pergola.pipelines.workspace import Workspace
 from pergola.serving.client.client import Client
 from tests.pipelines.kubeflow.test_parity import (
     EQUAL,

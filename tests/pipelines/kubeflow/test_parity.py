@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from pergola.components import digest, records
+from pergola.components import settings as config
 from pergola.components.artifacts.decision import Decision, Rule
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.release import Confirmation
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Training
-from pergola.pipelines import settings as config
+from pergola.components.workspace import Workspace
 from pergola.pipelines.kubeflow import compiled
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import Quiet
-from pergola.pipelines.workspace import Workspace
 from tests.support.images import write_folder
 
 QUICK = ("train.epochs=12", "train.batch_size=16", "train.precision=float32", "smoke_test.rounds=1",

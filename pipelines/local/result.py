@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pergola.components import records
-from pergola.components.artifacts.data import CRITICAL, INFO, WARNING, Finding
-from pergola.components.artifacts.decision import Rule
-from pergola.pipelines.local.reproduce import Again
+from pergola.components.artifacts.data import CRITICAL, INFO, PARTS, WARNING, Finding, Split, ValidationReport
+from pergola.components.artifacts.decision import Decision, Rule
+from pergola.components.artifacts.release import Registration
+from pergola.components.artifacts.training import Export
+from pergola.components.evaluation import figures
+from pergola.pipelines import summaries
+from pergola.pipelines.definition import TRAINING
+from pergola.pipelines.local.reproduce import Again, Like
+
+if TYPE_CHECKING:
+    from pergola.pipelines.local.engine import Engine
+    from pergola.pipelines.local.runs import Run
+
+
+ALWAYS = {step.name for step in TRAINING.steps if step.always}  # done in every run, and changes nothing
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class RunResult:
             f"  report  {self.report}",
         ]
         if self.reused:
-            everything = len(self.reused) == len(self.seconds)
+            everything = set(self.reused) >= set(self.seconds) - ALWAYS
             lines.insert(
                 1,
                 "Nothing changed: everything was reused."
@@ -68,6 +80,46 @@ class RunResult:
             if self.again
             else " is not shipped."
         )
+
+
+def result_of(engine: Engine, run: Run, like: Like | None) -> RunResult:
+    """What a finished run answers; the report is copied to the run's folder.
+
+    A step that was reused counts no seconds.
+    """
+    context, done = engine.context, engine.done
+    decision = Decision.load(engine.output("decision").folder)
+    page = run.folder / "report.html"
+    records.write_atomic(page, (engine.output("report").folder / "report.html").read_bytes())
+    version = _version(engine) if decision.accepted and not like else None
+    published = context.workspace.models / context.model / str(version)
+    export = engine.output("export")
+    splits = Split.load(engine.output("split").folder).counts
+    validation = ValidationReport.load(engine.output("validation").folder)
+    again = (
+        like.compared(decision, Export.load(export.folder), trained=not done["train"].reused)
+        if like
+        else None
+    )
+    return RunResult(
+        run=run.id,
+        decision="accepted" if decision.accepted else "rejected",
+        reasons=decision.reasons,
+        rules=decision.rules,
+        version=version,
+        model=context.model,
+        metrics=figures.of(engine.output("evaluation").folder),
+        counts={**summaries.data_counts(validation), **{split: splits.get(split, 0) for split in PARTS}},
+        seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
+        reused=tuple(step for step, output in done.items() if output.reused),
+        model_path=str(published if version else export.folder / "saved_model"),
+        report=str(page),
+        again=again,
+    )
+
+
+def _version(engine: Engine) -> int:
+    return Registration.load(engine.output("registration").folder).version
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
   lock                 held by the run that is going on
   steps/<step>/<key>/  what a step made; <key>.json beside it says that it is whole
   runs/<id>/           run.json, settings.toml, report.html
+  state/<name>/        what a run leaves for the next: the last split, training that was cut off
   experiments/<kind>/<key>/  what `pergola ladder` and `pergola tune` found out
   versions/<name>/<N>/ what each version was made of, see components/release/provenance.py
   models/<name>/<N>/   what is published, watched by servers
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +31,18 @@ from pergola.components import records
 from pergola.components.disk import explained
 from pergola.components.errors import InputError
 
-LAYOUT = 1
+LAYOUT = 2
+
+log = logging.getLogger(__name__)
 
 
 class Workspace:
-    """Paths below `root`, and the lock."""
+    """Paths below `root`, and the lock.
 
-    def __init__(self, root: Path) -> None:
+    tracking_uri: of the registry, by default a database in the workspace.
+    """
+
+    def __init__(self, root: Path, tracking_uri: str = "") -> None:
         self.root = root.absolute()
         self.steps = self.root / "steps"
         self.runs = self.root / "runs"
@@ -44,11 +51,11 @@ class Workspace:
         self.scratch = self.root / "scratch"
         self.requests = self.root / "requests"
         self.versions = self.root / "versions"
-        self.tracking_uri = f"sqlite:///{self.root / 'mlflow.db'}"
+        self.tracking_uri = tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
 
     def create(self) -> None:
         """Make the folders. Raises InputError when the place cannot be used."""
-        marker = self.root / "pergola.json"
+        marker = self._marker
         with explained(self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise InputError(f"Workspace {self.root} is a file. Name a folder with --workspace.")
@@ -60,18 +67,50 @@ class Workspace:
                 folder.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
                 records.write_atomic(marker, json.dumps({"layout": LAYOUT}) + "\n")
-        layout = json.loads(marker.read_text()).get("layout")
-        if layout != LAYOUT:
-            raise InputError(f"Workspace {self.root} has layout {layout}, this pergola wants {LAYOUT}.")
+        self._upgrade()
 
     def require(self) -> None:
         """Raises InputError when there is no workspace here yet: neither ours nor a pipeline's volume."""
-        if not (self.root / "pergola.json").is_file() and not self.models.is_dir():
+        if not self._marker.is_file() and not self.models.is_dir():
             raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run DATASET`.")
+        if self._marker.is_file():
+            self._upgrade()
+
+    @property
+    def _marker(self) -> Path:
+        """The file that says that this is a workspace, and of which layout."""
+        return self.root / "pergola.json"
+
+    def _upgrade(self) -> None:
+        """Bring what an older pergola made to today's layout. Raises InputError for what is newer or
+        damaged."""
+        layout = read_json(self._marker).get("layout")
+        if layout == LAYOUT:
+            return
+        if not isinstance(layout, int):
+            raise InputError(
+                f"{self._marker} is damaged: it does not say which layout this workspace has. "
+                f'Write {{"layout": {LAYOUT}}} into it, or restore the workspace from a backup.'
+            )
+        if layout > LAYOUT:
+            raise InputError(
+                f"Workspace {self.root} has layout {layout}, which a newer pergola made; this one knows "
+                f"{LAYOUT}. Upgrade pergola (docs/upgrading.md), or name another --workspace."
+            )
+        from pergola.components.upgrade import BACKUP, upgrade
+
+        with self.lock("an upgrade"):
+            upgrade(self.root, layout)
+        log.warning("the workspace was upgraded from layout %d to %d; what was changed is kept in %s",
+                    layout, LAYOUT, self.root / BACKUP.format(layout=layout))  # fmt: skip
 
     def request_log(self, model: str) -> str:
         """Prefix of the log of a model's requests."""
         return str(self.requests / model / "log")
+
+    def state(self, model: str) -> Path:
+        """What one run of a model leaves for the next."""
+        return self.root / "state" / model
 
     def version(self, model: str, version: int) -> Path:
         """What a version was made of."""

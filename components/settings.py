@@ -7,6 +7,7 @@ together, so that `pergola config` can print all of them with a comment each.
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from pergola.components.training.augmentation.augment import FAINT, AugmentSetti
 from pergola.components.training.export import ExportSettings
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+RENAMED = {"rehearse": "smoke_test"}  # sections by their names in 0.1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class Settings:
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
     drift: DriftSettings = field(default_factory=DriftSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Mapping[str, Any]], where: str = "") -> Settings:
+        """From plain values by section; what is not named has its default.
+
+        where: before a section's name in an error.  Raises InputError for an unknown section, key or value.
+        """
+        return _settings(tables, {name: f"{where}{name}" for name in tables})
 
     def of_a_run(self) -> Settings:
         """Without what only matters after a release, which must not make a run another one."""
@@ -93,6 +105,19 @@ def _lit(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings, augment=dataclasses.replace(asked, brightness=brightness, contrast=contrast)
     )
+
+
+def from_toml(text: str) -> Settings:
+    """What `to_toml` wrote."""
+    return Settings.of(tomllib.loads(text), "section ")
+
+
+def check_model_name(model: str) -> None:
+    """Raises InputError for a name under which nothing can be released."""
+    if not _MODEL_NAME.fullmatch(model):
+        raise InputError(
+            f"parameter model: '{model}' cannot be a model's name. Use letters, digits, '-' and '_'."
+        )
 
 
 def to_toml(settings: Settings) -> str:
@@ -133,11 +158,11 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
 def _settings(tables: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str]) -> Settings:
     sections = {f.name: f for f in dataclasses.fields(Settings)}
     parts: dict[str, Any] = {}
-    for name, values in tables.items():
+    for name, values in records.renamed(tables, RENAMED, "settings").items():
         if name not in sections:
             raise InputError(f"{sources[name]}: unknown section '{name}'.{records.nearest(name, sections)}")
         cls = sections[name].default_factory
-        parts[name] = records.from_dict(cls, values, sources[name])  # type: ignore[arg-type]
+        parts[name] = records.from_dict(cls, values, sources.get(name, f"[{name}]"))  # type: ignore[arg-type]
     return Settings(**parts)
 
 

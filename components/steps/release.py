@@ -1,0 +1,235 @@
+"""From a decision to a version that answers: report, registry, publication, confirmation, delivery."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pergola.components import code, digest, records
+from pergola.components.artifacts.data import Manifest, Split, ValidationReport
+from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
+from pergola.components.artifacts.release import (
+    Champion,
+    Confirmation,
+    Delivery,
+    Publication,
+    Registration,
+)
+from pergola.components.artifacts.training import Export, Training
+from pergola.components.evaluation import figures
+from pergola.components.settings import to_toml
+from pergola.components.steps.context import Context
+
+
+def report(
+    context: Context,
+    out: Path,
+    manifest: Path,
+    validation: Path,
+    split: Path,
+    shards: Path,
+    augmentation: Path,
+    training: Path,
+    export: Path,
+    evaluation: Path,
+    smoke_test: Path,
+    champion: Path,
+    champion_evaluation: Path,
+    decision: Path,
+) -> Path:
+    """All that a run found out -> one HTML page."""
+    from pergola.components.evaluation.report.report import About, Parts, write_report
+
+    parts = Parts(
+        evaluation=evaluation,
+        gate=decision,
+        shards=shards,
+        validation=validation,
+        split=split,
+        augmentation=augmentation,
+        training=training,
+        export=export,
+        smoke_test=smoke_test,
+        champion=champion_evaluation if Champion.load(champion).version else None,
+    )
+    fingerprints = {"data": Manifest.load(manifest).fingerprint, "split": Split.load(split).fingerprint}
+    about = About(context.model, context.run.command, to_toml(context.settings), code.version(), fingerprints)
+    return write_report(parts, about, out)
+
+
+def register(
+    context: Context,
+    out: Path,
+    manifest: Path,
+    validation: Path,
+    split: Path,
+    training: Path,
+    export: Path,
+    evaluation: Path,
+    decision: Path,
+    report: Path,
+) -> Registration | None:
+    """Record the run in the registry; an accepted model takes its version number there, a rejected one None.
+
+    The registry's key of a run is its content: the same model with the same decision takes no second number.
+    """
+    from pergola.components.release.registry import Registry
+
+    decided, exported = Decision.load(decision), Export.load(export)
+    registry = Registry(context.workspace.tracking_uri)
+    run = registry.run(run_key(exported, decided, context), context.model, adopt=context.run.id)
+    history = Training.load(training).history
+    scores = {_in_registry(name): value for name, value in figures.of(evaluation).items()}
+    files = (report / "report.html", decision / Decision.FILE, evaluation / Evaluation.FILE,
+             validation / ValidationReport.FILE)  # fmt: skip
+    tags = _tags(context, Manifest.load(manifest), Training.load(training), decided)
+    registry.log(run, params=_params(context), metrics=scores, tags=tags, files=files)
+    registry.log_epochs(run, history)
+    registration = None
+    if decided.accepted:
+        version = registry.register(context.model, run, export / "saved_model", sha256=exported.sha256)
+        registration = Registration(context.model, version.version, run, exported.sha256)
+        registration.save(out)
+        made = {"manifest": manifest, "validation": validation, "split": split, "training": training,
+                "export": export, "evaluation": evaluation, "decision": decision,
+                "registration": out}  # fmt: skip
+        _keep_provenance(context, registration, made)
+    else:
+        _remember(context, manifest, None)
+    registry.finish(run)
+    return registration
+
+
+def is_registered(context: Context, out: Path) -> bool:
+    """Whether what registration left outside of its folder is still there."""
+    from pergola.components.release.provenance import Origin
+    from pergola.components.release.registry import version_of
+
+    if not (out / Registration.FILE).is_file():
+        return True
+    found = Registration.load(out)
+    place = context.workspace.version(found.model, found.version)
+    if not (place / Origin.FILE).is_file():
+        return False
+    version = version_of(context.workspace.tracking_uri, found.model, found.version)
+    return version is not None and version.sha256 == found.sha256
+
+
+def publish(context: Context, out: Path, registration: Path, export: Path, reference: Path) -> Publication:
+    """A registered SavedModel -> models/<model>/<version>/, with its drift reference."""
+    from pergola.components.store.publish import publish as put
+
+    registered = Registration.load(registration)
+    publication = put(export / "saved_model", context.workspace.models, registered.model, registered.version,
+                      notes=reference)  # fmt: skip
+    publication.save(out)
+    return publication
+
+
+def is_published(context: Context, out: Path) -> bool:
+    """Whether the version's folder is still there."""
+    found = Publication.load(out)
+    return (context.workspace.models / found.model / str(found.version)).is_dir()
+
+
+def confirm(context: Context, out: Path, publication: Path, evaluation: Path) -> Confirmation:
+    """A published version -> the champion, once a server gave its golden answers."""
+    from pergola.components.release.confirm import confirm as ask
+    from pergola.components.release.registry import Registry
+
+    published, workspace = Publication.load(publication), context.workspace
+    with context.client_of(published.model, published.version) as client:
+        confirmation = ask(client, GoldenRequests.load(evaluation), published, workspace.models,
+                           Registry(workspace.tracking_uri),
+                           max_difference=context.settings.gate.max_difference)  # fmt: skip
+    confirmation.save(out)
+    return confirmation
+
+
+def is_confirmed(context: Context, out: Path) -> bool:
+    """Whether the version that was confirmed is still published."""
+    found = Confirmation.load(out)
+    return (context.workspace.models / found.model / str(found.version)).is_dir()
+
+
+def deliver(context: Context, out: Path, confirmation: Path, manifest: Path) -> Delivery:
+    """A confirmed version -> the model store that clusters serve from, if one is named."""
+    confirmed = Confirmation.load(confirmation)
+    delivery = Delivery(_deliver(context, confirmed.model, confirmed.version))
+    _remember(context, manifest, confirmed.version)
+    delivery.save(out)
+    return delivery
+
+
+def run_key(export: Export, decision: Decision, context: Context) -> str:
+    """What the registry finds a run by again. Latencies are left out: no two smoke tests have them in
+    common."""
+    rules = [(rule.name, rule.passed, rule.message) for rule in decision.rules if rule.unit != "ms"]
+    verdict = {"accepted": decision.accepted, "champion": decision.champion, "rules": rules}
+    return "run-" + digest.of_data([export.sha256, verdict, to_toml(context.settings)])[:20]
+
+
+def _tags(context: Context, manifest: Manifest, training: Training, decision: Decision) -> dict[str, str]:
+    return {
+        "pergola.run_id": context.run.id,
+        "pergola.data_fingerprint": manifest.fingerprint,
+        "pergola.code": code.version(),
+        "pergola.decision": "accepted" if decision.accepted else "rejected",
+        "pergola.architecture": training.architecture,
+        "pergola.source": str(context.dataset),
+    }
+
+
+def _params(context: Context) -> dict[str, Any]:
+    settings = records.to_dict(context.settings)
+    return {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
+
+
+def _in_registry(name: str) -> str:
+    """Epochs have an "accuracy" there as well, which is on the training split."""
+    return name if name.startswith("train_") else f"test_{name}"
+
+
+def _keep_provenance(context: Context, registration: Registration, made: dict[str, Path]) -> None:
+    from pergola.components.release import provenance
+
+    origin = provenance.Origin(
+        model=registration.model,
+        version=registration.version,
+        run=context.run.id,
+        source=str(context.dataset),
+        code=code.version(),
+        command=context.run.command,
+        reason=context.run.reason,
+        released_s=int(time.time()),
+    )
+    place = context.workspace.version(registration.model, registration.version)
+    provenance.keep(place, origin, to_toml(context.settings), provenance.Made(**made))
+
+
+def _deliver(context: Context, model: str, version: int) -> str:
+    from pergola.components.store import release_record
+    from pergola.components.store.model_store import open_store
+
+    if not context.store:
+        return f"Version {version} of {model} is in the workspace only: no model store is named."
+    target = open_store(context.store)
+    target.put(context.workspace.models / model / str(version), model, version)
+    if not context.make_stable:
+        return f"Version {version} of {model} is in {target.uri}; `pergola release` gives it requests."
+    target.change(model, lambda record: release_record.make_stable(record, version))
+    return f"Version {version} of {model} is in {target.uri} and stable."
+
+
+def _remember(context: Context, manifest: Path, version: int | None) -> None:
+    """Note for the next run on a cluster what this one was made of; a laptop keeps records of runs
+    instead."""
+    from pergola.components.release.last_run import remember
+
+    if context.store is None:
+        return
+    asked = context.asked_settings or to_toml(context.settings)
+    remember(context.workspace.state(context.model), manifest, tomllib.loads(asked), version)

@@ -1,0 +1,130 @@
+"""Rows of a pipeline as Kubeflow components. EDGE: kfp.
+
+A component's source is three lines, which kfp cuts out and runs alone in the image: what it does is in
+pod.py. It has typed artifacts, a struct parameter for each section of settings that its steps declare (or
+all of them as TOML where a step tells all), and `code`, the digest of the source that its steps reach: not
+used, it makes Kubeflow's cache miss when the code changed.
+"""
+
+import linecache
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
+
+from pergola.components.steps.context import ALL
+from pergola.pipelines.definition import Pipeline, Step
+from pergola.pipelines.kubeflow import pod, visuals
+
+IMAGE = "pergola"  # replaced by the one asked for when a pipeline is compiled
+KINDS = {"manifest": "Dataset", "split": "Dataset", "shards": "Dataset",
+         "training": "Model", "export": "Model"}  # fmt: skip
+NAMES = {"Artifact": Artifact, "ClassificationMetrics": ClassificationMetrics, "Dataset": Dataset,
+         "HTML": HTML, "Input": Input, "Markdown": Markdown, "Metrics": Metrics, "Model": Model,
+         "NamedTuple": NamedTuple, "Output": Output}  # fmt: skip
+
+
+def component_of(pipeline: Pipeline, steps: Sequence[Step], name: str) -> Any:
+    """One component that runs these steps in this order."""
+    decides = any(step.output == "decision" for step in steps)
+    inputs, outputs = artifacts_of(steps)
+    parameters = parameters_of(steps)
+    parameters |= {key: f"Input[{kind_of(key)}]" for key in inputs}
+    parameters |= {key: f"Output[{kind_of(key)}]" for key in outputs}
+    for step in steps:
+        parameters |= {key: f"Output[{page.kind}]" for key, page in visuals.PAGES.get(step.name, {}).items()}
+    if len(steps) > 1:
+        parameters["steps"] = "Output[Markdown]"
+    call = f"pod.run({pipeline.place!r}, {[step.name for step in steps]!r}, locals())"
+    return _calling(name, parameters, call, "str" if decides else "")
+
+
+def part_of(pipeline: Pipeline, step: Step) -> Any:
+    """A component that does one part of a step's work: the `index`-th of `count`."""
+    parameters = {**parameters_of([step]), "index": "int", "count": "int"}
+    parameters |= {key: f"Input[{kind_of(key)}]" for key in step.inputs} | {"part": "Output[Dataset]"}
+    return _calling(
+        f"{step.name}_part", parameters, f"pod.run_part({pipeline.place!r}, {step.name!r}, locals())"
+    )
+
+
+def merge_of(pipeline: Pipeline, step: Step) -> Any:
+    """A component that makes a step's artifact of all its parts."""
+    parameters = parameters_of([step]) | {"parts": "Input[list[Dataset]]"}
+    parameters |= {key: f"Input[{kind_of(key)}]" for key in step.inputs}
+    parameters |= {step.output: f"Output[{kind_of(step.output)}]"}
+    call = f"pod.merge_parts({pipeline.place!r}, {step.name!r}, locals())"
+    return _calling(f"merge_{step.name}_parts", parameters, call)
+
+
+def check_of(sections: Sequence[str]) -> Any:
+    """A component that checks all settings before any work is done, and lists the data set."""
+    parameters = {"dataset": "str", "model": "str", "workspace": "str"}
+    parameters |= {f"{section}{pod.SUFFIX}": "dict" for section in sections}
+    returns = 'NamedTuple("Checked", [("settings", str), ("listing", str)])'
+    return _calling("check", parameters, "tasks.check(locals())", returns, module="tasks")
+
+
+def kind_of(artifact: str) -> str:
+    """Of an artifact, as kfp names it."""
+    return KINDS.get(artifact, "Artifact")
+
+
+def artifacts_of(steps: Sequence[Step]) -> tuple[list[str], list[str]]:
+    """Names of the artifacts that a group takes from others, and of those that it makes."""
+    outputs = [step.output for step in steps]
+    inputs = [name for step in steps for name in step.inputs if name not in outputs]
+    if any(step.if_accepted for step in steps) and "decision" not in outputs:
+        inputs.append("decision")
+    return list(dict.fromkeys(inputs)), outputs
+
+
+def parameters_of(steps: Sequence[Step]) -> dict[str, str]:
+    """Parameters that are no artifacts -> type."""
+    found = {"dataset": "str", "model": "str", "workspace": "str", "code": "str"}
+    if any(step.observes and step.parts for step in steps):
+        found["listing"] = "str"
+    if any(step.accelerator for step in steps):
+        # kfp 2.17 drops parameters that only resources use when a task lies in an exit handler or a
+        # condition.
+        found |= {"accelerator": "str", "accelerator_count": "str"}
+    if any(step.name == "deliver" for step in steps):
+        found |= {"store": "str", "release": "bool", "asked_settings": "str"}
+    if any(ALL in step.settings for step in steps):
+        return found | {"settings": "str"}
+    return found | {f"{section}{pod.SUFFIX}": "dict" for section in sections_of(steps)}
+
+
+def sections_of(steps: Sequence[Step]) -> list[str]:
+    """Sections of settings that steps declare."""
+    names = [name.partition(".")[0] for step in steps for name in (*step.settings, *step.reads)]
+    return list(dict.fromkeys(names))
+
+
+def code_of(steps: Sequence[Step]) -> str:
+    """Digest of the code of all steps."""
+    return "-".join(step.code_digest()[:12] for step in steps)
+
+
+def _calling(
+    name: str, parameters: Mapping[str, str], call: str, returns: str = "", *, module: str = "pod"
+) -> Any:
+    """A component with these parameters (name -> type) that makes one call, and returns what that gives.
+
+    Its source is text, which kfp looks up by its file's name.
+    """
+    source = "\n".join((
+        f"def {name}(",
+        *(f"    {key}: {kind}," for key, kind in parameters.items()),
+        f"){f' -> {returns}' if returns else ''}:",
+        f"    from pergola.pipelines.kubeflow import {module}",
+        "",
+        f"    {'return ' if returns else ''}{call}",
+        "",
+    ))  # fmt: skip
+    file = f"<pergola component {name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    namespace: dict[str, Any] = dict(NAMES)
+    exec(compile(source, file, "exec"), namespace)
+    return dsl.component(namespace[name], base_image=IMAGE, install_kfp_package=False)

@@ -1,0 +1,119 @@
+"""What tasks of a run on Kubeflow do that are no step of the pipeline. Each takes a component's arguments."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pergola.components import digest, records
+from pergola.components.artifacts.data import Manifest
+from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.release.last_run import LastRun
+from pergola.components.release.retrain import Facts, due, num_changed, rows_of
+from pergola.components.settings import check_model_name, to_toml
+from pergola.components.steps import data
+from pergola.components.steps.context import Context
+from pergola.pipelines.kubeflow import failures, pod, visuals
+
+CHANGED, UNCHANGED = "changed", "unchanged"
+
+
+def check(given: Mapping[str, Any]) -> tuple[str, str]:
+    """All settings as TOML, and a digest of what images there are, by which the scan is reused.
+
+    Raises InputError for an unknown key, a bad value or a bad name of the model, before any work.
+    """
+    with failures.noted("check"):
+        check_model_name(given["model"])
+        context = pod.context_of(given)
+        return to_toml(context.settings), data.listing(context)
+
+
+def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
+    """Shards -> the best [augment], [model] and [train] of a search, and all settings with them, as TOML.
+
+    The search is kept in the workspace: one that was cut off continues, and more trials add to it.
+    """
+    from dataclasses import replace
+
+    from pergola.components.steps import experiments
+    from pergola.components.training.search.space import Tuned
+    from pergola.components.training.search.tune import TuneSettings
+
+    with failures.noted("tune"):
+        context = pod.context_of(given)
+        settings, workspace = context.settings, context.workspace
+        tuning = experiments.tune(
+            Path(given["shards"].path),
+            workspace.state(context.model) / "tuning",
+            records.from_dict(TuneSettings, given["search"], "parameter search"),
+            base=Tuned(settings.augment, settings.model, settings.train),
+            tracking_uri=workspace.tracking_uri,
+            key=f"tune-{context.model}",
+        )
+        best = Tuned(settings.augment, settings.model, settings.train).changed(tuning.best.values)
+        Path(given["trials"].path).write_text(visuals.trials(tuning), encoding="utf-8")
+        told = replace(settings, augment=best.augment, model=best.model, train=best.train)
+    augment, model, train = (_without_empty(part) for part in (best.augment, best.model, best.train))
+    return augment, model, train, to_toml(told)
+
+
+def changes(given: Mapping[str, Any]) -> str:
+    """Whether it is time for a run: "changed" or "unchanged"; why, in the artifact `why`."""
+    with failures.noted("changes"):
+        state, reason = _changes(Path(given["manifest"].path), given)
+        Path(given["why"].path).write_text(reason + "\n", encoding="utf-8")
+        return state
+
+
+def _changes(manifest: Path, given: Mapping[str, Any]) -> tuple[str, str]:
+    context = pod.context_of(given)
+    place = context.workspace.state(context.model)
+    if not (place / LastRun.FILE).is_file():
+        return CHANGED, f"{context.model} has had no run in this workspace."
+    last = LastRun.load(place)
+    retrain = records.from_dict(
+        type(context.settings.retrain), given["retrain_settings"], "parameter retrain"
+    )
+    found = due(_facts(manifest, given["settings"], context, last), retrain)
+    if found.fire:
+        return CHANGED, found.reason
+    number = f" as version {last.version}" if last.version else ""
+    return UNCHANGED, f"{found.reason} The last run was {last.decision}{number}."
+
+
+def _facts(manifest: Path, settings: str, context: Context, last: LastRun) -> Facts:
+    found, rows = Manifest.load(manifest), context.workspace.state(context.model) / LastRun.ROWS
+    changed = 0
+    if last.fingerprint != found.fingerprint:
+        changed = num_changed(np.load(rows), rows_of(manifest)) if rows.is_file() else found.num_rows
+    ended = time.time() - last.ended_s if last.ended_s else None
+    return Facts(
+        num_changed=changed,
+        settings_changed=last.settings != digest.of_data(tomllib.loads(settings)),
+        drifted_looks=_drifted_looks(context, last.ended_s),
+        age_days=None if ended is None else ended / 86_400,
+        hours_since_run=None if ended is None else ended / 3600,
+    )
+
+
+def _drifted_looks(context: Context, ended_s: int) -> int:
+    """Drift checks of the champion in a row that found drift, unless a run came after them."""
+    workspace, model = context.workspace, context.model
+    if not (workspace.root / "drift" / model).is_dir():
+        return 0
+    from pergola.components.release.registry import champion_of
+
+    champion = champion_of(workspace.tracking_uri, model)
+    looks = Looks.of(workspace.drift(model, champion.version)) if champion else Looks()
+    return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
+
+
+def _without_empty(settings: Any) -> dict[str, Any]:
+    """Kubeflow takes no empty values in a struct."""
+    return {key: value for key, value in records.to_dict(settings).items() if value is not None}
