@@ -52,6 +52,13 @@ def test_every_step_can_be_imported(target):
     assert "pergola" in run(target, "pergola", "--help")
 
 
+@pytest.mark.parametrize("target", LIMITS_MB)
+def test_image_imports_nothing_from_the_working_directory(target):
+    planted = "cd /tmp && mkdir pergola && echo 'raise SystemExit(9)' > pergola/__init__.py"
+    text = run(target, "sh", "-c", f"{planted} && python3 -c 'import pergola; print(pergola.__file__)'")
+    assert text.startswith("/opt/pergola/")
+
+
 def test_sync_image_holds_no_tensorflow():
     text = run(
         "sync",
