@@ -1,4 +1,4 @@
-"""What scripts/docs adds to MkDocs: decisions enter the navigation by themselves, and pages load nothing from outside."""
+"""What scripts/docs adds to MkDocs: decisions in the navigation, nothing loaded from other hosts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 
 # What a browser fetches without being asked. Plain links (<a href>) are not among them.
-_FETCHED = re.compile(r"""<(?:script|img|iframe|source|video)\b[^>]*\bsrc=["']?((?:https?:)?//[^"' >]+)""")
-_STYLES = re.compile(r"""<link\b(?=[^>]*\brel=["']?(?:stylesheet|preconnect|preload|icon))[^>]*\bhref=["']?((?:https?:)?//[^"' >]+)""")
+_FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source|video)\b[^>]*\bsrc=["']?((?:https?:)?//[^"' >]+)"""
+    r"""|<link\b(?=[^>]*\brel=["']?(?:stylesheet|preconnect|preload|icon))"""
+    r"""[^>]*\bhref=["']?((?:https?:)?//[^"' >]+)"""
+)
 
 
 def on_config(config: Any) -> Any:
@@ -23,7 +26,8 @@ def on_config(config: Any) -> Any:
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
     """Raises PluginError for a page that would make a reader's browser ask another host."""
-    found = [*_FETCHED.findall(output), *_STYLES.findall(output)]
+    found = _FETCHED.search(output)
     if found:
-        raise PluginError(f"{page.file.src_uri} loads {found[0]}. Keep a copy below docs/ and link to that.")
+        address = found[1] or found[2]
+        raise PluginError(f"{page.file.src_uri} loads {address}. Keep a copy below docs/ and link to that.")
     return output
