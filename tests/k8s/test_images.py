@@ -69,6 +69,10 @@ def test_sync_image_holds_no_tensorflow():
     assert text.split() == ["None", "None"]
 
 
+def test_sync_image_can_import_the_client_of_every_kind_of_store():
+    run("sync", "python3", "-c", "import s3fs, gcsfs")
+
+
 def test_sync_image_follows_a_store_until_sigterm(tmp_path):
     for folder in ("store", "served"):
         (tmp_path / folder).mkdir()
