@@ -1,5 +1,6 @@
 """What is written from the code is up to date, and the docs site loads nothing from other hosts."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -59,3 +60,12 @@ def test_a_page_that_loads_from_another_host_is_refused(html, address):
         return
     with pytest.raises(mkdocs.PluginError, match=f"tutorial.md loads {address}"):
         hooks["on_post_page"](html, page)
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/architecture.md", "docs/contributing.md"]
+)
+def test_the_files_that_a_map_of_the_code_names_are_there(page):
+    tops = "pergola|pipelines|components|serving|k8s|tests|scripts|docs|images"
+    named = re.findall(rf"`((?:{tops})/[\w/.-]*)[ `]", (ROOT / page).read_text())
+    assert named and [path for path in named if not (ROOT / path).exists()] == []
