@@ -1,4 +1,4 @@
-"""Objects of an overlay, built with kustomize."""
+"""The Kubernetes objects of an overlay, built with kustomize."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 Object = Mapping[str, Any]
 
 _TIMEOUT_S = 120
-# What others stand on comes first; a kind that is not named comes last.
+# Kinds that others depend on come first; kinds that are not listed come last.
 _ORDER = (
     "Namespace", "CustomResourceDefinition", "ServiceAccount", "Role", "ClusterRole", "RoleBinding",
     "ClusterRoleBinding", "ConfigMap", "Secret", "PersistentVolumeClaim", "Service", "NetworkPolicy",
@@ -19,18 +19,19 @@ _ORDER = (
 
 
 class ManifestError(ValueError):
-    """A folder that cannot be built."""
+    """An overlay that cannot be built."""
 
 
 def build(folder: Path) -> list[Object]:
-    """The objects that kustomize makes of a folder, in the order in which they are to be applied.
+    """The objects of an overlay, in the order in which to apply them.
 
-    Raises ManifestError when the folder is no kustomization, is broken, or no kustomize is installed.
+    Raises ManifestError when the folder holds no valid kustomization, or when neither kustomize nor kubectl
+    is installed.
     """
     import yaml
 
     if not (folder / "kustomization.yaml").is_file():
-        raise ManifestError(f"{folder} is no overlay: it has no kustomization.yaml.")
+        raise ManifestError(f"{folder} is not an overlay: it has no kustomization.yaml.")
     done = subprocess.run(
         [*_command(), str(folder)], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
     )
@@ -40,12 +41,12 @@ def build(folder: Path) -> list[Object]:
 
 
 def ordered(objects: list[Object]) -> list[Object]:
-    """Namespaces, accounts and settings before the pods that need them."""
+    """The same objects: namespaces, accounts and ConfigMaps before the pods that need them."""
     return sorted(objects, key=lambda o: _ORDER.index(o["kind"]) if o["kind"] in _ORDER else len(_ORDER))
 
 
 def name_of(thing: Object) -> str:
-    """Kind and name, as people say them: Deployment/model-server."""
+    """Kind and name, as kubectl shows them: Deployment/model-server."""
     return f"{thing['kind']}/{thing['metadata']['name']}"
 
 

@@ -1,4 +1,4 @@
-"""What the status of a workload and its pods says: how far they are, and why they cannot come to run."""
+"""The state of a rollout, read from the status of a workload and its pods: progress, and why a pod fails."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from pergola.k8s.manifests import Object, name_of
 
 _HOPELESS = ("ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
-_CRASHES = 2  # restarts after which a crash is no accident
+_CRASHES = 2  # restarts after which a crash counts as permanent
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a workload is."""
+    """How far the rollout of a workload is."""
 
     name: str
     wanted: int
@@ -23,7 +23,7 @@ class Progress:
 
 
 def progress_of(workload: Object) -> Progress:
-    """How far a Deployment or StatefulSet is, by what its controller says."""
+    """Progress of a Deployment or StatefulSet, as its controller reports it."""
     spec, status = workload["spec"], workload.get("status", {})
     wanted = spec.get("replicas", 1)
     updated = status.get("updatedReplicas", 0)
@@ -34,9 +34,9 @@ def progress_of(workload: Object) -> Progress:
 
 
 def trouble(pod: Object, late: bool) -> str:
-    """Why a pod cannot come to run; empty while there is hope.
+    """Why a pod does not run, as a sentence; empty while it may still start.
 
-    late: its time is up, so that waiting for a node or for a probe is trouble too.
+    late: the timeout has passed, so waiting for a node, an image or a probe is a failure too.
     """
     name = pod["metadata"]["name"]
     for status in _container_statuses(pod):
@@ -52,19 +52,19 @@ def trouble(pod: Object, late: bool) -> str:
         return ""
     for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{name} finds no node: {condition.get('message', condition.get('reason', ''))}"
+            return f"{name} cannot be scheduled: {condition.get('message', condition.get('reason', ''))}"
     for status in _container_statuses(pod):
         if _waiting(status):
             waiting = status["state"]["waiting"]
             why = f"{waiting['reason']}: {waiting.get('message') or status.get('image', '')}".rstrip(": ")
             return f"{name} does not start {status['name']}: {why}."
         if not status.get("ready") and not status.get("state", {}).get("terminated"):
-            return f"{name} is not ready: {status['name']} runs but its probe fails. Look at its log."
+            return f"{name} is not ready: {status['name']} is running but its probe fails. See its log."
     return ""
 
 
 def crashed_container(pod: Object) -> str:
-    """Name of the first container that ended and has a log of it; empty when there is none."""
+    """Name of the first container with the log of a previous run; empty when there is none."""
     for status in _container_statuses(pod):
         if _waiting(status) == "CrashLoopBackOff" or status.get("lastState", {}).get("terminated"):
             return str(status["name"])

@@ -1,12 +1,13 @@
-"""Apply manifests to a cluster and wait until they run. EDGE: the only importer of `kubernetes`.
+"""Apply manifests to a cluster and wait for the rollout. EDGE: the only importer of `kubernetes`.
 
     cluster = Cluster.connect()
     objects = manifests.build(Path("k8s/overlays/dev"))
     cluster.apply(objects)
     cluster.wait(objects, timeout_s=600)
 
-Objects are applied on the server's side, so that fields which others own (an autoscaler's replicas)
-stay theirs. A roll-out that cannot end well is told at once, with the reason that its pods give.
+Objects are applied server-side, so that fields which others own (an autoscaler's replicas) stay theirs. A
+rollout that cannot succeed fails at once, with the reason taken from its pods. docs/decisions/0050 says why
+this polls instead of calling kubectl or opening a watch.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from pergola.k8s.manifests import Object, name_of
 from pergola.k8s.pods import Progress
 
 MANAGER = "pergola"
-_TIMEOUT = (5, 30)  # to connect, to answer
+_TIMEOUT = (5, 30)  # seconds to connect, to answer
 
 
 class RolloutError(RuntimeError):
-    """The cluster refused, or what was applied does not come to run."""
+    """The cluster refused a request, or a rollout failed."""
 
 
 class NotConfigured(RolloutError):
-    """Nothing says which cluster is meant."""
+    """No cluster is configured."""
 
 
 class Missing(RolloutError):
-    """The server has no such thing."""
+    """The object does not exist on the server."""
 
 
 class Conflict(RolloutError):
-    """Somebody else made or owns it."""
+    """The object exists already, or another manager owns the field."""
 
 
 class Cluster:
-    """One cluster, by kubeconfig or from within."""
+    """A client of one cluster."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -52,9 +53,9 @@ class Cluster:
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Cluster:
-        """The cluster that `kubectl` would speak to; within a pod, its own.
+        """The cluster of the kubeconfig, as for `kubectl`; without one, the cluster that this pod runs in.
 
-        Raises NotConfigured when there is none.
+        Raises NotConfigured when there is neither.
         """
         from kubernetes import client, config
 
@@ -71,10 +72,10 @@ class Cluster:
         return cls(client.ApiClient(configuration))
 
     def apply(self, objects: Iterable[Object], *, dry_run: bool = False, force: bool = False) -> list[str]:
-        """Apply objects in this order; gives their names.
+        """Apply objects in this order; returns their names.
 
-        dry_run: let the server check everything and keep nothing.
-        force: take fields over that another manager owns.
+        dry_run: the server validates everything and stores nothing.
+        force: take over fields that another manager owns.
         """
         return [self._apply(thing, dry_run, force) for thing in objects]
 
@@ -85,9 +86,9 @@ class Cluster:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         poll_s: float = 2,
     ) -> None:
-        """Return when every Deployment and StatefulSet runs what was applied.
+        """Return when every Deployment and StatefulSet has rolled out.
 
-        Raises RolloutError with the reason of the first that cannot, or of the first that is late.
+        Raises RolloutError with the reason of the first that fails, or of the first not ready by the timeout.
         """
         waiting = [thing for thing in objects if thing["kind"] in ("Deployment", "StatefulSet")]
         deadline = time.monotonic() + timeout_s
@@ -96,12 +97,12 @@ class Cluster:
             waiting = [thing for thing in waiting if not self._is_done(thing, late, on_progress)]
             if late and waiting:
                 names = ", ".join(name_of(thing) for thing in waiting)
-                raise RolloutError(f"{names} did not come to run within {timeout_s:.0f} s; no pod says why.")
+                raise RolloutError(f"{names} was not ready within {timeout_s:.0f} s; no pod gives a reason.")
             if waiting:
                 time.sleep(poll_s)
 
     def set_share(self, namespace: str, route: str, share: float) -> None:
-        """Send `share` (0 to 1) of a GRPCRoute's requests to its backend …-canary, the rest to …-stable."""
+        """Route `share` (0 to 1) of a GRPCRoute's requests to its backend …-canary, the rest to …-stable."""
         where = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/grpcroutes/{route}"
         found = self.call("GET", where)
         rules = found["spec"]["rules"]
@@ -116,15 +117,13 @@ class Cluster:
         self.call("PATCH", where, body, kind="application/merge-patch+json")
 
     def address(self, thing: Object) -> str:
-        """Path of an object. Raises RolloutError when the cluster does not know its kind."""
+        """API path of an object. Raises RolloutError when the cluster does not have its kind."""
         version, kind = thing["apiVersion"], thing["kind"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         if version not in self._kinds:
             self._kinds[version] = self._discover(root)
         if kind not in self._kinds[version]:
-            raise RolloutError(
-                f"the cluster knows no {kind} of {version}. Install what brings it, or leave it out."
-            )
+            raise RolloutError(f"the cluster knows no {kind} of {version}. Install its CRD, or leave it out.")
         plural, namespaced = self._kinds[version][kind]
         if not namespaced:
             return f"{root}/{plural}/{thing['metadata']['name']}"
@@ -141,7 +140,7 @@ class Cluster:
             hint = ""
             if isinstance(error, Missing) and "namespaces " in str(error):
                 namespace = thing["metadata"].get("namespace", "default")
-                hint = f". A dry run makes none: kubectl create namespace {namespace}" if dry_run else ""
+                hint = f". A dry run creates none: kubectl create namespace {namespace}" if dry_run else ""
             raise RolloutError(f"{name_of(thing)}: {error}{hint}") from None
         return name_of(thing)
 
@@ -157,16 +156,16 @@ class Cluster:
         return False
 
     def _trouble(self, workload: Object, late: bool) -> str:
-        """Why a workload cannot come to run, as its newest pods say; empty while there is hope."""
+        """Why a rollout fails, from its newest pods and its conditions; empty while it may still succeed."""
         for pod in self._newest_pods(workload):
             text = pods.trouble(pod, late)
             if text:
-                return text + self._last_words(pod)
+                return text + self._log_tail(pod)
         for condition in workload.get("status", {}).get("conditions", []):
             if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
                 return str(condition.get("message", "no progress within its deadline"))
             if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-                return str(condition.get("message", "its pods cannot be made"))
+                return str(condition.get("message", "its pods cannot be created"))
         return ""
 
     def _newest_pods(self, workload: Object) -> list[Object]:
@@ -193,8 +192,8 @@ class Cluster:
         items: list[Object] = self.call("GET", where, query=query).get("items", [])
         return items
 
-    def _last_words(self, pod: Object) -> str:
-        """The end of the log of a container that crashed."""
+    def _log_tail(self, pod: Object) -> str:
+        """The last lines of the log of a container that crashed."""
         container = pods.crashed_container(pod)
         if not container:
             return ""
@@ -204,7 +203,7 @@ class Cluster:
             text = self.call("GET", where, query=query, plain=True)
         except RolloutError:
             return ""
-        return f" Its last words: {text.strip()}" if text.strip() else ""
+        return f" Its last lines: {text.strip()}" if text.strip() else ""
 
     def _discover(self, root: str) -> dict[str, tuple[str, bool]]:
         try:
@@ -223,9 +222,9 @@ class Cluster:
         kind: str = "application/json",
         plain: bool = False,
     ) -> Any:
-        """What the server answers to one request: JSON, or text when it is `plain`.
+        """The server's response to one request: parsed JSON, or text if `plain`.
 
-        where: the path.  kind: of the body.
+        where: the path.  kind: content type of the body.
         Raises Missing, Conflict, or RolloutError with the server's reason.
         """
         import urllib3
@@ -260,10 +259,10 @@ def _refusal(error: Any) -> RolloutError:
         return RolloutError(f"the cluster does not accept these credentials ({message}). Log in again.")
     if error.status == 403 and " cannot " in message:
         return RolloutError(f"not allowed: {message}. Ask for this right, or use another account.")
-    if error.status == 403:  # a rule of the cluster, whoever asks: Pod Security, a quota, a webhook
+    if error.status == 403:  # a policy of the cluster, for every account: Pod Security, a quota, a webhook
         return RolloutError(f"refused: {message}")
     if error.status == 404:
         return Missing(f"not found: {message}")
     if error.status == 409:
-        return Conflict(f"conflict: {message} To take these fields over: --force.")
+        return Conflict(f"conflict: {message} To take over these fields: --force.")
     return RolloutError(message)

@@ -1,10 +1,10 @@
-"""A TrainJob of Kubeflow Trainer: made, followed to its end, its first worker's log handed on.
+"""Runs a TrainJob of Kubeflow Trainer: creates it, waits for it, passes on the log of its first worker.
 
     job = TrainJob("leaves-1f3a", "pergola", runtime="pergola-train", image=…, command=(…,), num_workers=4)
     TrainJobs(Cluster.connect()).run(job, on_line=print)
 
-The pods are those of a TrainingRuntime (k8s/components/trainer). A TrainJob becomes a JobSet of its own name
-with one replicated job, "node", whose pods reach each other as <name>-node-0-<number>.<name>.
+Its pods come from a TrainingRuntime (k8s/components/trainer). Trainer creates a JobSet of the same name with
+one replicated job, "node", whose pods reach each other as <name>-node-0-<number>.<name>.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pergola.k8s.rollout import Cluster, Conflict, Missing, RolloutError
 
 GROUP = "trainer.kubeflow.org"
 VERSION = f"{GROUP}/v1alpha1"
-CONTAINER = "node"  # as Trainer calls it
-NAME_LENGTH = 50  # of a job; its pods' host names have 13 letters more and 63 at most
+CONTAINER = "node"  # Trainer's name for it
+NAME_LENGTH = 50  # its pods' host names are up to 13 characters longer, and at most 63
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The pod that makes the job: when it is deleted, so is the job."""
+    """The pod that creates the job: when it is deleted, Kubernetes deletes the job."""
 
     name: str
     uid: str
@@ -36,7 +36,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What is to run."""
+    """What to run, on how many workers, with which resources."""
 
     name: str
     namespace: str
@@ -52,7 +52,7 @@ class TrainJob:
     owner: Owner | None = None
 
     def manifest(self) -> Object:
-        """As the API server takes it. A node selector or tolerations want Kubeflow Trainer 2.2."""
+        """The object for the API server. A node selector or tolerations need Kubeflow Trainer 2.2."""
         labels = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
         metadata: dict[str, Any] = {"name": self.name, "namespace": self.namespace, "labels": labels}
         if self.owner:
@@ -94,14 +94,14 @@ class TrainJobs:
         start_timeout_s: float = 900,
         poll_s: float = 5,
     ) -> None:
-        """Return when the job is complete; it is deleted then, and also when this ends in any other way.
+        """Return when the job is complete. However this ends, the job is deleted.
 
-        on_line: gets what worker 0 writes, line by line. A job of this name that runs already is followed,
-        one that failed is made anew. start_timeout_s: how long its pods may wait for a node.
-        Raises RolloutError with the reason when the job fails, cannot start, or is deleted by others.
+        A running job of this name is adopted, a failed one replaced. on_line: receives worker 0's log line by
+        line.  start_timeout_s: how long pods may wait to be scheduled.
+        Raises RolloutError with the reason when the job fails, cannot start, or is deleted meanwhile.
         """
         try:
-            self._make(job)
+            self._create(job)
             log = _Log(self._cluster, job, on_line)
             late_at = time.monotonic() + start_timeout_s
             while not self._is_complete(job, log, late=time.monotonic() >= late_at):
@@ -111,7 +111,7 @@ class TrainJobs:
         finally:
             self._delete(job)
 
-    def _make(self, job: TrainJob) -> None:
+    def _create(self, job: TrainJob) -> None:
         try:
             self._cluster.call("POST", _collection(job), job.manifest())
             return
@@ -130,15 +130,15 @@ class TrainJobs:
     def _is_complete(self, job: TrainJob, log: _Log, *, late: bool) -> bool:
         found = self._find(job)
         if found is None:
-            raise RolloutError(f"TrainJob/{job.name} was deleted by somebody while it ran.")
+            raise RolloutError(f"TrainJob/{job.name} was deleted while it was running.")
         if _condition(found, "Complete"):
             return True
         failed = _condition(found, "Failed")
         if failed:
             log.read()
-            words = f" Its last words: {' / '.join(log.last)}" if log.last else ""
+            tail = f" Its last lines: {' / '.join(log.last)}" if log.last else ""
             reason = failed.get("message") or failed.get("reason") or "no reason given"
-            raise RolloutError(f"TrainJob/{job.name} failed: {reason}.{words}")
+            raise RolloutError(f"TrainJob/{job.name} failed: {reason}.{tail}")
         for pod in self._pods(job):
             waits = pod.get("status", {}).get("phase") == "Pending"
             text = pods.trouble(pod, late and waits)
@@ -167,12 +167,15 @@ class TrainJobs:
         deadline = time.monotonic() + timeout_s
         while self._find(job) is not None:
             if time.monotonic() >= deadline:
-                raise RolloutError(f"TrainJob/{job.name} of an earlier try does not go. Delete it by hand.")
+                raise RolloutError(
+                    f"TrainJob/{job.name} of an earlier attempt exists {timeout_s:g} s after it was deleted. "
+                    "Look at its finalizers with kubectl."
+                )
             time.sleep(0.5)
 
 
 class _Log:
-    """What worker 0 writes, each line once, over the restarts of its pod."""
+    """The log of worker 0, each line once, across restarts of its pod."""
 
     def __init__(self, cluster: Cluster, job: TrainJob, on_line: Callable[[str], None]) -> None:
         self._cluster, self._job, self._on_line = cluster, job, on_line
@@ -181,7 +184,7 @@ class _Log:
         self.last: list[str] = []
 
     def read(self) -> None:
-        """Hand on what is new; a pod that has no log yet has none."""
+        """Pass on new lines; a pod that has not started has none."""
         for pod in self._pods():
             for line in self._lines(pod["metadata"]["name"]):
                 stamp, _, text = line.partition(" ")
@@ -215,6 +218,6 @@ def _collection(job: TrainJob) -> str:
 
 
 def _condition(found: Object, kind: str) -> Object | None:
-    """A condition that holds; None when it does not."""
+    """The condition of this type if it is true, otherwise None."""
     conditions = found.get("status", {}).get("conditions", [])
     return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)

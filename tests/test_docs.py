@@ -62,9 +62,7 @@ def test_a_page_that_loads_from_another_host_is_refused(html, address):
         hooks["on_post_page"](html, page)
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/architecture.md", "docs/contributing.md"]
-)
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/contributing.md"])
 def test_the_files_that_a_map_of_the_code_names_are_there(page):
     tops = "pergola|pipelines|components|serving|k8s|tests|scripts|docs|images"
     named = re.findall(rf"`((?:{tops})/[\w/.-]*)[ `]", (ROOT / page).read_text())

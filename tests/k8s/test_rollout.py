@@ -1,4 +1,4 @@
-"""Applying and waiting, against a server that imitates the Kubernetes API and holds state."""
+"""Applying objects and waiting for rollouts, against a stateful server that imitates the Kubernetes API."""
 
 import pytest
 
@@ -12,7 +12,7 @@ CRASHED = {
     "state": {"waiting": {"reason": "CrashLoopBackOff"}},
     "lastState": {"terminated": {"exitCode": 255, "reason": "Error"}},
 }  # fmt: skip
-UNPULLED = {
+NO_IMAGE = {
     "name": "sync", "ready": False, "restartCount": 0,
     "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image pergola/sync:9"}},
 }  # fmt: skip
@@ -76,7 +76,7 @@ def test_apply_sends_a_whole_overlay_and_waits_for_it(fake, cluster):
     assert names[0] == "Namespace/pergola-dev"
 
 
-def test_wait_tells_how_far_it_is(cluster):
+def test_wait_reports_progress(cluster):
     seen = roll_out(cluster, [NAMESPACE, deployment(replicas=3)])
     assert [(p.wanted, p.available, p.done) for p in seen] == [(3, 0, False), (3, 3, True)]
 
@@ -98,7 +98,7 @@ def test_apply_says_what_the_server_finds_wrong(cluster):
         cluster.apply([deployment(replica=3)])
 
 
-def test_apply_of_a_kind_that_the_cluster_does_not_know_says_so(cluster):
+def test_apply_of_an_unknown_kind_says_so(cluster):
     service = {
         "apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService",
         "metadata": {"name": "x"}, "spec": {},
@@ -116,15 +116,15 @@ def test_apply_leaves_the_fields_of_others_unless_forced(fake, cluster):
     cluster.apply([deployment()], force=True)
 
 
-def test_wait_ends_at_once_when_an_image_does_not_exist(fake, cluster):
-    fake.fate = lambda name: [{"initContainerStatuses": [UNPULLED]}]
+def test_wait_fails_at_once_when_an_image_does_not_exist(fake, cluster):
+    fake.fate = lambda name: [{"initContainerStatuses": [NO_IMAGE]}]
     with pytest.raises(
         RolloutError, match=r"cannot start sync: ImagePullBackOff: Back-off pulling image pergola"
     ):
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=60)
 
 
-def test_wait_ends_at_once_when_a_container_crashes_and_shows_its_last_words(fake, cluster):
+def test_wait_fails_at_once_when_a_container_crashes_and_shows_its_log(fake, cluster):
     fake.fate = lambda name: [{"containerStatuses": [CRASHED]}]
     fake.logs = "Failed to start server. Error: Unknown: 1 servable(s) did not become available\n"
     with pytest.raises(
@@ -133,13 +133,13 @@ def test_wait_ends_at_once_when_a_container_crashes_and_shows_its_last_words(fak
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=60)
 
 
-def test_wait_forgives_a_single_crash(fake, cluster):
+def test_wait_tolerates_a_single_crash(fake, cluster):
     fake.fate = lambda name: [{"containerStatuses": [{**CRASHED, "restartCount": 1}]}]
     with pytest.raises(RolloutError, match=r"does not start server: CrashLoopBackOff"):
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=0.1)
 
 
-def test_wait_says_at_the_end_that_an_image_is_still_pulled(fake, cluster):
+def test_wait_says_at_the_timeout_that_an_image_is_still_pulled(fake, cluster):
     waiting = {
         "name": "server",
         "ready": False,
@@ -151,7 +151,7 @@ def test_wait_says_at_the_end_that_an_image_is_still_pulled(fake, cluster):
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=0.1)
 
 
-def test_wait_says_at_the_end_that_no_node_had_room(fake, cluster):
+def test_wait_says_at_the_timeout_that_no_node_had_room(fake, cluster):
     condition = {
         "type": "PodScheduled",
         "status": "False",
@@ -159,7 +159,7 @@ def test_wait_says_at_the_end_that_no_node_had_room(fake, cluster):
     }
     waiting = {"name": "server", "ready": False, "state": {}}
     fake.fate = lambda name: [{"conditions": [condition], "containerStatuses": [waiting]}]
-    with pytest.raises(RolloutError, match=r"finds no node: 0/3 nodes"):
+    with pytest.raises(RolloutError, match=r"cannot be scheduled: 0/3 nodes"):
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=0.1)
 
 
@@ -167,11 +167,11 @@ def test_wait_says_when_a_probe_keeps_failing(fake, cluster):
     fake.fate = lambda name: [
         {"containerStatuses": [{"name": "server", "ready": False, "state": {"running": {}}}]}
     ]
-    with pytest.raises(RolloutError, match=r"is not ready: server runs but its probe fails"):
+    with pytest.raises(RolloutError, match=r"is not ready: server is running but its probe fails"):
         roll_out(cluster, [NAMESPACE, deployment()], timeout_s=0.1)
 
 
-def test_refusals_are_told_in_words(fake, cluster):
+def test_refusals_are_explained(fake, cluster):
     with pytest.raises(RolloutError, match=r"does not accept these credentials"):
         connect(fake, "expired").apply([NAMESPACE])
     fake.forbidden = {"/namespaces"}
@@ -179,7 +179,7 @@ def test_refusals_are_told_in_words(fake, cluster):
         cluster.apply([NAMESPACE])
 
 
-def test_no_cluster_is_told_in_words(fake):
+def test_a_cluster_that_does_not_answer_is_named(fake):
     cluster = connect(fake)
     fake.__exit__()
     with pytest.raises(
@@ -227,7 +227,7 @@ def test_set_share_writes_both_weights(fake, cluster):
     assert [b["weight"] for b in rule["backendRefs"]] == [875, 125]
 
 
-def test_build_says_what_is_no_overlay(tmp_path):
+def test_build_refuses_a_folder_without_a_kustomization(tmp_path):
     with pytest.raises(ManifestError, match=r"has no kustomization\.yaml"):
         build(tmp_path)
 

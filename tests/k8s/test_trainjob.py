@@ -1,4 +1,4 @@
-"""TrainJobs, made and followed on a server that imitates Kubernetes with Kubeflow Trainer and holds state."""
+"""Running TrainJobs, against a stateful server that imitates Kubernetes with Kubeflow Trainer."""
 
 import pytest
 
@@ -10,14 +10,14 @@ from tests.support.trainer import COMPLETE, FAILED, Chapter, FakeTrainer
 FIRST = ("2026-11-21T10:00:01.100000000Z", "epoch=1")
 SECOND = ("2026-11-21T10:00:01.900000000Z", "epoch=2")
 THIRD = ("2026-11-21T10:00:07.000000000Z", "epoch=3")
-UNPULLED = {
+NO_IMAGE = {
     "phase": "Pending",
     "containerStatuses": [
         {"name": "node", "ready": False,
          "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image pergola:9"}}}
     ],
 }  # fmt: skip
-HOMELESS = {
+UNSCHEDULED = {
     "phase": "Pending",
     "conditions": [
         {"type": "PodScheduled", "status": "False", "message": "0/3 nodes have enough nvidia.com/gpu"}
@@ -35,7 +35,7 @@ def job(**changes):
 
 
 def run(story, wanted=None, **options):
-    """What a job's run says, its lines, and the cluster afterwards."""
+    """The error of a run, its log lines, and the cluster afterwards."""
     lines = []
     with FakeTrainer(story) as fake:
         fake.__dict__.update(options.pop("cluster", {}))
@@ -47,7 +47,7 @@ def run(story, wanted=None, **options):
     return said, lines, fake
 
 
-def test_a_job_is_followed_to_its_end_and_each_line_is_handed_on_once():
+def test_run_waits_for_the_end_and_passes_on_each_log_line_once():
     two = Chapter(log=[FIRST, SECOND])
     story = [Chapter(pods=[]), Chapter(log=[FIRST]), two, two, Chapter([COMPLETE], [FIRST, SECOND, THIRD])]
     said, lines, fake = run(story)
@@ -55,7 +55,7 @@ def test_a_job_is_followed_to_its_end_and_each_line_is_handed_on_once():
     assert len(fake.made) == 1 and fake.jobs == {}
 
 
-def test_what_is_asked_for():
+def test_manifest_holds_workers_environment_resources_and_owner():
     wanted = job(requests={"cpu": "2", "nvidia.com/gpu": "1"}, limits={"nvidia.com/gpu": "1"}, env={"A": "1"},
                  owner=Owner("train-pod", "uid-1"))  # fmt: skip
     made = run([Chapter([COMPLETE])], wanted)[2].made[0]
@@ -69,7 +69,7 @@ def test_what_is_asked_for():
     assert "runtimePatches" not in made["spec"]
 
 
-def test_nodes_are_asked_for_by_a_patch_of_the_runtime():
+def test_node_selector_and_tolerations_patch_the_runtime():
     wanted = job(node_selector={"gpu": "a100"}, tolerations=({"key": "gpu", "operator": "Exists"},))
     (patch,) = run([Chapter([COMPLETE])], wanted)[2].made[0]["spec"]["runtimePatches"]
     (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
@@ -78,18 +78,18 @@ def test_nodes_are_asked_for_by_a_patch_of_the_runtime():
     assert pod == {"nodeSelector": {"gpu": "a100"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}
 
 
-def test_a_job_that_runs_already_is_followed():
+def test_run_adopts_a_job_that_is_running():
     with FakeTrainer([Chapter(), Chapter([COMPLETE])]) as fake:
         jobs = TrainJobs(connect(fake))
-        jobs._make(job())
+        jobs._create(job())
         jobs.run(job(), poll_s=0.01)
         assert len(fake.made) == 1 and fake.jobs == {}
 
 
-def test_a_job_that_failed_before_is_made_anew():
+def test_run_replaces_a_job_that_failed():
     with FakeTrainer([Chapter([FAILED]), Chapter([COMPLETE])]) as fake:
         jobs = TrainJobs(connect(fake))
-        jobs._make(job())
+        jobs._create(job())
         jobs.run(job(), poll_s=0.01)
         assert len(fake.made) == 2 and fake.jobs == {}
 
@@ -98,19 +98,19 @@ def test_a_job_that_failed_before_is_made_anew():
     ("story", "message"),
     [
         ([Chapter(log=[FIRST]), Chapter([FAILED], [FIRST, THIRD])],
-         "train-leaves-1f failed: jobset failed. Its last words: epoch=1 / epoch=3"),
-        ([Chapter(pods=[UNPULLED])], "cannot start node: ImagePullBackOff: Back-off pulling image pergola:9"),
-        ([Chapter(), Chapter(gone=True)], "was deleted by somebody while it ran"),
+         "train-leaves-1f failed: jobset failed. Its last lines: epoch=1 / epoch=3"),
+        ([Chapter(pods=[NO_IMAGE])], "cannot start node: ImagePullBackOff: Back-off pulling image pergola:9"),
+        ([Chapter(), Chapter(gone=True)], "was deleted while it was running"),
     ],
 )  # fmt: skip
-def test_a_job_that_cannot_end_well_is_told_with_its_reason_and_deleted(story, message):
+def test_run_gives_the_reason_of_a_failure_and_deletes_the_job(story, message):
     said, _, fake = run(story)
     assert message in said and fake.jobs == {}
 
 
-def test_a_job_without_nodes_is_given_up_when_its_time_is_over():
-    said, _, fake = run([Chapter(pods=[HOMELESS])], start_timeout_s=0.05)
-    assert "finds no node: 0/3 nodes have enough nvidia.com/gpu" in said and fake.jobs == {}
+def test_run_gives_up_on_pods_that_cannot_be_scheduled_in_time():
+    said, _, fake = run([Chapter(pods=[UNSCHEDULED])], start_timeout_s=0.05)
+    assert "cannot be scheduled: 0/3 nodes have enough nvidia.com/gpu" in said and fake.jobs == {}
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_a_job_without_nodes_is_given_up_when_its_time_is_over():
         ({"forbidden": {"trainjobs"}}, "not allowed"),
     ],
 )
-def test_a_cluster_that_cannot_run_jobs_says_why(cluster, message):
+def test_run_says_why_a_cluster_cannot_run_jobs(cluster, message):
     said, _, fake = run([], cluster=cluster)
     assert message in said and fake.made == []
 
 
-def test_whoever_stops_the_step_stops_the_job():
+def test_stopping_the_step_deletes_the_job():
     with FakeTrainer([Chapter(log=[FIRST])]) as fake:
 
         def stop(line):
