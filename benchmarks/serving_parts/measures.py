@@ -24,8 +24,8 @@ from pergola.serving.client.client import Client
 from pergola.serving.tools.batching_search import Trial, tune_batching
 from pergola.serving.tools.child_server import ChildServer
 from pergola.serving.tools.load_test import Load, LoadResult, measure, start
-from pergola.serving.wire.ndarrays import to_tensor
 from pergola.serving.wire.protos import predict_pb2
+from pergola.serving.wire.values import to_tensor
 
 ROUNDS = 3  # of A and B in turns, so that a noisy moment meets both
 SWITCHES = 10

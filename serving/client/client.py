@@ -45,8 +45,9 @@ from pergola.serving.client.results import (
 from pergola.serving.client.retry import NO_RETRY, Retry
 from pergola.serving.client.rpc import Caller, Method
 from pergola.serving.wire import contract
-from pergola.serving.wire.ndarrays import describe, to_tensor
 from pergola.serving.wire.protos import manage_pb2, predict_pb2
+from pergola.serving.wire.tensors import TensorError, describe
+from pergola.serving.wire.values import to_tensor
 
 __all__ = [
     "NO_RETRY",
@@ -298,7 +299,7 @@ class Client:
         for name, value in inputs.items():
             try:
                 request.inputs[name].CopyFrom(to_tensor(value))
-            except InvalidInput as error:
+            except TensorError as error:
                 raise InvalidInput(f"Input '{name}': {error}") from error
         return request
 

@@ -11,8 +11,8 @@ import numpy as np
 from pergola.serving.client.errors import InvalidInput, NotFound
 from pergola.serving.wire import contract
 from pergola.serving.wire.datatypes import type_name
-from pergola.serving.wire.ndarrays import to_array
 from pergola.serving.wire.protos import manage_pb2, predict_pb2
+from pergola.serving.wire.tensors import TensorError, to_array
 
 AVAILABLE = "AVAILABLE"
 
@@ -42,7 +42,7 @@ class Prediction:
     def of(cls, reply: predict_pb2.PredictResponse) -> Prediction:
         """The prediction of a reply."""
         spec = reply.model_spec
-        outputs = {name: to_array(tensor) for name, tensor in sorted(reply.outputs.items())}
+        outputs = {name: _array(tensor) for name, tensor in sorted(reply.outputs.items())}
         return cls(outputs, spec.name, spec.version.value, spec.signature_name)
 
 
@@ -189,6 +189,15 @@ class ServedModel:
         if isinstance(self.versions, str) or not self.versions:
             raise InvalidInput(f"{self.name}: versions is {self.versions!r}, wanted None, 'all' or numbers.")
         return policy(specific=policy.Specific(versions=list(self.versions)))
+
+
+def _array(tensor: Any) -> np.ndarray[Any, Any]:
+    """A writable array. Raises InvalidInput for a damaged tensor."""
+    try:
+        array = to_array(tensor, strict=True)
+    except TensorError as error:
+        raise InvalidInput(str(error)) from error
+    return array if array.flags.writeable else array.copy()
 
 
 def _signature(signature: predict_pb2.SignatureDef) -> Signature:

@@ -22,8 +22,8 @@ from pergola.serving.client.errors import InvalidInput
 from pergola.serving.tools.child_server import OURS, ChildServer
 from pergola.serving.tools.load_test import Load, LoadResult, measure
 from pergola.serving.wire import contract
-from pergola.serving.wire.ndarrays import to_tensor
 from pergola.serving.wire.protos import predict_pb2
+from pergola.serving.wire.values import to_tensor
 
 WORTH = 1.03  # a trial must be this much better: less is noise
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from pergola.serving.client.channel import Connection, open_channel, target_of
 from pergola.serving.client.client import Client, ClientError
-from pergola.serving.wire.ndarrays import to_array
 from pergola.serving.wire.protos import predict_pb2
+from pergola.serving.wire.tensors import to_array
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 

@@ -10,8 +10,8 @@ from pergola.serving.client.client import InvalidInput
 from pergola.serving.tools.batching_search import tune_batching
 from pergola.serving.tools.child_server import ChildServer
 from pergola.serving.tools.load_test import Load, LoadResult, generate, measure
-from pergola.serving.wire.ndarrays import to_tensor
 from pergola.serving.wire.protos import predict_pb2
+from pergola.serving.wire.values import to_tensor
 from tests.support.scripted_server import ScriptedServer
 
 SCRIPTED = (sys.executable, "-m", "tests.support.scripted_server")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as shapes
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from pergola.serving.wire.tensors import MAX_FILLED_BYTES, TensorError, enum_of, name_of, to_array, to_proto
+from pergola.serving.wire.datatypes import data_type_of, tensorflow_name
+from pergola.serving.wire.tensors import MAX_FILLED_BYTES, TensorError, to_array, to_proto
 from tests.support.models import ECHOED
 
 KINDS = [tf.as_dtype(name) for name in ECHOED]
@@ -30,8 +31,8 @@ def test_arrays_survive_both_ways_and_tensorflow_agrees(array):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_enum_and_name_are_tensorflows(kind):
     array = np.zeros(2, kind.as_numpy_dtype)
-    assert enum_of(array) == kind.as_datatype_enum
-    assert name_of(kind.as_datatype_enum) == kind.name.replace("float16", "half").replace(
+    assert data_type_of(array.dtype).number == kind.as_datatype_enum
+    assert tensorflow_name(kind.as_datatype_enum) == kind.name.replace("float16", "half").replace(
         "bhalf", "bfloat16"
     ).replace("float32", "float").replace("float64", "double")
 

@@ -18,8 +18,9 @@ from typing import Any, Self
 import grpc
 import numpy as np
 
-from pergola.serving.wire.ndarrays import to_array, to_tensor
 from pergola.serving.wire.protos import manage_pb2, predict_pb2
+from pergola.serving.wire.tensors import to_array
+from pergola.serving.wire.values import to_tensor
 
 CLASSES = ("acer", "quercus", "tilia")
 

@@ -237,7 +237,7 @@ class BatchedModel:
 
     def _queue(self, feeds: Mapping[str, Array], fetches: tuple[str, ...]) -> _Queue:
         # Dtypes are part of the key, so that one request of a wrong dtype spoils no other.
-        key = (fetches, *((name, array.dtype.str) for name, array in sorted(feeds.items())))
+        key = (fetches, *((name, array.dtype) for name, array in sorted(feeds.items())))
         queue = self._queues.get(key)
         if queue is None:
             with self._lock:

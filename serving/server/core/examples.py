@@ -21,22 +21,11 @@ from pergola.serving.server.config.errors import (
     WrongMethodName,
 )
 from pergola.serving.server.core.model import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, Signature
-from pergola.serving.wire.tensors import DT_FLOAT, DT_STRING, Array, enum_of
+from pergola.serving.wire.datatypes import data_type_of
+from pergola.serving.wire.protos.tensor_pb2 import DT_FLOAT, DT_STRING, DataType
+from pergola.serving.wire.tensors import Array
 
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
-
-_DT_NAMES = {
-    1: "DT_FLOAT",
-    2: "DT_DOUBLE",
-    3: "DT_INT32",
-    4: "DT_UINT8",
-    5: "DT_INT16",
-    6: "DT_INT8",
-    7: "DT_STRING",
-    9: "DT_INT64",
-    10: "DT_BOOL",
-    19: "DT_HALF",
-}
 
 
 class Task(NamedTuple):
@@ -152,8 +141,8 @@ def _classification(labels: Array | None, scores: Array | None, count: int) -> C
             raise BadRequest(
                 message=f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}"
             )
-        if enum_of(array) != enum:
-            raise BadRequest(message=f"Expected {name} Tensor of {_DT_NAMES[enum]}. Got: {_dtype(array)}")
+        if data_type_of(array.dtype).number != enum:
+            raise BadRequest(message=f"Expected {name} Tensor of {DataType.Name(enum)}. Got: {_dtype(array)}")
         if len(array) != count:
             raise BadRequest(message=f"Expected {name} output batch size of {count}. Got: {len(array)}")
     if labels is not None and scores is not None and labels.shape[1] != scores.shape[1]:
@@ -174,7 +163,7 @@ def _regression(values: Array, count: int) -> Regression:
         raise BadRequest(
             message=f"Input batch size did not match output batch size: {count} vs. {len(values)}"
         )
-    if enum_of(values) != DT_FLOAT:
+    if data_type_of(values.dtype).number != DT_FLOAT:
         raise BadRequest(message=f"Expected output Tensor of DT_FLOAT.  Got: {_dtype(values)}")
     return Regression(cast(Array, values.ravel()))
 
@@ -184,4 +173,4 @@ def _shape(array: Array) -> str:
 
 
 def _dtype(array: Array) -> str:
-    return _DT_NAMES.get(enum_of(array), str(array.dtype))
+    return str(DataType.Name(data_type_of(array.dtype).number))

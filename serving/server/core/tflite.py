@@ -12,7 +12,8 @@ import numpy as np
 
 from pergola.serving.server.config.errors import Code, LoadFailed, RuntimeFailure
 from pergola.serving.server.core.model import DEFAULT_SIGNATURE, PREDICT, Signature
-from pergola.serving.wire.tensors import Array, enum_of
+from pergola.serving.wire.datatypes import data_type_of
+from pergola.serving.wire.tensors import Array
 
 FILE = "model.tflite"
 
@@ -125,7 +126,7 @@ def _fill(info: Any, tensor: str, dtype: int, shape: tuple[int, ...]) -> None:
 
 
 def _enum(detail: Mapping[str, Any]) -> int:
-    return enum_of(np.empty(0, detail["dtype"]))
+    return data_type_of(np.dtype(detail["dtype"])).number
 
 
 def _shape(detail: Mapping[str, Any]) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 from pergola.serving.server.config.errors import BadRequest
 from pergola.serving.server.rest.json_tensors import ROW
 from pergola.serving.server.rest.json_text import numbers, string
-from pergola.serving.wire.tensors import Array, enum_of, name_of
+from pergola.serving.wire.datatypes import data_type_of, tensorflow_name
+from pergola.serving.wire.tensors import Array
 
 _INDENT = b"    "
 _WHOLE = (np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint32, np.uint64)
@@ -112,7 +113,8 @@ def _texts(name: str, array: Array, depth: int) -> list[bytes]:
         return [b"true" if item else b"false" for item in array.ravel().tolist()]
     if array.dtype in _WHOLE:
         return [b"%d" % item for item in array.ravel().tolist()]
-    raise BadRequest(message=f"Failed to write JSON value for tensor type: {name_of(enum_of(array))}")
+    dtype = tensorflow_name(data_type_of(array.dtype).number)
+    raise BadRequest(message=f"Failed to write JSON value for tensor type: {dtype}")
 
 
 def _base64(data: bytes, depth: int) -> bytes:

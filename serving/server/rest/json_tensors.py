@@ -24,7 +24,8 @@ from pergola.serving.server.config.errors import (
 )
 from pergola.serving.server.rest import json_text
 from pergola.serving.server.rest.json_text import kind, show
-from pergola.serving.wire.tensors import (
+from pergola.serving.wire.datatypes import numpy_dtype, tensorflow_name
+from pergola.serving.wire.protos.tensor_pb2 import (
     DT_BOOL,
     DT_DOUBLE,
     DT_FLOAT,
@@ -36,11 +37,8 @@ from pergola.serving.wire.tensors import (
     DT_UINT8,
     DT_UINT32,
     DT_UINT64,
-    MAX_RANK,
-    Array,
-    dtype_of,
-    name_of,
 )
+from pergola.serving.wire.tensors import MAX_RANK, Array
 
 ROW, COLUMN = "row", "column"
 
@@ -256,11 +254,11 @@ def _quick(value: Any, dtype: int) -> Array | None:
         return None
     if array.dtype == np.int64 and dtype in _BOUNDS:
         low, high = _BOUNDS[dtype]
-        return array.astype(dtype_of(dtype)) if array.min() >= low and array.max() <= high else None
+        return array.astype(numpy_dtype(dtype)) if array.min() >= low and array.max() <= high else None
     if array.dtype in (np.int64, np.float64) and dtype in _FLOATS:
         finite = array[np.isfinite(array)] if array.dtype == np.float64 else array
         small = not finite.size or np.abs(finite).max() <= _FLOATS[dtype][1]
-        return array.astype(dtype_of(dtype)) if small else None
+        return array.astype(numpy_dtype(dtype)) if small else None
     return None
 
 
@@ -339,7 +337,9 @@ def _value(value: Any, dtype: int) -> Any:
         if not isinstance(value, bool):
             raise _type_error(value, dtype)
         return value
-    raise NotImplementedHere(message=f"Conversion of JSON Value: {show(value)} to type: {name_of(dtype)}")
+    raise NotImplementedHere(
+        message=f"Conversion of JSON Value: {show(value)} to type: {tensorflow_name(dtype)}"
+    )
 
 
 def _float(value: int | float, target: str, max_int: int) -> float:
@@ -360,8 +360,9 @@ def _float(value: int | float, target: str, max_int: int) -> float:
 
 
 def _type_error(value: Any, dtype: int) -> BadRequest:
+    expected = tensorflow_name(dtype)
     return BadRequest(
-        message=f"JSON Value: {show(value)} Type: {kind(value)} is not of expected type: {name_of(dtype)}"
+        message=f"JSON Value: {show(value)} Type: {kind(value)} is not of expected type: {expected}"
     )
 
 
@@ -371,5 +372,5 @@ def _array(values: list[Any], dtype: int, shape: tuple[int, ...]) -> Array:
         array[:] = values
         return array.reshape(shape)
     if dtype in (DT_INT8, DT_UINT8, DT_INT16):
-        return np.array(values, np.int64).astype(dtype_of(dtype)).reshape(shape)
-    return np.array(values, dtype_of(dtype)).reshape(shape)
+        return np.array(values, np.int64).astype(numpy_dtype(dtype)).reshape(shape)
+    return np.array(values, numpy_dtype(dtype)).reshape(shape)

@@ -10,16 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pergola.serving.client.errors import InvalidInput
-from pergola.serving.wire.datatypes import BY_NAME, numpy_types
-from pergola.serving.wire.ndarrays import describe, to_array, to_tensor
+from pergola.serving.wire import tensors
+from pergola.serving.wire.datatypes import BY_NAME, TensorError, numpy_types
 from pergola.serving.wire.protos import tensor_pb2
+from pergola.serving.wire.tensors import describe
+from pergola.serving.wire.values import to_tensor
 
-NUMBERS = sorted(BY_NAME)
+NUMBERS = sorted(BY_NAME.keys() - {"string"})
+
+
+def to_array(tensor: tensor_pb2.TensorProto) -> np.ndarray:
+    """As the client reads an answer."""
+    return tensors.to_array(tensor, strict=True)
 
 
 def numpy_type(name: str) -> np.dtype:
-    return numpy_types(BY_NAME[name])[0]
+    return numpy_types(BY_NAME[name].number)[0]
 
 
 @st.composite
@@ -128,7 +134,7 @@ def test_values_in_the_field_of_their_type_are_read(name):
 
 def _as_field(name: str, array: np.ndarray) -> tensor_pb2.TensorProto:
     kind = BY_NAME[name]
-    stored = numpy_types(kind)[1]
+    stored = numpy_types(kind.number)[1]
     tensor = to_tensor(array)
     tensor.ClearField("tensor_content")
     if kind.field == "float8_val":
@@ -221,14 +227,14 @@ def test_bfloat16_is_float32_where_ml_dtypes_is_missing():
     code = """
 import sys; sys.modules["ml_dtypes"] = None
 import numpy as np
-from pergola.serving.wire.ndarrays import to_array, to_tensor
-from pergola.serving.client.errors import InvalidInput
+from pergola.serving.wire.tensors import TensorError, to_array
+from pergola.serving.wire.values import to_tensor
 tensor = to_tensor([1.0, 3.140625, -np.inf], "bfloat16")
 back = to_array(tensor)
 assert back.dtype == np.float32 and back.tolist() == [1.0, 3.140625, -np.inf], back
 tensor.dtype = 29
 try: to_array(tensor)
-except InvalidInput as error: assert "ml_dtypes" in str(error)
+except TensorError as error: assert "ml_dtypes" in str(error)
 else: raise SystemExit("int4 was read without ml_dtypes")
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
@@ -249,21 +255,21 @@ else: raise SystemExit("int4 was read without ml_dtypes")
     ],
 )
 def test_to_tensor_refuses_what_is_no_tensor(value, words):
-    with pytest.raises(InvalidInput, match=words):
+    with pytest.raises(TensorError, match=words):
         to_tensor(value)
 
 
 @pytest.mark.parametrize(
     ("sizes", "fields", "words"),
     [
-        ([2], {"dtype": 1, "tensor_content": b"123"}, "has 3 bytes of content, wanted 8"),
+        ([2], {"dtype": 1, "tensor_content": b"123"}, "has 3 bytes of content, expected 8"),
         ([1], {"dtype": 1, "float_val": [1, 2]}, "has 2 values"),
         ([-1], {"dtype": 1}, "cannot be negative"),
         ([2**40], {"dtype": 1, "float_val": [1]}, "over the limit"),
         ([2**40], {"dtype": 7, "string_val": [b""]}, "over the limit"),
         ([2], {"dtype": 7, "tensor_content": b"\x05"}, "ends in its lengths"),
         ([1], {"dtype": 7, "tensor_content": b"\x05a"}, "has 1 bytes, not 5"),
-        ([1], {"dtype": 8, "scomplex_val": [1.0]}, "wanted pairs"),
+        ([1], {"dtype": 8, "scomplex_val": [1.0]}, "expected pairs"),
         ([1], {"dtype": 21}, "DT_VARIANT"),
         ([1], {"dtype": 101}, "number 101"),
         ([], {"dtype": 0}, "DT_INVALID"),
@@ -273,7 +279,7 @@ def test_to_array_refuses_damaged_tensors(sizes, fields, words):
     tensor = tensor_pb2.TensorProto(**fields)
     for size in sizes:
         tensor.tensor_shape.dim.add(size=size)
-    with pytest.raises(InvalidInput, match=words):
+    with pytest.raises(TensorError, match=words):
         to_array(tensor)
 
 
@@ -286,7 +292,7 @@ def test_to_array_of_random_bytes_gives_an_array_or_a_clear_refusal(raw):
         return
     try:
         array = to_array(tensor)
-    except InvalidInput as error:
+    except TensorError as error:
         assert str(error)
     else:
         assert array.shape == tuple(dim.size for dim in tensor.tensor_shape.dim)
