@@ -21,7 +21,6 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
-    session_service_pb2,
 )
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -110,18 +109,6 @@ class Wire:
             text_format.Parse(config, request.config)
             request.config.SetInParent()
         return self.send(self.model.HandleReloadConfigRequest, request, timeout_s)
-
-    def session_run(self, model: str, feeds, fetches, **spec):
-        request = session_service_pb2.SessionRunRequest(fetch=fetches)
-        fill_spec(request.model_spec, model, **spec)
-        for name, value in feeds.items():
-            request.feed.add(name=name).tensor.CopyFrom(proto(value))
-        call = self.channel.unary_unary(
-            "/tensorflow.serving.SessionService/SessionRun",
-            request_serializer=session_service_pb2.SessionRunRequest.SerializeToString,
-            response_deserializer=session_service_pb2.SessionRunResponse.FromString,
-        )
-        return self.send(call, request)
 
     def send(self, call, request, timeout_s: float = 30):
         try:

@@ -162,10 +162,10 @@ class Predictor:
 
     def session_run(
         self, target: Target, feeds: Mapping[str, Array], fetches: Sequence[str], limits: Limits = UNLIMITED
-    ) -> tuple[int, list[Array]]:
-        """Run by tensor names, past all signatures. Gives the version and the values of `fetches`."""
+    ) -> list[Array]:
+        """The values of `fetches`, by tensor names and without a signature; for warm-up records."""
         with self._servable(target) as servable:
-            return servable.version, self._run(servable, "SessionRun", feeds, fetches, limits)
+            return self._run(servable, "SessionRun", feeds, fetches, limits)
 
     def metadata(self, target: Target, fields: Sequence[str]) -> Metadata:
         """The signatures of a version."""

@@ -25,14 +25,12 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
-    session_service_pb2,
 )
 
-from pergola.serving.server.config.errors import Code, NotImplementedHere, ServingError, code_of
-from pergola.serving.server.core import requests
+from pergola.serving.server.config.errors import Code, ServingError, code_of
+from pergola.serving.server.core import requests, responses
 from pergola.serving.server.core.examples import Task
 from pergola.serving.server.core.predictor import UNLIMITED, Limits, Predictor
-from pergola.serving.server.grpc import responses
 from pergola.serving.server.telemetry import request_log
 from pergola.serving.server.telemetry.metrics import Monitor, Outcome
 from pergola.serving.server.telemetry.request_log import RequestLog
@@ -55,7 +53,7 @@ class GrpcSettings:
 
 
 class Service:
-    """The calls of PredictionService, ModelService and SessionService."""
+    """The calls of PredictionService and ModelService."""
 
     def __init__(
         self,
@@ -136,24 +134,6 @@ class Service:
             except Exception as error:
                 return _fail(context, outcome, error, inference_pb2.MultiInferenceResponse)
 
-    def SessionRun(self, request: Any, context: Any) -> Any:
-        """SessionService.SessionRun: feeds and fetches by tensor name."""
-        name = request.model_spec.name
-        with self._monitor.request(name, "SessionRun", "GRPC") as outcome:
-            try:
-                if request.target:
-                    raise NotImplementedHere(message="SessionRun with targets is not served; fetch tensors.")
-                target, fetches = requests.target(request), list(request.fetch)
-                feeds = {feed.name: requests.array_of(feed.tensor, feed.name) for feed in request.feed}
-                version, values = self._predictor.session_run(target, feeds, fetches, _limits(context))
-                by_name = dict(zip(fetches, values, strict=True))
-                response = responses.session_run(target, version, by_name, as_content=self._as_content)
-                if self._log.wants(name):
-                    self._log.add(name, version, "", request_log.SESSION_RUN, request, response)
-                return response
-            except Exception as error:
-                return _fail(context, outcome, error, session_service_pb2.SessionRunResponse)
-
     def GetModelMetadata(self, request: Any, context: Any) -> Any:
         """PredictionService.GetModelMetadata."""
         try:
@@ -204,7 +184,7 @@ def build(
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    server.add_generic_rpc_handlers((_session_service(service), *extras))
+    server.add_generic_rpc_handlers(extras)
     port = None
     for address in settings.addresses:
         bound = _bind(server, address, credentials)
@@ -238,16 +218,6 @@ def _describe(error: Exception) -> tuple[Code, str]:
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "...TRUNCATED"
     return code_of(error), text
-
-
-def _session_service(service: Service) -> Any:
-    """SessionService, for which tensorflow-serving-api has messages and no stub."""
-    method = grpc.unary_unary_rpc_method_handler(
-        service.SessionRun,
-        request_deserializer=session_service_pb2.SessionRunRequest.FromString,
-        response_serializer=session_service_pb2.SessionRunResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler("tensorflow.serving.SessionService", {"SessionRun": method})
 
 
 def _bind(server: grpc.Server, address: str, credentials: Any) -> int:

@@ -98,7 +98,7 @@ class RestApi:
         target = target._replace(signature=request.signature)
         found = self._predictor.classify(target, request.serialized, self._limits)
         if self._log.wants(target.model):
-            from pergola.serving.server.grpc import responses
+            from pergola.serving.server.core import responses
 
             response = responses.classification(target.model, found)
             message = json_examples.message("Classification", target, request)
@@ -110,7 +110,7 @@ class RestApi:
         target = target._replace(signature=request.signature)
         found = self._predictor.regress(target, request.serialized, self._limits)
         if self._log.wants(target.model):
-            from pergola.serving.server.grpc import responses
+            from pergola.serving.server.core import responses
 
             response = responses.regression(target.model, found)
             message = json_examples.message("Regression", target, request)
@@ -120,7 +120,7 @@ class RestApi:
     def _log_prediction(self, target: Target, inputs: Mapping[str, Any], found: Prediction) -> None:
         from tensorflow_serving.apis import predict_pb2
 
-        from pergola.serving.server.grpc import responses
+        from pergola.serving.server.core import responses
 
         message = predict_pb2.PredictRequest()
         requests.fill_spec(message.model_spec, target)

@@ -25,7 +25,7 @@ from pergola.serving.server.telemetry.metrics import Monitor
 log = logging.getLogger(__name__)
 
 PREDICT, CLASSIFY, REGRESS = "predict_log", "classify_log", "regress_log"
-MULTI_INFERENCE, SESSION_RUN = "multi_inference_log", "session_run_log"
+MULTI_INFERENCE = "multi_inference_log"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Classify, Regress, MultiInference, SessionRun."""
+"""Classify, Regress, MultiInference."""
 
-import tensorflow as tf
 
 from tests.support.wire import CLASSIFY, REGRESS, Refusal
 
@@ -81,12 +80,3 @@ def test_multi_inference_refuses_tasks_that_do_not_fit_together(target):
 def test_examples_without_the_feature_are_refused_by_the_parser(target):
     answer = target.wire.regress("tf1", [{"q": 1.0}], signature_name="regress_x_to_y")
     assert answer.code == "INVALID_ARGUMENT" and "x" in answer.text
-
-
-def test_session_run_goes_by_tensor_names(target):
-    if not target.is_ours:
-        return  # the stock server does not serve it over gRPC by default
-    answer = target.wire.session_run("tf1", {"x:0": [[4.0]]}, ["y:0", "classes:0"])
-    found = {tensor.name: tf.make_ndarray(tensor.tensor).tolist() for tensor in answer.tensor}
-    assert found == {"y:0": [[4.0]], "classes:0": [[b"4.0"]]}
-    assert target.wire.session_run("tf1", {}, ["none:0"]).code in ("INVALID_ARGUMENT", "NOT_FOUND")

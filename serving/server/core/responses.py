@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tensorflow_serving.apis import (
@@ -12,11 +11,10 @@ from tensorflow_serving.apis import (
     inference_pb2,
     predict_pb2,
     regression_pb2,
-    session_service_pb2,
 )
 
 from pergola.serving.server.core.examples import Classification, Regression
-from pergola.serving.server.core.predictor import Answer, Metadata, Prediction, Target
+from pergola.serving.server.core.predictor import Answer, Metadata, Prediction
 from pergola.serving.server.core.servable import VersionStatus
 from pergola.serving.wire import tensors
 
@@ -78,17 +76,6 @@ def statuses(found: list[VersionStatus]) -> Any:
         entry = response.model_version_status.add(version=status.version, state=int(status.state))
         entry.status.error_code = int(status.code)
         entry.status.error_message = status.message
-    return response
-
-
-def session_run(
-    target: Target, version: int, values: Mapping[str, tensors.Array], *, as_content: bool = False
-) -> Any:
-    """A SessionRunResponse with tensors by name."""
-    response = session_service_pb2.SessionRunResponse()
-    _spec(response.model_spec, target.model, version, target.signature)
-    for name, array in values.items():
-        tensors.to_proto(array, response.tensor.add(name=name).tensor, as_content=as_content)
     return response
 
 
