@@ -6,27 +6,23 @@ model, and load TensorFlow while the network still trains.
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import pergola
 from pergola.components.errors import StepError
+from pergola.serving.tools.process import ChildProcess, python_command
 
 if TYPE_CHECKING:
     from pergola.serving.client.client import Client
 
-log = logging.getLogger(__name__)
-
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 _STOP_S = 8.0
+
+# The smoke test runs on the CPU: it must not compete with training for the GPU's memory.
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 class ServerProcess:
@@ -34,7 +30,7 @@ class ServerProcess:
 
     def __init__(self, *, start_timeout_s: float = 120.0) -> None:
         self._start_timeout_s = start_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         self._folder: Path | None = None
 
     def __enter__(self) -> Self:
@@ -50,22 +46,16 @@ class ServerProcess:
         self.stop()
         self._folder = _short_folder()
         (self._folder / "models.config").write_text("model_config_list {}\n")
-        command = [
-            sys.executable, "-m", "pergola.components.release.parent_watchdog",
-            str(self._folder), "pergola.serving.server.app",
-            "--port=0", f"--grpc_socket_path={self._socket}",
+        command = python_command(
+            "pergola.serving.server.app",
+            "--port=0",
+            f"--grpc_socket_path={self._socket}",
             f"--model_config_file={self._folder / 'models.config'}",
             "--max_num_load_retries=0",
-        ]  # fmt: skip
-        with open(self._folder / "log", "wb") as file:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                env=_environment(os.environ),
-                start_new_session=True,
+        )
+        with open(self._folder / "log", "wb") as log:
+            self._process = ChildProcess(
+                command, output=log, folder=self._folder, env=_ENVIRONMENT, cwd=self._folder
             )
 
     def client(self, model: str, version: int | None = None, *, timeout_s: float = 60.0) -> Client:
@@ -101,11 +91,8 @@ class ServerProcess:
     def stop(self) -> None:
         """Stop the process and take its folder away."""
         if self._process is not None:
-            _end(self._process)
-            self._process = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+            self._process.stop(_STOP_S)
+            self._process = self._folder = None
 
     @property
     def _socket(self) -> Path:
@@ -127,20 +114,6 @@ class ServerProcess:
             time.sleep(0.02)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, then force."""
-    if process.stdin is not None:
-        process.stdin.close()
-    if process.poll() is None:
-        process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        log.warning("the model server did not stop within %g s and was killed", _STOP_S)
-        process.kill()
-        process.wait()
-
-
 def _short_folder() -> Path:
     """A temporary folder whose name leaves room for a Unix socket."""
     folder = Path(tempfile.mkdtemp(prefix="pergola-"))
@@ -148,15 +121,3 @@ def _short_folder() -> Path:
         return folder
     folder.rmdir()
     return Path(tempfile.mkdtemp(prefix="pergola-", dir="/tmp"))
-
-
-def _environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The smoke test runs on the CPU: it must not fight with training for the GPU's memory."""
-    root = str(Path(pergola.__file__).parents[1])
-    paths = [root, *filter(None, [outer.get("PYTHONPATH")])]
-    return {
-        **outer,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }

@@ -1,1 +1,58 @@
-"""A client of TensorFlow Serving that needs no TensorFlow."""
+"""A client of TensorFlow Serving that needs no TensorFlow; see docs/client.md.
+
+from pergola.serving.client import Client
+
+with Client("dns:///leaves.models.svc:8500", model="leaves") as client:
+    result = client.classify_images(["a.jpg", "b.png"])
+    result.labels, result.probability, result.version
+"""
+
+from pergola.serving.client.channel import Connection, Tls
+from pergola.serving.client.client import Client
+from pergola.serving.client.errors import (
+    Cancelled,
+    ClientError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    ServerError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
+from pergola.serving.client.request_log import ClientLog
+from pergola.serving.client.results import (
+    Classification,
+    Metadata,
+    Prediction,
+    ServedModel,
+    TensorSpec,
+    VersionStatus,
+)
+from pergola.serving.client.retry import NO_RETRY, Retry
+
+__all__ = [
+    "NO_RETRY",
+    "Cancelled",
+    "Classification",
+    "Client",
+    "ClientError",
+    "ClientLog",
+    "Connection",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "Metadata",
+    "NotAllowed",
+    "NotFound",
+    "Prediction",
+    "Retry",
+    "ServedModel",
+    "ServerError",
+    "TensorSpec",
+    "Tls",
+    "TooLarge",
+    "Unavailable",
+    "Unsupported",
+    "VersionStatus",
+]

@@ -221,14 +221,15 @@ class _Bench:
     command: tuple[str, ...]
 
     def run(self, parameters: BatchingParameters | None) -> Trial:
-        with tempfile.TemporaryDirectory(prefix="pergola-tuning-") as folder:
-            flags = []
-            if parameters is not None:
-                file = Path(folder) / "batching.txt"
-                file.write_text(parameters.text())
-                flags = ["--enable_batching=true", f"--batching_parameters_file={file}"]
-            with ChildServer(self.base_path, self.model, *flags, command=self.command) as server:
-                result = measure(self._load(server.address))
+        folder = Path(tempfile.mkdtemp(prefix="pergola-tuning-"))
+        flags = []
+        if parameters is not None:
+            file = folder / "batching.txt"
+            file.write_text(parameters.text())
+            flags = ["--enable_batching=true", f"--batching_parameters_file={file}"]
+        server = ChildServer(self.base_path, self.model, *flags, command=self.command, folder=folder)
+        with server:
+            result = measure(self._load(server.address))
         return _trial(parameters, result)
 
     def _load(self, address: str) -> Load:

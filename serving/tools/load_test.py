@@ -10,7 +10,6 @@ generator is a process, so that it never shares Python's lock with what is measu
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +25,7 @@ import numpy as np
 
 from pergola.serving.client.channel import Connection, open_channel, target_of
 from pergola.serving.client.client import Client, ClientError
+from pergola.serving.tools.process import ChildProcess, python_command
 from pergola.serving.wire.protos import predict_pb2
 from pergola.serving.wire.tensors import to_array
 
@@ -95,23 +95,20 @@ def measure(load: Load) -> LoadResult:
 
 def start(load: Load) -> Callable[[], LoadResult]:
     """Start the load in a new process; what comes back waits for it and gives the result."""
-    folder = tempfile.TemporaryDirectory(prefix="pergola-load-")
-    path = Path(folder.name)
-    (path / "request").write_bytes(load.request.SerializeToString())
+    folder = Path(tempfile.mkdtemp(prefix="pergola-load-"))
+    (folder / "request").write_bytes(load.request.SerializeToString())
     plain = {name: value for name, value in vars(load).items() if name != "request"}
-    (path / "load.json").write_text(json.dumps(plain))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pergola.serving.tools.load_test", str(path)],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    (folder / "load.json").write_text(json.dumps(plain))
+    command = python_command("pergola.serving.tools.load_test", str(folder))
+    with open(folder / "log", "wb") as log:
+        process = ChildProcess(command, output=log, folder=folder)
 
     def finish() -> LoadResult:
-        with folder:
-            _, errors = process.communicate()
-            if process.returncode:
-                raise RuntimeError(f"The load generator failed: {errors.strip()}")
-            return _read(path)
+        with process:
+            if process.wait():
+                errors = (folder / "log").read_text(errors="replace").strip()
+                raise RuntimeError(f"The load generator failed: {errors}")
+            return _read(folder)
 
     return finish
 

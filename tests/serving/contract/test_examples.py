@@ -1,6 +1,5 @@
 """Classify, Regress, MultiInference."""
 
-
 from tests.support.wire import CLASSIFY, REGRESS, Refusal
 
 ROWS = [{"x": 2.0}, {"x": 3.0}]
