@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.demo_data import SPOILT, write_digits
+from pergola.components.workspace import Workspace
+from pergola.serving.tools.process import ChildProcess, child_environment, python_command
 
 FOLDER = Path("pergola-demo")
 WAIT_S = 90.0
@@ -40,19 +42,15 @@ def main() -> int:
 
 
 @contextmanager
-def _server(workspace: Workspace) -> Iterator[subprocess.Popen[bytes]]:
+def _server(workspace: Workspace) -> Iterator[ChildProcess]:
     """`pergola serve`, started before there is a model: it picks up what is published."""
     arguments = ["serve", "--workspace", _shown(workspace.root), "--port", "0", "--rest-port", "0"]
     _say(f"\n$ pergola {shlex.join(arguments)} &")
-    server = subprocess.Popen([sys.executable, "-m", "pergola.pipelines.commands.cli", *arguments])
-    try:
+    with ChildProcess(python_command("pergola.pipelines.commands.cli", *arguments)) as server:
         yield server
-    finally:
-        server.terminate()
-        server.wait()
 
 
-def _wait_for(workspace: Workspace, server: subprocess.Popen[bytes]) -> None:
+def _wait_for(workspace: Workspace, server: ChildProcess) -> None:
     ends = time.monotonic() + WAIT_S
     while time.monotonic() < ends and server.poll() is None:
         if workspace.server():
@@ -63,7 +61,8 @@ def _wait_for(workspace: Workspace, server: subprocess.Popen[bytes]) -> None:
 
 def _pergola(*arguments: str) -> int:
     _say(f"\n$ pergola {shlex.join(arguments)}")
-    return subprocess.run([sys.executable, "-m", "pergola.pipelines.commands.cli", *arguments]).returncode
+    command = python_command("pergola.pipelines.commands.cli", *arguments)
+    return subprocess.run(command, env=child_environment()).returncode
 
 
 def _shown(path: Path) -> str:

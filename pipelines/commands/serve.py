@@ -11,8 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from pergola.components import records
 from pergola.components.errors import InputError, StepError
 from pergola.components.workspace import Workspace
 from pergola.pipelines.release.resolve import model_names
+from pergola.serving.tools.process import ChildProcess, python_command
 
 Say = Callable[[str], None]
 
@@ -112,7 +111,7 @@ class Front:
         return f"http://localhost:{self.listen.rest}"
 
     @contextmanager
-    def process(self, program: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    def process(self, program: list[str]) -> Iterator[ChildProcess]:
         """The server, which ends with this block."""
         self._write_models()
         arguments = [
@@ -123,14 +122,14 @@ class Front:
             "--file_system_poll_wait_seconds=1",
         ]
         with open(self.log, "ab") as log:
-            process = subprocess.Popen([*program, *arguments], start_new_session=True, stdout=log, stderr=log)
+            process = ChildProcess([*program, *arguments], output=log)
         try:
             yield process
         finally:
             (self.workspace.root / "serve.json").unlink(missing_ok=True)
-            _end(process)
+            process.stop(GRACE_S)
 
-    def watch(self, process: subprocess.Popen[bytes], stop: list[int]) -> None:
+    def watch(self, process: ChildProcess, stop: list[int]) -> None:
         """Until stopped: note new models, and say what became of each version."""
         self.say(f"Starting the server for {self.workspace.root} …")
         while not stop:
@@ -228,7 +227,7 @@ def _logging_config(prefix: str, share: float) -> str:
 
 def _program(real: bool) -> list[str]:
     if not real:
-        return [sys.executable, "-m", "pergola.serving.server.app"]
+        return python_command("pergola.serving.server.app")
     stock = shutil.which("tensorflow_model_server")
     if stock is None:
         raise InputError("--real wants tensorflow_model_server on the PATH, and it is not. Leave --real out.")
@@ -269,14 +268,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to finish; kill it when it does not."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
