@@ -6,7 +6,6 @@ latencies are histograms; a percentile is read off them by linear interpolation 
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 import urllib.request
@@ -22,8 +21,6 @@ from pergola.components.stats.metrics import wilson_interval
 PROMOTE, WITHDRAW, WAIT = "promote", "withdraw", "wait"
 PAGE = "/monitoring/prometheus/metrics"
 _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency_bucket"
-_SAMPLE = re.compile(r"([^\s{]+)\{(.*)\} (\S+)")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
@@ -147,22 +144,19 @@ def watch(
 
 
 def figures_of(page: str, model: str) -> Figures:
-    """What a monitoring page says of one model."""
+    """The figures of one model in a page of Prometheus metrics. Raises ValueError for anything else."""
+    from prometheus_client.parser import text_string_to_metric_families
+
     requests = errors = 0
     buckets: Counter[float] = Counter()
-    for line in page.splitlines():
-        match = _SAMPLE.fullmatch(line.strip())
-        if not match or match[1] not in (_COUNT, _LATENCY):
+    for sample in (s for family in text_string_to_metric_families(page) for s in family.samples):
+        if sample.labels.get("model_name") != model:
             continue
-        labels = dict(_LABEL.findall(match[2]))
-        if labels.get("model_name") != model:
-            continue
-        value = int(float(match[3]))
-        if match[1] == _COUNT:
-            requests += value
-            errors += value if labels.get("status") != "OK" else 0
-        else:
-            buckets[float(labels["le"])] += value
+        if sample.name.removesuffix("_total") == _COUNT:  # the parser appends it to names of counters
+            requests += int(sample.value)
+            errors += int(sample.value) if sample.labels.get("status") != "OK" else 0
+        elif sample.name == _LATENCY:
+            buckets[float(sample.labels["le"])] += int(sample.value)
     return Figures(requests, errors, buckets)
 
 
@@ -183,6 +177,11 @@ def scrape(addresses: Sequence[str], model: str) -> Figures:
                 raise StepError(
                     f"{url} does not tell its figures: {why}. Nothing was changed. Is the server ready, and "
                     f"its monitoring on?"
+                ) from None
+            except ValueError as error:
+                raise StepError(
+                    f"{url}{PAGE} has no Prometheus metrics: {error}. Nothing was changed. Is it the REST "
+                    f"address of a model server?"
                 ) from None
     return total
 

@@ -127,6 +127,13 @@ PAGE = """
 """
 
 
+def test_figures_read_escaped_labels_and_refuse_other_pages():
+    page = PAGE.replace('"leaves"', r'"a \"quoted\", {odd} name"')
+    assert canary_analysis.figures_of(page, 'a "quoted", {odd} name').requests == 10
+    with pytest.raises(ValueError, match="html"):
+        canary_analysis.figures_of("<html>404</html>", "leaves")
+
+
 def test_figures_of_a_page_are_those_of_one_model():
     found = canary_analysis.figures_of(PAGE, "leaves")
     assert (found.requests, found.errors) == (10, 3)
