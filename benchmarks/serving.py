@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_parts import measures
-from pergola.serving.tools.batching_search import Trial
+from pergola.serving.tools.batching_search import BatchingTrial
 
 # What the project promises: (part, figure, limit, "most" or "least").
 PROMISES = (
@@ -107,7 +107,7 @@ def _short(value: Any) -> str:
     return f"{value:.3f}" if value < 100 else f"{value:,.0f}"
 
 
-def _tell(trial: Trial) -> None:
+def _tell(trial: BatchingTrial) -> None:
     words = "without batching" if trial.parameters is None else trial.parameters.text().replace("\n", " ")
     print(f"  {trial.requests_per_s:7.1f}/s p99 {trial.p99_ms:7.1f} ms  {words}", file=sys.stderr)
 

@@ -20,8 +20,8 @@ from packaging.requirements import Requirement
 
 from benchmarks.serving_parts import http_load, models
 from benchmarks.serving_parts.mlflow_server import mlflow_server
-from pergola.serving.client.client import Client
-from pergola.serving.tools.batching_search import Trial, tune_batching
+from pergola.serving.client import Client
+from pergola.serving.tools.batching_search import BatchingTrial, tune_batching
 from pergola.serving.tools.child_server import ChildServer
 from pergola.serving.tools.load_test import Load, LoadResult, measure, start
 from pergola.serving.wire.protos import predict_pb2
@@ -140,7 +140,7 @@ def _case(work: Path, seconds: float, module: Any, name: str, array: np.ndarray[
     }
 
 
-def batching(work: Path, seconds: float, on_trial: Callable[[Trial], None]) -> Figures:
+def batching(work: Path, seconds: float, on_trial: Callable[[BatchingTrial], None]) -> Figures:
     """Images/s at concurrency 32 with tuned batching, beside the best batch size in this process.
 
     For networks of three weights; the parameters are those found for the lightest, which gains least.

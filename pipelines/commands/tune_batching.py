@@ -28,10 +28,10 @@ def tune(
     image that cannot be decoded or settings that cannot be, StepError when the server does not start.
     """
     from pergola.serving.client.client import ClientError, InvalidInput
-    from pergola.serving.tools.batching_search import Trial, tune_batching
+    from pergola.serving.tools.batching_search import BatchingTrial, tune_batching
     from pergola.serving.wire import contract, images
 
-    def tell(trial: Trial) -> None:
+    def tell(trial: BatchingTrial) -> None:
         setting = trial.parameters or "no batching"
         say(f"{trial.requests_per_s:8.0f} requests/s, p99 {trial.p99_ms:7.1f} ms: {setting}")
 

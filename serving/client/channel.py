@@ -1,4 +1,4 @@
-"""A gRPC channel to one or many servers: how to reach them, and who is asking."""
+"""A gRPC channel to one or more servers, with TLS, token and keepalive."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pergola.serving.client.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Tls:
-    """Talk TLS. With `certificate` and `key` the client shows who it is (mutual TLS). PEM files."""
+    """TLS settings. `certificate` and `key` are for mutual TLS. All files are PEM."""
 
-    ca: Path | None = None  # who signed the server's certificate; None trusts what gRPC ships
+    ca: Path | None = None  # signs the server's certificate; None: the authorities that gRPC ships
     certificate: Path | None = None
     key: Path | None = None
-    server_name: str | None = None  # the name in the server's certificate, when it is not the address
+    server_name: str | None = None  # the name in the server's certificate, if it is not the address
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What gRPC wants. Raises InvalidInput when a file cannot be read."""
+        """gRPC's credentials. Raises InvalidInput when a file cannot be read."""
         if (self.certificate is None) != (self.key is None):
             raise InvalidInput(
                 "Tls: certificate and key come together. Give both for mutual TLS, or neither."
@@ -33,33 +33,35 @@ class Tls:
 
 @dataclass(frozen=True)
 class Connection:
-    """How a channel behaves. The defaults are our advice.
+    """Settings of a channel. The defaults are our advice.
 
-    A call in flight is probed after `keepalive_s` of silence and given up `keepalive_timeout_s`
-    later. gRPC servers hang up on the fourth probe without an answer to a call in between, so by default
-    no call lives long enough for a fourth.
+    A call in flight is probed after `keepalive_s` of silence and dropped `keepalive_timeout_s`
+    later. gRPC servers close a connection at the fourth probe without data in between, so by default
+    no call lasts long enough for a fourth.
     """
 
     tls: Tls | None = None
     token: str | Callable[[], str] | None = (
-        None  # sent as "authorization: Bearer …"; a function is asked each call
+        None  # sent as "authorization: Bearer …"; a function is called for each request
     )
     metadata: tuple[tuple[str, str], ...] = ()  # sent with every call
-    plain_token: bool = False  # allow the token to travel without TLS (a mesh encrypts)
-    max_message_mib: int = 1024  # of a request and of an answer; gRPC's own 4 MB is too little for images
+    plain_token: bool = False  # allow the token without TLS (a mesh encrypts)
+    max_message_mib: int = (
+        1024  # of a request and of a response; gRPC's default of 4 MB is too small for images
+    )
     keepalive_s: float | None = None  # None: a third of the client's timeout_s, at least 10
     keepalive_timeout_s: float = 10.0
     max_reconnect_s: float = 2.0  # longest pause between two tries to connect
-    options: tuple[tuple[str, int | str], ...] = ()  # more of gRPC's channel arguments
+    options: tuple[tuple[str, int | str], ...] = ()  # further gRPC channel arguments
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_message_mib <= 2047:
             raise InvalidInput(
-                f"max_message_mib is {self.max_message_mib}, wanted 1 to 2047 (protobuf's limit)."
+                f"max_message_mib is {self.max_message_mib}, expected 1 to 2047 (protobuf's limit)."
             )
 
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with a call."""
+        """The metadata of a call."""
         if self.token is None:
             return self.metadata
         token = self.token() if callable(self.token) else self.token
@@ -67,9 +69,9 @@ class Connection:
 
 
 def open_channel(target: str, connection: Connection, timeout_s: float = 30.0) -> grpc.Channel:
-    """A channel to `target` for calls that last up to `timeout_s`. It connects when it is first used.
+    """A channel to `target` for calls that last up to `timeout_s`. It connects on first use.
 
-    With a name that stands for many addresses ("dns:///leaves.models.svc:8500" of a headless
+    With a name that resolves to many addresses ("dns:///leaves.models.svc:8500" of a headless
     Service), calls go to all of them in turn.
     """
     options = [*_options(connection, timeout_s), *connection.options]
@@ -84,8 +86,8 @@ def open_channel(target: str, connection: Connection, timeout_s: float = 30.0) -
 def target_of(address: str | Sequence[str]) -> str:
     """gRPC's target for an address or several.
 
-    "host:8500", "dns:///name:8500", "unix:/path", "unix:path", or a list of "host:port" of which each
-    is an IP address. Raises InvalidInput for what can be none of these.
+    "host:8500", "dns:///name:8500", "unix:/path", "unix:path", or a list of "host:port" each with
+    an IP address. Raises InvalidInput for anything else.
 
     >>> target_of(["10.0.0.1:8500", "10.0.0.2:8500"])
     'ipv4:10.0.0.1:8500,10.0.0.2:8500'
@@ -102,14 +104,14 @@ def target_of(address: str | Sequence[str]) -> str:
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
         raise InvalidInput(
-            f"'{address}' is no address. Wanted host:port, such as localhost:8500, or unix:/path."
+            f"'{address}' is not an address. Expected host:port, such as localhost:8500, or unix:/path."
         )
     return address
 
 
 def _several(addresses: list[str]) -> str:
     if not addresses:
-        raise InvalidInput("No address. Wanted host:port, or a list of them.")
+        raise InvalidInput("No address. Expected host:port, or a list of them.")
     if len(addresses) == 1:
         return target_of(addresses[0])
     for address in addresses:
@@ -119,7 +121,7 @@ def _several(addresses: list[str]) -> str:
     if any(six) != all(six) or not all(_is_ip(a) for a in plain):
         raise InvalidInput(
             f"{', '.join(addresses)}: several addresses must be IP addresses of one family. "
-            "For names, use one name that stands for all servers (a headless Service): dns:///name:8500."
+            "For names, use one name that resolves to all servers (a headless Service): dns:///name:8500."
         )
     return f"{'ipv6' if six[0] else 'ipv4'}:{','.join(plain)}"
 
@@ -153,7 +155,7 @@ def _options(connection: Connection, timeout_s: float) -> list[tuple[str, int | 
 
 
 def _check_token(target: str, connection: Connection) -> None:
-    """A token on an open wire is a token lost."""
+    """A token sent unencrypted is compromised."""
     if connection.token is not None and not connection.plain_token and not _is_local(target):
         raise InvalidInput(
             f"A token would travel to {target} unencrypted. Give Connection(tls=Tls(…)), or plain_token=True "
@@ -174,7 +176,7 @@ def _pem(path: Path | None) -> bytes | None:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InvalidInput(f"Tls: cannot read {path}: {error.strerror}. Wanted a PEM file.") from error
+        raise InvalidInput(f"Tls: cannot read {path}: {error.strerror}. Expected a PEM file.") from error
     if b"-----BEGIN" not in data:
-        raise InvalidInput(f"Tls: {path} is no PEM file: it has no '-----BEGIN' line.")
+        raise InvalidInput(f"Tls: {path} is not a PEM file: it has no '-----BEGIN' line.")
     return data

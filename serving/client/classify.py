@@ -1,4 +1,4 @@
-"""Images to classes over any model that keeps serving/wire/contract.py: pack, send, gather."""
+"""Classifies images with any model that follows serving/wire/contract.py: batch, send, collect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def classify(
 ) -> Classification:
     """The classes of `images`, all from one version. See Client.classify_images."""
     if batch_size < 1:
-        raise InvalidInput(f"batch_size is {batch_size}, wanted at least 1.")
+        raise InvalidInput(f"batch_size is {batch_size}, expected at least 1.")
     batches: list[list[bytes]] = []
 
     def requests() -> Iterator[dict[str, Any]]:
@@ -34,7 +34,7 @@ def classify(
 
     answers = list(_ask(client, requests(), in_flight, timeout_s))
     if not answers:
-        raise InvalidInput("Got no images. Wanted at least one.")
+        raise InvalidInput("Got no images. Expected at least one.")
     answers = _of_one_version(client, answers, batches, in_flight, timeout_s)
     return _gathered(client, answers, timeout_s)
 
@@ -53,7 +53,7 @@ def _of_one_version(
     in_flight: int,
     timeout_s: float | None,
 ) -> list[Prediction]:
-    """Ask again what another version answered than the newest: a new one came while we asked."""
+    """Repeat the batches that an older version answered: a new version was loaded in the meantime."""
     for _ in range(MAX_ROUNDS):
         newest = max(answer.version for answer in answers)
         old = [i for i, answer in enumerate(answers) if answer.version != newest]
@@ -64,7 +64,7 @@ def _of_one_version(
             answers[i] = answer
     raise Unavailable(
         f"Answers came from versions {sorted({a.version for a in answers})} of {answers[0].model}, "
-        "time after time: the servers behind this address serve different ones. Pin version= or label=."
+        "repeatedly: the servers behind this address serve different versions. Pin version= or label=."
     )
 
 
@@ -92,7 +92,7 @@ def _decisions(answers: list[Prediction]) -> tuple[str, ...] | None:
 def _classes(
     client: Client, model: str, version: int, count: int, timeout_s: float | None
 ) -> tuple[str, ...]:
-    """The names of the classes, asked once a version; empty for a model that does not tell them."""
+    """The names of the classes, fetched once per version; empty for a model that does not provide them."""
     known = client._classes
     if (model, version) not in known:
         try:
@@ -104,7 +104,7 @@ def _classes(
             )[contract.LABEL]
         except InvalidInput:  # the model has no such signature
             names = np.empty(0, dtype=object)
-        except (NotFound, ClientError):  # withdrawn meanwhile, or not on every server: ask next time
+        except (NotFound, ClientError):  # unloaded meanwhile, or not on every server: try again next time
             return ()
         known[model, version] = tuple(_text(name) for name in names.ravel().tolist())
     return known[model, version]
@@ -124,14 +124,14 @@ def _batches(images: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
 
 
 def _checked(images: Iterable[Any]) -> Iterator[bytes]:
-    """Each image as an upright encoded file. Raises InvalidInput that says which one is wrong."""
+    """Each image as an upright encoded file. Raises InvalidInput that names the invalid one."""
     from pergola.serving.wire.images import prepare
 
     if isinstance(images, str | bytes | Path):
-        raise InvalidInput("Got one image, wanted a list of images: classify_images([image]).")
+        raise InvalidInput("Got one image, expected a list of images: classify_images([image]).")
     if isinstance(images, np.ndarray) and images.ndim != 4:
         raise InvalidInput(
-            f"Got an array of shape {images.shape}, wanted a list of images or an array (N, H, W, C)."
+            f"Got an array of shape {images.shape}, expected a list of images or an array (N, H, W, C)."
         )
     for number, image in enumerate(images):
         try:

@@ -6,8 +6,8 @@
         answer = client.classify_images(["a.jpg", "b.png"])
         answer.labels, answer.probability, answer.version
 
-Every call has a deadline, is sent again when the server is away or full and time is left, and goes
-to all addresses behind the name in turn. Errors are those of serving/client/errors.py.
+Every call has a deadline. It is retried while time is left when the server is unreachable or overloaded, and
+calls rotate over all addresses behind the name. See serving/client/errors.py for the errors.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, Self
 
 from pergola.serving.client.channel import Connection, Tls, open_channel, target_of
 from pergola.serving.client.errors import (
+    CallInfo,
     Cancelled,
     ClientError,
     DeadlineExceeded,
     InvalidInput,
     NotAllowed,
     NotFound,
-    Question,
     ServerError,
     TooLarge,
     Unavailable,
@@ -87,12 +87,12 @@ _RELOAD = Method(
 
 
 class Client:
-    """Asks one model of a server. Safe to use from many threads; close it, or use it in a `with` block.
+    """A client of one served model. Thread-safe; close it, or use it in a `with` block.
 
     address: "host:8500", "dns:///name:8500" (all addresses of the name in turn), "unix:/path", or a
-    list of IP addresses with ports.  version or label: ask that one, not the newest.  timeout_s: what
-    a call may take, retries included; set it to your longest call's, since probing goes by it.  log: where
-    answered requests are noted; closing the client does not close it.
+    list of IP addresses with ports.  version or label: the one to use instead of the newest.
+    timeout_s: for a call with its retries; keepalive is derived from it, so allow for your longest call.
+    log: where answered requests are recorded; closing the client does not close it.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give up what is in flight, and the connection."""
+        """Cancel the calls in flight and close the connection."""
         self._caller.close()
 
     def at(self, *, model: str | None = None, version: int | None = None, label: str | None = None) -> Self:
-        """The same client, asking another model, version or label over the same connection.
+        """The same client for another model, version or label, over the same connection.
 
         Closing either closes both.
         """
@@ -143,15 +143,15 @@ class Client:
         outputs: Iterable[str] = (),
         timeout_s: float | None = None,
     ) -> Prediction:
-        """What a signature gives for `inputs`: name -> array, number, bytes, text or nested lists of them.
+        """The outputs of a signature for `inputs`: name -> array, number, bytes, text or nested lists.
 
-        outputs: the names wanted; all when empty. Raises ClientError; what it says of a refused input
-        includes what the signature takes.
+        outputs: names of the outputs to return; all when empty. Raises ClientError; for a rejected input it
+        lists what the signature takes.
         """
         request = self._request(inputs, signature, outputs)
-        question = self._predicting(request, timeout_s)
+        call_info = self._predicting(request, timeout_s)
         try:
-            return self._answer(request, self._caller.call(_PREDICT, request, question))
+            return self._answer(request, self._caller.call(_PREDICT, request, call_info))
         except (InvalidInput, NotFound) as error:
             raise self._explained(error, signature) from None
 
@@ -163,14 +163,14 @@ class Client:
         outputs: Iterable[str] = (),
         timeout_s: float | None = None,
     ) -> Future[Prediction]:
-        """A future of what `predict` gives, with the same deadline and retries.
+        """A future of the result of `predict`, with the same deadline and retries.
 
         It can be cancelled, and awaited with `asyncio.wrap_future`. Its callbacks run on gRPC's thread:
         keep them short.
         """
         request = self._request(inputs, signature, outputs)
-        question = self._predicting(request, timeout_s)
-        return self._caller.start(_PREDICT, request, question, partial(self._answer, request))
+        call_info = self._predicting(request, timeout_s)
+        return self._caller.start(_PREDICT, request, call_info, partial(self._answer, request))
 
     def predict_many(
         self,
@@ -181,10 +181,10 @@ class Client:
         in_flight: int = 16,
         timeout_s: float | None = None,
     ) -> Iterator[Prediction]:
-        """The answers to many requests, in their order, with up to `in_flight` of them under way.
+        """The answers to many requests, in their order, with up to `in_flight` of them at a time.
 
-        Requests are taken as there is room, so they may come from a generator. The first one that
-        fails raises when its turn comes, and the rest is given up.
+        Requests are consumed as capacity allows, so they may come from a generator. The first one that
+        fails raises when its turn comes, and the rest is cancelled.
         """
         outputs, waiting = tuple(outputs), list[Future[Prediction]]()
         try:
@@ -209,7 +209,7 @@ class Client:
         in_flight: int = 4,
         timeout_s: float | None = None,
     ) -> Classification:
-        """The classes of images, all given by one version of the model.
+        """The classes of images, all predicted by one version of the model.
 
         images: paths, bytes of image files, or uint8 arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
         They are turned upright as their EXIF orientation says and sent encoded, `batch_size` at a time.
@@ -219,45 +219,45 @@ class Client:
         return classify(self, images, batch_size, in_flight, timeout_s)
 
     def status(self, *, timeout_s: float | None = None) -> tuple[VersionStatus, ...]:
-        """The versions that the server knows, newest first. Labels are not looked at (TF-Serving)."""
+        """The versions that the server knows, newest first. TF-Serving ignores labels here."""
         spec = predict_pb2.ModelSpec(name=self._model)
         if self._version is not None:
             spec.version.value = self._version
         request = manage_pb2.GetModelStatusRequest(model_spec=spec)
         return VersionStatus.of(
-            self._caller.call(_STATUS, request, self._question("GetModelStatus", timeout_s))
+            self._caller.call(_STATUS, request, self._call_info("GetModelStatus", timeout_s))
         )
 
     def metadata(self, *, timeout_s: float | None = None) -> Metadata:
-        """The signatures of the version that is asked, with the types and shapes of their tensors."""
+        """The signatures of the served version, with the types and shapes of their tensors."""
         request = predict_pb2.GetModelMetadataRequest(
             model_spec=self._spec(""), metadata_field=["signature_def"]
         )
         return Metadata.of(
-            self._caller.call(_METADATA, request, self._question("GetModelMetadata", timeout_s))
+            self._caller.call(_METADATA, request, self._call_info("GetModelMetadata", timeout_s))
         )
 
     def reload(self, models: Iterable[ServedModel], *, timeout_s: float | None = None) -> None:
-        """Have the server serve these models and no others; it returns when they are loaded.
+        """Make the server serve these models and no others. Returns when they are loaded.
 
-        Sent once: only a request that surely never left is sent again. Raises InvalidInput when the
+        Retried only if the request certainly never reached the server. Raises InvalidInput when the
         server refuses the list.
         """
         configs = manage_pb2.ModelConfigList(config=[model.message() for model in models])
         request = manage_pb2.ReloadConfigRequest(
             config=manage_pb2.ModelServerConfig(model_config_list=configs)
         )
-        question = self._question("HandleReloadConfigRequest", timeout_s)
-        status = self._caller.call(_RELOAD, request, question).status
+        call_info = self._call_info("HandleReloadConfigRequest", timeout_s)
+        status = self._caller.call(_RELOAD, request, call_info).status
         if status.error_code:
             raise InvalidInput(
-                f"{self._target} did not take the models: {status.error_message}", status.error_message
+                f"{self._target} rejected the models: {status.error_message}", status.error_message
             )
 
     def wait_until_available(self, *, timeout_s: float | None = None, poll_s: float = 0.1) -> int:
-        """The version that is available: the pinned one, or the newest. Waits for it.
+        """Wait for the pinned version, or any version, to be available, and return its number.
 
-        Raises ServerError when the pinned version failed to load, DeadlineExceeded with the last state.
+        Raises ServerError when the pinned version failed to load, or DeadlineExceeded with the last state.
         """
         allowed = _checked_timeout(self._timeout_s if timeout_s is None else timeout_s)
         ends, last = time.monotonic() + allowed, ""
@@ -290,11 +290,11 @@ class Client:
     ) -> predict_pb2.PredictRequest:
         if not isinstance(inputs, Mapping):
             raise InvalidInput(
-                f"Got inputs of type {type(inputs).__name__}. Wanted a mapping of input names to values, "
-                "such as {'image': images}; metadata() tells the names."
+                f"Got inputs of type {type(inputs).__name__}. Expected a mapping of input names to values, "
+                "such as {'image': images}; metadata() lists the names."
             )
         if isinstance(outputs, str):
-            raise InvalidInput(f"outputs is the text '{outputs}', wanted a list of names: ['{outputs}'].")
+            raise InvalidInput(f"outputs is the text '{outputs}', expected a list of names: ['{outputs}'].")
         request = predict_pb2.PredictRequest(model_spec=self._spec(signature), output_filter=outputs)
         for name, value in inputs.items():
             try:
@@ -316,12 +316,12 @@ class Client:
             return f"{self._model} label '{self._label}'"
         return self._model if self._version is None else f"{self._model} version {self._version}"
 
-    def _question(self, call: str, timeout_s: float | None, sent: Callable[[], str] = str) -> Question:
+    def _call_info(self, call: str, timeout_s: float | None, sent: Callable[[], str] = str) -> CallInfo:
         allowed = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        return Question(call, self._target, self._named(), sent, allowed)
+        return CallInfo(call, self._target, self._named(), sent, allowed)
 
-    def _predicting(self, request: predict_pb2.PredictRequest, timeout_s: float | None) -> Question:
-        return self._question("Predict", timeout_s, partial(_described, request))
+    def _predicting(self, request: predict_pb2.PredictRequest, timeout_s: float | None) -> CallInfo:
+        return self._call_info("Predict", timeout_s, partial(_described, request))
 
     def _result(self, future: Future[Prediction], signature: str) -> Prediction:
         try:
@@ -330,20 +330,20 @@ class Client:
             raise self._explained(error, signature) from None
 
     def _explained(self, error: InvalidInput | NotFound, signature: str) -> ClientError:
-        """The error with what the server would have taken, if it tells that quickly."""
+        """The error, extended by what the server accepts if that can be looked up quickly."""
         if isinstance(error, TooLarge) or not error.details:
             return error
         try:
-            wanted = self._served() if isinstance(error, NotFound) else self._wanted(signature)
+            expected = self._served() if isinstance(error, NotFound) else self._expected(signature)
         except ClientError:
             return error
-        return type(error)(f"{error} {wanted}", error.details)
+        return type(error)(f"{error} {expected}", error.details)
 
     def _served(self) -> str:
         versions = self.at().status(timeout_s=2.0)
         return f"It has {', '.join(f'version {v.version} ({v.state})' for v in versions)}."
 
-    def _wanted(self, signature: str) -> str:
+    def _expected(self, signature: str) -> str:
         known = self.metadata(timeout_s=2.0).signatures
         if signature not in known:
             return f"It has the signatures {', '.join(known)}."
@@ -358,9 +358,9 @@ def _described(request: predict_pb2.PredictRequest) -> str:
 
 
 def _make_room(waiting: Sequence[Future[Any]], in_flight: int) -> None:
-    """Wait until fewer than `in_flight` are under way."""
+    """Wait until fewer than `in_flight` are in flight."""
     if in_flight < 1:
-        raise InvalidInput(f"in_flight is {in_flight}, wanted at least 1.")
+        raise InvalidInput(f"in_flight is {in_flight}, expected at least 1.")
     while len(unfinished := [future for future in waiting if not future.done()]) >= in_flight:
         wait(unfinished, return_when=FIRST_COMPLETED)
 
@@ -368,7 +368,7 @@ def _make_room(waiting: Sequence[Future[Any]], in_flight: int) -> None:
 def _checked_spec(model: str, version: int | None, label: str | None) -> tuple[str, int | None, str | None]:
     if not model:
         raise InvalidInput(
-            "The name of the model is empty. Wanted the name under which the server serves it."
+            "The name of the model is empty. Expected the name under which the server serves it."
         )
     if version is not None and label is not None:
         raise InvalidInput(f"Got version {version} and label '{label}'. Pin one of them, or neither.")
@@ -380,6 +380,6 @@ def _checked_spec(model: str, version: int | None, label: str | None) -> tuple[s
 def _checked_timeout(timeout_s: float) -> float:
     if not 0 < timeout_s < 1e6:
         raise InvalidInput(
-            f"timeout_s is {timeout_s}, wanted a number of seconds above 0 and below a million."
+            f"timeout_s is {timeout_s}, expected a number of seconds above 0 and below a million."
         )
     return timeout_s

@@ -1,10 +1,10 @@
-"""What a client asked and was answered, in the files that a server would write, for servers that keep none.
+"""A request log written by the client in the server's format, for servers that keep none.
 
     with ClientLog("logs/leaves", share=0.1) as log, Client("server:8500", model="leaves", log=log) as client:
         client.classify_images(["leaf.jpg"])
 
 Files are `<prefix>-<start>-<pid>-<n>.tfrecord`, which `pergola drift` and `pergola feedback` read (`--log`).
-A request is never failed by its log: what cannot be written is counted and said once. Needs google-crc32c.
+Logging never fails a request: what cannot be written is counted, and reported once. Needs google-crc32c.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ClientLog:
     """A sampled log of Predict calls. Safe to use from many threads and by several clients.
 
     share: of the requests, 0 to 1.  max_file_bytes: a file is closed beyond it.  max_files: of this process;
-    the oldest goes when there are more.
+    the oldest is deleted when there are more.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class ClientLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not 0 <= share <= 1:
-            raise InvalidInput(f"share is {share}, wanted a share of the requests from 0 to 1.")
+            raise InvalidInput(f"share is {share}, expected a share of the requests from 0 to 1.")
         try:
             prediction_log.frame(b"")
         except ImportError:
-            raise InvalidInput("A client's log wants the package google-crc32c: install it.") from None
+            raise InvalidInput("A client's log needs google-crc32c: pip install google-crc32c.") from None
         self._prefix, self._share, self._draw, self._clock = str(prefix), share, draw, clock
         self._max_file_bytes, self._max_files = max_file_bytes, max_files
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class ClientLog:
         self.close()
 
     def add(self, request: predict_pb2.PredictRequest, response: predict_pb2.PredictResponse) -> None:
-        """Note a request and its answer, if it is drawn. Never raises."""
+        """Log a request and its response if it is sampled. Never raises."""
         if self._share < 1 and self._draw() >= self._share:
             return
         record = prediction_log.frame(self._message(request, response))

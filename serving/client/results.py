@@ -1,4 +1,4 @@
-"""What a server answers, as the client gives it back. Frozen; each answer says which version gave it."""
+"""The results of the client's calls. Frozen; each names the version that produced it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Prediction:
             return self.outputs[name]
         except KeyError:
             raise InvalidInput(
-                f"{self.model} version {self.version} gave no output '{name}'. "
-                f"It gave: {', '.join(sorted(self.outputs))}."
+                f"{self.model} version {self.version} has no output '{name}'. "
+                f"Its outputs: {', '.join(sorted(self.outputs))}."
             ) from None
 
     @classmethod
@@ -48,13 +48,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """The classes of N images, all given by one version of the model.
+    """The classes of N images, all predicted by one version of the model.
 
     labels: the likeliest class of each image.  probability: float32 (N,), of that class.
     probabilities: float32 (N, C), rows sum to 1.  classes: the C names, in the order of the columns;
-    empty where the model does not tell them (it has no "labels" signature).
-    decisions: what is cheapest to answer to each image, which may be "ask a person"; None from a model that
-    does not know what errors cost.
+    empty if the model has no "labels" signature.
+    decisions: the answer of the lowest expected cost for each image, which may be "ask a person"; None from a
+    model without costs.
     """
 
     labels: tuple[str, ...]
@@ -71,11 +71,11 @@ class Classification:
     def top(self, k: int = 3) -> tuple[tuple[tuple[str, float], ...], ...]:
         """For each image its k likeliest classes with their probabilities, likeliest first.
 
-        Raises NotFound when the model does not tell the names of its classes.
+        Raises NotFound if the model does not provide the names of its classes.
         """
         if not self.classes:
             raise NotFound(
-                f"{self.model} version {self.version} does not tell the names of its classes: it has no "
+                f"{self.model} version {self.version} does not provide the names of its classes: it has no "
                 f"signature '{contract.LABELS}'. Use probabilities, or export the model with pergola."
             )
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
@@ -87,15 +87,15 @@ class Classification:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """Where one version of a model is: START, LOADING, AVAILABLE, UNLOADING or END."""
+    """The state of one version of a model: START, LOADING, AVAILABLE, UNLOADING or END."""
 
     version: int
     state: str
-    error: str = ""  # why it failed; empty when it did not
+    error: str = ""  # why it failed; empty if it did not
 
     @property
     def available(self) -> bool:
-        """Whether it answers requests."""
+        """Whether it serves requests."""
         return self.state == AVAILABLE
 
     @classmethod
@@ -112,7 +112,7 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a signature takes or gives under one name."""
+    """Data type and shape of an input or output."""
 
     dtype: str  # "float32", "string", …
     shape: tuple[int | None, ...] | None  # None: any rank; None in it: any size
@@ -125,8 +125,8 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Signature:
-    """One way to ask a model."""
+class SignatureSpec:
+    """Inputs and outputs of one signature."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
@@ -135,15 +135,15 @@ class Signature:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a served version takes and gives."""
+    """The signatures of a served version."""
 
     model: str
     version: int
-    signatures: Mapping[str, Signature]
+    signatures: Mapping[str, SignatureSpec]
 
     @classmethod
     def of(cls, reply: predict_pb2.GetModelMetadataResponse) -> Metadata:
-        """The metadata of a reply. The Any inside names TensorFlow's message, which ours reads."""
+        """The metadata of a reply. It holds TensorFlow's message in an Any, which ours can parse."""
         packed = reply.metadata["signature_def"].value if "signature_def" in reply.metadata else b""
         signatures = predict_pb2.SignatureDefMap.FromString(packed).signature_def
         return cls(
@@ -167,7 +167,7 @@ class ServedModel:
     labels: Mapping[str, int] | None = None
 
     def message(self) -> manage_pb2.ModelConfig:
-        """As TF-Serving takes it."""
+        """TF-Serving's configuration message."""
         if not self.base_path.startswith(("/", "gs://", "s3://", "hdfs://")):
             raise InvalidInput(
                 f"{self.name}: base_path '{self.base_path}' must be absolute, as the server sees it."
@@ -187,7 +187,9 @@ class ServedModel:
         if self.versions == "all":
             return policy(all=policy.All())
         if isinstance(self.versions, str) or not self.versions:
-            raise InvalidInput(f"{self.name}: versions is {self.versions!r}, wanted None, 'all' or numbers.")
+            raise InvalidInput(
+                f"{self.name}: versions is {self.versions!r}, expected None, 'all' or numbers."
+            )
         return policy(specific=policy.Specific(versions=list(self.versions)))
 
 
@@ -200,8 +202,8 @@ def _array(tensor: Any) -> np.ndarray[Any, Any]:
     return array if array.flags.writeable else array.copy()
 
 
-def _signature(signature: predict_pb2.SignatureDef) -> Signature:
-    return Signature(
+def _signature(signature: predict_pb2.SignatureDef) -> SignatureSpec:
+    return SignatureSpec(
         {name: _spec(signature.inputs[name]) for name in sorted(signature.inputs)},
         {name: _spec(signature.outputs[name]) for name in sorted(signature.outputs)},
         signature.method_name,

@@ -1,4 +1,4 @@
-"""When a failed call is sent again, and how long to wait before."""
+"""Which failed calls are retried, and when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from pergola.serving.client.errors import is_about_size
+from pergola.serving.client.errors import is_size_error
 
 _NEVER_SENT = (
     "failed to connect to all addresses",
@@ -23,15 +23,15 @@ _NEVER_SENT = (
 )
 _CUT = ("Stream removed", "Received RST_STREAM", "Socket closed", "Connection reset")
 _OURS = ("Locally cancelled", "Channel closed")  # as against a server that shut down
-_LAST_CHANCE_S = 0.01  # with less time left, no try can succeed
+_LAST_CHANCE_S = 0.01  # with less time left, no attempt can succeed
 
 
 @dataclass(frozen=True)
 class Retry:
     """Exponential backoff with full jitter, within the deadline of the call.
 
-    The n-th pause is drawn from [0, min(max_pause_s, first_pause_s * 2 ** n)], so that many clients
-    of a server that comes back do not all call at once (AWS, "Exponential Backoff and Jitter").
+    The n-th pause is drawn from [0, min(max_pause_s, first_pause_s * 2 ** n)], so that the clients
+    of a restarted server do not all call at once (AWS, "Exponential Backoff and Jitter").
     `max_attempts=1` never retries.
     """
 
@@ -42,7 +42,7 @@ class Retry:
     def pause_s(
         self, failures: int, remaining_s: float, draw: Callable[[], float] = random.random
     ) -> float | None:
-        """How long to wait after that many failures; None when it is not worth another try."""
+        """Seconds to wait after that many failures; None when another attempt is pointless."""
         if failures >= self.max_attempts or remaining_s < _LAST_CHANCE_S:
             return None
         return draw() * min(self.max_pause_s, self.first_pause_s * 2.0 ** min(failures, 30), remaining_s)
@@ -52,10 +52,10 @@ NO_RETRY = Retry(max_attempts=1)
 
 
 def may_retry(error: grpc.RpcError, idempotent: bool) -> bool:
-    """Whether sending again can help, and cannot do harm.
+    """Whether a retry can help and is safe.
 
-    A request that may be repeated is, when nobody answered, the server was full or the connection
-    broke. One that may not is only sent again when it surely never left.
+    An idempotent request is retried when no server answered, the server was overloaded or the connection
+    broke; any other only when it certainly was never sent.
     """
     if not isinstance(error, grpc.Call):
         return False
@@ -67,12 +67,12 @@ def may_retry(error: grpc.RpcError, idempotent: bool) -> bool:
     if code is grpc.StatusCode.CANCELLED:
         return not details.startswith(_OURS)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return not is_about_size(details)
+        return not is_size_error(details)
     return code is grpc.StatusCode.UNAVAILABLE
 
 
-class Later:
-    """Runs functions later, on one thread that starts with the first of them."""
+class DelayedCalls:
+    """Calls functions after a delay, on one thread that starts with the first of them."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -82,7 +82,7 @@ class Later:
         self._closed = False
 
     def call(self, pause_s: float, function: Callable[[], None]) -> None:
-        """Have `function` run after `pause_s` seconds; at once, here, when this is closed."""
+        """Call `function` after `pause_s` seconds; at once, in this thread, when closed."""
         with self._changed:
             if not self._closed:
                 heapq.heappush(self._due, (time.monotonic() + pause_s, next(self._order), function))
@@ -94,7 +94,7 @@ class Later:
         function()
 
     def close(self) -> None:
-        """Run what is left at once, and end the thread."""
+        """Call the remaining functions at once and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -14,8 +14,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from pergola.serving.client.channel import Connection
-from pergola.serving.client.errors import Cancelled, Question, ServerError, TooLarge, from_rpc
-from pergola.serving.client.retry import Later, Retry, may_retry
+from pergola.serving.client.errors import CallInfo, Cancelled, ServerError, TooLarge, from_rpc
+from pergola.serving.client.retry import DelayedCalls, Retry, may_retry
 
 Reply = TypeVar("Reply")
 Answer = TypeVar("Answer")
@@ -43,36 +43,36 @@ class Caller:
         self._connection = connection
         self._retry = retry
         self._stubs: dict[str, Any] = {}
-        self._later = Later()
+        self._delayed = DelayedCalls()
         self._closed = False
 
-    def call(self, method: Method[Reply], request: Any, question: Question) -> Reply:
-        """The reply. Raises the ClientError that fits within `question.timeout_s` seconds."""
-        payload, ends = _serialize(request, self._connection), time.monotonic() + question.timeout_s
+    def call(self, method: Method[Reply], request: Any, call_info: CallInfo) -> Reply:
+        """The reply. Raises a ClientError within `call_info.timeout_s` seconds."""
+        payload, ends = _serialize(request, self._connection), time.monotonic() + call_info.timeout_s
         failures = 0
         while True:
             try:
-                return _parse(method, self._send(method, payload, ends), question)
+                return _parse(method, self._send(method, payload, ends), call_info)
             except grpc.RpcError as error:
                 failures += 1
                 pause = self._pause(error, method, failures, ends)
                 if pause is None:
-                    raise from_rpc(error, dataclasses.replace(question, attempts=failures)) from None
+                    raise from_rpc(error, dataclasses.replace(call_info, attempts=failures)) from None
                 time.sleep(pause)
 
     def start(
-        self, method: Method[Reply], request: Any, question: Question, read: Callable[[Reply], Answer]
+        self, method: Method[Reply], request: Any, call_info: CallInfo, read: Callable[[Reply], Answer]
     ) -> Future[Answer]:
         """A future of `read(reply)`; it can be cancelled, and awaited with asyncio.wrap_future."""
-        attempt = _Pending(self, method, request, question, read)
+        attempt = _Pending(self, method, request, call_info, read)
         attempt.send()
         return attempt.future
 
     def close(self) -> None:
-        """Give up what is in flight, and the connection."""
+        """Cancel the calls in flight and close the connection."""
         self._closed = True
         self._channel.close()
-        self._later.close()
+        self._delayed.close()
 
     def _send(self, method: Method[Any], payload: bytes, ends: float, *, wait: bool = True) -> Any:
         """The reply's bytes, or with wait=False gRPC's future of them."""
@@ -88,7 +88,7 @@ class Caller:
             raise Cancelled(_CLOSED, str(error)) from error
 
     def _stub(self, method: Method[Any]) -> Any:
-        """Bytes in, bytes out: gRPC would log, and hide, what goes wrong in a message."""
+        """Bytes in, bytes out: gRPC would log and hide errors in a message."""
         stub = self._channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)
         self._stubs[method.path] = stub
         return stub
@@ -100,26 +100,26 @@ class Caller:
 
 
 class _Pending(Generic[Reply, Answer]):
-    """A call whose future is out."""
+    """A call that a future stands for."""
 
     def __init__(
         self,
         caller: Caller,
         method: Method[Reply],
         request: Any,
-        question: Question,
+        call_info: CallInfo,
         read: Callable[[Reply], Answer],
     ) -> None:
         self.future: Future[Answer] = Future()
-        self._caller, self._method, self._question, self._read = caller, method, question, read
+        self._caller, self._method, self._call_info, self._read = caller, method, call_info, read
         self._payload = _serialize(request, caller._connection)
-        self._ends = time.monotonic() + question.timeout_s
+        self._ends = time.monotonic() + call_info.timeout_s
         self._failures = 0
         self._call: Any = None
         self.future.add_done_callback(self._stop)
 
     def send(self) -> None:
-        """Send, now or again; whatever goes wrong goes into the future."""
+        """Send or resend; errors go into the future."""
         try:
             self._call = self._caller._send(self._method, self._payload, self._ends, wait=False)
             self._call.add_done_callback(self._done)
@@ -130,7 +130,7 @@ class _Pending(Generic[Reply, Answer]):
 
     def _done(self, call: Any) -> None:
         if call.cancelled():
-            self._fail(Cancelled(f"{self._question.call} of {self._question.model} was given up."))
+            self._fail(Cancelled(f"{self._call_info.call} of {self._call_info.model} was cancelled."))
             return
         error = call.exception()
         if error is None:
@@ -139,13 +139,13 @@ class _Pending(Generic[Reply, Answer]):
         self._failures += 1
         pause = self._caller._pause(error, self._method, self._failures, self._ends)
         if pause is None or self.future.cancelled():
-            self._fail(from_rpc(error, dataclasses.replace(self._question, attempts=self._failures)))
+            self._fail(from_rpc(error, dataclasses.replace(self._call_info, attempts=self._failures)))
         else:
-            self._caller._later.call(pause, self.send)
+            self._caller._delayed.call(pause, self.send)
 
     def _finish(self, call: Any) -> None:
         try:
-            answer = self._read(_parse(self._method, call.result(), self._question))
+            answer = self._read(_parse(self._method, call.result(), self._call_info))
         except Exception as error:
             self._fail(error)
             return
@@ -162,7 +162,7 @@ class _Pending(Generic[Reply, Answer]):
 
 
 def _serialize(request: Any, connection: Connection) -> bytes:
-    """The request as bytes. Raises TooLarge, which gRPC would only say after it was sent."""
+    """The request as bytes. Raises TooLarge, which gRPC would only report after sending."""
     limit = connection.max_message_mib * 2**20
     size = request.ByteSize()
     if size > limit:
@@ -173,14 +173,14 @@ def _serialize(request: Any, connection: Connection) -> bytes:
     return cast(bytes, request.SerializeToString())
 
 
-def _parse(method: Method[Reply], payload: bytes, question: Question) -> Reply:
+def _parse(method: Method[Reply], payload: bytes, call_info: CallInfo) -> Reply:
     try:
         return cast(Reply, method.reply.FromString(payload))  # type: ignore[attr-defined]
     except DecodeError as error:
         raise ServerError(
-            f"{question.target} sent {len(payload)} bytes that are no answer to {question.call} ({error}). "
-            "Is it TensorFlow Serving's gRPC port, and is nothing between that changes messages?"
+            f"{call_info.target} sent {len(payload)} bytes that are not a reply to {call_info.call}: "
+            f"{error}. Check that the address is TensorFlow Serving's gRPC port, without a proxy in between."
         ) from error
 
 
-_CLOSED = "This client is closed. Make a new one, or call within its 'with' block."
+_CLOSED = "This client is closed. Create a new one, or call within its 'with' block."

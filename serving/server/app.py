@@ -2,9 +2,10 @@
 
     pergola-model-server --model_base_path=/models/leaves --model_name=leaves --rest_api_port=8501
 
-`main` is the command, `run` serves until SIGTERM, and `Server` is the same in a process of one's own:
+`main` is the command, `run` serves until SIGTERM, and `Server` embeds it in another process:
 
-    with Server(Options(models=(ModelConfig("leaves", Path("/models/leaves")),), grpc_port=0)) as server:
+    models = (ModelConfig("leaves", Path("/models/leaves")),)
+    with Server(ServerOptions(models=models, grpc_port=0)) as server:
         print(server.grpc_port)
 """
 
@@ -32,7 +33,7 @@ from pergola.serving.server.core.predictor import Predictor
 from pergola.serving.server.grpc.health import Health
 from pergola.serving.server.grpc.profiler import Profiler
 from pergola.serving.server.loader import Loader
-from pergola.serving.server.options import Options
+from pergola.serving.server.options import ServerOptions
 from pergola.serving.server.telemetry.request_log import RequestLog
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,13 @@ SPARE_THREADS = 4  # for status, metadata and health when the others are busy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Gives the exit status: 0, or 255 as the stock server when it cannot start."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"--help", "-help", "-h"} & set(words):
+    """The command. Returns the exit status: 0, or 255 like the stock server when it cannot start."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-help", "-h"} & set(given):
         sys.stdout.write(flags.usage())
         return 0
     try:
-        parsed = flags.parse(words)
+        parsed = flags.parse(given)
         _mention(parsed)
         if parsed.values["version"]:
             sys.stdout.write(_version())
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def run(chosen: Options) -> int:
-    """Serve until SIGTERM or SIGINT; then finish what is in flight. Gives the exit status."""
+def run(chosen: ServerOptions) -> int:
+    """Serve until SIGTERM or SIGINT; then finish what is in flight. Returns the exit status."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _n, _f: stop.set())
@@ -88,9 +89,9 @@ def run(chosen: Options) -> int:
 
 
 def _import_and_freeze() -> None:
-    """TensorFlow's Python objects, of which none is ever free again, out of the garbage collector's sight.
+    """Import TensorFlow, and exempt its permanent objects from garbage collection.
 
-    Unloading a model needs a collection, and one over all of TensorFlow held every request up for 0.17 s.
+    Unloading a model needs a collection, and one over all of TensorFlow delayed every request by 0.17 s.
     """
     import gc
 
@@ -104,9 +105,9 @@ def _import_and_freeze() -> None:
 
 
 class Server:
-    """Models, a gRPC server and a REST server. Made stopped; `start` blocks until the models are up."""
+    """Models, a gRPC server and a REST server. `start` blocks until the models are loaded."""
 
-    def __init__(self, chosen: Options) -> None:
+    def __init__(self, chosen: ServerOptions) -> None:
         from pergola.serving.server.telemetry.metrics import Monitor, MonitoringSettings, read_settings
 
         self._options = chosen
@@ -144,7 +145,7 @@ class Server:
         timeout_s: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Serve these models from now on; wait for new ones. Raises ServingError."""
+        """Serve exactly these models; waits until new ones are loaded. Raises ServingError."""
         self.manager.apply(
             configs,
             timeout_s,
@@ -153,7 +154,7 @@ class Server:
         )
 
     def stop(self, grace_s: float = 5.0, *, unload: bool = True) -> None:
-        """Take no more requests, finish those in flight for at most `grace_s`, unload everything.
+        """Accept no more requests, finish those in flight for at most `grace_s`, unload everything.
 
         A second call does nothing.
         """
@@ -180,7 +181,7 @@ class Server:
         self.stop()
 
     def _open(self) -> None:
-        """Bind both ports, then answer on both."""
+        """Bind both ports, then serve on both."""
         from pergola.serving.server.grpc import services
 
         chosen = self._options
@@ -244,7 +245,7 @@ class Server:
         self.reload(model_config.models_of(message), timeout_s)
 
     def _poll_config(self) -> None:
-        """Read the config file again and again; a broken one changes nothing but the log.
+        """Reread the config file periodically; an invalid one is logged and changes nothing.
 
         As in the stock server the file has the last word: it undoes what a reload by RPC has changed.
         """
@@ -264,13 +265,13 @@ class Server:
                 complaint = str(error)
 
 
-def _addresses(chosen: Options) -> tuple[str, ...]:
+def _addresses(chosen: ServerOptions) -> tuple[str, ...]:
     sockets = [f"unix:{chosen.grpc_socket}"] if chosen.grpc_socket else []
     ports = [f"0.0.0.0:{chosen.grpc_port}"] if chosen.grpc_port is not None else []
     return (*sockets, *ports)
 
 
-def _credentials(chosen: Options) -> Any:
+def _credentials(chosen: ServerOptions) -> Any:
     if chosen.ssl_file is None:
         return None
     from pergola.serving.server import tls
@@ -278,8 +279,8 @@ def _credentials(chosen: Options) -> Any:
     return tls.credentials(chosen.ssl_file)
 
 
-def _check_ports(chosen: Options) -> None:
-    """Find out now, not after loading for minutes, that a port is taken. Raises OSError."""
+def _check_ports(chosen: ServerOptions) -> None:
+    """Fail before minutes of loading if a port is in use. Raises OSError."""
     for flag, port in (("--port", chosen.grpc_port), ("--rest_api_port", chosen.rest_port)):
         if not port:
             continue
@@ -287,20 +288,20 @@ def _check_ports(chosen: Options) -> None:
             socket.create_server(("0.0.0.0", port)).close()
         except OSError as error:
             raise OSError(
-                f"Port {port} of {flag} cannot be opened: {error.strerror}. Stop the server that has it, or "
+                f"Port {port} of {flag} cannot be opened: {error.strerror}. Stop the server that uses it, or "
                 f"choose another port"
             ) from error
 
 
 def _differs(path: Path, text: bytes) -> bool:
-    """Whether a file holds something else by now."""
+    """Whether the content of a file has changed."""
     try:
         return path.read_bytes() != text
     except OSError:
         return True
 
 
-def _configs(chosen: Options) -> list[ModelConfig]:
+def _configs(chosen: ServerOptions) -> list[ModelConfig]:
     if chosen.config_file is not None:
         return model_config.read_models(chosen.config_file)
     if not chosen.models:
@@ -309,7 +310,7 @@ def _configs(chosen: Options) -> list[ModelConfig]:
 
 
 def _mention(parsed: flags.Parsed) -> None:
-    """Say what is unknown and what is without effect, on stderr."""
+    """Report unknown flags and those without effect on stderr."""
     for word in parsed.unknown:
         close = flags.nearest(word)
         hint = f" Did you mean --{close}?" if close else ""
@@ -318,7 +319,7 @@ def _mention(parsed: flags.Parsed) -> None:
         sys.stderr.write(flags.usage())
     for flag in flags.flags():
         if not flag.effect and flag.name in parsed.given:
-            sys.stderr.write(f"--{flag.name} is without effect in this server.\n")
+            sys.stderr.write(f"--{flag.name} has no effect in this server.\n")
 
 
 def _version() -> str:
@@ -336,13 +337,13 @@ def _refuse(message: str) -> int:
 
 
 def _configure_process() -> None:
-    """What a process must have before TensorFlow is imported."""
+    """Set up what must be in place before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def _leave(status: int) -> NoReturn:
-    """Exit now: TensorFlow's own tear-down takes a second and has nothing left to save."""
+    """Exit at once: TensorFlow's own shutdown takes a second and has nothing left to save."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

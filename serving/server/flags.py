@@ -1,7 +1,7 @@
 """The command line of pergola-model-server: tensorflow_model_server's flags, names and defaults.
 
 gflags style: --flag=value, --flag value, -flag=value; for booleans --flag, --noflag, --flag=true. A flag
-that has no meaning here is taken and said to be without effect. Importing this needs no TensorFlow.
+that has no meaning here is accepted and reported to have no effect. Importing this needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag. default's type is the flag's type; effect is False when it is only taken."""
+    """One flag. default's type is the flag's type; effect is False if it is accepted and ignored."""
 
     name: str
     default: bool | int | float | str
@@ -40,25 +40,25 @@ def flags() -> tuple[Flag, ...]:
         Flag("grpc_max_threads", threads, "gRPC requests in the model at once. Default: 4 x CPUs."),
         Flag("grpc_channel_arguments", "", 'Arguments for the gRPC server, "key=value,key=value".'),
         Flag("model_name", "default", "Name of the model. Ignored with --model_config_file."),
-        Flag("model_base_path", "", "Folder with a folder a version. Ignored with --model_config_file."),
+        Flag("model_base_path", "", "Folder with one folder per version. Ignored with --model_config_file."),
         Flag(
             "model_config_file", "", "Text file with a ModelServerConfig: several models, policies, labels."
         ),
-        Flag("model_config_file_poll_wait_seconds", 0, "Seconds between re-readings of that file. 0: never."),
-        Flag("file_system_poll_wait_seconds", 1, "Seconds between looks for new versions. 0: once."),
+        Flag("model_config_file_poll_wait_seconds", 0, "Seconds between reloads of that file. 0: never."),
+        Flag("file_system_poll_wait_seconds", 1, "Seconds between checks for new versions. 0: once."),
         Flag("saved_model_tags", "serve", "Tags of the MetaGraphDef to load, separated by commas."),
         Flag(
             "allow_version_labels_for_unavailable_models",
             False,
-            "Take new labels for versions that are not loaded yet.",
+            "Accept new labels for versions that are not loaded yet.",
         ),
         Flag("num_load_threads", 0, "Threads that load. 0: one."),
         Flag("num_unload_threads", 0, "Threads that unload. 0: one."),
-        Flag("max_num_load_retries", 5, "Times that loading a version is tried again."),
-        Flag("load_retry_interval_micros", 60 * 10**6, "Microseconds between tries."),
+        Flag("max_num_load_retries", 5, "Number of retries to load a version."),
+        Flag("load_retry_interval_micros", 60 * 10**6, "Microseconds between retries."),
         Flag("flush_filesystem_caches", True, "Without effect here.", effect=False),
         Flag("enable_model_warmup", True, "Replay assets.extra/tf_serving_warmup_requests before serving."),
-        Flag("num_request_iterations_for_warmup", 0, "Times that each warm-up request is sent. 0: once."),
+        Flag("num_request_iterations_for_warmup", 0, "Times to send each warm-up request. 0: once."),
         Flag("enable_batching", False, "Batch across requests."),
         Flag("batching_parameters_file", "", "Text file with BatchingParameters. Needs --enable_batching."),
         Flag(
@@ -70,28 +70,32 @@ def flags() -> tuple[Flag, ...]:
         Flag("tensorflow_intra_op_parallelism", 0, "Threads inside an operation. 0: auto."),
         Flag("tensorflow_inter_op_parallelism", 0, "Operations run in parallel. 0: auto."),
         Flag("tensorflow_session_config_file", "", "Text file with a tensorflow.ConfigProto."),
-        Flag("per_process_gpu_memory_fraction", 0.0, "Share of a GPU's memory to take. 0: TensorFlow's way."),
+        Flag(
+            "per_process_gpu_memory_fraction",
+            0.0,
+            "Share of a GPU's memory to take. 0: TensorFlow's default.",
+        ),
         Flag("mixed_precision", "", '"bfloat16" runs float32 models in bfloat16 where TensorFlow can.'),
-        Flag("prefer_tflite_model", False, "Load model.tflite of a version folder where there is one."),
+        Flag("prefer_tflite_model", False, "Load model.tflite of a version folder if it exists."),
         Flag("num_tflite_pools", _cpus(), "Pools of TFLite interpreters for a model. Default: CPUs."),
         Flag("num_tflite_interpreters_per_pool", 1, "TFLite interpreters in a pool."),
         Flag("platform_config_file", "", "Without effect here.", effect=False),
         Flag("xla_cpu_compilation_enabled", False, "Without effect here.", effect=False),
         Flag("xla_gpu_compilation_enabled", False, "Without effect here.", effect=False),
-        Flag("use_alts_credentials", False, "Refused: only Google's cloud has ALTS. Use --ssl_config_file."),
+        Flag("use_alts_credentials", False, "Rejected: only Google's cloud has ALTS. Use --ssl_config_file."),
         Flag("ssl_config_file", "", "Text file with an SSLConfig: TLS for gRPC."),
         Flag("monitoring_config_file", "", "Text file with a MonitoringConfig: the Prometheus page."),
         Flag("enable_profiler", True, "Serve TensorFlow's profiler on the gRPC port."),
         Flag("enable_grpc_healthcheck_service", False, "Serve grpc.health.v1 on the gRPC port."),
-        Flag("enable_signature_method_name_check", False, "Refuse Predict on signatures of other kinds."),
-        Flag("enable_serialization_as_tensor_content", False, "Answer with tensor_content."),
+        Flag("enable_signature_method_name_check", False, "Reject Predict on signatures of other kinds."),
+        Flag("enable_serialization_as_tensor_content", False, "Return tensors as tensor_content."),
         Flag("remove_unused_fields_from_bundle_metagraph", True, "Without effect here.", effect=False),
         Flag("skip_initialize_tpu", False, "Without effect here.", effect=False),
         Flag("use_tfrt", False, "Without effect here.", effect=False),
         Flag("thread_pool_factory_config_file", "", "Without effect here.", effect=False),
         Flag("total_model_memory_limit_bytes", 2**63 - 1, "Without effect here.", effect=False),
         Flag("version", False, "Print the version and exit."),
-        # Ours: what a test or another process needs that starts a server.
+        # Ours: for tests and other processes that start a server.
         Flag(
             "port_file",
             "",
@@ -103,12 +107,12 @@ def flags() -> tuple[Flag, ...]:
 
 
 class FlagError(ValueError):
-    """A command line that cannot be used."""
+    """An invalid command line."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Values of all flags, the names that were given, and what could not be understood."""
+    """Values of all flags, the names that were given, and the unknown arguments."""
 
     values: Mapping[str, Any]
     given: frozenset[str]
@@ -118,7 +122,7 @@ class Parsed:
 def parse(arguments: Sequence[str]) -> Parsed:
     """Read a command line. Raises FlagError for a value of the wrong type or a missing one.
 
-    Unknown flags are collected, not refused: the stock server prints usage and goes on.
+    Unknown flags are collected, not rejected: the stock server prints its usage and continues.
     """
     known = {flag.name: flag for flag in flags()}
     values: dict[str, Any] = {flag.name: flag.default for flag in known.values()}
@@ -137,7 +141,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
         else:
             if not equals:
                 if not rest:
-                    raise FlagError(f"--{flag.name} wants a value: --{flag.name}={flag.default}")
+                    raise FlagError(f"--{flag.name} needs a value: --{flag.name}={flag.default}")
                 text = rest.pop(0)
             values[flag.name] = _convert(flag, text)
         given.add(flag.name)
@@ -145,7 +149,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
 
 
 def usage() -> str:
-    """What --help prints."""
+    """The text of --help."""
     lines = ["usage: pergola-model-server [flags]", "", "Flags of tensorflow_model_server:"]
     for flag in flags():
         default = f'"{flag.default}"' if isinstance(flag.default, str) else str(flag.default).lower()
@@ -154,7 +158,7 @@ def usage() -> str:
 
 
 def nearest(name: str) -> str:
-    """The known flag whose name is most like this one, or ""."""
+    """The known flag with the most similar name, or ""."""
     word = name.lstrip("-").partition("=")[0]
     close = difflib.get_close_matches(word, [flag.name for flag in flags()], n=1)
     return close[0] if close else ""
@@ -189,7 +193,7 @@ def _convert(flag: Flag, text: str) -> Any:
             return True
         if text.lower() in ("false", "f", "0", "no", "n"):
             return False
-        raise FlagError(f"--{flag.name} wants true or false, got '{text}'")
+        raise FlagError(f"--{flag.name} must be true or false, got '{text}'")
     if isinstance(flag.default, str):
         return text
     kind = type(flag.default)
@@ -197,7 +201,7 @@ def _convert(flag: Flag, text: str) -> Any:
         return kind(text)
     except ValueError:
         word = "a whole number" if kind is int else "a number"
-        raise FlagError(f"--{flag.name} wants {word}, got '{text}'") from None
+        raise FlagError(f"--{flag.name} must be {word}, got '{text}'") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes a served model of a version folder: load, batch, warm up."""
+"""Loads version folders: load, set up batching, warm up."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pergola.serving.server.config.errors import BadConfig
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.core import batching, model, tflite, warmup
 from pergola.serving.server.core.model import Model, RuntimeSettings
-from pergola.serving.server.options import Options
+from pergola.serving.server.options import ServerOptions
 from pergola.serving.server.telemetry.metrics import Monitor
 
 log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Loads version folders as a server's options say. Reading its files raises BadConfig."""
+    """Loads version folders with a server's options. Raises BadConfig for its configuration files."""
 
-    def __init__(self, options: Options, monitor: Monitor) -> None:
+    def __init__(self, options: ServerOptions, monitor: Monitor) -> None:
         self._options = options
         self._monitor = monitor
         self._shared: batching.Scheduler | None = None
         if options.batching:
             self._shared = batching.Scheduler(batching.read_settings(options.batching_file), monitor.batch)
         self._runtime: RuntimeSettings | None = None
-        self._ways: dict[str, set[model.Way]] = {}  # by model, for its next version
+        self._seen: dict[str, set[model.FeedsAndFetches]] = {}  # by model name, for its next version
 
     def load(self, config: ModelConfig, version: int, folder: Path) -> Model:
         """A model that is ready for requests. Raises ServingError."""
@@ -61,7 +61,7 @@ class Loader:
             return tflite.load(folder, self._options.tflite_interpreters, threads)
         if self._runtime is None:
             self._runtime = _with_session_config(self._options)
-        return model.load(folder, self._runtime, self._ways.setdefault(name, set()))
+        return model.load(folder, self._runtime, self._seen.setdefault(name, set()))
 
     def _batched(self, name: str, loaded: Model, folder: Path) -> Model:
         if self._shared is None:
@@ -79,9 +79,9 @@ class Loader:
 
 
 class _ShortTurns:
-    """While a model loads, which is Python work, requests get their turn after a millisecond, not after five.
+    """Switch threads every millisecond instead of every five while a model loads, which is Python code.
 
-    Not always: threads that wait for their turn look for it that often, which costs a busy server CPU.
+    Not permanently: waiting threads wake up that often, which costs a busy server CPU.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class _ShortTurns:
 _SHORT_TURNS = _ShortTurns()
 
 
-def _with_session_config(options: Options) -> RuntimeSettings:
+def _with_session_config(options: ServerOptions) -> RuntimeSettings:
     """The runtime settings with the file of --tensorflow_session_config_file read in."""
     if options.session_config_file is None:
         return options.runtime
@@ -117,5 +117,5 @@ def _with_session_config(options: Options) -> RuntimeSettings:
     try:
         message = text_format.Parse(path.read_text(encoding="utf-8"), config_pb2.ConfigProto())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise BadConfig(message=f"Invalid protobuf file: '{path}' is no ConfigProto: {error}") from error
+        raise BadConfig(message=f"Invalid protobuf file: '{path}' is not a ConfigProto: {error}") from error
     return dataclasses.replace(options.runtime, session_config=message.SerializeToString())

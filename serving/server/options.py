@@ -1,4 +1,4 @@
-"""Everything a server is started with, checked: Options are made from flags."""
+"""The server's validated options, made from flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANY_PORT = -1
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """A server's settings. Ports: None is off, 0 is any free one. Exactly one of models and config_file."""
 
     models: tuple[ModelConfig, ...] = ()
@@ -49,7 +49,7 @@ class Options:
     grace_s: float = 25.0
 
 
-def from_flags(parsed: Parsed) -> Options:
+def from_flags(parsed: Parsed) -> ServerOptions:
     """Options from a command line. Raises FlagError when flags contradict each other."""
     value = parsed.values
     _check(value)
@@ -58,7 +58,7 @@ def from_flags(parsed: Parsed) -> Options:
     if config_file is None:
         base = Path(value["model_base_path"]).absolute()
         models = (ModelConfig(name=value["model_name"], base_path=base),)
-    return Options(
+    return ServerOptions(
         models=models,
         config_file=config_file,
         config_poll_s=float(value["model_config_file_poll_wait_seconds"]),
@@ -157,6 +157,6 @@ def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
     for pair in filter(None, text.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise FlagError(f"--grpc_channel_arguments wants key=value pairs, got '{pair}'")
+            raise FlagError(f"--grpc_channel_arguments must be key=value pairs, got '{pair}'")
         arguments.append((key, int(value) if value.lstrip("-").isdigit() else value))
     return tuple(arguments)

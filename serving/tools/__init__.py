@@ -1,1 +1,1 @@
-"""Programs around a server: child processes, load, the search for batching parameters."""
+"""Tools for servers: child processes, load tests, the search for batching parameters."""

@@ -25,12 +25,12 @@ from pergola.serving.wire import contract
 from pergola.serving.wire.protos import predict_pb2
 from pergola.serving.wire.values import to_tensor
 
-WORTH = 1.03  # a trial must be this much better: less is noise
+WORTH = 1.03  # a trial must be this much better to count: less is noise
 
 
 @dataclass(frozen=True)
 class BatchingParameters:
-    """What TF-Serving's --batching_parameters_file says. `text()` is that file."""
+    """The parameters of TF-Serving's --batching_parameters_file. `text()` is that file."""
 
     max_batch_size: int
     batch_timeout_micros: int
@@ -47,8 +47,8 @@ class BatchingParameters:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What one setting gave. parameters: None is a server without batching."""
+class BatchingTrial:
+    """The measurements of one setting. parameters: None is a server without batching."""
 
     parameters: BatchingParameters | None
     requests_per_s: float
@@ -57,26 +57,26 @@ class Trial:
     num_failures: int
 
     def acceptable(self, max_p99_ms: float | None) -> bool:
-        """Whether nothing failed and the limit is kept."""
+        """Whether nothing failed and the limit is met."""
         return not self.num_failures and (max_p99_ms is None or self.p99_ms <= max_p99_ms)
 
 
 @dataclass(frozen=True)
-class Tuning:
+class BatchingTuning:
     """All trials in their order, the one without batching, and the one to use."""
 
-    trials: tuple[Trial, ...]
-    without: Trial
-    best: Trial  # its parameters are None when batching does not pay
+    trials: tuple[BatchingTrial, ...]
+    without: BatchingTrial
+    best: BatchingTrial  # its parameters are None when batching does not pay
 
     def text(self) -> str:
-        """The batching file with what was measured as a comment.
+        """The batching file with the measurements as a comment.
 
         Raises InvalidInput when the server is best without batching.
         """
         if self.best.parameters is None:
             raise InvalidInput(
-                f"Batching does not pay for this model: nothing beats the {self.without.requests_per_s:.0f} "
+                f"Batching does not help this model: nothing exceeds the {self.without.requests_per_s:.0f} "
                 f"requests/s without it by {WORTH - 1:.0%}. Run the server without --enable_batching."
             )
         gain = self.best.requests_per_s / self.without.requests_per_s
@@ -86,7 +86,7 @@ class Tuning:
         )
 
     def save(self, path: Path) -> None:
-        """Write the batching file in one step. Raises as `text` does."""
+        """Write the batching file atomically. Raises as `text` does."""
         text = self.text()
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text(text)
@@ -103,9 +103,9 @@ def tune_batching(
     seconds: float = 4.0,
     max_p99_ms: float | None = None,
     command: Sequence[str] = OURS,
-    on_trial: Callable[[Trial], None] = lambda trial: None,
-) -> Tuning:
-    """The batching parameters that give most requests a second with `concurrency` callers.
+    on_trial: Callable[[BatchingTrial], None] = lambda trial: None,
+) -> BatchingTuning:
+    """The batching parameters that give the most requests per second with `concurrency` callers.
 
     base_path: the model's folder of versions.  inputs: one typical request, usually one image.
     seconds: how long each trial is measured.  max_p99_ms: settings over it are not chosen.
@@ -114,9 +114,11 @@ def tune_batching(
     """
     if concurrency < 1 or seconds <= 0:
         raise InvalidInput(f"concurrency {concurrency} and seconds {seconds} must be above 0.")
-    bench = _Bench(base_path, model, _request(model, inputs, signature), concurrency, seconds, tuple(command))
+    bench = _TrialRunner(
+        base_path, model, _request(model, inputs, signature), concurrency, seconds, tuple(command)
+    )
 
-    def run(parameters: BatchingParameters | None) -> Trial:
+    def run(parameters: BatchingParameters | None) -> BatchingTrial:
         trial = bench.run(parameters)
         on_trial(trial)
         return trial
@@ -125,18 +127,18 @@ def tune_batching(
 
 
 def search(
-    run: Callable[[BatchingParameters | None], Trial],
+    run: Callable[[BatchingParameters | None], BatchingTrial],
     concurrency: int,
     num_cores: int,
     max_p99_ms: float | None = None,
-) -> Tuning:
-    """The search itself, over anything that measures a setting.
+) -> BatchingTuning:
+    """The search, with any function that measures a setting.
 
-    It starts from TF-Serving's own advice, threads = cores and no waiting, with half the callers a batch.
+    It starts from TF-Serving's own advice, threads = cores and no waiting, with batches of half the callers.
     """
-    trials: list[Trial] = []
+    trials: list[BatchingTrial] = []
 
-    def noted(parameters: BatchingParameters | None) -> Trial:
+    def noted(parameters: BatchingParameters | None) -> BatchingTrial:
         trials.append(run(parameters))
         return trials[-1]
 
@@ -147,15 +149,15 @@ def search(
     chosen = _better(without, best, max_p99_ms)
     if not chosen.acceptable(max_p99_ms):
         raise InvalidInput(_nothing(trials, concurrency, max_p99_ms))
-    return Tuning(tuple(trials), without, chosen)
+    return BatchingTuning(tuple(trials), without, chosen)
 
 
 def _climb(
-    run: Callable[[BatchingParameters | None], Trial],
+    run: Callable[[BatchingParameters | None], BatchingTrial],
     start: BatchingParameters,
     concurrency: int,
     max_p99_ms: float | None,
-) -> Trial:
+) -> BatchingTrial:
     best = run(start)
     for vary in (_sizes, _threads, _waits, _paddings):
         assert best.parameters is not None
@@ -186,21 +188,21 @@ def _paddings(now: BatchingParameters, concurrency: int) -> list[BatchingParamet
 
 
 def _sized(parameters: BatchingParameters, size: int, concurrency: int) -> BatchingParameters:
-    """With room in the queue for all callers, so that none is refused."""
+    """With room in the queue for all callers, so that none is rejected."""
     room = max(2 * parameters.num_batch_threads, 2 * -(-concurrency // size))
     return dataclasses.replace(parameters, max_batch_size=size, max_enqueued_batches=room)
 
 
-def _better(old: Trial, new: Trial, max_p99_ms: float | None) -> Trial:
+def _better(old: BatchingTrial, new: BatchingTrial, max_p99_ms: float | None) -> BatchingTrial:
     if new.acceptable(max_p99_ms) != old.acceptable(max_p99_ms):
         return new if new.acceptable(max_p99_ms) else old
     return new if new.requests_per_s > WORTH * old.requests_per_s else old
 
 
-def _again(run: Callable[[BatchingParameters | None], Trial], trial: Trial) -> Trial:
+def _again(run: Callable[[BatchingParameters | None], BatchingTrial], trial: BatchingTrial) -> BatchingTrial:
     """The mean of two measurements of one setting, the second taken later."""
     other = run(trial.parameters)
-    return Trial(
+    return BatchingTrial(
         trial.parameters,
         (trial.requests_per_s + other.requests_per_s) / 2,
         (trial.p50_ms + other.p50_ms) / 2,
@@ -210,7 +212,7 @@ def _again(run: Callable[[BatchingParameters | None], Trial], trial: Trial) -> T
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _TrialRunner:
     """Starts a server with parameters and measures it."""
 
     base_path: Path
@@ -220,7 +222,7 @@ class _Bench:
     seconds: float
     command: tuple[str, ...]
 
-    def run(self, parameters: BatchingParameters | None) -> Trial:
+    def run(self, parameters: BatchingParameters | None) -> BatchingTrial:
         folder = Path(tempfile.mkdtemp(prefix="pergola-tuning-"))
         flags = []
         if parameters is not None:
@@ -236,8 +238,8 @@ class _Bench:
         return Load(address, self.request, self.concurrency, self.seconds, warmup_s=min(2.0, self.seconds))
 
 
-def _trial(parameters: BatchingParameters | None, result: LoadResult) -> Trial:
-    return Trial(parameters, result.requests_per_s, result.p50_ms, result.p99_ms, result.num_failures)
+def _trial(parameters: BatchingParameters | None, result: LoadResult) -> BatchingTrial:
+    return BatchingTrial(parameters, result.requests_per_s, result.p50_ms, result.p99_ms, result.num_failures)
 
 
 def _request(model: str, inputs: Mapping[str, Any], signature: str) -> predict_pb2.PredictRequest:
@@ -248,7 +250,7 @@ def _request(model: str, inputs: Mapping[str, Any], signature: str) -> predict_p
     return request
 
 
-def _nothing(trials: Sequence[Trial], concurrency: int, max_p99_ms: float | None) -> str:
+def _nothing(trials: Sequence[BatchingTrial], concurrency: int, max_p99_ms: float | None) -> str:
     if all(trial.num_failures for trial in trials):
         return f"Requests failed in every trial, {trials[0].num_failures} in the first. See the server's log."
     return (

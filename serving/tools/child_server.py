@@ -1,4 +1,4 @@
-"""A model server as a child process: ours, or the stock one, with flags that both know.
+"""A model server as a child process: ours, or the stock one, with flags that both accept.
 
 with ChildServer(Path("/models/leaves"), "leaves") as server:
     Client(server.address, model="leaves").wait_until_available()
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from pergola.serving.client.client import Client
+from pergola.serving.client import Client
 from pergola.serving.client.errors import ClientError, ServerError
 from pergola.serving.tools.process import ChildProcess, python_command
 

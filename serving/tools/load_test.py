@@ -1,10 +1,10 @@
-"""Load on a server, from a process of its own: how many requests a second, how long each takes.
+"""Load-tests a server from a separate process: requests per second and latencies.
 
     result = measure(Load("localhost:8500", request, concurrency=32, seconds=5))
     result.requests_per_s, result.p99_ms, result.failures
 
 Closed loop: each of `concurrency` callers sends its next request when the last one is answered. The
-generator is a process, so that it never shares Python's lock with what is measured.
+generator is a process of its own, so that it does not share Python's lock with what is measured.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 import grpc
 import numpy as np
 
+from pergola.serving.client import Client, ClientError
 from pergola.serving.client.channel import Connection, open_channel, target_of
-from pergola.serving.client.client import Client, ClientError
 from pergola.serving.tools.process import ChildProcess, python_command
 from pergola.serving.wire.protos import predict_pb2
 from pergola.serving.wire.tensors import to_array
@@ -34,7 +34,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 @dataclass(frozen=True)
 class Load:
-    """What to send, to whom, how many at a time and for how long."""
+    """What to send where, with how many callers and for how long."""
 
     address: str
     request: predict_pb2.PredictRequest
@@ -49,7 +49,7 @@ class Load:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What came back. The arrays have an entry a request, in the order of their ends."""
+    """The measurements. The arrays have one entry per request, in the order of completion."""
 
     seconds: float
     started_s: np.ndarray[Any, Any]  # float64 (N,), Unix time at which it was sent
@@ -64,7 +64,7 @@ class LoadResult:
 
     @property
     def num_failures(self) -> int:
-        """Requests that got no answer."""
+        """Requests that failed."""
         return sum(self.failures.values())
 
     @property
@@ -82,7 +82,7 @@ class LoadResult:
         return float(np.percentile(self.latency_ms, percent)) if len(self.latency_ms) else float("nan")
 
     def between(self, first_s: float, last_s: float) -> LoadResult:
-        """The requests that were under way at some time in a span of Unix time."""
+        """The requests in flight at any time within a span of Unix time."""
         ended = self.started_s + self.latency_ms / 1000
         chosen = (ended >= first_s) & (self.started_s <= last_s)
         return LoadResult(last_s - first_s, self.started_s[chosen], self.latency_ms[chosen])
@@ -94,7 +94,7 @@ def measure(load: Load) -> LoadResult:
 
 
 def start(load: Load) -> Callable[[], LoadResult]:
-    """Start the load in a new process; what comes back waits for it and gives the result."""
+    """Start the load in a new process. The returned function waits for it and returns the result."""
     folder = Path(tempfile.mkdtemp(prefix="pergola-load-"))
     (folder / "request").write_bytes(load.request.SerializeToString())
     plain = {name: value for name, value in vars(load).items() if name != "request"}
@@ -114,7 +114,7 @@ def start(load: Load) -> Callable[[], LoadResult]:
 
 
 def generate(load: Load) -> LoadResult:
-    """Run the load here, on `concurrency` threads."""
+    """Run the load in this process, on `concurrency` threads."""
     call, close = _caller(load)
     cpu = time.process_time()
     begin = time.time() + load.warmup_s
@@ -144,10 +144,8 @@ def _work(
         try:
             call()
         except (grpc.RpcError, ClientError) as error:
-            failures[_said(error)] += 1
-            time.sleep(
-                0.005
-            )  # a refusal costs nothing: without a pause the refused would be most of the load
+            failures[_error_text(error)] += 1
+            time.sleep(0.005)  # errors are fast: without a pause they would be most of the load
             continue
         took = time.perf_counter() - clock
         if begin <= time.time() <= end:
@@ -179,28 +177,28 @@ def _through_client(load: Load) -> tuple[Callable[[], None], Callable[[], None]]
     return call, client.close
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, grpc.Call):
         return f"{error.code()}: {error.details()}"[:200]
     return f"{type(error).__name__}: {error}"[:200]
 
 
 def _read(folder: Path) -> LoadResult:
-    told = json.loads((folder / "result.json").read_text())
+    summary = json.loads((folder / "result.json").read_text())
     with np.load(folder / "result.npz", allow_pickle=False) as table:
         return LoadResult(
-            told["seconds"], table["started_s"], table["latency_ms"], told["failures"], told["cpu_s"]
+            summary["seconds"], table["started_s"], table["latency_ms"], summary["failures"], summary["cpu_s"]
         )
 
 
 def main(folder: Path) -> None:
-    """What the process does: read the load, run it, write the result."""
+    """Read the load, run it, write the result."""
     plain = json.loads((folder / "load.json").read_text())
     request = predict_pb2.PredictRequest.FromString((folder / "request").read_bytes())
     result = generate(Load(request=request, **plain))
     np.savez(folder / "result.npz", started_s=result.started_s, latency_ms=result.latency_ms)
-    told = {"seconds": result.seconds, "failures": dict(result.failures), "cpu_s": result.cpu_s}
-    (folder / "result.json").write_text(json.dumps(told))
+    summary = {"seconds": result.seconds, "failures": dict(result.failures), "cpu_s": result.cpu_s}
+    (folder / "result.json").write_text(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -1,2 +1,1 @@
-"""What client and server share: the protocol's messages, one tensor codec, the contract of a pergola
-model."""
+"""Shared by client and server, without TensorFlow: protocol messages, tensor codec, model contract."""

@@ -1,8 +1,8 @@
-"""What a pergola model promises to whoever calls it: signatures and tensor names.
+"""The interface of a pergola model: its signatures and tensor names.
 
 serving_default  image: string (N,), encoded JPEG, PNG, WebP, BMP or GIF
                  -> probabilities float32 (N, C), label string (N,), probability float32 (N,),
-                    and decision string (N,) where the model knows what errors cost: the answer of the
+                    and decision string (N,) where the model has costs: the answer of the
                     lowest expected cost, which may be "ask a person"
 tensor           image: uint8 (N, H, W, C), any H and W
                  -> the same

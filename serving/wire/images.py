@@ -46,7 +46,7 @@ def prepare(image: bytes | str | Path | np.ndarray, *, max_pixels: int = MAX_PIX
     (quality 95, full colour resolution), the rest as PNG: EXIF orientation applied, transparent parts on
     white, CMYK as RGB, 16 bits cut to their upper 8, the first frame of an animation.
 
-    Raises ValueError for what is no image, is cut off (noticed in what is left unchanged by its missing
+    Raises ValueError for what is not an image, is truncated (noticed in what is left unchanged by its missing
     end), has more than `max_pixels` pixels, or is an array of another dtype or shape; OSError for a path
     that cannot be read.
     """
@@ -62,12 +62,12 @@ def prepare(image: bytes | str | Path | np.ndarray, *, max_pixels: int = MAX_PIX
 
 @contextlib.contextmanager
 def opened(data: bytes, name: str = "image", *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """An image whose header is read and whose pixels are not, yet.
+    """An opened image; its header has been read, its pixels have not.
 
-    Raises ValueError, with `name` in it, for what is no image or has more than `max_pixels` pixels.
+    Raises ValueError, with `name` in it, for what is not an image or has more than `max_pixels` pixels.
     """
     if not data:
-        raise ValueError(f"{name} is empty: wanted an image file.")
+        raise ValueError(f"{name} is empty: expected an image file.")
     with decoding(name):
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     with picture:
@@ -80,7 +80,7 @@ def opened(data: bytes, name: str = "image", *, max_pixels: int = MAX_PIXELS) ->
 
 
 def orientation(picture: Image.Image, data: bytes) -> int:
-    """The EXIF orientation of an image, 1 (upright) to 8; 1 when it has none or a broken one."""
+    """The EXIF orientation of an image, 1 (upright) to 8; 1 when it has none or an invalid one."""
     if not (any(key in picture.info for key in _EXIF_HOLDERS) or _late_exif(picture, data)):
         return 1
     try:
@@ -91,15 +91,15 @@ def orientation(picture: Image.Image, data: bytes) -> int:
 
 
 def upright(picture: Image.Image, orientation: int) -> Image.Image:
-    """The image turned as its EXIF orientation (1 to 8) says."""
+    """The image rotated and flipped by its EXIF orientation (1 to 8)."""
     method = _UPRIGHT.get(orientation)
     return picture if method is None else picture.transpose(method)
 
 
 def flat(picture: Image.Image) -> Image.Image:
-    """The image in mode "L" or "RGB", as a person sees it on white paper.
+    """The image in mode "L" or "RGB", with transparency on a white background.
 
-    Raises ValueError for float pixels, whose range nobody knows.
+    Raises ValueError for float pixels, whose range is unknown.
     """
     if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture
@@ -120,7 +120,7 @@ def _content(image: bytes | str | Path) -> tuple[str, bytes]:
     if isinstance(image, str | Path):
         return f"'{image}'", Path(image).read_bytes()
     raise ValueError(
-        f"Got a {type(image).__name__}: wanted a path, the bytes of an image file or a uint8 array."
+        f"Got a {type(image).__name__}: expected a path, the bytes of an image file or a uint8 array."
     )
 
 
@@ -128,7 +128,7 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
         raise ValueError(
-            f"Got an array of {pixels.dtype} with shape {pixels.shape}: wanted uint8, 0 to 255, with shape "
+            f"Got an array of {pixels.dtype} with shape {pixels.shape}: expected uint8, 0 to 255, with shape "
             "(height, width), (height, width, 1), (height, width, 3) or (height, width, 4)."
         )
     return Image.fromarray(
@@ -137,7 +137,7 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
 
 
 def _decodes_alike(picture: Image.Image, data: bytes) -> bool:
-    """Whether TensorFlow's decode_image(channels=3) gives what Pillow gives, and the file has its end."""
+    """Whether TensorFlow's decode_image(channels=3) decodes it as Pillow does, and the file is complete."""
     opaque = not picture.has_transparency_data
     if picture.format in ("JPEG", "MPO"):
         return picture.mode in ("L", "RGB") and data.rfind(b"\xff\xd9", len(data) // 2) >= 0
@@ -169,7 +169,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def _bare(picture: Image.Image) -> Image.Image:
-    """Without EXIF, colour profile and comments, which Pillow would write out again."""
+    """Without EXIF, colour profile and comments, which Pillow would write to the new file."""
     picture = picture.copy()
     picture.info = {}
     return picture
@@ -182,13 +182,13 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _late_exif(picture: Image.Image, data: bytes) -> bool:
-    """PNG may carry its EXIF after the pixels, where Pillow has not read yet."""
+    """A PNG may have its EXIF after the pixels, which Pillow has not read yet."""
     return picture.format == "PNG" and b"eXIf" in data
 
 
 @contextlib.contextmanager
 def decoding(name: str) -> Iterator[Any]:
-    """Whatever a decoder raises as a ValueError with one sentence."""
+    """Turns any error of a decoder into a ValueError of one sentence."""
     try:
         yield
     except (MemoryError, KeyboardInterrupt):
@@ -196,6 +196,6 @@ def decoding(name: str) -> Iterator[Any]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{name} has more pixels than an image may have: scale it down.") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is not an image that can be read: wanted {', '.join(FORMATS)}.") from None
+        raise ValueError(f"{name} is not an image that can be read: expected {', '.join(FORMATS)}.") from None
     except Exception as error:  # Decoders raise OSError, SyntaxError, struct.error, ValueError, IndexError, …
         raise ValueError(f"{name} cannot be decoded: {error}.") from None

@@ -17,7 +17,7 @@ MAX_RECORD_BYTES = 1 << 30
 
 @cache
 def message() -> Any:
-    """The class of PredictionLog, under a name of our own."""
+    """Our PredictionLog message class."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     from pergola.serving.wire.protos import predict_pb2
@@ -59,7 +59,7 @@ def frame(data: bytes) -> bytes:
 
 
 def records(file: BinaryIO) -> Iterator[bytes]:
-    """The records of a file; a last one that is cut off is passed over. Raises ValueError for damage."""
+    """The records of a file; a truncated last one is skipped. Raises ValueError for damage."""
     while len(head := file.read(12)) == 12:
         length, crc = struct.unpack("<QI", head)
         if crc != _masked_crc(head[:8]) or length > MAX_RECORD_BYTES:

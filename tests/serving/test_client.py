@@ -13,8 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from pergola.serving.client import client as module
-from pergola.serving.client.client import (
+from pergola.serving.client import (
     NO_RETRY,
     Cancelled,
     Client,
@@ -31,6 +30,7 @@ from pergola.serving.client.client import (
     Unavailable,
     Unsupported,
 )
+from pergola.serving.client import client as module
 from pergola.serving.wire.protos import manage_pb2
 from tests.support.scripted_server import ScriptedServer
 
@@ -63,11 +63,11 @@ def test_predict_gives_outputs_with_the_version_that_made_them(client):
     assert (prediction.model, prediction.version, prediction.signature) == ("leaves", 1, "serving_default")
 
 
-def test_predict_asks_only_for_the_outputs_that_are_wanted(server, client):
+def test_predict_requests_only_the_given_outputs(server, client):
     prediction = client.predict({"image": [b"abc"]}, outputs=["label"])
     assert list(prediction.outputs) == ["label"]
     assert list(server.requests[-1][1].output_filter) == ["label"]
-    with pytest.raises(InvalidInput, match=r"gave no output 'probabilities'\. It gave: label"):
+    with pytest.raises(InvalidInput, match=r"has no output 'probabilities'\. Its outputs: label"):
         prediction["probabilities"]
 
 
@@ -88,7 +88,7 @@ def test_predict_of_a_missing_version_says_which_there_are(server, client):
         client.at(model="roses").predict({"image": [b"a"]})
 
 
-def test_predict_refused_says_what_came_and_what_was_wanted(server, client):
+def test_predict_refused_says_what_came_and_what_was_expected(server, client):
     server.failures = [
         (grpc.StatusCode.INVALID_ARGUMENT, "Expects arg[0] to be string but double is provided")
     ]
@@ -273,9 +273,9 @@ def test_messages_over_the_limit_are_refused_before_they_are_sent(server):
 
 def test_answers_that_are_no_messages_are_told(server, client):
     server.answer = lambda inputs, signature: b"\xff\xff\xff"
-    with pytest.raises(ServerError, match="3 bytes that are no answer to Predict"):
+    with pytest.raises(ServerError, match="3 bytes that are not a reply to Predict"):
         client.predict({"image": [b"a"]})
-    with pytest.raises(ServerError, match="no answer to Predict"):
+    with pytest.raises(ServerError, match="not a reply to Predict"):
         client.predict_async({"image": [b"a"]}).result(timeout=10)
 
 
@@ -342,7 +342,7 @@ def test_reload_refused_carries_the_reason(server, client):
         client.reload([ServedModel("leaves", "/models/leaves")])
     for bad, words in (
         (ServedModel("leaves", "models"), "must be absolute"),
-        (ServedModel("leaves", "/m", versions="newest"), "wanted None, 'all' or numbers"),
+        (ServedModel("leaves", "/m", versions="newest"), "expected None, 'all' or numbers"),
     ):
         with pytest.raises(InvalidInput, match=words):
             client.reload([bad])
@@ -438,7 +438,7 @@ def test_client_refuses_settings_that_cannot_work(make, words):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda c: c.predict(np.zeros(3)), "Wanted a mapping of input names"),
+        (lambda c: c.predict(np.zeros(3)), "Expected a mapping of input names"),
         (lambda c: c.predict({"image": [[1], [2, 3]]}), "Input 'image': Got rows of different lengths"),
         (lambda c: c.predict({"image": [b"a"]}, outputs="label"), r"\['label'\]"),
         (lambda c: c.predict({"image": [b"a"]}, timeout_s=-1), "timeout_s is -1"),

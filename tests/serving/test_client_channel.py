@@ -3,8 +3,8 @@
 import grpc
 import pytest
 
+from pergola.serving.client import Client, InvalidInput, NotAllowed, Unavailable
 from pergola.serving.client.channel import Connection, Tls, target_of
-from pergola.serving.client.client import Client, InvalidInput, NotAllowed, Unavailable
 from pergola.serving.client.retry import Retry, may_retry
 from tests.support.certificates import Authority
 from tests.support.scripted_server import ScriptedServer
@@ -52,13 +52,13 @@ def test_mutual_tls_shows_who_is_asking(authority):
             ask(server, Connection(tls=Tls(authority.ca)), timeout_s=1.5)
 
 
-@pytest.mark.parametrize("problem", ["missing", "no PEM", "half a pair"])
+@pytest.mark.parametrize("problem", ["missing", "not a PEM", "half a pair"])
 def test_tls_files_that_cannot_be_used_are_named(authority, tmp_path, problem):
     certificate, _ = authority.issue("caller")
     (tmp_path / "ca.txt").write_text("not a certificate")
     tls, words = {
         "missing": (Tls(tmp_path / "no.pem"), "cannot read .*no.pem: No such file"),
-        "no PEM": (Tls(tmp_path / "ca.txt"), "ca.txt is no PEM file"),
+        "not a PEM": (Tls(tmp_path / "ca.txt"), "ca.txt is not a PEM file"),
         "half a pair": (Tls(authority.ca, certificate), "certificate and key come together"),
     }[problem]
     with pytest.raises(InvalidInput, match=words):
@@ -126,14 +126,14 @@ def test_target_of_addresses(address, target):
     ("address", "words"),
     [
         ("http://localhost:8501", "address of a REST server"),
-        ("localhost", "is no address. Wanted host:port"),
-        ("localhost:", "is no address"),
-        ("localhost:99999", "is no address"),
-        (":8500", "is no address"),
-        ("", "is no address"),
+        ("localhost", "is not an address. Expected host:port"),
+        ("localhost:", "is not an address"),
+        ("localhost:99999", "is not an address"),
+        (":8500", "is not an address"),
+        ("", "is not an address"),
         ([], "No address"),
         (["10.0.0.1:1", "[::1]:1"], "IP addresses of one family"),
-        (["a.example:1", "b.example:1"], "one name that stands for all servers"),
+        (["a.example:1", "b.example:1"], "one name that resolves to all servers"),
     ],
 )
 def test_target_refuses_what_is_no_address(address, words):
@@ -142,7 +142,7 @@ def test_target_refuses_what_is_no_address(address, words):
 
 
 def test_message_limit_is_one_that_protobuf_can_hold():
-    with pytest.raises(InvalidInput, match="wanted 1 to 2047"):
+    with pytest.raises(InvalidInput, match="expected 1 to 2047"):
         Connection(max_message_mib=4096)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pergola.serving.client.client import Client, InvalidInput, NotFound, Unavailable
+from pergola.serving.client import Client, InvalidInput, NotFound, Unavailable
 from tests.support.scripted_server import CLASSES, ScriptedServer
 
 
@@ -134,7 +134,7 @@ def test_classify_without_names_still_classifies(server, client):
     server.answer = answer
     result = client.classify_images([np.zeros((4, 4), np.uint8)])
     assert result.labels[0] in CLASSES
-    with pytest.raises(NotFound, match="does not tell the names of its classes"):
+    with pytest.raises(NotFound, match="does not provide the names of its classes"):
         result.top()
 
 
@@ -163,7 +163,7 @@ def test_classify_asks_for_names_again_when_they_were_away(server):
         ([], "Got no images"),
         (b"abc", r"Got one image.*classify_images\(\[image\]\)"),
         ("leaf.jpg", "Got one image"),
-        (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\), wanted a list of images"),
+        (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\), expected a list of images"),
         ([b"not an image"], "Image 0: .*not an image that can be read"),
         ([np.zeros((4, 4), np.uint8), "no-such-file.jpg"], "Image 1: .*No such file"),
         ([np.zeros((4, 4), np.float32)], "Image 0: Got an array of float32"),
@@ -177,5 +177,5 @@ def test_classify_refuses_what_is_no_image(server, client, images, words):
 
 def test_classify_reports_a_model_that_is_no_classifier(server, client):
     server.answer = lambda inputs, signature: {"y": np.zeros(1, np.float32)}
-    with pytest.raises(InvalidInput, match="gave no output 'probabilities'"):
+    with pytest.raises(InvalidInput, match="has no output 'probabilities'"):
         client.classify_images([np.zeros((4, 4), np.uint8)])

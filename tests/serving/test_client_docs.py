@@ -36,7 +36,7 @@ def test_every_example_of_the_page_runs(folder, capsys):
         for block in BLOCKS:
             exec(compile(block.replace("localhost:8500", server.address), str(PAGE), "exec"), namespace)
     printed = capsys.readouterr().out
-    assert "said version 2" in printed
+    assert "version 2" in printed
     assert "serving_default takes image: string (?,)" in printed
     assert "does not serve leaves version 99" in printed
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from pergola.serving.client.client import Client, ServerError
+from pergola.serving.client import Client, ServerError
 from pergola.serving.tools.child_server import ChildServer, free_port
 from tests.support.callers import load_while
 

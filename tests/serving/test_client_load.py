@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 import pytest
 
-from pergola.serving.client.client import InvalidInput
+from pergola.serving.client import InvalidInput
 from pergola.serving.tools.batching_search import tune_batching
 from pergola.serving.tools.child_server import ChildServer
 from pergola.serving.tools.load_test import Load, LoadResult, generate, measure

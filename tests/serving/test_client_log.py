@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from pergola.components.evaluation.drift import request_log
-from pergola.serving.client.client import Client, ClientLog, InvalidInput
+from pergola.serving.client import Client, ClientLog, InvalidInput
 from tests.support.images import pixels, png
 from tests.support.scripted_server import ScriptedServer
 

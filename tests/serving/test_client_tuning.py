@@ -3,17 +3,17 @@
 import pytest
 
 from pergola.serving.client.errors import InvalidInput
-from pergola.serving.tools.batching_search import BatchingParameters, Trial, search
+from pergola.serving.tools.batching_search import BatchingParameters, BatchingTrial, search
 
 
-def trial(parameters, per_second: float, p99_ms: float = 10.0, num_failures: int = 0) -> Trial:
-    return Trial(parameters, per_second, p99_ms / 2, p99_ms, num_failures)
+def trial(parameters, per_second: float, p99_ms: float = 10.0, num_failures: int = 0) -> BatchingTrial:
+    return BatchingTrial(parameters, per_second, p99_ms / 2, p99_ms, num_failures)
 
 
 def likes(size: int, threads: int, wait: int, padded: bool, tried: list):
     """A server that gives most requests a second at one setting, and less with each step away from it."""
 
-    def run(parameters: BatchingParameters | None) -> Trial:
+    def run(parameters: BatchingParameters | None) -> BatchingTrial:
         tried.append(parameters)
         if parameters is None:
             return trial(None, 100)
@@ -80,7 +80,7 @@ def test_search_never_chooses_a_setting_that_loses_requests():
 
 def test_search_tells_when_batching_does_not_pay(tmp_path):
     tuning = search(lambda parameters: trial(parameters, 100), 32, 2)
-    with pytest.raises(InvalidInput, match="Batching does not pay for this model: nothing beats the 100"):
+    with pytest.raises(InvalidInput, match="Batching does not help this model: nothing exceeds the 100"):
         tuning.save(tmp_path / "batching.txt")
     assert not list(tmp_path.iterdir())
 

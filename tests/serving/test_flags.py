@@ -7,13 +7,13 @@ import pytest
 
 from pergola.serving.server import flags, options
 from pergola.serving.server.flags import FlagError
-from pergola.serving.server.options import Options
+from pergola.serving.server.options import ServerOptions
 from tests.support.servers import ROOT
 
 BASE = "--model_base_path=/models/m"
 
 
-def options_of(*words: str) -> Options:
+def options_of(*words: str) -> ServerOptions:
     return options.from_flags(flags.parse([BASE, *words]))
 
 
@@ -145,7 +145,7 @@ def test_unknown_flags_print_usage_and_idle_flags_are_said_to_be_idle():
     done = run("--modle_name=x", "--use_tfrt", "--port=0")
     assert done.returncode == 255
     assert "unknown argument: --modle_name=x. Did you mean --model_name?" in done.stderr
-    assert "--use_tfrt is without effect" in done.stderr and "usage:" in done.stderr
+    assert "--use_tfrt has no effect" in done.stderr and "usage:" in done.stderr
 
 
 def test_table_has_every_flag():

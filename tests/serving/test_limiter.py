@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pergola.serving.server.config.errors import DeadlineExceeded, Overloaded
+from pergola.serving.server.config.errors import DeadlineExpired, Overloaded
 from pergola.serving.server.core.limiter import Limiter
 
 
@@ -26,7 +26,7 @@ def test_waiting_ends_at_the_deadline_and_gives_the_place_back():
     limiter = Limiter(1, 1)
     with limiter.slot():
         for _ in range(3):
-            with pytest.raises(DeadlineExceeded), limiter.slot(0.01):
+            with pytest.raises(DeadlineExpired), limiter.slot(0.01):
                 pass
     with limiter.slot(0.01):
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pergola.serving.server.config.errors import (
-    DeadlineExceeded,
+    DeadlineExpired,
     LabelNotAvailable,
     LoadFailed,
     ModelsNotAvailable,
@@ -21,7 +21,7 @@ from pergola.serving.server.config.errors import (
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.config.versions import All, Latest, Specific
 from pergola.serving.server.core.manager import Manager, ManagerSettings
-from pergola.serving.server.core.servable import State
+from pergola.serving.server.core.servable import VersionState
 
 QUICK = ManagerSettings(poll_s=0.02, max_num_load_retries=1, load_retry_interval_s=0.02)
 
@@ -112,9 +112,9 @@ def test_a_new_version_is_picked_up_and_loads_before_the_old_unloads(folders, st
     manager.apply([folders.config()])
     folders.add(2)
     until(lambda: served(manager) == 2)
-    until(lambda: manager.statuses("m", 1)[0].state is State.END)  # a moment after it is closed
+    until(lambda: manager.statuses("m", 1)[0].state is VersionState.END)  # a moment after it is closed
     assert folders.events == ["load 1", "load 2", "close 1"]
-    assert [s.state for s in manager.statuses("m")] == [State.AVAILABLE, State.END]
+    assert [s.state for s in manager.statuses("m")] == [VersionState.AVAILABLE, VersionState.END]
 
 
 def test_a_request_in_flight_keeps_its_version(folders, start):
@@ -124,7 +124,7 @@ def test_a_request_in_flight_keeps_its_version(folders, start):
     with manager.acquire("m") as servable:
         folders.add(2)
         until(lambda: served(manager) == 2)
-        until(lambda: manager.statuses("m", 1)[0].state is State.UNLOADING)
+        until(lambda: manager.statuses("m", 1)[0].state is VersionState.UNLOADING)
         assert servable.version == 1 and "close 1" not in folders.events
     until(lambda: "close 1" in folders.events)
 
@@ -134,7 +134,7 @@ def test_a_bad_version_never_takes_down_a_good_one(folders, start):
     manager = start()
     manager.apply([folders.config()])
     folders.add(2, broken=True)
-    until(lambda: manager.statuses("m")[0].state is State.END)
+    until(lambda: manager.statuses("m")[0].state is VersionState.END)
     assert folders.events == ["load 1", "fail 2", "fail 2"]
     status = manager.statuses("m", 2)[0]
     assert status.code.name == "NOT_FOUND" and "is broken" in status.message
@@ -156,7 +156,7 @@ def test_a_version_that_comes_back_gets_another_chance(folders, start):
     manager = start()
     manager.apply([folders.config()])
     bad = folders.add(2, broken=True)
-    until(lambda: manager.statuses("m")[0].state is State.END)
+    until(lambda: manager.statuses("m")[0].state is VersionState.END)
     (bad / "broken").unlink()
     bad.rename(folders.base / "aside")
     until(lambda: [s.version for s in manager.statuses("m")] == [1])
@@ -229,7 +229,7 @@ def test_apply_says_which_models_did_not_come_up_and_serves_the_others(folders, 
 def test_apply_gives_up_at_its_deadline(folders, start):
     (folders.base / "m").mkdir()
     manager = start()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExpired):
         manager.apply([folders.config()], timeout_s=0.1)
 
 

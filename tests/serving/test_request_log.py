@@ -49,10 +49,10 @@ def test_sampling_follows_the_rate(tmp_path):
     draws = iter([0.1, 0.6, 0.4])
     log = RequestLog(Monitor(), draw=lambda: next(draws))
     log.update([config(tmp_path / "m", 0.5)])
-    assert [log.wants("m") for _ in range(3)] == [True, False, True]
-    assert not log.wants("another")
+    assert [log.should_log("m") for _ in range(3)] == [True, False, True]
+    assert not log.should_log("another")
     log.update([])
-    assert not log.wants("m")
+    assert not log.should_log("m")
     log.close()
 
 
@@ -91,4 +91,4 @@ def test_a_folder_that_cannot_be_written_is_said_and_counted(tmp_path, caplog):
 def test_a_rate_of_zero_logs_nothing(tmp_path):
     log = RequestLog(Monitor())
     log.update([config(tmp_path / "m", 0.0)])
-    assert not log.wants("m")
+    assert not log.should_log("m")

@@ -8,8 +8,8 @@ from pergola.serving.server.config.versions import (
     MAX_VERSION,
     All,
     Latest,
-    Plan,
     Specific,
+    VersionPlan,
     choose,
     find,
     plan,
@@ -46,23 +46,23 @@ def test_policies_choose():
 
 
 def test_plan_loads_the_new_before_it_unloads_the_old():
-    assert plan({2}, available={1}, known={1}) == Plan(load=(2,), unload=())
-    assert plan({2}, available={1, 2}, known={1, 2}) == Plan(load=(), unload=(1,))
+    assert plan({2}, available={1}, known={1}) == VersionPlan(load=(2,), unload=())
+    assert plan({2}, available={1, 2}, known={1, 2}) == VersionPlan(load=(), unload=(1,))
 
 
 def test_plan_keeps_the_old_while_the_new_one_fails():
-    assert plan({2}, available={1}, known={1, 2}) == Plan(load=(), unload=())
+    assert plan({2}, available={1}, known={1, 2}) == VersionPlan(load=(), unload=())
 
 
 def test_plan_empties_when_nothing_is_wanted():
-    assert plan(set(), available={1, 2}, known={1, 2}) == Plan(load=(), unload=(1, 2))
+    assert plan(set(), available={1, 2}, known={1, 2}) == VersionPlan(load=(), unload=(1, 2))
 
 
-@given(wanted=VERSIONS, available=VERSIONS, failed=VERSIONS)
-def test_plan_never_leaves_a_wanted_model_without_a_version(wanted, available, failed):
-    found = plan(wanted, available, available | failed)
+@given(desired=VERSIONS, available=VERSIONS, failed=VERSIONS)
+def test_plan_never_leaves_a_wanted_model_without_a_version(desired, available, failed):
+    found = plan(desired, available, available | failed)
     left = available - set(found.unload)
-    assert not available or not wanted or left
-    assert set(found.load) <= wanted - available - failed
-    assert not set(found.unload) & wanted
+    assert not available or not desired or left
+    assert set(found.load) <= desired - available - failed
+    assert not set(found.unload) & desired
     assert list(found.load) == sorted(found.load, reverse=True)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pergola.serving.client.client import Client
+from pergola.serving.client import Client
 
 Pair = tuple[float, float]  # asked, answered
 

@@ -1,1 +1,1 @@
-"""What a server is told: models, versions, policies; and its errors."""
+"""The server's configuration files, version policies and errors."""

@@ -38,7 +38,7 @@ class Code(enum.IntEnum):
 
 
 class ServingError(Exception):
-    """A request or a model that cannot be served. `facts` say what came and what was wanted."""
+    """A request or a model that cannot be served. `facts`: what came and what was expected."""
 
     TEXT: ClassVar[str] = "{message}"
 
@@ -70,7 +70,7 @@ class UnknownLabel(ServingError):
 
 
 class VersionAndLabel(ServingError):
-    """Both were given over REST. facts: version, label."""
+    """A REST request gave both. facts: version, label."""
 
     TEXT = (
         "Both model version ({version}) and model version label ({label}) cannot be supplied."  # as upstream
@@ -90,13 +90,13 @@ class MissingModelName(ServingError):
 
 
 class NoVersionsOfModel(ServingError):
-    """Status of a model that was never seen. facts: model."""
+    """Status of an unknown model. facts: model."""
 
     TEXT = "Could not find any versions of model {model}"
 
 
 class NoSuchVersionOfModel(ServingError):
-    """Status of a version that was never seen. facts: model, version."""
+    """Status of an unknown version. facts: model, version."""
 
     TEXT = "Could not find version {version} of model {model}"
 
@@ -126,35 +126,35 @@ class InferenceSignatureNotFound(ServingError):
 
 
 class WrongMethodName(ServingError):
-    """The signature serves another API. facts: kind, wanted, got."""
+    """The signature serves another API. facts: kind, expected, got."""
 
-    TEXT = "Expected {kind} signature method_name to be {wanted}. Was: {got}"
+    TEXT = "Expected {kind} signature method_name to be {expected}. Was: {got}"
 
 
 class WrongPredictMethodName(ServingError):
-    """Only with --enable_signature_method_name_check. facts: wanted, got."""
+    """Only with --enable_signature_method_name_check. facts: expected, got."""
 
-    TEXT = "Expected prediction signature method_name to be one of {{{wanted}}}. Was: {got}"
+    TEXT = "Expected prediction signature method_name to be one of {{{expected}}}. Was: {got}"
 
 
 class InputsDoNotMatch(ServingError):
-    """Too many or too few inputs. facts: got, wanted, extra, missing (sorted names)."""
+    """Too many or too few inputs. facts: got, expected, extra, missing (sorted names)."""
 
-    def __init__(self, got: list[str], wanted: list[str]) -> None:
-        extra, missing = sorted(set(got) - set(wanted)), sorted(set(wanted) - set(got))
+    def __init__(self, got: list[str], expected: list[str]) -> None:
+        extra, missing = sorted(set(got) - set(expected)), sorted(set(expected) - set(got))
         super().__init__(
             got=got,
-            wanted=wanted,
+            expected=expected,
             extra=extra,
             missing=missing,
-            message=f"input size does not match signature: {len(got)}!={len(wanted)} "
-            f"len({{{','.join(sorted(got))}}}) != len({{{','.join(sorted(wanted))}}}). "
+            message=f"input size does not match signature: {len(got)}!={len(expected)} "
+            f"len({{{','.join(sorted(got))}}}) != len({{{','.join(sorted(expected))}}}). "
             f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}.",
         )
 
 
 class InputNotFound(ServingError):
-    """As many inputs as wanted, but one under another name. facts: alias, feed, got, defaults."""
+    """The right number of inputs, but one under another name. facts: alias, feed, got, defaults."""
 
     TEXT = (
         "Signature input alias: {alias}(feed name: {feed}) not found in request and no default value "
@@ -169,7 +169,7 @@ class TensorParsingError(ServingError):
 
 
 class OutputNotFound(ServingError):
-    """output_filter names what the signature does not give. facts: alias, outputs."""
+    """output_filter names an output that the signature does not have. facts: alias, outputs."""
 
     TEXT = (
         "output tensor alias not found in signature: {alias} Outputs expected to be in the set {{{outputs}}}."
@@ -189,7 +189,7 @@ class EmptyInput(ServingError):
 
 
 class BadRequest(ServingError):
-    """A request whose form is wrong in another way. facts: message."""
+    """A request that is malformed in another way. facts: message."""
 
 
 class BadModel(ServingError):
@@ -197,13 +197,13 @@ class BadModel(ServingError):
 
 
 class MalformedPath(ServingError):
-    """A REST address that means nothing. facts: method, path."""
+    """An unknown REST path. facts: method, path."""
 
     TEXT = "Malformed request: {method} {path}"
 
 
 class NotImplementedHere(ServingError):
-    """An API or a type that is not served. facts: message."""
+    """An API or a type that is not supported. facts: message."""
 
 
 class ReloadTypeNotSupported(ServingError):
@@ -225,11 +225,11 @@ class LabelNotAvailable(ServingError):
 
 
 class BadConfig(ServingError):
-    """A configuration that cannot be used. facts: message."""
+    """An invalid configuration. facts: message."""
 
 
 class ModelsNotAvailable(ServingError):
-    """Models of a configuration did not come up. facts: reasons, a text a model version."""
+    """Models of a configuration failed to load. facts: reasons, one text per model version."""
 
     def __init__(self, reasons: list[str]) -> None:
         listing = ", ".join(f"{{{reason}}}" for reason in reasons)
@@ -244,7 +244,7 @@ class TaskTooLarge(ServingError):
 
 
 class BatchQueueFull(ServingError):
-    """The batching queue takes no more. facts: enqueued, limit."""
+    """The batching queue is full. facts: enqueued, limit."""
 
     TEXT = (
         "The batch scheduling queue to which this task was submitted is full; currently {enqueued} batches "
@@ -263,7 +263,7 @@ class NoRoomInBatchQueue(ServingError):
 
 
 class LateForBatch(ServingError):
-    """The callers of a batch had all given up before it ran."""
+    """The deadlines of all callers of a batch had passed before it ran."""
 
     TEXT = "Run() timeout exceeded while waiting in batching queue"
 
@@ -279,13 +279,13 @@ class ShapesDiffer(ServingError):
 
 
 class Overloaded(ServingError):
-    """More requests at once than the server takes."""
+    """More concurrent requests than the server accepts."""
 
     TEXT = "Server Threadpool Exhausted"
 
 
-class DeadlineExceeded(ServingError):
-    """The caller's time was over before there was an answer."""
+class DeadlineExpired(ServingError):
+    """The caller's deadline passed before there was a result."""
 
     TEXT = "Deadline Exceeded"
 
@@ -297,13 +297,13 @@ class ShuttingDown(ServingError):
 
 
 class Superseded(ServingError):
-    """A newer configuration came while this one waited for its models."""
+    """A newer configuration arrived while this one waited for its models."""
 
     TEXT = "A newer model configuration has replaced this one"
 
 
 class LoadFailed(ServingError):
-    """A version folder that gives no model. facts: message."""
+    """A version folder without a loadable model. facts: message."""
 
 
 CODES: dict[type[ServingError], Code] = {
@@ -342,7 +342,7 @@ CODES: dict[type[ServingError], Code] = {
     LateForBatch: Code.RESOURCE_EXHAUSTED,
     ShapesDiffer: Code.FAILED_PRECONDITION,
     Overloaded: Code.RESOURCE_EXHAUSTED,
-    DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    DeadlineExpired: Code.DEADLINE_EXCEEDED,
     ShuttingDown: Code.UNAVAILABLE,
 }
 
@@ -368,7 +368,7 @@ HTTP: dict[Code, int] = {
 
 
 def code_of(error: BaseException) -> Code:
-    """The canonical code of any error; INTERNAL for what is not ours."""
+    """The canonical code of any error; INTERNAL for errors that are not ours."""
     if isinstance(error, RuntimeFailure):
         return Code(error.facts["code"])
     return CODES.get(type(error), Code.INTERNAL) if isinstance(error, ServingError) else Code.INTERNAL

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pergola.serving.server.config.errors import BadConfig, ReloadTypeNotSupported
-from pergola.serving.server.config.versions import All, Latest, Policy, Specific
+from pergola.serving.server.config.versions import All, Latest, Specific, VersionPolicy
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class RequestLogConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One served model. base_path holds a folder a version."""
+    """One served model. base_path holds one folder per version."""
 
     name: str
     base_path: Path
-    policy: Policy = field(default_factory=Latest)
+    policy: VersionPolicy = field(default_factory=Latest)
     labels: Mapping[str, int] = field(default_factory=dict)
     request_log: RequestLogConfig | None = None
 
 
 def read_models(path: Path) -> list[ModelConfig]:
-    """The models of a config file. Raises BadConfig, which names the file and what is wrong in it."""
+    """The models of a config file. Raises BadConfig, which names the file and the error in it."""
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
@@ -52,8 +52,8 @@ def read_models(path: Path) -> list[ModelConfig]:
         ) from error
     if message.WhichOneof("config") != "model_config_list":
         raise BadConfig(
-            message=f"{path} lists no models. Wanted: model_config_list {{ config {{ … }} }}; no other kind "
-            "is served here"
+            message=f"{path} lists no models. Expected: model_config_list {{ config {{ … }} }}; no other "
+            "kind is supported"
         )
     return models_of(message)
 
@@ -71,7 +71,7 @@ def models_of(message: Any) -> list[ModelConfig]:
 
 
 def write_models(models: list[ModelConfig], path: Path) -> None:
-    """Write a config file that the stock server reads as well. Replaced whole, never half."""
+    """Write a config file that the stock server can read, too. Atomic."""
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
@@ -125,7 +125,7 @@ def _model(entry: Any) -> ModelConfig:
 
 
 def _check_platform(entry: Any) -> None:
-    """In the stock server's words, which also knows the number that model_type once was."""
+    """With the stock server's text, which also shows the number of the former model_type."""
     if entry.model_type and entry.model_platform:
         raise BadConfig(
             message="Illegal setting both ModelServerConfig::model_type (deprecated) and "
@@ -142,7 +142,7 @@ def _check_platform(entry: Any) -> None:
         raise BadConfig(message=f"Model {entry.name} requests unsupported platform {entry.model_platform}")
 
 
-def _policy(entry: Any) -> Policy:
+def _policy(entry: Any) -> VersionPolicy:
     policy = entry.model_version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
@@ -164,7 +164,7 @@ def _request_log(entry: Any) -> RequestLogConfig | None:
     collector = entry.logging_config.log_collector_config
     rate = entry.logging_config.sampling_config.sampling_rate
     if not 0 <= rate <= 1:
-        raise BadConfig(message=f"Model {entry.name}: sampling_rate is {rate}, wanted 0 to 1")
+        raise BadConfig(message=f"Model {entry.name}: sampling_rate is {rate}, expected 0 to 1")
     if not collector.filename_prefix:
         raise BadConfig(message=f"Model {entry.name}: logging_config has no filename_prefix to write to")
     return RequestLogConfig(collector.filename_prefix, rate)

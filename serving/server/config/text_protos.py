@@ -1,4 +1,4 @@
-"""Messages of TensorFlow Serving that no installed package carries, and the text files that hold them.
+"""Messages of TensorFlow Serving that no installed package has, and text files of them.
 
 Batching, monitoring, TLS and the profiler's calls: their fields are listed here, and google.protobuf
 reads the text. Unknown fields are errors, as for the stock server. Needs no TensorFlow.
@@ -51,7 +51,7 @@ MESSAGES: dict[str, dict[str, str]] = {
 
 
 def read(path: Path, name: str) -> Any:
-    """The message `name` from a text proto file. Raises BadConfig, which names file, line and fault."""
+    """The message `name` from a text proto file. Raises BadConfig, which names file, line and error."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -78,7 +78,7 @@ def message_class(name: str) -> Any:
 
 @functools.cache
 def _classes() -> dict[str, Any]:
-    """Message classes in a pool of their own, so that they meet no one else's."""
+    """Message classes in a separate pool, so that they cannot conflict with others."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
 
     pool = descriptor_pool.DescriptorPool()

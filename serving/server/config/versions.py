@@ -1,4 +1,4 @@
-"""Which versions of a model a folder holds, and which of them shall be loaded. No TensorFlow, no threads.
+"""Which versions of a model a folder holds, and which of them to load. No TensorFlow, no threads.
 
 A version is a direct child of the base path whose name is a number; zeros in front are allowed.
 """
@@ -31,7 +31,7 @@ class Specific:
     versions: frozenset[int]
 
 
-Policy = Latest | All | Specific
+VersionPolicy = Latest | All | Specific
 
 
 def find(base_path: Path) -> dict[int, Path]:
@@ -47,8 +47,8 @@ def find(base_path: Path) -> dict[int, Path]:
     return found
 
 
-def choose(versions: Iterable[int], policy: Policy) -> set[int]:
-    """The versions that a policy asks for, among those that exist.
+def choose(versions: Iterable[int], policy: VersionPolicy) -> set[int]:
+    """The versions that a policy selects, among those that exist.
 
     >>> sorted(choose([1, 2, 10], Latest(2)))
     [2, 10]
@@ -59,26 +59,26 @@ def choose(versions: Iterable[int], policy: Policy) -> set[int]:
             return set(sorted(present)[-count:])
         case All():
             return present
-        case Specific(wanted):
-            return present & wanted
+        case Specific(desired):
+            return present & desired
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to do next for one model: versions to load (highest first) and to unload (lowest first)."""
+class VersionPlan:
+    """The next actions for one model: versions to load (highest first) and to unload (lowest first)."""
 
     load: tuple[int, ...]
     unload: tuple[int, ...]
 
 
-def plan(wanted: set[int], available: Iterable[int], known: Iterable[int]) -> Plan:
-    """Load before unload: an old version goes only when a wanted one is available, or none is wanted.
+def plan(desired: set[int], available: Iterable[int], known: Iterable[int]) -> VersionPlan:
+    """Load before unload: an old version is unloaded only if a desired one is available, or none is desired.
 
-    wanted: versions that shall be served. available: that are served now. known: every version that is
+    desired: versions to serve. available: those served now. known: every version that is
     loaded, being loaded, or that failed to load; it is not loaded again.
     """
     ready = set(available)
-    load = tuple(sorted(wanted - set(known), reverse=True))
-    surplus = ready - wanted
-    may_unload = not wanted or bool(ready & wanted)
-    return Plan(load, tuple(sorted(surplus)) if may_unload else ())
+    load = tuple(sorted(desired - set(known), reverse=True))
+    surplus = ready - desired
+    may_unload = not desired or bool(ready & desired)
+    return VersionPlan(load, tuple(sorted(surplus)) if may_unload else ())

@@ -1,4 +1,4 @@
-"""Requests that arrive together run through the model together.
+"""Runs requests that arrive together as one batch.
 
 The scheduler and its settings follow TensorFlow's SharedBatchScheduler and TF-Serving's BatchingSession
 (shared_batch_scheduler.h, batching_session.cc), with their errors. It is in Python, not TensorFlow's
@@ -57,11 +57,11 @@ class BatchSettings:
 
     @property
     def largest(self) -> int:
-        """Rows that the model sees at most at once."""
+        """The largest number of rows in one run of the model."""
         return (self.max_execution_size or self.max_batch_size) if self.split else self.max_batch_size
 
     def padded(self, rows: int) -> int:
-        """The smallest allowed batch size that holds so many rows."""
+        """The smallest allowed batch size for this many rows."""
         return next((size for size in self.allowed_sizes if size >= rows), rows)
 
 
@@ -112,11 +112,11 @@ class Scheduler:
             thread.start()
 
     def run(self, queue: _Queue, feeds: Mapping[str, Array], rows: int, timeout_ms: int = 0) -> list[Array]:
-        """Put a request into a queue, in parts where it may be split, and wait for its results."""
+        """Queue a request, split if allowed, and wait for its results."""
         now = time.perf_counter()
         ends = now + timeout_ms / 1000 if timeout_ms else math.inf
         with self._changed:
-            tasks = [_Task(part, size, now, ends) for part, size in _parts(queue, feeds, rows)]
+            tasks = [_BatchTask(part, size, now, ends) for part, size in _parts(queue, feeds, rows)]
             for task in tasks:
                 self._enqueue(queue, task)
             self._changed.notify(len(tasks))
@@ -130,14 +130,14 @@ class Scheduler:
         return [np.concatenate(values) for values in zip(*(task.outputs for task in tasks), strict=True)]
 
     def close(self) -> None:
-        """Run what is queued, then end the threads."""
+        """Run the queued requests, then end the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _enqueue(self, queue: _Queue, task: _Task) -> None:
+    def _enqueue(self, queue: _Queue, task: _BatchTask) -> None:
         batches, settings = queue.batches, queue.settings
         if not batches or batches[-1].rows + task.rows > settings.largest:
             if len(batches) >= settings.max_enqueued_batches:
@@ -160,7 +160,7 @@ class Scheduler:
             self._process(*found)
 
     def _take(self) -> tuple[_Queue, _Batch] | None:
-        """A batch that is due, queues in turn."""
+        """The next batch that is due, round-robin over the queues."""
         now = time.perf_counter()
         for index, queue in enumerate(self._queues):
             batch = queue.batches[0]
@@ -221,7 +221,7 @@ class BatchedModel:
         return self._model.signature_defs
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str], timeout_ms: int = 0) -> list[Array]:
-        """As the model's, in a batch. Runs that no signature describes go alone, as in the stock server."""
+        """As the model's, in a batch. Runs that match no signature are not batched (as upstream)."""
         if (frozenset(feeds), frozenset(fetches)) not in self._known or not feeds:
             return self._model.run(feeds, fetches, timeout_ms)
         rows = _rows(feeds)
@@ -236,7 +236,7 @@ class BatchedModel:
         self._model.close()
 
     def _queue(self, feeds: Mapping[str, Array], fetches: tuple[str, ...]) -> _Queue:
-        # Dtypes are part of the key, so that one request of a wrong dtype spoils no other.
+        # Dtypes are part of the key, so that a request of a wrong dtype fails alone.
         key = (fetches, *((name, array.dtype) for name, array in sorted(feeds.items())))
         queue = self._queues.get(key)
         if queue is None:
@@ -246,18 +246,18 @@ class BatchedModel:
 
 
 def _taken_lock() -> threading.Lock:
-    """What one thread waits for and another frees: a third of an Event's work."""
+    """A taken lock that another thread releases: a third of the cost of an Event."""
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
 @dataclass(eq=False)
-class _Task:
+class _BatchTask:
     feeds: Mapping[str, Array]
     rows: int
     queued: float
-    ends: float  # when its caller gives up
+    ends: float  # the caller's deadline
     answered: threading.Lock = field(default_factory=_taken_lock)  # free once there is an answer
     outputs: list[Array] = field(default_factory=list)
     error: Exception | None = None
@@ -266,13 +266,13 @@ class _Task:
 @dataclass(eq=False)
 class _Batch:
     opened: float
-    tasks: list[_Task] = field(default_factory=list)
+    tasks: list[_BatchTask] = field(default_factory=list)
     rows: int = 0
 
 
 @dataclass(eq=False)
 class _Queue:
-    """Tasks that may share a batch: of one model, one signature, one dtype an input."""
+    """Tasks that may share a batch: of one model, one signature and the same dtypes."""
 
     name: str
     model: Model
@@ -314,7 +314,7 @@ def _rows(feeds: Mapping[str, Array]) -> int:
 
 
 def _run(queue: _Queue, batch: _Batch, now: float) -> None:
-    """Run a batch, for as long as anybody waits for it, and give each task its rows."""
+    """Run a batch while any caller still waits for it, and distribute its rows to the tasks."""
     ends = max(task.ends for task in batch.tasks)
     if ends <= now:
         raise LateForBatch()

@@ -1,4 +1,4 @@
-"""Classify, Regress and MultiInference: what they feed and fetch, and how they read what comes out.
+"""Classify, Regress and MultiInference: what they feed and fetch, and how their outputs are read.
 
 Checks, codes and texts follow classifier.cc, regressor.cc and multi_inference.cc of the stock server.
 """
@@ -29,20 +29,20 @@ INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
 
 
 class Task(NamedTuple):
-    """One part of a MultiInference request. target is a predictor.Target."""
+    """One task of a MultiInference request. target is a predictor.Target."""
 
     target: Any
     method: str
 
 
-class Classification(NamedTuple):
+class ClassificationResult(NamedTuple):
     """labels: (N, K) bytes or None; scores: float32 (N, K) or None."""
 
     labels: Array | None
     scores: Array | None
 
 
-class Regression(NamedTuple):
+class RegressionResult(NamedTuple):
     """values: float32 (N,)."""
 
     values: Array
@@ -57,8 +57,8 @@ class Step:
     fetches: tuple[str, ...]
     parts: tuple[str, ...]  # aliases of fetches
 
-    def read(self, values: Sequence[Array], count: int) -> Classification | Regression:
-        """Check what came out for `count` examples and give it a name."""
+    def read(self, values: Sequence[Array], count: int) -> ClassificationResult | RegressionResult:
+        """Check the outputs for `count` examples and return them as a result."""
         found = dict(zip(self.parts, values, strict=True))
         if self.method == REGRESS:
             return _regression(found[OUTPUTS], count)
@@ -112,7 +112,7 @@ def plan_tasks(signatures: Mapping[str, Signature], tasks: Sequence[Task]) -> li
 def _step(signature: Signature, method: str) -> Step:
     kind = "classification" if method == CLASSIFY else "regression"
     if signature.method_name != method:
-        raise WrongMethodName(kind=kind, wanted=method, got=signature.method_name)
+        raise WrongMethodName(kind=kind, expected=method, got=signature.method_name)
     if len(signature.inputs) != 1:
         raise BadRequest(message="Expected one input Tensor.")
     if method == REGRESS and len(signature.outputs) != 1:
@@ -121,8 +121,8 @@ def _step(signature: Signature, method: str) -> Step:
         raise BadRequest(message=f"Expected one or two output Tensors, found {len(signature.outputs)}")
     if INPUTS not in signature.inputs:
         raise BadModel(message=f"No {kind} inputs found in SignatureDef: {signature.name}")
-    wanted = (OUTPUTS,) if method == REGRESS else (CLASSES, SCORES)
-    parts = tuple(alias for alias in wanted if alias in signature.outputs)
+    expected = (OUTPUTS,) if method == REGRESS else (CLASSES, SCORES)
+    parts = tuple(alias for alias in expected if alias in signature.outputs)
     if not parts and method == REGRESS:
         raise BadModel(message=f"No regression outputs found in SignatureDef: {signature.name}")
     if not parts:
@@ -133,7 +133,7 @@ def _step(signature: Signature, method: str) -> Step:
     return Step(method, signature.inputs[INPUTS], tuple(signature.outputs[p] for p in parts), parts)
 
 
-def _classification(labels: Array | None, scores: Array | None, count: int) -> Classification:
+def _classification(labels: Array | None, scores: Array | None, count: int) -> ClassificationResult:
     for name, array, enum in ((CLASSES, labels, DT_STRING), (SCORES, scores, DT_FLOAT)):
         if array is None:
             continue
@@ -150,10 +150,10 @@ def _classification(labels: Array | None, scores: Array | None, count: int) -> C
             message="Tensors class and score should match in dim_size(1). "
             f"Got {labels.shape[1]} vs. {scores.shape[1]}"
         )
-    return Classification(labels, scores)
+    return ClassificationResult(labels, scores)
 
 
-def _regression(values: Array, count: int) -> Regression:
+def _regression(values: Array, count: int) -> RegressionResult:
     if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
         raise BadRequest(
             message="Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
@@ -165,7 +165,7 @@ def _regression(values: Array, count: int) -> Regression:
         )
     if data_type_of(values.dtype).number != DT_FLOAT:
         raise BadRequest(message=f"Expected output Tensor of DT_FLOAT.  Got: {_dtype(values)}")
-    return Regression(cast(Array, values.ravel()))
+    return RegressionResult(cast(Array, values.ravel()))
 
 
 def _shape(array: Array) -> str:

@@ -1,4 +1,4 @@
-"""How many requests may be in the model at once, and how many may wait for it."""
+"""Limits how many requests run at once and how many may wait."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 import time
 from typing import Self
 
-from pergola.serving.server.config.errors import DeadlineExceeded, Overloaded
+from pergola.serving.server.config.errors import DeadlineExpired, Overloaded
 
 
 class Limiter:
-    """At most `running` requests run, at most `waiting` more wait; a further one is refused at once."""
+    """At most `running` requests run, at most `waiting` more wait; others are rejected at once."""
 
     def __init__(self, running: int, waiting: int) -> None:
         self._free = threading.Semaphore(running)
@@ -37,7 +37,7 @@ class Limiter:
             if not taken:
                 self._leave_queue()
         if not taken:
-            raise DeadlineExceeded()
+            raise DeadlineExpired()
 
     def leave(self) -> None:
         """Give the place back."""

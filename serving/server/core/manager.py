@@ -1,7 +1,7 @@
-"""Keeps the right versions of the right models loaded.
+"""Keeps the configured versions of the configured models loaded.
 
 One thread looks at the base paths, decides (serving/server/config/versions.py) and hands loading and
-unloading to a pool; requests read a table that is replaced whole and never changed, so they take no lock
+unloading to a pool; requests read a table that is replaced as a whole and never changed, so they take no lock
 here.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pergola.serving.server.config import versions
 from pergola.serving.server.config.errors import (
-    DeadlineExceeded,
+    DeadlineExpired,
     LabelNotAvailable,
     ModelsNotAvailable,
     NoSuchVersionOfModel,
@@ -30,7 +30,7 @@ from pergola.serving.server.config.errors import (
 )
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.core.model import Model
-from pergola.serving.server.core.servable import Servable, State, Version, VersionStatus
+from pergola.serving.server.core.servable import Servable, ServableStatus, ServableVersion, VersionState
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ Load = Callable[[ModelConfig, int, Path], Model]
 
 @dataclass(frozen=True)
 class ManagerSettings:
-    """How versions are looked for and loaded. Defaults are the stock server's."""
+    """How versions are discovered and loaded. The defaults are the stock server's."""
 
-    poll_s: float = 1.0  # 0 looks once
+    poll_s: float = 1.0  # 0: only once
     num_load_threads: int = 0
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
@@ -51,16 +51,16 @@ class ManagerSettings:
 
 @dataclass
 class _Entry:
-    """One configured model. wanted is None until its base path was read for the first time."""
+    """One configured model. desired is None until its base path has been read."""
 
     config: ModelConfig
-    wanted: dict[int, Path] | None = None
-    versions: dict[int, Version] = field(default_factory=dict)
+    desired: dict[int, Path] | None = None
+    versions: dict[int, ServableVersion] = field(default_factory=dict)
     removed: bool = False
-    complaint: str = ""  # the last one about its base path, said once
+    last_error: str = ""  # the last error of its base path, logged once
 
     def available(self) -> list[int]:
-        return [v.number for v in self.versions.values() if v.state is State.AVAILABLE]
+        return [v.number for v in self.versions.values() if v.state is VersionState.AVAILABLE]
 
 
 class Manager:
@@ -75,7 +75,7 @@ class Manager:
         self._changed = threading.Condition()
         self._entries: dict[str, _Entry] = {}
         self._labels: dict[str, dict[str, int]] = {}
-        self._ready: Mapping[str, Mapping[int, Servable]] = {}  # replaced whole
+        self._ready: Mapping[str, Mapping[int, Servable]] = {}  # replaced as a whole
         self._stopping = False
         self._poll_now = False
         self._loaders = ThreadPoolExecutor(max(1, settings.num_load_threads), "load")
@@ -100,7 +100,7 @@ class Manager:
                 raise ServableNotFound(model, version)
             if servable.acquire():
                 return servable
-            time.sleep(0)  # it has just gone: the table is about to change
+            time.sleep(0)  # just unloaded: the table is about to change
 
     def apply(
         self,
@@ -109,7 +109,7 @@ class Manager:
         cancelled: Callable[[], bool] = lambda: False,
         taken: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make these, and only these, the models that are served; wait until new ones are available.
+        """Serve exactly these models; wait until new ones are available.
 
         taken: called once nothing can refuse them any more. Raises LabelNotAvailable before anything changes;
         ModelsNotAvailable, DeadlineExceeded and Superseded after: what could be loaded is served even then.
@@ -124,10 +124,10 @@ class Manager:
             fresh = self._replace(configs)
         while not self._are_up(fresh, generation):
             if cancelled() or (deadline is not None and self._clock() >= deadline):
-                raise DeadlineExceeded()
+                raise DeadlineExpired()
 
-    def statuses(self, model: str, version: int | None = None) -> list[VersionStatus]:
-        """What is known of a model's versions, newest first.
+    def statuses(self, model: str, version: int | None = None) -> list[ServableStatus]:
+        """The state of a model's versions, newest first.
 
         Raises NoVersionsOfModel, NoSuchVersionOfModel.
         """
@@ -148,17 +148,17 @@ class Manager:
             return sorted(name for name, entry in self._entries.items() if not entry.removed)
 
     def has(self, configs: list[ModelConfig]) -> bool:
-        """Whether these, and only these, were applied last."""
+        """Whether exactly these were applied last."""
         with self._changed:
             now = {name: entry.config for name, entry in self._entries.items() if not entry.removed}
         return now == {config.name: config for config in configs}
 
     def in_flight(self) -> int:
-        """Requests that are being answered now."""
+        """The number of requests in flight."""
         return sum(servable.in_flight for loaded in self._ready.values() for servable in loaded.values())
 
     def overview(self) -> list[tuple[str, int, str]]:
-        """(model, version, state) of everything that is known."""
+        """(model, version, state) of all versions."""
         with self._changed:
             return [
                 (name, version.number, version.state.name)
@@ -167,7 +167,7 @@ class Manager:
             ]
 
     def poll(self) -> None:
-        """Look at the base paths now, whatever the interval is."""
+        """Poll the base paths now, regardless of the interval."""
         with self._changed:
             self._poll_now = True
             self._changed.notify_all()
@@ -194,7 +194,7 @@ class Manager:
         return version
 
     def _check_labels(self, configs: list[ModelConfig]) -> None:
-        """Labels must point at versions that are loaded already, as in the stock server.
+        """Labels must refer to loaded versions, as in the stock server.
 
         By the flag a label may point ahead, but not move there: whoever asks for it would be cut off.
         """
@@ -207,23 +207,23 @@ class Manager:
                     raise LabelNotAvailable(model=config.name, version=version)
 
     def _replace(self, configs: list[ModelConfig]) -> list[str]:
-        """Put new configurations in force. Gives the names of the models that are new."""
+        """Apply new configurations. Returns the names of new models."""
         names = {config.name for config in configs}
         fresh = [n for n in names if n not in self._entries or self._entries[n].removed]
         for name, entry in self._entries.items():
             if name not in names:
-                entry.removed, entry.wanted = True, {}
+                entry.removed, entry.desired = True, {}
         for config in configs:
             entry = self._entries.setdefault(config.name, _Entry(config))
             if entry.removed:
-                entry.wanted = None
+                entry.desired = None
             entry.config, entry.removed = config, False
         self._poll_now = True
         self._changed.notify_all()
         return sorted(fresh)
 
     def _are_up(self, names: list[str], generation: int) -> bool:
-        """Whether each model has a version that serves; waits a moment when not."""
+        """Whether each model has an available version; waits briefly if not."""
         with self._changed:
             if self._generation != generation:
                 raise Superseded()
@@ -256,33 +256,33 @@ class Manager:
                     self._changed.wait(self._pause(next_poll))
 
     def _note(self, found: Mapping[str, dict[int, Path] | None]) -> None:
-        for name, wanted in found.items():
+        for name, desired in found.items():
             entry = self._entries.get(name)
-            if entry is not None and not entry.removed and wanted is not None:
-                entry.wanted = wanted
+            if entry is not None and not entry.removed and desired is not None:
+                entry.desired = desired
 
     def _pause(self, next_poll: float) -> float | None:
-        """Seconds until there is something to do, unless something changes before."""
+        """Seconds until the next action, unless something changes before."""
         times = [v.retry_at for e in self._entries.values() for v in e.versions.values() if v.retry_at]
         if self._settings.poll_s > 0:
             times.append(next_poll)
         return max(0.0, min(times) - self._clock()) if times else None
 
     def _step(self, entry: _Entry) -> None:
-        """Start what can be started for one model now."""
-        if entry.wanted is None:
+        """Start the loads and unloads that are possible for one model now."""
+        if entry.desired is None:
             return
-        wanted = set(entry.wanted)
+        desired = set(entry.desired)
         for number, version in list(entry.versions.items()):
-            gone = version.state is State.END and number not in wanted
+            gone = version.state is VersionState.END and number not in desired
             if gone and version.code is not version.code.OK:
-                del entry.versions[number]  # should it come back, it gets another chance
-            elif version.retry_at and number not in wanted:
-                version.state, version.retry_at = State.END, 0.0
-        known = [n for n, v in entry.versions.items() if v.state is not State.END or v.failed]
-        plan = versions.plan(wanted, entry.available(), known)
+                del entry.versions[number]  # if it reappears, it is loaded again
+            elif version.retry_at and number not in desired:
+                version.state, version.retry_at = VersionState.END, 0.0
+        known = [n for n, v in entry.versions.items() if v.state is not VersionState.END or v.failed]
+        plan = versions.plan(desired, entry.available(), known)
         for number in plan.load:
-            entry.versions[number] = version = Version(number, entry.wanted[number])
+            entry.versions[number] = version = ServableVersion(number, entry.desired[number])
             self._loaders.submit(self._try, entry, version)
         for version in entry.versions.values():
             if version.retry_at and version.retry_at <= self._clock():
@@ -291,14 +291,14 @@ class Manager:
         for number in plan.unload:
             self._unload(entry, entry.versions[number])
 
-    def _try(self, entry: _Entry, version: Version) -> None:
+    def _try(self, entry: _Entry, version: ServableVersion) -> None:
         """Load one version, in a thread of the pool."""
         with self._changed:
-            if self._stopping or entry.wanted is None or version.number not in entry.wanted:
-                version.state = State.END
+            if self._stopping or entry.desired is None or version.number not in entry.desired:
+                version.state = VersionState.END
                 self._changed.notify_all()
                 return
-            version.state, version.attempts = State.LOADING, version.attempts + 1
+            version.state, version.attempts = VersionState.LOADING, version.attempts + 1
         started = self._clock()
         try:
             model = self._load(entry.config, version.number, version.path)
@@ -307,7 +307,7 @@ class Manager:
             return
         servable = Servable(entry.config.name, version.number, model)
         with self._changed:
-            version.servable, version.state = servable, State.AVAILABLE
+            version.servable, version.state = servable, VersionState.AVAILABLE
             self._publish()
             self._changed.notify_all()
         log.info(
@@ -317,15 +317,15 @@ class Manager:
             self._clock() - started,
         )
 
-    def _failed(self, entry: _Entry, version: Version, error: Exception) -> None:
+    def _failed(self, entry: _Entry, version: ServableVersion, error: Exception) -> None:
         message = str(error) or type(error).__name__
         unexpected = None if isinstance(error, ServingError) else error
         with self._changed:
             version.code, version.message = code_of(error), message
             if version.attempts > self._settings.max_num_load_retries or self._stopping:
-                version.state = State.END
+                version.state = VersionState.END
             else:
-                version.state = State.LOADING
+                version.state = VersionState.LOADING
                 version.retry_at = self._clock() + self._settings.load_retry_interval_s
             self._changed.notify_all()
         log.error(
@@ -339,16 +339,16 @@ class Manager:
             exc_info=unexpected,
         )
 
-    def _unload(self, entry: _Entry, version: Version) -> None:
+    def _unload(self, entry: _Entry, version: ServableVersion) -> None:
         servable = version.servable
         if servable is None:
             return
-        version.servable, version.state = None, State.UNLOADING
+        version.servable, version.state = None, VersionState.UNLOADING
         self._publish()
 
         def ended() -> None:
             with self._changed:
-                version.state = State.END
+                version.state = VersionState.END
                 self._changed.notify_all()
             log.info("unloaded model=%s version=%d", entry.config.name, version.number)
 
@@ -363,30 +363,30 @@ class Manager:
 
 
 def _hopeless(entry: _Entry) -> bool:
-    """Whether every wanted version failed for good."""
-    return bool(entry.wanted) and all(
-        number in entry.versions and entry.versions[number].failed for number in entry.wanted or ()
+    """Whether every desired version failed for good."""
+    return bool(entry.desired) and all(
+        number in entry.versions and entry.versions[number].failed for number in entry.desired or ()
     )
 
 
-def _reason(entry: _Entry, version: Version) -> str:
+def _reason(entry: _Entry, version: ServableVersion) -> str:
     name = f"{{name: {entry.config.name} version: {version.number}}}"
     return f"{name} due to error: {version.code.name}: {version.message}"
 
 
 def _look(entry: _Entry) -> dict[int, Path] | None:
-    """The wanted versions as the disk has them; None when it cannot be read, so that nothing changes."""
+    """The desired versions on disk; None when the base path cannot be read, so that nothing changes."""
     name, base, found = entry.config.name, entry.config.base_path, None
-    complaint = ""
+    last_error = ""
     try:
         found = versions.find(base)
         if not found:
-            complaint = f"No versions of servable {name} found under base path {base}"
+            last_error = f"No versions of servable {name} found under base path {base}"
     except OSError as error:
-        complaint = f"Base path {base} of servable {name} cannot be read; nothing changes: {error}"
-    if complaint and complaint != entry.complaint:
-        log.error("%s", complaint)
-    entry.complaint = complaint
+        last_error = f"Base path {base} of servable {name} cannot be read; nothing changes: {error}"
+    if last_error and last_error != entry.last_error:
+        log.error("%s", last_error)
+    entry.last_error = last_error
     if found is None:
         return None
     return {number: found[number] for number in versions.choose(found, entry.config.policy)}

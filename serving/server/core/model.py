@@ -46,11 +46,11 @@ class Signature:
 
 
 class Model(Protocol):
-    """What the server needs of a loaded model."""
+    """A loaded model."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """What it can do, by name."""
+        """Its signatures, by name."""
         ...
 
     @property
@@ -63,7 +63,7 @@ class Model(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the model holds."""
+        """Free the model's resources."""
         ...
 
 
@@ -79,20 +79,20 @@ class RuntimeSettings:
     session_config: bytes = b""  # a serialised ConfigProto that goes first
 
 
-Way = tuple[frozenset[str], frozenset[str]]  # through a graph: tensors that are fed, tensors that are fetched
-MAX_WAYS = 64  # that are remembered
+FeedsAndFetches = tuple[frozenset[str], frozenset[str]]  # names of fed and of fetched tensors
+MAX_REMEMBERED = 64  # pairs per model
 
 
 class SessionModel:
     """A SavedModel in a session of its own. Made by `load`.
 
-    ways: those that requests took through the versions of this model; shared by them, added to here.
+    seen: the pairs of feeds and fetches in requests so far; shared by all versions of a model, added to here.
     """
 
-    def __init__(self, session: Any, signature_defs: Mapping[str, Any], ways: set[Way]) -> None:
+    def __init__(self, session: Any, signature_defs: Mapping[str, Any], seen: set[FeedsAndFetches]) -> None:
         self._session = session
-        self._ways = ways
-        self._ready: set[Way] = set()
+        self._seen = seen
+        self._ready: set[FeedsAndFetches] = set()
         self._preparing = threading.Lock()
         self._graph = session.graph
         self._tensors: dict[str, Any] = {}
@@ -107,42 +107,42 @@ class SessionModel:
 
         Raises RuntimeFailure with TensorFlow's own code and text.
         """
-        way = frozenset(feeds), frozenset(fetches)
-        if way not in self._ready:
-            self._prepare(way)
+        pair = frozenset(feeds), frozenset(fetches)
+        if pair not in self._ready:
+            self._prepare(pair)
         return self._run(feeds, fetches, timeout_ms)
 
     def prepare(self) -> None:
-        """Make every way ready that requests have taken so far, where this version has it.
+        """Optimise the graph for every pair of feeds and fetches seen so far that this version has.
 
-        For the first version of a model that of its default signature.
+        For the first version of a model: for its default signature.
         """
         usual = self.signatures.get(DEFAULT_SIGNATURE)
         first = [(frozenset(usual.inputs.values()), frozenset(usual.outputs.values()))] if usual else []
-        for way in tuple(self._ways) or first:
+        for pair in tuple(self._seen) or first:
             with contextlib.suppress(RuntimeFailure):
-                self._prepare(way)
+                self._prepare(pair)
 
-    def _prepare(self, way: Way) -> None:
-        """Have TensorFlow optimise the graph for one way through it, which it does at the first run of each.
+    def _prepare(self, pair: FeedsAndFetches) -> None:
+        """Make TensorFlow optimise the graph for these feeds and fetches, as it does at their first run.
 
-        Unless one does it for all, each request that comes meanwhile does the same once more: eight callers
-        of a new version kept both cores busy for 30 ms. Values of a type that no such tensor has are refused
-        behind the optimiser and before anything runs (direct_session.cc).
+        Otherwise each concurrent request would do the same again: eight callers of a new version kept both
+        cores busy for 30 ms. Values of a wrong type are rejected after the optimiser and before anything
+        runs (direct_session.cc).
         """
         with self._preparing:
-            if way in self._ready:
+            if pair in self._ready:
                 return
-            feeds, fetches = way
-            odd = {name: self._odd_value(name) for name in sorted(feeds)}
-            if odd:
+            feeds, fetches = pair
+            wrong = {name: self._value_of_wrong_type(name) for name in sorted(feeds)}
+            if wrong:
                 with contextlib.suppress(RuntimeFailure):
-                    self._run(odd, sorted(fetches))
-            self._ready.add(way)
-            if len(self._ways) < MAX_WAYS:
-                self._ways.add(way)
+                    self._run(wrong, sorted(fetches))
+            self._ready.add(pair)
+            if len(self._seen) < MAX_REMEMBERED:
+                self._seen.add(pair)
 
-    def _odd_value(self, name: str) -> Array:
+    def _value_of_wrong_type(self, name: str) -> Array:
         is_bool = self._found(name).dtype.as_numpy_dtype is np.bool_
         return np.zeros((), np.float32 if is_bool else np.bool_)
 
@@ -158,7 +158,7 @@ class SessionModel:
         except tf.errors.OpError as error:
             raise RuntimeFailure(Code(error.error_code), rank_guard.plain_text(error.message)) from None
         except (TypeError, ValueError) as error:
-            # The binding refuses arrays that no tensor can be made of, such as an object in a string array.
+            # The binding rejects arrays that cannot become tensors, such as an object in a string array.
             raise RuntimeFailure(Code.INVALID_ARGUMENT, str(error)) from None
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class SessionModel:
             ) from None
 
     def _run_options(self, timeout_ms: int) -> Any:
-        timeout_ms = _in_steps(timeout_ms)  # each one that was ever asked for is kept
+        timeout_ms = _in_steps(timeout_ms)  # each distinct value is cached
         if timeout_ms not in self._options:
             import tensorflow as tf
             from tensorflow.python.client import pywrap_tf_session
@@ -194,10 +194,10 @@ class SessionModel:
         return self._options[timeout_ms]
 
 
-def load(folder: Path, settings: RuntimeSettings, ways: set[Way] | None = None) -> SessionModel:
+def load(folder: Path, settings: RuntimeSettings, seen: set[FeedsAndFetches] | None = None) -> SessionModel:
     """The SavedModel in `folder`, its variables restored and its tables initialised.
 
-    ways: see SessionModel. Raises LoadFailed when there is none, and RuntimeFailure with TensorFlow's words
+    seen: see SessionModel. Raises LoadFailed when there is none, and RuntimeFailure with TensorFlow's text
     when it is damaged.
     """
     import tensorflow as tf
@@ -222,14 +222,14 @@ def load(folder: Path, settings: RuntimeSettings, ways: set[Way] | None = None) 
         _close(session)
         message = str(error).strip() or type(error).__name__
         raise LoadFailed(message=f"{folder} cannot be loaded: {message}") from error
-    model = SessionModel(session, dict(meta_graph.signature_def.items()), set() if ways is None else ways)
+    model = SessionModel(session, dict(meta_graph.signature_def.items()), set() if seen is None else seen)
     model.prepare()
     return model
 
 
 _LOOPS = {"While", "StatelessWhile", "Enter", "RefEnter", "MapDefun", "For"}
 
-_ONE_AT_A_TIME = threading.Lock()  # graph.as_default and importing are not made for several threads
+_ONE_AT_A_TIME = threading.Lock()  # graph.as_default and graph import are not thread-safe
 
 
 def _in_steps(ms: int) -> int:
@@ -239,7 +239,7 @@ def _in_steps(ms: int) -> int:
 
 
 def _scalar(value: Any) -> Array:
-    """What the binding gives for a tensor of no dimensions: bytes, or a NumPy number."""
+    """An array of the binding's value for a scalar tensor: bytes or a NumPy number."""
     return np.array(value, object) if isinstance(value, bytes | str) else np.asarray(value)
 
 
@@ -249,7 +249,7 @@ def _close(session: Any) -> None:
 
 
 def _is_simple(meta_graph: Any) -> bool:
-    """Whether a graph has nothing that would gain from operations run side by side: few nodes, no loop."""
+    """Whether a graph gains nothing from running operations in parallel: few nodes, no loop."""
     graph = meta_graph.graph_def
     lists = [graph.node, *(function.node_def for function in graph.library.function)]
     if sum(map(len, lists)) > MAX_SIMPLE_NODES:
@@ -262,7 +262,7 @@ def _config(settings: RuntimeSettings, simple: bool) -> Any:
 
     config = tf.compat.v1.ConfigProto()
     if simple:
-        # In the thread that asks: handing a tiny graph to TensorFlow's pool costs four times its work.
+        # Run in the calling thread: for a tiny graph TensorFlow's pool costs four times the work itself.
         config.inter_op_parallelism_threads = -1
     if settings.session_config:
         config.MergeFromString(settings.session_config)
@@ -298,4 +298,4 @@ def _default(alias: str, value: Any) -> Array:
     try:
         return to_array(value)
     except TensorError as error:
-        raise LoadFailed(message=f"The default of input {alias} is no tensor: {error}") from error
+        raise LoadFailed(message=f"The default of input {alias} is not a valid tensor: {error}") from error

@@ -24,10 +24,10 @@ from pergola.serving.server.config.errors import (
     WrongPredictMethodName,
 )
 from pergola.serving.server.core import examples
-from pergola.serving.server.core.examples import Classification, Regression, Task
+from pergola.serving.server.core.examples import ClassificationResult, RegressionResult, Task
 from pergola.serving.server.core.limiter import Limiter
 from pergola.serving.server.core.model import CLASSIFY, DEFAULT_SIGNATURE, PREDICT, REGRESS, Signature
-from pergola.serving.server.core.servable import Servable, VersionStatus
+from pergola.serving.server.core.servable import Servable, ServableStatus
 from pergola.serving.wire.tensors import Array
 
 
@@ -40,14 +40,14 @@ class Target(NamedTuple):
     signature: str = ""
 
 
-class Limits(NamedTuple):
+class RequestLimits(NamedTuple):
     """How long a request may take: seconds until its caller gives up, and TensorFlow's own limit."""
 
     wait_s: float | None = None
     run_ms: int = 0
 
 
-class Prediction(NamedTuple):
+class PredictResult(NamedTuple):
     """An answer: which version and signature gave which outputs."""
 
     version: int
@@ -55,15 +55,15 @@ class Prediction(NamedTuple):
     outputs: dict[str, Array]
 
 
-class Answer(NamedTuple):
+class ExamplesResult(NamedTuple):
     """What classify and regress give: one result, or for multi-inference one a task."""
 
     version: int
     signature: str
-    result: Classification | Regression
+    result: ClassificationResult | RegressionResult
 
 
-class Metadata(NamedTuple):
+class ModelMetadata(NamedTuple):
     """The SignatureDef messages of a version, by name."""
 
     version: int
@@ -74,7 +74,7 @@ class Servables(Protocol):
     """Who has the loaded models: serving/server/core/manager.py, or a warm-up's one model."""
 
     def acquire(self, model: str, version: int | None = None, label: str | None = None) -> Servable: ...
-    def statuses(self, model: str, version: int | None = None) -> list[VersionStatus]: ...
+    def statuses(self, model: str, version: int | None = None) -> list[ServableStatus]: ...
 
 
 class Observer(Protocol):
@@ -84,7 +84,7 @@ class Observer(Protocol):
     def examples(self, model: str, count: int) -> None: ...
 
 
-UNLIMITED = Limits()
+UNLIMITED = RequestLimits()
 
 
 class Predictor:
@@ -110,12 +110,12 @@ class Predictor:
         target: Target,
         inputs: Mapping[str, Array],
         output_filter: Sequence[str] = (),
-        limits: Limits = UNLIMITED,
-    ) -> Prediction:
+        limits: RequestLimits = UNLIMITED,
+    ) -> PredictResult:
         """Run a signature.
 
         inputs: alias -> array; a mapping that makes its arrays when asked may raise while it does.
-        output_filter: aliases of the outputs wanted; none means all.
+        output_filter: aliases of the outputs to return; empty: all.
         """
         with self._servable(target) as servable:
             name = target.signature or DEFAULT_SIGNATURE
@@ -124,22 +124,28 @@ class Predictor:
                 raise SignatureNotFound(signature=name)
             if self._check_method_names and signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
                 raise WrongPredictMethodName(
-                    wanted=", ".join((PREDICT, CLASSIFY, REGRESS)), got=signature.method_name
+                    expected=", ".join((PREDICT, CLASSIFY, REGRESS)), got=signature.method_name
                 )
             feeds = _feeds(signature, inputs)
             aliases = _outputs(signature, output_filter)
             values = self._run(servable, "Predict", feeds, [signature.outputs[a] for a in aliases], limits)
-            return Prediction(servable.version, name, dict(zip(aliases, values, strict=True)))
+            return PredictResult(servable.version, name, dict(zip(aliases, values, strict=True)))
 
-    def classify(self, target: Target, serialized: list[bytes], limits: Limits = UNLIMITED) -> Answer:
+    def classify(
+        self, target: Target, serialized: list[bytes], limits: RequestLimits = UNLIMITED
+    ) -> ExamplesResult:
         """Classes and scores for serialised tf.train.Examples."""
         return self._on_examples(target, CLASSIFY, serialized, limits)
 
-    def regress(self, target: Target, serialized: list[bytes], limits: Limits = UNLIMITED) -> Answer:
+    def regress(
+        self, target: Target, serialized: list[bytes], limits: RequestLimits = UNLIMITED
+    ) -> ExamplesResult:
         """A value for each of some serialised tf.train.Examples."""
         return self._on_examples(target, REGRESS, serialized, limits)
 
-    def infer(self, tasks: list[Task], serialized: list[bytes], limits: Limits = UNLIMITED) -> list[Answer]:
+    def infer(
+        self, tasks: list[Task], serialized: list[bytes], limits: RequestLimits = UNLIMITED
+    ) -> list[ExamplesResult]:
         """Several classifications and regressions of the same examples, in one run of the model.
 
         tasks: (target, method name); all for one model.
@@ -152,7 +158,7 @@ class Predictor:
             values = self._run(servable, "MultiInference", feeds, fetches, limits) if steps else []
             by_name = dict(zip(fetches, values, strict=True))
             return [
-                Answer(
+                ExamplesResult(
                     servable.version,
                     task.target.signature or DEFAULT_SIGNATURE,
                     step.read([by_name[tensor] for tensor in step.fetches], len(serialized)),
@@ -161,13 +167,17 @@ class Predictor:
             ]
 
     def session_run(
-        self, target: Target, feeds: Mapping[str, Array], fetches: Sequence[str], limits: Limits = UNLIMITED
+        self,
+        target: Target,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        limits: RequestLimits = UNLIMITED,
     ) -> list[Array]:
         """The values of `fetches`, by tensor names and without a signature; for warm-up records."""
         with self._servable(target) as servable:
             return self._run(servable, "SessionRun", feeds, fetches, limits)
 
-    def metadata(self, target: Target, fields: Sequence[str]) -> Metadata:
+    def metadata(self, target: Target, fields: Sequence[str]) -> ModelMetadata:
         """The signatures of a version."""
         if not fields:
             raise BadRequest(message="GetModelMetadataRequest must specify at least one metadata_field")
@@ -176,9 +186,9 @@ class Predictor:
                 # The stock server forgets to format its text, and this is that text.
                 raise BadRequest(message=f"Metadata field %s is not supported{field}")
         with self._servable(target) as servable:
-            return Metadata(servable.version, servable.model.signature_defs)
+            return ModelMetadata(servable.version, servable.model.signature_defs)
 
-    def statuses(self, model: str, version: int | None) -> list[VersionStatus]:
+    def statuses(self, model: str, version: int | None) -> list[ServableStatus]:
         """The states of a model's versions, newest first."""
         return self._servables.statuses(model, version)
 
@@ -196,14 +206,16 @@ class Predictor:
             raise MissingModelName()
         return self._servables.acquire(target.model, target.version, target.label)
 
-    def _on_examples(self, target: Target, method: str, serialized: list[bytes], limits: Limits) -> Answer:
+    def _on_examples(
+        self, target: Target, method: str, serialized: list[bytes], limits: RequestLimits
+    ) -> ExamplesResult:
         with self._servable(target) as servable:
             name = target.signature or DEFAULT_SIGNATURE
             step = examples.plan(servable.model.signatures, name, method)
             feeds = {step.feed: self._batch(target.model, serialized)}
             api = "Classify" if method == CLASSIFY else "Regress"
             values = self._run(servable, api, feeds, step.fetches, limits)
-            return Answer(servable.version, name, step.read(values, len(serialized)))
+            return ExamplesResult(servable.version, name, step.read(values, len(serialized)))
 
     def _batch(self, model: str, serialized: list[bytes]) -> Array:
         if not serialized:
@@ -217,7 +229,7 @@ class Predictor:
         api: str,
         feeds: Mapping[str, Array],
         fetches: Sequence[str],
-        limits: Limits,
+        limits: RequestLimits,
     ) -> list[Array]:
         with self._limiter.slot(limits.wait_s):
             started = self._clock()
@@ -228,12 +240,12 @@ class Predictor:
 
 def _feeds(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Tensor name -> array, checked as the stock server checks it."""
-    wanted = signature.inputs
-    if len(inputs) > len(wanted) or (len(inputs) < len(wanted) and not signature.defaults):
-        raise InputsDoNotMatch(list(inputs), list(wanted))
+    expected = signature.inputs
+    if len(inputs) > len(expected) or (len(inputs) < len(expected) and not signature.defaults):
+        raise InputsDoNotMatch(list(inputs), list(expected))
     feeds = {}
     used = []
-    for alias, tensor in wanted.items():
+    for alias, tensor in expected.items():
         if alias in inputs:
             feeds[tensor] = inputs[alias]
             used.append(alias)

@@ -65,7 +65,7 @@ def guard(meta_graph: Any) -> int:
 
 
 def plain_text(message: str) -> str:
-    """An error of a check in the words of the operation that it stands before; other texts unchanged."""
+    """An error of a check with the text of the operation that it guards; other texts are unchanged."""
     found = _REFUSED.search(message)
     if found is None:
         return message

@@ -1,4 +1,4 @@
-"""What is inside request messages, in the terms of serving/server/core/predictor.py.
+"""Request messages as the types of serving/server/core/predictor.py.
 
 Works on messages of tensorflow-serving-api, however they arrived: by gRPC, from a warm-up file, from JSON.
 """

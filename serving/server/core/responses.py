@@ -1,4 +1,4 @@
-"""Response messages of tensorflow-serving-api from a Predictor's answers."""
+"""Response messages of tensorflow-serving-api from a Predictor's results."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from pergola.serving.server.core.examples import Classification, Regression
-from pergola.serving.server.core.predictor import Answer, Metadata, Prediction
-from pergola.serving.server.core.servable import VersionStatus
+from pergola.serving.server.core.examples import ClassificationResult, RegressionResult
+from pergola.serving.server.core.predictor import ExamplesResult, ModelMetadata, PredictResult
+from pergola.serving.server.core.servable import ServableStatus
 from pergola.serving.wire import tensors
 
 
-def prediction(model: str, found: Prediction, *, as_content: bool = False) -> Any:
+def prediction(model: str, found: PredictResult, *, as_content: bool = False) -> Any:
     """A PredictResponse."""
     response = predict_pb2.PredictResponse()
     _spec(response.model_spec, model, found.version, found.signature)
@@ -28,7 +28,7 @@ def prediction(model: str, found: Prediction, *, as_content: bool = False) -> An
     return response
 
 
-def classification(model: str, found: Answer) -> Any:
+def classification(model: str, found: ExamplesResult) -> Any:
     """A ClassificationResponse."""
     response = classification_pb2.ClassificationResponse()
     _spec(response.model_spec, model, found.version, found.signature)
@@ -36,7 +36,7 @@ def classification(model: str, found: Answer) -> Any:
     return response
 
 
-def regression(model: str, found: Answer) -> Any:
+def regression(model: str, found: ExamplesResult) -> Any:
     """A RegressionResponse."""
     response = regression_pb2.RegressionResponse()
     _spec(response.model_spec, model, found.version, found.signature)
@@ -44,20 +44,20 @@ def regression(model: str, found: Answer) -> Any:
     return response
 
 
-def inference(models: list[str], answers: list[Answer]) -> Any:
+def inference(models: list[str], answers: list[ExamplesResult]) -> Any:
     """A MultiInferenceResponse."""
     response = inference_pb2.MultiInferenceResponse()
     for model, found in zip(models, answers, strict=True):
         result = response.results.add()
         _spec(result.model_spec, model, found.version, found.signature)
-        if isinstance(found.result, Classification):
+        if isinstance(found.result, ClassificationResult):
             _classify(result.classification_result, found.result)
         else:
             _regress(result.regression_result, found.result)
     return response
 
 
-def metadata(model: str, found: Metadata) -> Any:
+def metadata(model: str, found: ModelMetadata) -> Any:
     """A GetModelMetadataResponse with the signatures."""
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     response.model_spec.name = model
@@ -69,7 +69,7 @@ def metadata(model: str, found: Metadata) -> Any:
     return response
 
 
-def statuses(found: list[VersionStatus]) -> Any:
+def statuses(found: list[ServableStatus]) -> Any:
     """A GetModelStatusResponse."""
     response = get_model_status_pb2.GetModelStatusResponse()
     for status in found:
@@ -84,8 +84,8 @@ def _spec(spec: Any, name: str, version: int, signature: str) -> None:
     spec.version.value = version
 
 
-def _classify(message: Any, result: Classification | Regression) -> None:
-    assert isinstance(result, Classification)
+def _classify(message: Any, result: ClassificationResult | RegressionResult) -> None:
+    assert isinstance(result, ClassificationResult)
     labels, scores = result.labels, result.scores
     present = labels if labels is not None else scores
     assert present is not None, "a classification has labels, scores or both"
@@ -101,8 +101,8 @@ def _classify(message: Any, result: Classification | Regression) -> None:
                 item.score = values[row][column]
 
 
-def _regress(message: Any, result: Classification | Regression) -> None:
-    assert isinstance(result, Regression)
+def _regress(message: Any, result: ClassificationResult | RegressionResult) -> None:
+    assert isinstance(result, RegressionResult)
     for value in result.values.tolist():
         message.regressions.add(value=value)
 

@@ -1,4 +1,4 @@
-"""One loaded version of a model, and how it goes without cutting off a request."""
+"""One loaded version of a model, unloaded without interrupting requests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pergola.serving.server.config.errors import Code
 from pergola.serving.server.core.model import Model
 
 
-class State(IntEnum):
-    """Where a version is, numbered as ModelVersionStatus.State numbers it."""
+class VersionState(IntEnum):
+    """The state of a version, with the numbers of ModelVersionStatus.State."""
 
     START = 10
     LOADING = 20
@@ -24,17 +24,17 @@ class State(IntEnum):
 
 
 @dataclass(frozen=True)
-class VersionStatus:
-    """What GetModelStatus says of one version. message is empty unless it failed."""
+class ServableStatus:
+    """GetModelStatus's entry for one version. message is empty unless it failed."""
 
     version: int
-    state: State
+    state: VersionState
     code: Code = Code.OK
     message: str = ""
 
 
 class Servable:
-    """A model version that answers requests. A request holds it with `with servable:`.
+    """A loaded model version. A request holds it with `with servable:`.
 
     Closing waits for no one: the model is closed by whoever lets go last.
     """
@@ -50,11 +50,11 @@ class Servable:
 
     @property
     def in_flight(self) -> int:
-        """Requests that hold it now."""
+        """The number of requests that hold it."""
         return self._holders
 
     def acquire(self) -> bool:
-        """Hold it; False when it is already going, and another one must be looked up."""
+        """Hold it; False when it is being unloaded and another must be looked up."""
         with self._lock:
             if self._closing:
                 return False
@@ -62,7 +62,7 @@ class Servable:
             return True
 
     def release(self) -> None:
-        """Let go."""
+        """Release it."""
         with self._lock:
             self._holders -= 1
             last = self._closing and not self._holders
@@ -70,7 +70,7 @@ class Servable:
             self._close()
 
     def close(self, when_closed: Callable[[], None]) -> None:
-        """Take no more requests; close the model after the last one and call `when_closed`."""
+        """Accept no more requests; close the model after the last one and call `when_closed`."""
         with self._lock:
             self._closing, self._when_closed = True, when_closed
             idle = not self._holders
@@ -91,12 +91,12 @@ class Servable:
 
 
 @dataclass
-class Version:
-    """What the manager knows of one version of one model."""
+class ServableVersion:
+    """The manager's record of one version of one model."""
 
     number: int
     path: Path
-    state: State = State.START
+    state: VersionState = VersionState.START
     code: Code = Code.OK
     message: str = ""
     attempts: int = 0
@@ -105,9 +105,9 @@ class Version:
 
     @property
     def failed(self) -> bool:
-        """Whether loading was given up."""
-        return self.state is State.END and self.code is not Code.OK
+        """Whether loading failed for good."""
+        return self.state is VersionState.END and self.code is not Code.OK
 
-    def status(self) -> VersionStatus:
-        """A frozen copy for whoever asks."""
-        return VersionStatus(self.number, self.state, self.code, self.message)
+    def status(self) -> ServableStatus:
+        """A frozen copy of the status."""
+        return ServableStatus(self.number, self.state, self.code, self.message)

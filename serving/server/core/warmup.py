@@ -20,7 +20,7 @@ from pergola.serving.server.core.examples import Task
 from pergola.serving.server.core.limiter import Limiter
 from pergola.serving.server.core.model import Model
 from pergola.serving.server.core.predictor import Predictor, Target
-from pergola.serving.server.core.servable import Servable, VersionStatus
+from pergola.serving.server.core.servable import Servable, ServableStatus
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1000
@@ -30,7 +30,7 @@ Report = Callable[[str, Code, int, float], None]
 
 
 class _Quiet:
-    """Counts nothing: warm-up is no traffic."""
+    """Counts nothing: warm-up requests are not traffic."""
 
     def ran(self, model: str, version: int, api: str, seconds: float) -> None: ...
     def examples(self, model: str, count: int) -> None: ...
@@ -46,7 +46,7 @@ class _Single:
         self._servable.acquire()
         return self._servable
 
-    def statuses(self, model: str, version: int | None = None) -> list[VersionStatus]:
+    def statuses(self, model: str, version: int | None = None) -> list[ServableStatus]:
         return []
 
 

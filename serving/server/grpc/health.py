@@ -8,7 +8,7 @@ SERVICES = ("", "ModelService", "PredictionService")
 
 
 class Health:
-    """Says SERVING for the stock server's services until `drain`."""
+    """Reports SERVING for the stock server's services until `drain`."""
 
     def __init__(self) -> None:
         from grpc_health.v1 import health, health_pb2
@@ -18,11 +18,11 @@ class Health:
             self._servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def add_to(self, server: Any) -> None:
-        """Serve it."""
+        """Register the service."""
         from grpc_health.v1 import health_pb2_grpc
 
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     def drain(self) -> None:
-        """Say NOT_SERVING from now on, so that nobody sends new requests."""
+        """Report NOT_SERVING from now on, so that clients send no new requests."""
         self._servicer.enter_graceful_shutdown()

@@ -1,6 +1,6 @@
-"""TensorFlow's ProfilerService, on the gRPC port as in the stock server, for TensorBoard and friends.
+"""TensorFlow's ProfilerService, on the gRPC port as in the stock server, for TensorBoard and other clients.
 
-Like there, a caller chooses the folder that a profile is written to: switch it off with
+Like there, a caller chooses the folder that a profile is written to: disable it with
 --noenable_profiler where callers are not trusted.
 """
 

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's gRPC services in front of a Predictor. Translates, and decides nothing.
+"""TensorFlow Serving's gRPC services in front of a Predictor. Translation only.
 
 The messages are those of tensorflow-serving-api, which import TensorFlow: import this module only in a
 server process.
@@ -30,9 +30,9 @@ from tensorflow_serving.apis import (
 from pergola.serving.server.config.errors import Code, ServingError, code_of
 from pergola.serving.server.core import requests, responses
 from pergola.serving.server.core.examples import Task
-from pergola.serving.server.core.predictor import UNLIMITED, Limits, Predictor
+from pergola.serving.server.core.predictor import UNLIMITED, Predictor, RequestLimits
 from pergola.serving.server.telemetry import request_log
-from pergola.serving.server.telemetry.metrics import Monitor, Outcome
+from pergola.serving.server.telemetry.metrics import Monitor, RequestOutcome
 from pergola.serving.server.telemetry.request_log import RequestLog
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Service:
                 target, inputs = requests.target(request), requests.ProtoInputs(request.inputs)
                 found = self._predictor.predict(target, inputs, request.output_filter, _limits(context))
                 response = responses.prediction(name, found, as_content=self._as_content)
-                if self._log.wants(name):
+                if self._log.should_log(name):
                     kind = request_log.PREDICT
                     self._log.add(name, found.version, found.signature, kind, request, response)
                 return response
@@ -93,7 +93,7 @@ class Service:
                 target, examples = requests.target(request), requests.serialized(request.input)
                 found = self._predictor.classify(target, examples, _limits(context))
                 response = responses.classification(name, found)
-                if self._log.wants(name):
+                if self._log.should_log(name):
                     kind = request_log.CLASSIFY
                     self._log.add(name, found.version, found.signature, kind, request, response)
                 return response
@@ -108,7 +108,7 @@ class Service:
                 target, examples = requests.target(request), requests.serialized(request.input)
                 found = self._predictor.regress(target, examples, _limits(context))
                 response = responses.regression(name, found)
-                if self._log.wants(name):
+                if self._log.should_log(name):
                     kind = request_log.REGRESS
                     self._log.add(name, found.version, found.signature, kind, request, response)
                 return response
@@ -127,7 +127,7 @@ class Service:
                 examples = requests.serialized(request.input)
                 answers = self._predictor.infer(tasks, examples, _limits(context))
                 response = responses.inference(names, answers)
-                if answers and self._log.wants(name):
+                if answers and self._log.should_log(name):
                     kind = request_log.MULTI_INFERENCE
                     self._log.add(name, answers[0].version, "", kind, request, response)
                 return response
@@ -171,10 +171,10 @@ def build(
 
     credentials: grpc.ServerCredentials, for TLS. extras: more generic RPC handlers.
     """
-    options: dict[str, str | int] = {  # of two with one name gRPC would take the first
+    options: dict[str, str | int] = {  # gRPC would take the first of two with the same name
         "grpc.max_receive_message_length": -1,
         "grpc.max_send_message_length": -1,
-        "grpc.so_reuseport": 0,  # else two servers would share a port without a word
+        "grpc.so_reuseport": 0,  # otherwise two servers could silently share a port
         **dict(settings.channel_arguments),
     }
     server = grpc.server(
@@ -192,17 +192,17 @@ def build(
     return server, port
 
 
-def _limits(context: Any) -> Limits:
-    """The caller's deadline, behind which TensorFlow stops as well: nobody waits for what it would give."""
+def _limits(context: Any) -> RequestLimits:
+    """The caller's deadline, which also stops TensorFlow: nobody waits for the result after it."""
     left = context.time_remaining()
-    # Without a deadline gRPC says three hundred years, which no lock can wait for.
+    # Without a deadline gRPC reports three hundred years, which no lock can wait for.
     if left is None or left >= LONGEST_WAIT_S:
         return UNLIMITED
-    return Limits(wait_s=left, run_ms=max(1, math.ceil(left * 1000)))
+    return RequestLimits(wait_s=left, run_ms=max(1, math.ceil(left * 1000)))
 
 
-def _fail(context: Any, outcome: Outcome | None, error: Exception, empty: Callable[[], Any]) -> Any:
-    """Put an error on the wire; the message given back is not sent."""
+def _fail(context: Any, outcome: RequestOutcome | None, error: Exception, empty: Callable[[], Any]) -> Any:
+    """Set the error of the call; the returned message is not sent."""
     code, text = _describe(error)
     if outcome is not None:
         outcome.code = code
@@ -213,7 +213,7 @@ def _fail(context: Any, outcome: Outcome | None, error: Exception, empty: Callab
 
 def _describe(error: Exception) -> tuple[Code, str]:
     if not isinstance(error, ServingError):
-        log.error("a request broke", exc_info=error)
+        log.error("request failed", exc_info=error)
     text = str(error)
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "...TRUNCATED"
@@ -237,7 +237,7 @@ def _bind(server: grpc.Server, address: str, credentials: Any) -> int:
 
 
 def _is_free(address: str) -> bool:
-    """Whether it can be listened on, as far as that can be told."""
+    """Whether the address can be listened on, as far as can be checked."""
     if address.startswith("unix:"):
         return True
     host, _, port = address.rpartition(":")

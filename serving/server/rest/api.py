@@ -16,7 +16,7 @@ from pergola.serving.server.config.errors import (
     code_of,
 )
 from pergola.serving.server.core import requests
-from pergola.serving.server.core.predictor import Limits, Prediction, Predictor, Target
+from pergola.serving.server.core.predictor import Predictor, PredictResult, RequestLimits, Target
 from pergola.serving.server.rest import json_examples, json_metadata, json_outputs, json_tensors, json_text
 from pergola.serving.server.telemetry.metrics import Monitor
 from pergola.serving.server.telemetry.request_log import CLASSIFY, PREDICT, REGRESS, RequestLog
@@ -31,7 +31,7 @@ MAX_VERSION = 2**63 - 1
 
 
 class Reply(NamedTuple):
-    """What goes back: HTTP status, body, content type."""
+    """A response: HTTP status, body, content type."""
 
     status: int
     body: bytes
@@ -39,7 +39,7 @@ class Reply(NamedTuple):
 
 
 class RestApi:
-    """Answers REST requests from a Predictor."""
+    """Serves REST requests with a Predictor."""
 
     def __init__(
         self, predictor: Predictor, monitor: Monitor, request_log: RequestLog, *, timeout_ms: int = 0
@@ -47,7 +47,7 @@ class RestApi:
         self._predictor = predictor
         self._monitor = monitor
         self._log = request_log
-        self._limits = Limits(timeout_ms / 1000 if timeout_ms > 0 else None, max(0, timeout_ms))
+        self._limits = RequestLimits(timeout_ms / 1000 if timeout_ms > 0 else None, max(0, timeout_ms))
         self._calls: Mapping[str, Callable[[Target, bytes], bytes]] = {
             "predict": self._predict,
             "classify": self._classify,
@@ -55,7 +55,7 @@ class RestApi:
         }
 
     def answer(self, method: str, path: str, body: bytes) -> Reply:
-        """Answer one request whose path starts with /v1/. Never raises."""
+        """Handle one request whose path starts with /v1/. Never raises."""
         try:
             if method == "POST" and (found := _CALL.fullmatch(path)):
                 return self._call(found, body)
@@ -89,7 +89,7 @@ class RestApi:
         request = json_tensors.read_predict(body, types)
         target = target._replace(signature=request.signature)
         found = self._predictor.predict(target, request.inputs, (), self._limits)
-        if self._log.wants(target.model):
+        if self._log.should_log(target.model):
             self._log_prediction(target, request.inputs, found)
         return json_outputs.write_predict(found.outputs, request.form)
 
@@ -97,7 +97,7 @@ class RestApi:
         request = json_examples.read(body)
         target = target._replace(signature=request.signature)
         found = self._predictor.classify(target, request.serialized, self._limits)
-        if self._log.wants(target.model):
+        if self._log.should_log(target.model):
             from pergola.serving.server.core import responses
 
             response = responses.classification(target.model, found)
@@ -109,7 +109,7 @@ class RestApi:
         request = json_examples.read(body)
         target = target._replace(signature=request.signature)
         found = self._predictor.regress(target, request.serialized, self._limits)
-        if self._log.wants(target.model):
+        if self._log.should_log(target.model):
             from pergola.serving.server.core import responses
 
             response = responses.regression(target.model, found)
@@ -117,7 +117,7 @@ class RestApi:
             self._log.add(target.model, found.version, found.signature, REGRESS, message, response)
         return json_examples.write_regression(found)
 
-    def _log_prediction(self, target: Target, inputs: Mapping[str, Any], found: Prediction) -> None:
+    def _log_prediction(self, target: Target, inputs: Mapping[str, Any], found: PredictResult) -> None:
         from tensorflow_serving.apis import predict_pb2
 
         from pergola.serving.server.core import responses
@@ -135,7 +135,7 @@ def failure(error: Exception) -> Reply:
     if not isinstance(error, ServingError):
         import logging
 
-        logging.getLogger(__name__).exception("a request broke", exc_info=error)
+        logging.getLogger(__name__).exception("request failed", exc_info=error)
     code = code_of(error)
     return Reply(HTTP.get(code, HTTP[Code.INTERNAL]), json_text.error_body(str(error)))
 

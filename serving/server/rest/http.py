@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pergola.serving.server.config.errors import BadRequest, DeadlineExceeded, Overloaded, ShuttingDown
+from pergola.serving.server.config.errors import BadRequest, DeadlineExpired, Overloaded, ShuttingDown
 from pergola.serving.server.rest.api import Reply, RestApi, failure
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ CORS = (
 
 @dataclass(frozen=True)
 class RestSettings:
-    """How the REST server listens and what it takes."""
+    """Where the REST server listens, and its limits."""
 
     host: str = "0.0.0.0"
     port: int = 0  # 0: any free one
@@ -46,7 +46,7 @@ class RestSettings:
 
 
 class Application:
-    """The ASGI application: reads bodies, answers in a pool of threads, writes replies."""
+    """The ASGI application: reads bodies, handles requests in a pool of threads, writes replies."""
 
     def __init__(self, settings: RestSettings, api: RestApi, page: Callable[[], bytes]) -> None:
         self._settings = settings
@@ -58,7 +58,7 @@ class Application:
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             return
         reply = await self._reply(scope, receive)
@@ -93,7 +93,7 @@ class Application:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, self._api.answer, scope["method"], path, body)
         except TimeoutError:
-            return failure(DeadlineExceeded())
+            return failure(DeadlineExpired())
         except BadRequest as error:
             return failure(error)
         finally:
@@ -119,28 +119,28 @@ class Application:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with a limit to the time that a request's head may take to arrive."""
+    """uvicorn's HTTP/1.1 protocol with a timeout for receiving a request's headers."""
 
     header_timeout_s = 30.0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Somebody connects."""
+        """A connection was opened."""
         super().connection_made(transport)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """A connection was closed."""
         self._disarm()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """The first bytes of a request are here."""
+        """The first bytes of a request have arrived."""
         super().on_message_begin()
         self._arm()
 
     def on_headers_complete(self) -> None:
-        """The head is here; the application watches over the body."""
+        """The headers have arrived; the application limits the time for the body."""
         self._disarm()
         super().on_headers_complete()
 
@@ -160,8 +160,8 @@ class RestServer:
     def __init__(self, settings: RestSettings, application: Application) -> None:
         self._application = application
         self._socket = socket.create_server((settings.host, settings.port), backlog=1024)
-        # Connections inherit this. asyncio would set it only for sockets that were made with IPPROTO_TCP,
-        # and without it each reply waits 40 ms for the acknowledgement of its head.
+        # Connections inherit this. asyncio would set it only for sockets created with IPPROTO_TCP,
+        # and without it each reply waits 40 ms for the acknowledgement of its headers.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             application,
@@ -186,7 +186,7 @@ class RestServer:
         return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
-        """Take requests."""
+        """Accept requests."""
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:

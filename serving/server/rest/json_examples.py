@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pergola.serving.server.config.errors import BadRequest
-from pergola.serving.server.core.examples import Classification, Regression
-from pergola.serving.server.core.predictor import Answer, Target
+from pergola.serving.server.core.examples import ClassificationResult, RegressionResult
+from pergola.serving.server.core.predictor import ExamplesResult, Target
 from pergola.serving.server.core.requests import fill_spec, serialized
 from pergola.serving.server.rest import json_text
 from pergola.serving.server.rest.json_tensors import decode_base64, is_base64, read_signature
@@ -64,10 +64,10 @@ def message(kind: str, target: Target, body: ExamplesBody) -> Any:
     return request
 
 
-def write_classification(answer: Answer) -> bytes:
-    """The body of the answer to classify: a list of [label, score] an example."""
+def write_classification(answer: ExamplesResult) -> bytes:
+    """The body of the answer to classify: a list of [label, score] per example."""
     result = answer.result
-    assert isinstance(result, Classification)
+    assert isinstance(result, ClassificationResult)
     labels, scores = result.labels, result.scores
     shape = labels.shape if labels is not None else scores.shape if scores is not None else (0, 0)
     if not shape[0]:
@@ -81,10 +81,10 @@ def write_classification(answer: Answer) -> bytes:
     return b'{\n    "results": [' + b", ".join(rows) + b"\n    ]\n}"
 
 
-def write_regression(answer: Answer) -> bytes:
-    """The body of the answer to regress: a number an example."""
+def write_regression(answer: ExamplesResult) -> bytes:
+    """The body of the answer to regress: a number per example."""
     result = answer.result
-    assert isinstance(result, Regression)
+    assert isinstance(result, RegressionResult)
     if not len(result.values):
         raise BadRequest(message="Cannot convert empty RegressionResults to JSON")
     return b'{\n    "results": [' + ", ".join(json_text.numbers(result.values)).encode() + b"]\n}"
@@ -125,12 +125,12 @@ def _add(value: Any, name: str, feature: Any) -> None:
         raise BadRequest(message=f"Feature: {name} has element with unexpected JSON type: {kind(value)}")
 
 
-def _list(feature: Any, wanted: str, name: str) -> Any:
-    """The list of a feature, which may hold one kind only."""
+def _list(feature: Any, expected: str, name: str) -> Any:
+    """The list of a feature, which may hold only one kind."""
     kind_now = feature.WhichOneof("kind")
-    if kind_now not in (None, wanted):
+    if kind_now not in (None, expected):
         words = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
         raise BadRequest(
             message=f"Unexpected element type in feature: {name} expecting type: {words[kind_now]}"
         )
-    return getattr(feature, wanted).value
+    return getattr(feature, expected).value

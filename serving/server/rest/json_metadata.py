@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pergola.serving.server.core.predictor import Metadata
-from pergola.serving.server.core.servable import VersionStatus
+from pergola.serving.server.core.predictor import ModelMetadata
+from pergola.serving.server.core.servable import ServableStatus
 
 
-def statuses(found: list[VersionStatus]) -> bytes:
+def statuses(found: list[ServableStatus]) -> bytes:
     """The body of GET /v1/models/M."""
     entries = [
         {
@@ -25,7 +25,7 @@ def statuses(found: list[VersionStatus]) -> bytes:
     return (json.dumps({"model_version_status": entries}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def metadata(model: str, found: Metadata) -> bytes:
+def metadata(model: str, found: ModelMetadata) -> bytes:
     """The body of GET /v1/models/M/metadata."""
     spec = {"name": model, "signature_name": "", "version": str(found.version)}
     signatures = {"signature_def": {name: _plain(proto) for name, proto in found.signature_defs.items()}}

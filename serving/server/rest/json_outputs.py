@@ -44,7 +44,7 @@ def _rows(outputs: Mapping[str, Array]) -> bytes:
 
 
 def _check_rows(outputs: Mapping[str, Array]) -> None:
-    """Row form needs the same number of rows everywhere."""
+    """Row form needs the same number of rows in all outputs."""
     size = 0
     for name, array in outputs.items():
         if array.ndim == 0:
@@ -87,7 +87,7 @@ def _columns(outputs: Mapping[str, Array]) -> bytes:
 
 
 def _pretty(name: str, array: Array, depth: int) -> bytes:
-    """A tensor with a line a value, as PrettyWriter indents."""
+    """A tensor with one value per line, as PrettyWriter indents."""
     texts = iter(_texts(name, array, depth + array.ndim))
 
     def write(axis: int) -> bytes:

@@ -186,7 +186,7 @@ def _columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, Array]:
 
 
 class _Place:
-    """Puts the place of an error in front of its text."""
+    """Prefixes the text of an error with its location."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -200,7 +200,7 @@ class _Place:
 
 
 class _Column:
-    """One input's values, row by row, all of one shape."""
+    """The values of one input, row by row, all of the same shape."""
 
     def __init__(self, name: str, dtype: int) -> None:
         self.name = name
@@ -240,7 +240,7 @@ def _tensor(name: str, value: Any, dtype: int) -> Array:
 
 
 def _quick(value: Any, dtype: int) -> Array | None:
-    """A dense array of numbers without a loop in Python; None when it is not certain to be sound."""
+    """A dense array of numbers without a Python loop; None when the slower path must check the values."""
     if not isinstance(value, list) or dtype not in (*_FLOATS, *_BOUNDS):
         return None
     first: Any = value
@@ -263,7 +263,7 @@ def _quick(value: Any, dtype: int) -> Array | None:
 
 
 def _holds_odd(value: list[Any]) -> bool:
-    """Whether nested lists hold anything but numbers: NumPy would take true for 1."""
+    """Whether nested lists hold anything but numbers: NumPy would convert true to 1."""
     stack = [value]
     while stack:
         items = stack.pop()

@@ -1,7 +1,7 @@
 """JSON as the stock server writes and reads it (RapidJSON's PrettyWriter and its error texts).
 
 Numbers of type float are printed with six digits where those give the same float32 back, else with nine;
-whole ones end in ".0"; NaN and Infinity are bare words. Indentation is four spaces, and arrays of values
+whole ones end in ".0"; NaN and Infinity are unquoted. Indentation is four spaces, and arrays of values
 stand on one line in row form.
 """
 
@@ -28,7 +28,7 @@ _PARSE_ERRORS = (
 
 
 def parse(body: bytes, *, finite: bool = False) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises BadRequest with the stock server's words.
+    """The JSON object in a request's body. Raises BadRequest with the stock server's text.
 
     finite: refuse numbers that no double holds, which takes twice the time. Else those with a point or an
     exponent come out infinite.
@@ -65,7 +65,7 @@ def show(value: Any) -> str:
 
 
 def kind(value: Any) -> str:
-    """RapidJSON's word for the type of a JSON value."""
+    """RapidJSON's name for the type of a JSON value."""
     if value is None:
         return "Null"
     if value is True:
@@ -143,7 +143,7 @@ def _explain(error: json.JSONDecodeError) -> str:
 
 
 def _innermost(text: str) -> str:
-    """The bracket that is open at the end of a text that is sound so far."""
+    """The bracket that is open at the end of a valid prefix of JSON."""
     stack: list[str] = []
     in_string = escaped = False
     for character in text:

@@ -41,7 +41,7 @@ def read_settings(file: Path) -> MonitoringSettings:
     return MonitoringSettings((config.path or DEFAULT_PATH) if config.enable else None)
 
 
-class Outcome:
+class RequestOutcome:
     """One request while it is answered, for a `with`; set `code` when it fails."""
 
     __slots__ = ("_api", "_entrypoint", "_model", "_monitor", "_started", "code", "version")
@@ -121,9 +121,9 @@ class Monitor:
             registry=self._registry,
         )  # fmt: skip
 
-    def request(self, model: str, api: str, entrypoint: str) -> Outcome:
+    def request(self, model: str, api: str, entrypoint: str) -> RequestOutcome:
         """Count a request: `with monitor.request("m", "Predict", "GRPC") as outcome:`."""
-        return Outcome(self, model, api, entrypoint)
+        return RequestOutcome(self, model, api, entrypoint)
 
     def answered(self, model: str, api: str, entrypoint: str, code: Code, seconds: float) -> None:
         """A request was answered. Only known models get a label of their own."""

@@ -51,7 +51,7 @@ class _Record(NamedTuple):
 
 
 class RequestLog:
-    """Logs what `update` says shall be logged. Methods may be called from any thread."""
+    """Logs the requests that `update` selects. Thread-safe."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class RequestLog:
         self._thread: threading.Thread | None = None
 
     def update(self, models: list[ModelConfig]) -> None:
-        """Log the requests of these models, as their configurations say."""
+        """Log the requests of these models with the sampling of their configurations."""
         self._configs = {
             m.name: m.request_log for m in models if m.request_log and m.request_log.sampling_rate
         }
@@ -82,13 +82,13 @@ class RequestLog:
                 self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
                 self._thread.start()
 
-    def wants(self, model: str) -> bool:
-        """Whether the request that was just answered shall be logged. Draws anew with every call."""
+    def should_log(self, model: str) -> bool:
+        """Whether to log the request that was just answered. Samples anew with every call."""
         config = self._configs.get(model)
         return config is not None and (config.sampling_rate >= 1 or self._draw() < config.sampling_rate)
 
     def add(self, model: str, version: int, signature: str, kind: str, request: Any, response: Any) -> None:
-        """Queue a request and its answer, messages that nobody changes any more."""
+        """Queue a request and its response, which must not change afterwards."""
         config = self._configs.get(model)
         if config is None:
             return
@@ -107,7 +107,7 @@ class RequestLog:
                 self._release(size)
 
     def close(self) -> None:
-        """Write what is queued."""
+        """Write the queued records."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -140,7 +140,7 @@ class RequestLog:
         try:
             file = files.setdefault(record.config.filename_prefix, _File(record.config.filename_prefix))
             file.write(self._message(record), self._settings.max_file_bytes)
-        except Exception as error:  # a full disk must not end the log
+        except Exception as error:  # a full disk must not stop the log
             files.pop(record.config.filename_prefix, None)
             self._monitor.logged(record.model, Code.INTERNAL)
             log.error("request log prefix=%s: %s", record.config.filename_prefix, error)
@@ -164,7 +164,7 @@ class RequestLog:
 
 @dataclass
 class _File:
-    """The file that is written now, and the ones after it."""
+    """The current file, rotated by size."""
 
     prefix: str
     number: int = 0

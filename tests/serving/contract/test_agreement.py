@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from pergola.serving.client.client import Client, ClientError, InvalidInput, NotFound, ServedModel
+from pergola.serving.client import Client, ClientError, InvalidInput, NotFound, ServedModel
 from pergola.serving.wire.datatypes import type_name
 from tests.support import images
 from tests.support.wire import Refusal

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pergola.serving.client.client import Client, InvalidInput, NotFound
+from pergola.serving.client import Client, InvalidInput, NotFound
 from tests.support import images, models
 
 SHAPES = ((0,), (3,), (2, 3), (1, 2, 1, 2))
@@ -139,6 +139,6 @@ ROW = np.array([1.0], np.float32)
         (lambda c: c.at(model="roses").metadata(), NotFound, r"does not serve roses"),
     ],
 )
-def test_refusals_say_what_came_and_what_was_wanted(client, ask, kind, words):
+def test_refusals_say_what_came_and_what_was_expected(client, ask, kind, words):
     with pytest.raises(kind, match=words):
         ask(client)

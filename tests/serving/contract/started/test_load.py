@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from pergola.serving.client.client import NO_RETRY, Client
+from pergola.serving.client import NO_RETRY, Client
 from pergola.serving.tools.child_server import OURS, ChildServer
 from tests.support import models
 from tests.support.callers import load_while
