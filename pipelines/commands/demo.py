@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.demo_data import SPOILT, write_digits
-from pergola.components.workspace import Workspace
 from pergola.serving.tools.process import ChildProcess, child_environment, python_command
 
 FOLDER = Path("pergola-demo")
