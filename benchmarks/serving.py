@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.import_cost import import_cost
 from benchmarks.serving_parts import measures
 from pergola.serving.tools.batching_search import BatchingTrial
 
@@ -54,7 +55,7 @@ def main() -> int:
 def run(part: str, work: Path, seconds: float) -> dict[str, Any]:
     """The figures of one part."""
     if part == "import_cost":
-        return measures.import_cost()
+        return import_cost()
     if part == "batching":
         return measures.batching(work, seconds, _tell)
     return dict(getattr(measures, part)(work / part, seconds))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from packaging.requirements import Requirement
 
 from benchmarks.serving_parts import http_load, models
 from benchmarks.serving_parts.mlflow_server import mlflow_server
@@ -31,62 +26,6 @@ ROUNDS = 3  # of A and B in turns, so that a noisy moment meets both
 SWITCHES = 10
 WEIGHTS = {"light": 128, "middle": 192, "heavy": 288}  # channels: about 8, 15 and 30 ms an image
 Figures = dict[str, Any]
-
-
-def import_cost() -> Figures:
-    """Seconds and memory of `import pergola.serving.client.client`, beside Python alone and beside the
-    usual stubs."""
-    usual = "import tensorflow_serving.apis.prediction_service_pb2_grpc"
-    return {
-        "client": {
-            **_import("import pergola.serving.client.client", 5),
-            "installed_mb": _installed_mb("pergola-ml"),
-        },
-        "python": _import("", 5),
-        "tensorflow_serving_api": {
-            **_import(usual, 1),
-            "installed_mb": _installed_mb("tensorflow-serving-api"),
-        },
-    }
-
-
-def _import(line: str, times: int) -> Figures:
-    """Medians over fresh processes."""
-    code = f"{line}\nprint(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
-    rows = []
-    for _ in range(times):
-        before, clock = os.times(), time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-        seconds, after = time.perf_counter() - clock, os.times()
-        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-        rows.append((seconds, cpu_s, int(done.stdout) / 1024))
-    names = ("seconds", "cpu_s", "resident_mb")
-    return {name: statistics.median(row[i] for row in rows) for i, name in enumerate(names)}
-
-
-def _installed_mb(name: str) -> float:
-    """Megabytes of a distribution's files and of all that it depends on without extras, bytecode included."""
-    seen: dict[str, float] = {}
-    waiting = [name]
-    while waiting:
-        distribution = importlib.metadata.distribution(waiting.pop())
-        if distribution.name in seen:
-            continue
-        seen[distribution.name] = _files_mb(distribution)
-        for text in distribution.requires or []:
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
-    return sum(seen.values())
-
-
-def _files_mb(distribution: importlib.metadata.Distribution) -> float:
-    if distribution.name == "pergola-ml":  # an editable install lists no files of its packages
-        folders = [Path(folder) for folder in ("pipelines", "components", "serving", "k8s")]
-        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-    else:
-        files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
-    return sum(file.stat().st_size for file in files if file.exists()) / 1e6
 
 
 def unary(work: Path, seconds: float) -> Figures:
