@@ -58,6 +58,13 @@ class Evaluation(Record):
     baselines: tuple[Paired, ...] = ()  # what needs no network; difference: model - baseline
     robustness: tuple[Paired, ...] = ()  # images changed mildly; difference: changed - as they are
 
+    def __str__(self) -> str:
+        low, high = self.intervals.get("accuracy", (0.0, 1.0))
+        return (
+            f"accuracy {self.accuracy:.1%} ({low:.1%} to {high:.1%} with 95% confidence), "
+            f"macro F1 {self.macro_f1:.1%}, {self.num_images} images, {len(self.labels)} classes"
+        )
+
 
 @dataclass(frozen=True)
 class GoldenRequest:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ALWAYS = {step.name for step in TRAINING.steps if step.always}  # done in every run, and changes nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """The outcome of `pergola run`. A rejected model is an outcome, not an error."""
 
@@ -45,6 +45,12 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return records.to_dict(self)
+
+    def __repr__(self) -> str:
+        return f"RunResult(model='{self.model}', version={self.version}, decision='{self.decision}')"
+
+    def __str__(self) -> str:
+        return self.words().strip()
 
     def words(self) -> str:
         """A short summary."""
