@@ -188,7 +188,8 @@ def _filesystem(kind: str) -> Any:
         return fsspec.filesystem(kind, **options)
     except ImportError as error:
         raise InputError(
-            f"A {kind}:// store needs the package '{_KINDS[kind]}': pip install {_KINDS[kind]} ({error})."
+            f"A {kind}:// store needs {_KINDS[kind]}, which is not installed ({error}). "
+            'Install it: pip install "pergola-ml[sync]"'
         ) from None
 
 
