@@ -37,6 +37,11 @@ class ServedModel:
         """Encoded images -> float32 (N, C)."""
         return self._run(contract.SERVING_DEFAULT, contract.IMAGE, _strings(images), contract.PROBABILITIES)
 
+    def reply(self, images: list[bytes]) -> dict[str, npt.NDArray[Any]]:
+        """Encoded images -> all outputs of the default signature, by name: what a server replies."""
+        names = self._model.signatures[contract.SERVING_DEFAULT].outputs
+        return self._outputs(contract.SERVING_DEFAULT, contract.IMAGE, _strings(images), tuple(names))
+
     def embeddings(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Encoded images -> float32 (N, D)."""
         return self._run(contract.EMBEDDING, contract.IMAGE, _strings(images), contract.EMBEDDING)
@@ -57,14 +62,18 @@ class ServedModel:
         return tuple(name.decode("utf-8") for name in names)
 
     def _run(self, signature: str, input: str, value: Any, output: str) -> Any:
+        return self._outputs(signature, input, value, (output,))[output]
+
+    def _outputs(self, signature: str, input: str, value: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
         known = self._model.signatures.get(signature)
-        if known is None or input not in known.inputs or output not in known.outputs:
+        if known is None or input not in known.inputs or not {*outputs} <= {*known.outputs}:
             raise StepError(
-                f"The model in {self._folder} has no signature '{signature}' from '{input}' to '{output}'. "
-                "Export it with pergola."
+                f"The model in {self._folder} has no signature '{signature}' from '{input}' to "
+                f"'{', '.join(outputs)}'. Export it with pergola."
             )
         try:
-            return self._model.run({known.inputs[input]: value}, [known.outputs[output]])[0]
+            values = self._model.run({known.inputs[input]: value}, [known.outputs[name] for name in outputs])
+            return dict(zip(outputs, values, strict=True))
         except ServingError as error:
             raise StepError(f"The model in {self._folder} failed: {error}") from error
 
