@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pergola import extras
 from pergola.components.errors import InputError, PergolaError
 
 if TYPE_CHECKING:
@@ -127,6 +128,16 @@ def show() -> Show:
     return Show(stream)
 
 
+def _command() -> str:
+    """The command in progress, such as "pergola schedule apply"."""
+    names: list[str] = []
+    context = click.get_current_context(silent=True)
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return " ".join(["pergola", *names])
+
+
 @contextlib.contextmanager
 def _json_only(
     as_json: bool, stopped: str = "pergola: stopped; the same command goes on from here."
@@ -135,7 +146,10 @@ def _json_only(
     answers: list[Any] = []
     status = 0
     try:
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        with (
+            contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext(),
+            extras.explained(_command()),
+        ):
             yield answers.append
     except PergolaError as error:
         status = status_of(error)

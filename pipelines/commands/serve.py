@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pergola import extras
 from pergola.components import records
 from pergola.components.errors import InputError, StepError
 from pergola.components.workspace import Workspace
@@ -227,6 +228,7 @@ def _logging_config(prefix: str, share: float) -> str:
 
 def _program(real: bool) -> list[str]:
     if not real:
+        extras.require("tensorflow")
         return python_command("pergola.serving.server.app")
     stock = shutil.which("tensorflow_model_server")
     if stock is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pergola import extras
 from pergola.components.errors import InputError, StepError
 from pergola.components.workspace import Workspace
 from pergola.pipelines.release.resolve import only_model
@@ -36,6 +37,7 @@ def tune(
         say(f"{trial.requests_per_s:8.0f} requests/s, p99 {trial.p99_ms:7.1f} ms: {setting}")
 
     model = model or only_model(workspace)
+    extras.require("tensorflow")  # of the server that it starts
     try:
         request = {contract.IMAGE: [images.prepare(image)]}
         tuning = tune_batching(workspace.models / model, model, request, concurrency=concurrency,
