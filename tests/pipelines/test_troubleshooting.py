@@ -1,4 +1,4 @@
-"""The texts that docs/troubleshooting.md, docs/kubeflow.md and the runbook quote are what pergola says."""
+"""The messages that docs/troubleshooting.md, docs/kubeflow.md and the runbook quote are in the source."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# In the runbook: what Kubernetes, TensorFlow Serving, MLflow or a client says, and mere stress.
+# In the runbook: messages of Kubernetes, TensorFlow Serving, MLflow or a client, and emphasised words.
 OF_OTHERS = re.compile(
     r"ImagePullBackOff|violates PodSecurity|exceeded quota|admission webhook|conflict with|servable"
     r"|string pattern|Invalid Host|Could not connect|User … cannot|not found"
@@ -16,10 +16,10 @@ OF_OTHERS = re.compile(
 
 
 @pytest.fixture(scope="module")
-def said():
-    """Every text of the source that is not a docstring, what is filled in as "…"."""
+def messages():
+    """Every string of the source; what is formatted into it as "…"."""
     texts = []
-    for folder in ("pipelines", "components", "k8s", "serving"):
+    for folder in ("pergola", "pipelines", "components", "k8s", "serving"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
@@ -35,9 +35,9 @@ def quoted(page, pattern):
     return [found for found in re.findall(pattern, text, re.M) if not OF_OTHERS.search(found)]
 
 
-def is_said(quote, said):
+def is_in(quote, messages):
     parts = [part.strip(" '.,:;()") for part in quote.replace("...", "…").split("…")]
-    return all(re.sub(r"\s+", " ", part) in said for part in parts if part)
+    return all(re.sub(r"\s+", " ", part) in messages for part in parts if part)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def is_said(quote, said):
         ("operations.md", r"\*([^*\n]+ [^*\n]+)\*"),
     ],
 )
-def test_what_is_quoted_is_said(page, pattern, said):
+def test_quoted_messages_are_in_the_source(page, pattern, messages):
     quotes = quoted(page, pattern)
     assert quotes
-    assert [quote for quote in quotes if not is_said(quote, said)] == []
+    assert [quote for quote in quotes if not is_in(quote, messages)] == []
 
 
-def test_a_text_that_nobody_says_is_found(said):
-    assert not is_said("There is no pergola under …", said)
+def test_a_message_that_is_not_in_the_source_is_found(messages):
+    assert not is_in("There is no pergola under …", messages)
