@@ -16,11 +16,15 @@ from pergola.components.errors import InputError
 
 DISTRIBUTION = "pergola-ml"
 EXTRAS = ("serve", "sync", "train", "kubeflow")  # that people install, the smallest first
-# Import names that differ from the distribution's by more than "_" for "-".
-IMPORTED_AS = {
+# Import names that differ from the distribution's by more than "_" for "-", and packages that come with another.
+PACKAGES = {
     "grpc_health": "grpcio-health-checking",
+    "h5py": "keras",
+    "kfp_server_api": "kfp",
     "sklearn": "scikit-learn",
+    "sqlalchemy": "mlflow",
     "tensorflow_serving": "tensorflow-serving-api",
+    "urllib3": "kubernetes",
     "yaml": "pyyaml",
 }
 TITLES = {"tensorflow": "TensorFlow", "keras": "Keras", "mlflow": "MLflow", "kfp": "Kubeflow Pipelines (kfp)"}
@@ -33,7 +37,7 @@ def missing(module: str | None, user: str) -> str | None:
     module: as in ModuleNotFoundError.name.  user: what needs it, such as "pergola run" or "pergola.load".
     """
     root = (module or "").partition(".")[0]
-    package = IMPORTED_AS.get(root, root.replace("_", "-"))
+    package = PACKAGES.get(root, root.replace("_", "-"))
     for extra in (_needed_by(user), *EXTRAS):
         if package in _packages(extra):
             return (
