@@ -16,7 +16,7 @@ from pergola.components.errors import InputError
 
 DISTRIBUTION = "pergola-ml"
 EXTRAS = ("serve", "sync", "train", "kubeflow")  # that people install, the smallest first
-# Import names that differ from the distribution's by more than "_" for "-", and packages that come with another.
+# Import names that are not the distribution's with "_" for "-", and packages that come with another.
 PACKAGES = {
     "grpc_health": "grpcio-health-checking",
     "h5py": "keras",
