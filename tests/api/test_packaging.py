@@ -133,13 +133,14 @@ def test_installed_package_leaves_other_names_alone(installed, project, tmp_path
         ("pergola", "--version"),
         ("pergola", "config"),
         ("pergola-model-server", "--version"),
-        ("python", "-c", "import pergola; pergola.Client, pergola.Predictions, pergola.__version__"),
+        ("python", "-c", "import pergola; pergola.Client; print(pergola.Predictions, pergola.__version__)"),
     ],
 )
 def test_command_works_inside_a_project_with_folders_of_the_same_names(installed, project, command):
     done = environments.run(installed, *command, cwd=project)
     assert done.returncode == 0, done.stderr
     assert "0.1.0" in done.stdout or "version" not in command[-1]
+    assert "a folder of the current directory" not in done.stderr
 
 
 @contextmanager
