@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pergola.components.artifacts.evaluation import Evaluation
     from pergola.components.errors import InputError, PergolaError, StepError
     from pergola.local_run import run
-    from pergola.pipelines.local.results import RunResult
+    from pergola.pipelines.local.result import RunResult
     from pergola.predictions import Predictions
     from pergola.serving.client.client import Client
     from pergola.serving.client.errors import ClientError
@@ -32,7 +32,7 @@ _MODULES = {
     "InputError": "pergola.components.errors",
     "PergolaError": "pergola.components.errors",
     "Predictions": "pergola.predictions",
-    "RunResult": "pergola.pipelines.local.results",
+    "RunResult": "pergola.pipelines.local.result",
     "StepError": "pergola.components.errors",
     "load": "pergola.classifier",
     "run": "pergola.local_run",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pergola import extras
 
 if TYPE_CHECKING:
+    from pergola.components.workspace import Workspace
     from pergola.pipelines.local.progress import Show
-    from pergola.pipelines.local.results import RunResult
-    from pergola.pipelines.workspace import Workspace
+    from pergola.pipelines.local.result import RunResult
 
 DEFAULT_WORKSPACE = "pergola-work"
 
@@ -65,7 +65,7 @@ def run(
 
 def open_workspace(folder: str | Path | None) -> Workspace:
     """The workspace at `folder`, by default where the commands have theirs."""
-    from pergola.pipelines.workspace import Workspace
+    from pergola.components.workspace import Workspace
 
     return Workspace(Path(folder or os.environ.get("PERGOLA_WORKSPACE") or DEFAULT_WORKSPACE))
 
