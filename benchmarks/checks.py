@@ -97,8 +97,8 @@ def _without(starts: list[dict[str, float]], mine: dict[str, float], theirs: dic
 
 def ours(dataset: Path, *, grey: bool) -> dict[str, float]:
     """Scan and checks in this process."""
-    from pergola.components.data.checks.content_checks import Network, examine
-    from pergola.components.data.checks.validate import ValidateSettings, validate
+    from pergola.components.data.checks.facts import ImageAccess
+    from pergola.components.data.checks.validate import ValidateSettings, run_checks
     from pergola.components.data.manifest.scan import ScanSettings, scan
     from pergola.components.data.sources.source import open_source
 
@@ -107,15 +107,13 @@ def ours(dataset: Path, *, grey: bool) -> dict[str, float]:
         source = open_source(dataset, ScanSettings(), work / "scratch")
         manifest = scan(source, work / "m", ScanSettings())
         settings = ValidateSettings(label_errors=False, shortcuts=False, crops=False, max_looked_at=1_000_000)
-        report = validate(work / "m", settings)
-        if grey:
-            examine(source, work / "m", report, settings, Network())
+        run_checks(work / "m", settings, ImageAccess(source) if grey else None)
     return {"images": manifest.num_rows}
 
 
 def near_duplicates(rows: int) -> dict[str, Any]:
     """Seconds to group images, a hundredth of which are changed copies of others, from a manifest."""
-    from pergola.components.data.checks.duplicates import components, near_pairs
+    from pergola.components.data.manifest.duplicates import components, near_pairs
 
     thumbnails, planted = smooth(rows)
     step = 8192

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pergola.components.data.checks.crops import Points, crop_pairs, points_of
+from pergola.components.imaging.crop_matching import crop_pairs
+from pergola.components.imaging.keypoints import Keypoints, detect_keypoints
 from pergola.components.stats.metrics import wilson_interval
 
 DATASET = Path("../shared/data/leaves")
@@ -30,13 +31,13 @@ def measure(dataset: Path, windows: int, smallest: float, seed: int = 1) -> dict
     files = sorted(path for path in dataset.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     rng = np.random.default_rng(seed)
     begin = time.process_time()
-    rows = [points_of(_opened(path.read_bytes())) for path in files]
+    rows = [detect_keypoints(_opened(path.read_bytes())) for path in files]
     scales = rng.uniform(smallest, LARGEST, windows)
     originals = rng.choice(len(files), windows, replace=False)
     for original, scale in zip(originals, scales, strict=True):
-        rows.append(points_of(_window(_opened(files[original].read_bytes()), scale, rng)))
+        rows.append(detect_keypoints(_window(_opened(files[original].read_bytes()), scale, rng)))
     looked = time.process_time() - begin
-    pairs = {tuple(pair) for pair in crop_pairs(Points.of(rows)).tolist()}
+    pairs = {tuple(pair) for pair in crop_pairs(Keypoints.of(rows)).tolist()}
     planted = [(int(original), len(files) + place) for place, original in enumerate(originals)]
     found = np.array([pair in pairs for pair in planted])
     edges = np.linspace(smallest, LARGEST, 5)
@@ -89,7 +90,7 @@ def main() -> None:
     )
     print("  " + ", ".join(f"{size}: {some} of {all}" for size, (some, all) in found["by_size"].items()))
     print(f"pairs of the {found['images']:,} photographs as they are: {found['other_pairs']}")
-    print(f"{found['points_cpu_s']} s of CPU to find points, {found['pairs_cpu_s']} s to find pairs")
+    print(f"{found['points_cpu_s']} s of CPU to find keypoints, {found['pairs_cpu_s']} s to find pairs")
 
 
 if __name__ == "__main__":

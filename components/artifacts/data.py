@@ -1,4 +1,4 @@
-"""What the data steps leave: manifest, findings, split, shards."""
+"""Artifacts of the data steps: manifest, validation report, split, shards."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CRITICAL, WARNING, INFO = "critical", "warning", "info"
 
 @dataclass(frozen=True)
 class Manifest(Record):
-    """What was found in a data source. `table(folder)` reads the rows.
+    """The files of a data source. `table(folder)` reads the rows.
 
-    Columns of manifest.parquet, a row a file, ordered by path:
+    Columns of manifest.parquet, one row per file, ordered by path:
       path          str     relative to the source, "/" between parts; "<file>#<n>" inside an array file
       label         str     class name
-      given_split   str     "train", "validation", "test", or null when the data brings none
+      given_split   str     "train", "validation", "test", or null when the data has none
       id            str     SHA-256 of the file's bytes, hex
       format        str     "JPEG", "PNG", …, null when unreadable
       mode          str     Pillow's mode: "RGB", "L", "P", "RGBA", "CMYK", "I;16", …
@@ -34,10 +34,9 @@ class Manifest(Record):
       brightness    float32 mean of luma, 0 to 255
       contrast      float32 standard deviation of luma
       sharpness     float32 variance of the Laplacian of a thumbnail
-      phash         uint64  perceptual hash
-      thumbnail     binary  8-bit luma thumbnail by which near-duplicates are confirmed
+      thumbnail     binary  8-bit luma thumbnail from which near-duplicates are found
       reason        str     why it is unreadable, null when it is readable
-      list.<name>   str     a further column of a list, for results by slice; only with such a list
+      list.<name>   str     an extra column of a list, for results by slice
     """
 
     FILE: ClassVar[str] = "manifest.json"
@@ -47,7 +46,7 @@ class Manifest(Record):
     num_unreadable: int
     labels: tuple[str, ...]  # sorted; their order is final in Shards
     fingerprint: str  # SHA-256 over the sorted (path, label, given_split, id)
-    num_taken_out: int = 0  # files that a person's list of corrections takes out; that is their reason
+    num_taken_out: int = 0  # files excluded by a person's corrections
 
     @staticmethod
     def table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -64,22 +63,22 @@ class Finding:
     check: (
         str  # "unreadable", "exact_duplicate", "near_duplicate", "label_conflict", "imbalance", "too_few", …
     )
-    severity: str  # "critical" stops the run, "warning" may quarantine, "info" only tells
+    severity: str  # "critical" stops the run, "warning" may quarantine, "info" informs
     count: int
     paths: tuple[str, ...]  # the first hundred
     message: str  # one sentence: what, how many, what to do
-    notes: tuple[str, ...] = ()  # what is said of each of the paths, where there is something to say
+    notes: tuple[str, ...] = ()  # one per path, where there is something to say
 
 
 @dataclass(frozen=True)
 class ValidationReport(Record):
-    """What the checks found, and which images stay out."""
+    """What the checks found, and which images they exclude."""
 
     FILE: ClassVar[str] = "validation.json"
 
     ok: bool  # no critical finding
     findings: tuple[Finding, ...]
-    quarantined: Mapping[str, str]  # path -> name of the check that keeps it out
+    quarantined: Mapping[str, str]  # path -> name of the check that excludes it
     num_images: int
     counts: Mapping[str, int]  # images a label, after quarantine
     groups: Mapping[str, str] = field(default_factory=dict)  # id -> group id, for near-duplicates only
@@ -87,15 +86,15 @@ class ValidationReport(Record):
 
 @dataclass(frozen=True)
 class Split(Record):
-    """Which image is in which part. Columns of split.parquet, a row a distinct image:
+    """The split of each image. Columns of split.parquet, one row per unique image:
 
-    id str, path str (the first of equal files), label str, part str, group str
+    id str, path str (the first of equal files), label str, part str (the split), group str
     """
 
     FILE: ClassVar[str] = "split.json"
 
-    counts: Mapping[str, int]  # part -> images
-    by_label: Mapping[str, Mapping[str, int]]  # part -> label -> images
+    counts: Mapping[str, int]  # split -> images
+    by_label: Mapping[str, Mapping[str, int]]  # split -> label -> images
     fingerprint: str  # SHA-256 over the sorted (id, label, part)
 
     @staticmethod
@@ -108,7 +107,7 @@ class Split(Record):
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a data set, in TFRecord files."""
+    """One split of a data set, in TFRecord files."""
 
     files: tuple[str, ...]  # relative to the folder
     num_images: int
@@ -117,7 +116,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Shards(Record):
-    """The images in TFRecord files, and what training has to know of them.
+    """The images in TFRecord files, and their index.
 
     A record is a tf.train.Example: "image" bytes (a file that TensorFlow decodes, upright, see
     serving/wire/images.py), "label" int64 (index in labels), "id" bytes (64 hex digits).

@@ -1,1 +1,1 @@
-"""From a folder of images to labelled, checked and split shards."""
+"""From a folder of images to checked, split and sharded training data."""

@@ -1,6 +1,6 @@
-"""The result of the checks as one HTML page that needs nothing from outside.
+"""The validation report as a self-contained HTML page.
 
-The thumbnails are kept beside it, in images.json, for the page of a whole run.
+The thumbnails are also stored beside it, in images.json, for the report of a whole run.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from PIL import Image
 from pergola.components import records
 from pergola.components.artifacts.data import Finding, ValidationReport
 from pergola.components.artifacts.record import Record
-from pergola.components.data.manifest.image_metadata import pillow_as_is
+from pergola.components.data.manifest.image_metadata import pillow_without_limits
+from pergola.components.data.manifest.parquet import rows as read_rows
 from pergola.components.data.sources.source import Source
 from pergola.components.disk import explained
 from pergola.serving.wire import images
 
 FILE = "index.html"
 
-_SETS = 12  # of images shown for a finding
-_SHEET = 60  # of one about single images that a person is to judge: a contact sheet
-_TO_JUDGE = ("label_error", "outlier")
-_IN_A_SET = 3  # an image and its likes
+_MAX_SETS = 12  # sets of images shown per finding
+_MAX_REVIEWED = 60  # of a finding whose images a person reviews one by one: a contact sheet
+_REVIEWED = ("label_error", "outlier")
+_SET_SIZE = 3  # an image and similar ones
 _SIDE = 128  # pixels of a thumbnail
-_WITH_LIKES = (
+_WITH_SIMILAR = (
     "exact_duplicate", "near_duplicate", "label_conflict", "near_label_conflict", "split_leak",
     "crop", "crop_label_conflict", "crop_split_leak", "object_split_leak",
 )  # fmt: skip
-_BLOCK = 8192
 
 
 @dataclass(frozen=True)
 class _Row:
+    """A row of the manifest."""
+
     path: str
     label: str
     id: str
@@ -46,18 +48,18 @@ class _Row:
 
 @dataclass(frozen=True)
 class Shown:
-    """A file of a finding."""
+    """A file of a finding, ready to be shown."""
 
     path: str
     label: str
     data: str  # base64 of a JPEG, empty when there is no image to show
     reason: str
-    note: str = ""  # what is said of it
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Images(Record):
-    """What is shown of each finding, in the order of the findings: sets of an image and its likes."""
+    """The images shown per finding, in the order of the findings: sets of an image and similar ones."""
 
     FILE: ClassVar[str] = "images.json"
 
@@ -65,26 +67,26 @@ class Images(Record):
 
 
 def write_page(report: ValidationReport, manifest_folder: Path, source: Source, out: Path) -> Path:
-    """Write index.html into `out`: the verdict, each finding with images, the classes. Gives its path."""
+    """Write index.html into `out`: verdict, findings with images, classes. Returns its path."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     sets = _sets(report, manifest_folder)
     notes = {
-        (place, path): note
-        for place, finding in enumerate(report.findings)
+        (number, path): note
+        for number, finding in enumerate(report.findings)
         for path, note in zip(finding.paths, finding.notes, strict=False)
     }
     most = max(report.counts.values(), default=0)
-    with pillow_as_is():
-        pictures = Images(
+    with pillow_without_limits():
+        shown = Images(
             tuple(
                 tuple(
-                    tuple(_shown(source, row, notes.get((place, row.path), "")) for row in rows)
-                    for rows in sets[place]
+                    tuple(_shown(source, row, notes.get((number, row.path), "")) for row in rows)
+                    for rows in sets[number]
                 )
-                for place in range(len(report.findings))
+                for number in range(len(report.findings))
             )
         )
         html = template.render(
@@ -96,10 +98,10 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
                     "title": finding.check.replace("_", " ").capitalize(),
                     "severity": finding.severity,
                     "message": finding.message,
-                    "rest": _not_shown(finding, sets[place]),
-                    "sets": pictures.sets[place],
+                    "rest": _not_shown(finding, sets[number]),
+                    "sets": shown.sets[number],
                 }
-                for place, finding in enumerate(report.findings)
+                for number, finding in enumerate(report.findings)
             ],
             classes=[
                 (name, count, round(100 * count / max(1, most), 1)) for name, count in report.counts.items()
@@ -107,67 +109,67 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
         )
     with explained(out):
         records.write_atomic(out / FILE, html)
-        pictures.save(out)
+        shown.save(out)
     return out / FILE
 
 
 def _summary(report: ValidationReport) -> str:
     left = sum(report.counts.values())
-    parts = [f"{report.num_images:,} files, {left:,} distinct images in {len(report.counts)} classes to use"]
+    parts = [f"{report.num_images:,} files, {left:,} unique images in {len(report.counts)} classes to use"]
     if report.quarantined:
-        parts.append(f"{len(report.quarantined):,} files left out")
+        parts.append(f"{len(report.quarantined):,} files excluded")
     if not report.findings:
-        parts.append("nothing was found")
+        parts.append("no findings")
     return "; ".join(parts) + "."
 
 
 def _sets(report: ValidationReport, folder: Path) -> dict[int, list[list[_Row]]]:
-    """For each finding, by its place, what to show: an image and, where that is the point, its likes."""
-    wanted = {path for finding in report.findings for path in finding.paths[: _most(finding)]}
+    """Number of a finding -> the images to show, with similar ones where the finding is about these."""
+    wanted = {path for finding in report.findings for path in finding.paths[: _max_sets(finding)]}
     rows = {row.path: row for row in _rows(folder) if row.path in wanted}
     groups = {
-        _group(report, rows[path]) for finding in _about_likes(report) for path in finding.paths[:_SETS]
+        _group(report, rows[path]) for finding in _about_similar(report) for path in finding.paths[:_MAX_SETS]
     }
-    likes: dict[str, list[_Row]] = {}
+    similar: dict[str, list[_Row]] = {}
     for row in _rows(folder):
         group = _group(report, row)
-        if group in groups and len(likes.setdefault(group, [])) < _SETS:
-            likes[group].append(row)
+        if group in groups and len(similar.setdefault(group, [])) < _MAX_SETS:
+            similar[group].append(row)
     return {
-        place: list(_chosen(finding, report, rows, likes)) for place, finding in enumerate(report.findings)
+        number: list(_chosen(finding, report, rows, similar))
+        for number, finding in enumerate(report.findings)
     }
 
 
-def _most(finding: Finding) -> int:
-    """How many sets of images are shown for a finding."""
-    return _SHEET if finding.check in _TO_JUDGE else _SETS
+def _max_sets(finding: Finding) -> int:
+    """The largest number of sets of images shown for a finding."""
+    return _MAX_REVIEWED if finding.check in _REVIEWED else _MAX_SETS
 
 
 def _not_shown(finding: Finding, sets: list[list[_Row]]) -> int:
-    """How many more images a finding has than are shown; 0 where none is shown."""
+    """The number of images of a finding that are not shown; 0 where none is shown."""
     return max(0, finding.count - len({row.path for rows in sets for row in rows})) if sets else 0
 
 
-def _about_likes(report: ValidationReport) -> Iterable[Finding]:
-    return (finding for finding in report.findings if finding.check in _WITH_LIKES)
+def _about_similar(report: ValidationReport) -> Iterable[Finding]:
+    return (finding for finding in report.findings if finding.check in _WITH_SIMILAR)
 
 
 def _chosen(
-    finding: Finding, report: ValidationReport, rows: dict[str, _Row], likes: dict[str, list[_Row]]
+    finding: Finding, report: ValidationReport, rows: dict[str, _Row], similar: dict[str, list[_Row]]
 ) -> Iterator[list[_Row]]:
     seen: set[str] = set()
-    for path in finding.paths[: _most(finding)]:
+    for path in finding.paths[: _max_sets(finding)]:
         row = rows[path]
-        if finding.check not in _WITH_LIKES:
+        if finding.check not in _WITH_SIMILAR:
             yield [row]
             continue
         group = _group(report, row)
         if group not in seen:
             seen.add(group)
-            others = [like for like in likes[group] if like.path != path]
-            # What differs is the point: another label first.
-            others.sort(key=lambda like: like.label == row.label)
-            yield [row, *others[: _IN_A_SET - 1]]
+            others = [other for other in similar[group] if other.path != path]
+            others.sort(key=lambda other: other.label == row.label)  # other labels first
+            yield [row, *others[: _SET_SIZE - 1]]
 
 
 def _group(report: ValidationReport, row: _Row) -> str:
@@ -175,12 +177,8 @@ def _group(report: ValidationReport, row: _Row) -> str:
 
 
 def _rows(folder: Path) -> Iterator[_Row]:
-    import pyarrow.parquet
-
-    columns = ["path", "label", "id", "reason"]
-    with pyarrow.parquet.ParquetFile(folder / "manifest.parquet") as file:
-        for batch in file.iter_batches(_BLOCK, columns=columns):
-            yield from map(_Row, *(batch.column(name).to_pylist() for name in columns))
+    for row in read_rows(folder / "manifest.parquet", ["path", "label", "id", "reason"]):
+        yield _Row(*row)
 
 
 def _shown(source: Source, row: _Row, note: str) -> Shown:
@@ -190,7 +188,7 @@ def _shown(source: Source, row: _Row, note: str) -> Shown:
         data = source.read(row.path)
         return Shown(row.path, row.label, base64.b64encode(_thumbnail(data)).decode(), "", note)
     except (OSError, ValueError):
-        return Shown(row.path, row.label, "", "it cannot be read any more", note)
+        return Shown(row.path, row.label, "", "it can no longer be read", note)
 
 
 def _thumbnail(data: bytes) -> bytes:
@@ -201,8 +199,8 @@ def _thumbnail(data: bytes) -> bytes:
         image.load()
         small = images.upright(images.flat(image), turn)
     scale = _SIDE / max(small.size)
-    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-    small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))), how)
+    filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))), filter)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

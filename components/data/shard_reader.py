@@ -1,10 +1,10 @@
-"""The images of one part, from its TFRecord shards, without TensorFlow.
+"""Reads the images of a split from its TFRecord shards, without TensorFlow.
 
-A TFRecord file is a row of records: length uint64, CRC of it uint32, the record, CRC of it uint32, all
-little-endian, the CRCs masked (tensorflow/core/lib/io/record_writer.h). A record here is a
-tf.train.Example with the features "image", "label" and "id" (see components/artifacts/), which is
-read from the wire format of protocol buffers: Example.features = 1, Features.feature = 1 (a map: key 1,
-value 2), Feature.bytes_list = 1 or int64_list = 3, and in both lists value = 1.
+A TFRecord file is a sequence of records: length uint64, its CRC uint32, the record, its CRC uint32, all
+little-endian, the CRCs masked (tensorflow/core/lib/io/record_writer.h). A record here is a tf.train.Example
+with the features "image", "label" and "id" (see components/artifacts/data.py), in protobuf's wire format:
+Example.features = 1, Features.feature = 1 (a map: key 1, value 2), Feature.bytes_list = 1 or int64_list = 3,
+and in both lists value = 1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pergola.components.artifacts.data import Shards
+from pergola.components.data.tfrecord import masked_crc
 from pergola.components.errors import InputError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -23,7 +24,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class ShardImage:
-    """One encoded image and what is known of it."""
+    """An encoded image with its label and id."""
 
     id: str  # SHA-256 of the file it came from
     label: int  # index in Shards.labels
@@ -31,22 +32,22 @@ class ShardImage:
 
 
 def read_images(shards_folder: Path, part: str, ids: Container[str] | None = None) -> Iterator[ShardImage]:
-    """The images of `part` in the order of its shards; only those in `ids`, when given.
+    """The images of a split in the order of its shards. part: the split.  ids: only these images; None: all.
 
-    One image is in memory at a time. Raises InputError for a part that is not there or a file
-    that is missing, cut off or no TFRecord.
+    One image is in memory at a time. Raises InputError for a split that does not exist, and for a file that
+    is missing, truncated or not a TFRecord file.
     """
     shards = Shards.load(shards_folder)
     if part not in shards.parts:
-        raise InputError(f"{shards_folder} has no part '{part}', only {', '.join(sorted(shards.parts))}.")
+        raise InputError(f"{shards_folder} has no split '{part}', only {', '.join(sorted(shards.parts))}.")
     for name in shards.parts[part].files:
         path = shards_folder / name
         try:
             with open(path, "rb") as file:
                 for record in _records(file, path.stat().st_size):
-                    picture = _image(record)
-                    if ids is None or picture.id in ids:
-                        yield picture
+                    image = _image(record)
+                    if ids is None or image.id in ids:
+                        yield image
         except (OSError, ValueError, KeyError, struct.error) as error:
             raise InputError(
                 f"{path} cannot be read as a shard ({error}). Write the shards again."
@@ -56,19 +57,12 @@ def read_images(shards_folder: Path, part: str, ids: Container[str] | None = Non
 def _records(file: BinaryIO, size: int) -> Iterator[bytes]:
     while head := file.read(12):
         (length, crc) = struct.unpack("<QI", head)
-        if crc != _masked_crc(head[:8]) or length > size - file.tell() - 4:
+        if crc != masked_crc(head[:8]) or length > size - file.tell() - 4:
             raise ValueError("a record's length is damaged")
         record = file.read(length)
-        if file.read(4) != struct.pack("<I", _masked_crc(record)):
-            raise ValueError("a record's checksum does not fit")
+        if file.read(4) != struct.pack("<I", masked_crc(record)):
+            raise ValueError("a record's checksum is wrong")
         yield record
-
-
-def _masked_crc(data: bytes) -> int:
-    import google_crc32c
-
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _image(record: bytes) -> ShardImage:
@@ -79,7 +73,7 @@ def _image(record: bytes) -> ShardImage:
             features[_as_bytes(pair[1]).decode()] = _value(_as_bytes(pair[2]))
     image, label, id = features["image"], features["label"], features["id"]
     if not isinstance(label, int):
-        raise ValueError("feature 'label' is no whole number")
+        raise ValueError("feature 'label' is not an integer")
     return ShardImage(_as_bytes(id).decode("ascii"), label, _as_bytes(image))
 
 
@@ -94,7 +88,7 @@ def _value(feature: bytes) -> bytes | int:
 
 
 def _fields(message: bytes, only: int | None = None) -> Iterator[tuple[int, bytes | int]]:
-    """Field numbers and values of a message; fixed-width fields are passed over."""
+    """Field numbers and values of a message; fixed-width fields are skipped."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)
@@ -105,7 +99,7 @@ def _fields(message: bytes, only: int | None = None) -> Iterator[tuple[int, byte
         elif wire == _BYTES:
             length, at = _varint(message, at)
             if length > end - at:
-                raise ValueError("a field is cut off")
+                raise ValueError("a field is truncated")
             value, at = message[at : at + length], at + length
         elif wire in (_FIXED32, _FIXED64):
             at += 4 if wire == _FIXED32 else 8
@@ -120,7 +114,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise ValueError("a number is cut off")
+            raise ValueError("a number is truncated")
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
@@ -130,5 +124,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _as_bytes(value: bytes | int) -> bytes:
     if isinstance(value, int):
-        raise ValueError("bytes were expected, a number came")
+        raise ValueError("expected bytes, got a number")
     return value

@@ -1,4 +1,4 @@
-"""The images of each part in TFRecord files, ready for training, and what training has to know of them."""
+"""The images of each split in TFRecord files, and the index of these that training needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pergola.components import digest, progress
 from pergola.components.artifacts.data import PARTS, Manifest, Part, Shards, Split
 from pergola.components.data import tfrecord
-from pergola.components.data.manifest.image_metadata import pillow_as_is
+from pergola.components.data.manifest.image_metadata import pillow_without_limits
 from pergola.components.data.sources.source import Source
 from pergola.components.disk import explained
 from pergola.components.errors import StepError
@@ -25,8 +25,8 @@ from pergola.serving.wire.images import prepare
 if TYPE_CHECKING:
     import pandas as pd
 
-_GREY = ("1", "L", "LA", "La")  # and all whose name begins with "I"
-_NO_LIMIT = 1 << 62  # the scan has refused what is too large
+_GREY = ("1", "L", "LA", "La")  # and all modes that begin with "I"
+_NO_LIMIT = 1 << 62  # the scan has already refused larger images
 _WORTH_PROCESSES = 2000  # images; fewer are written before other processes have started
 
 
@@ -34,9 +34,9 @@ _WORTH_PROCESSES = 2000  # images; fewer are written before other processes have
 class ShardSettings:
     """How the images are packed."""
 
-    shard_bytes: int = setting(64_000_000, "about so many bytes a file", low=1_000)
-    shard_images: int = setting(4096, "at most so many images a file", low=1)
-    workers: int = setting(0, "processes that write files; 0: one a core", low=0, high=1024)
+    shard_bytes: int = setting(64_000_000, "approximate size of a file, in bytes", low=1_000)
+    shard_images: int = setting(4096, "most images in a file", low=1)
+    workers: int = setting(0, "processes that write files; 0: one per core", low=0, high=1024)
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,28 @@ def write_shards(
 ) -> Shards:
     """The images of a split as TFRecord files in `out`, with their index.
 
-    Each image is what pergola.serving.wire.images.prepare makes of its file. Records lie in order of their
-    ids, which are hashes, so every file is a fair sample of its part. Equal input gives equal bytes.
-    Raises StepError for a file that changed since the scan or cannot be prepared, and for a full disk.
+    Each image is prepared by pergola.serving.wire.images.prepare. Records are in order of their ids, which
+    are hashes, so every file is a random sample of its split. Equal input gives equal bytes.
+    Raises StepError for a file that has changed since the scan or cannot be prepared, and for a full disk.
     """
-    plan = Plan.of(manifest_folder, split_folder, settings)
+    plan = ShardPlan.of(manifest_folder, split_folder, settings)
     with explained(out):
         plan.write(source, out, settings.workers, progress)
         return plan.index(out)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """Which images go into which file, decided before any is read."""
 
-    rows: pd.DataFrame  # a row an image, in order of id
+    rows: pd.DataFrame  # a row per image, in order of id
     labels: tuple[str, ...]
-    parts: dict[str, list[tuple[str, pd.DataFrame]]]  # part -> its files and their rows
+    parts: dict[str, list[tuple[str, pd.DataFrame]]]  # split -> its files and their rows
 
     @classmethod
-    def of(cls, manifest_folder: Path, split_folder: Path, settings: ShardSettings) -> Plan:
-        """The plan of a split: equal manifests, splits and settings give equal ones."""
-        rows = _joined(manifest_folder, split_folder)
+    def of(cls, manifest_folder: Path, split_folder: Path, settings: ShardSettings) -> ShardPlan:
+        """The plan for a split. Equal manifests, splits and settings give equal plans."""
+        rows = _joined_tables(manifest_folder, split_folder)
         parts = {part: _files(rows[rows["part"] == part], part, settings) for part in PARTS}
         return cls(rows, tuple(sorted(rows["label"].unique())), parts)
 
@@ -96,39 +96,40 @@ class Plan:
         *,
         files: list[tuple[str, pd.DataFrame]] | None = None,
     ) -> None:
-        """Write the files into `out`; all, unless `files` says which."""
+        """Write files into `out`. files: some of the plan's files; None: all."""
         wanted = self.files() if files is None else files
         total = sum(len(rows) for _, rows in wanted)
-        places = {label: place for place, label in enumerate(self.labels)}
+        numbers = {label: number for number, label in enumerate(self.labels)}
         out.mkdir(parents=True, exist_ok=True)
         with progress(total=total, desc="shards", unit=" images") as bar:
-            tasks = (_task(out / file, rows, places) for file, rows in wanted)
+            tasks = (_task(out / file, rows, numbers) for file, rows in wanted)
             for done in _written(source, tasks, workers, total):
                 bar.update(done)
 
     def index(self, out: Path) -> Shards:
-        """What training has to know of the files, written beside them."""
+        """Write the index of the files beside them."""
         files = {part: [file for file, _ in files] for part, files in self.parts.items()}
         shards = _index(self.rows, self.labels, files)
         shards.save(out)
         return shards
 
 
-def _joined(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
-    """A row an image of the split, in order of id, with the columns of both tables that matter here."""
+def _joined_tables(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
+    """A row per image of the split, in order of id, with the columns of both tables that are needed."""
     columns = ["path", "mode", "width", "height", "bytes"]
     manifest = Manifest.table(manifest_folder, columns=columns)
     split = Split.table(split_folder, columns=["id", "path", "label", "part"])
     rows = split.merge(manifest, on="path", how="left", validate="one_to_one")
     if rows["width"].isna().any():
         raise StepError(
-            f"The split in '{split_folder}' is not of the manifest in '{manifest_folder}': run again."
+            f"The split in '{split_folder}' does not belong to the manifest in '{manifest_folder}': "
+            "run again."
         )
     return rows.sort_values("id", ignore_index=True)
 
 
 def _files(rows: pd.DataFrame, part: str, settings: ShardSettings) -> list[tuple[str, pd.DataFrame]]:
-    """File names with their rows: as many files as needed, with equal numbers of images."""
+    """File names with their rows: as many files as needed, with about the same number of images each."""
     by_bytes = int(rows["bytes"].sum()) / settings.shard_bytes
     count = max(1, math.ceil(by_bytes), math.ceil(len(rows) / settings.shard_images))
     bounds = [round(i * len(rows) / count) for i in range(count + 1)]
@@ -137,13 +138,15 @@ def _files(rows: pd.DataFrame, part: str, settings: ShardSettings) -> list[tuple
     ]
 
 
-def _task(file: Path, rows: pd.DataFrame, places: dict[str, int]) -> _Task:
-    triples = zip(rows["path"].tolist(), rows["id"].tolist(), rows["label"].map(places).tolist(), strict=True)
+def _task(file: Path, rows: pd.DataFrame, numbers: dict[str, int]) -> _Task:
+    triples = zip(
+        rows["path"].tolist(), rows["id"].tolist(), rows["label"].map(numbers).tolist(), strict=True
+    )
     return _Task(file, list(triples))
 
 
 def _written(source: Source, tasks: Iterator[_Task], workers: int, total: int) -> Iterator[int]:
-    """Write the files; gives the number of images of each as it is done."""
+    """Write the files; yields the number of images of each one when it is done."""
     workers = workers or len(os.sched_getaffinity(0))
     if workers == 1 or total < _WORTH_PROCESSES:
         yield from (write_file(source, task) for task in tasks)
@@ -162,10 +165,10 @@ def _written(source: Source, tasks: Iterator[_Task], workers: int, total: int) -
 
 
 def write_file(source: Source, task: _Task) -> int:
-    """One TFRecord file, whole or not at all; gives the number of its images."""
+    """Write one TFRecord file, completely or not at all; returns the number of its images."""
     partial = task.file.with_name(f".{task.file.name}.partial")
     try:
-        with explained(task.file), pillow_as_is(), open(partial, "wb") as file:
+        with explained(task.file), pillow_without_limits(), open(partial, "wb") as file:
             for path, id, label in task.rows:
                 image = _prepared(source, path, id)
                 example = tfrecord.example({"image": image, "label": label, "id": id.encode()})
@@ -182,15 +185,14 @@ def _prepared(source: Source, path: str, id: str) -> bytes:
         data = source.read(path)
     except OSError as error:
         raise StepError(
-            f"'{path}' cannot be read any more ({error.strerror or error}): run again, so that it is "
-            f"scanned anew."
+            f"'{path}' can no longer be read ({error.strerror or error}): run again to rescan it."
         ) from None
     if hashlib.sha256(data).hexdigest() != id:
-        raise StepError(f"'{path}' has changed since it was scanned: run again, so that it is scanned anew.")
+        raise StepError(f"'{path}' has changed since it was scanned: run again to rescan it.")
     try:
         return prepare(data, max_pixels=_NO_LIMIT)
     except ValueError as error:
-        raise StepError(f"'{path}': {error} Take it out and run again.") from None
+        raise StepError(f"'{path}': {error} Remove it and run again.") from None
 
 
 def _index(rows: pd.DataFrame, labels: tuple[str, ...], files: dict[str, list[str]]) -> Shards:

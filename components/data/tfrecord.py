@@ -1,8 +1,8 @@
 """TFRecord files of tf.train.Example, written without TensorFlow.
 
-The framing is that of tensorflow/core/lib/io/record_writer: length, its masked CRC-32C, the data, their
-masked CRC-32C. The message is tensorflow/core/example/example.proto in protobuf's wire format; keys are in
-order, so equal values give equal bytes.
+The framing follows tensorflow/core/lib/io/record_writer: length, its masked CRC-32C, data, their masked
+CRC-32C. The message is tensorflow/core/example/example.proto in protobuf's wire format. Keys are sorted, so
+equal values give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _LENGTH_DELIMITED = 2
 
 
 def record(data: bytes) -> bytes:
-    """One record, framed."""
+    """A record with its framing."""
     length = struct.pack("<Q", len(data))
     return b"".join(
-        (length, struct.pack("<I", _masked_crc(length)), data, struct.pack("<I", _masked_crc(data)))
+        (length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data)))
     )
 
 
 def example(features: Mapping[str, bytes | int]) -> bytes:
-    """A serialised tf.train.Example with one value a feature: bytes, or a whole number from 0 (int64)."""
+    """A serialised tf.train.Example with one value per feature: bytes or a non-negative int64."""
     entries = (
         _field(1, _field(1, name.encode()) + _field(2, _feature(value)))
         for name, value in sorted(features.items())
@@ -51,7 +51,8 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
+    """The checksum of TFRecord files."""
     import google_crc32c
 
     crc = google_crc32c.value(data)

@@ -1,1 +1,1 @@
-"""From encoded bytes to the network's input, and to vectors."""
+"""Image decoding, embeddings, keypoints and crop matching."""

@@ -1,12 +1,12 @@
-"""The one way an image becomes the network's input: a TensorFlow graph function.
+"""Decodes and resizes images to the network's input, in the TensorFlow graph.
 
-Training, expanded shards and the exported model all call it, so what is served is what was
+Training, offline augmentation and the exported model all call it, so what is served is what was
 trained on. Images come out upright (EXIF orientation of JPEGs is applied in the graph), grey or
 RGB, as uint8; scaling to floats belongs to the network.
 
-Every size change is bilinear with antialiasing, rounded to whole grey levels. What happens to the
-aspect is named by one of `ASPECTS`. The default, "stretch", keeps the whole image: the network's
-input has the median aspect of the training images, so most are hardly stretched at all.
+Images are resized bilinearly with antialiasing and rounded to integers. One of `ASPECTS` says how the
+aspect ratio is handled. The default, "stretch", keeps the whole image: the network's input has the
+median aspect ratio of the training images, so most are hardly distorted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ASPECTS = ("stretch", "crop", "pad")
 
-MAX_PIXELS = 1 << 27  # 134 million: an image that says it is larger is refused before it is decoded
+MAX_PIXELS = 1 << 27  # 134 million: an image with a larger size in its header is refused before it is decoded
 PAD_GREY = 127
 _PNG_PALETTE = 3  # the colour types from here on may have transparent parts
 
@@ -30,16 +30,16 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode "L"
 
 
 def load(contents: Any, height: int, width: int, channels: int, aspect: str = "stretch") -> tf.Tensor:
-    """One encoded image at the network's size: uint8 (height, width, channels).
+    """An encoded image at the network's input size: uint8 (height, width, channels).
 
     contents: string (), a JPEG, PNG, WebP, BMP or GIF file (its first frame).
-    Raises INVALID_ARGUMENT where it runs for bytes that are no such image.
+    The graph raises INVALID_ARGUMENT for bytes that are not such an image.
     """
     return resize(decode(contents, channels), height, width, aspect)
 
 
 def load_batch(contents: Any, height: int, width: int, channels: int, aspect: str = "stretch") -> tf.Tensor:
-    """Encoded images at the network's size, string (N,) -> uint8 (N, height, width, channels)."""
+    """Encoded images at the network's input size, string (N,) -> uint8 (N, height, width, channels)."""
     import tensorflow as tf
 
     signature = tf.TensorSpec((height, width, channels), tf.uint8)
@@ -49,10 +49,10 @@ def load_batch(contents: Any, height: int, width: int, channels: int, aspect: st
 
 
 def decode(contents: Any, channels: int) -> tf.Tensor:
-    """One encoded image, upright, at its own size: string () -> uint8 (H, W, channels).
+    """An encoded image, upright, at its own size: string () -> uint8 (H, W, channels).
 
-    channels: 1 for grey, 3 for RGB.  Transparent parts lie on white.
-    Formats by their first bytes; anything else is refused with INVALID_ARGUMENT.
+    channels: 1 for grey, 3 for RGB.  Transparent pixels are blended with white.
+    The format is detected by the first bytes; anything else is refused with INVALID_ARGUMENT.
     """
     if channels not in (1, 3):
         raise ValueError(f"An image has 1 or 3 channels. Got {channels}.")
@@ -61,7 +61,7 @@ def decode(contents: Any, channels: int) -> tf.Tensor:
 
 @functools.cache
 def _decoder(channels: int) -> Any:
-    """Traced once, which takes a second, for all graphs of the process that decode."""
+    """The decode function, traced once per process, because tracing takes a second."""
     import tensorflow as tf
 
     def decoded(contents: Any) -> tf.Tensor:
@@ -92,8 +92,8 @@ def to_grey(image: Any) -> tf.Tensor:
 def resize(images: Any, height: int, width: int, aspect: str = "stretch") -> tf.Tensor:
     """Images at another size, uint8 (H, W, C) or (N, H, W, C) -> uint8 (…, height, width, C).
 
-    aspect: "stretch" bends the image to the new aspect, "crop" cuts the longer side off evenly,
-    "pad" adds even grey bars.
+    aspect: "stretch" distorts the image to the new aspect ratio, "crop" crops the longer side at the centre,
+    "pad" adds equal grey bars.
     """
     import tensorflow as tf
 
@@ -155,7 +155,7 @@ def _decode_webp(contents: Any) -> tf.Tensor:
 
 
 def _decode_bmp(contents: Any) -> tf.Tensor:
-    """TensorFlow reads a palette image as if its indices were grey levels: look them up."""
+    """Looks up the colours of palette images: TensorFlow takes the indices for grey levels."""
     import tensorflow as tf
 
     head = _head(contents, 30)
@@ -187,7 +187,7 @@ def _decode_other(contents: Any) -> tf.Tensor:
 
 
 def _head(contents: Any, num_bytes: int) -> tf.Tensor:
-    """The first bytes, zeros where the file is shorter, so that the decoder says what is wrong."""
+    """The first bytes, padded with zeros, so that the decoder reports a file that is too short."""
     import tensorflow as tf
 
     start = tf.strings.substr(contents, 0, num_bytes)
@@ -203,7 +203,7 @@ def _on_white(image: Any, opaque: Any = 255) -> tf.Tensor:
 
 
 def _check_size(size: Any) -> Any:
-    """Refuses int32 (height, width) of too many pixels."""
+    """Fails for int32 (height, width) of too many pixels."""
     import tensorflow as tf
 
     num_pixels = tf.reduce_prod(tf.cast(size, tf.float32))

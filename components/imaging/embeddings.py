@@ -1,9 +1,8 @@
-"""Images as vectors in which alike images lie near each other.
+"""Embeddings: images as vectors, so that similar images are close to each other.
 
-The seam is a callable, `Embed`: encoded images -> float32 (N, D). There are three of them: a pretrained
-Keras network whose weights the caller has as a file (`keras_embed`), plain features that need no weights
-(`plain_embed`), and the `embedding` signature of an exported model (serving/wire/contract.py), which is such
-a callable as it is.
+The interface is a callable, `Embed`: encoded images -> float32 (N, D). There are three: a pretrained Keras
+network with weights from a file (`keras_embed`), plain features that need no weights (`plain_embed`), and the
+`embedding` signature of an exported model (serving/wire/contract.py).
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ Network = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # pixels (
 
 KERAS_NETWORKS = {"MobileNetV2": 1.0, "MobileNet": 0.25}  # in keras.applications -> width of its weights
 
-PLAIN_SIDE = 64  # pixels of the square thumbnail that plain vectors are made of
+PLAIN_SIDE = 64  # pixels per side of the square thumbnail that plain vectors are computed from
 
 _SIDE, _CELL, _ANGLES, _COLOURS = PLAIN_SIDE, 8, 9, 8
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """By what images are compared."""
+    """How images are compared."""
 
-    basis: str  # in words
+    basis: str  # described for messages
     network: Network | None = None  # None: plain vectors
     side: int = PLAIN_SIDE  # pixels
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether it comes from a network that knows images."""
+        """Whether the vectors come from a pretrained network."""
         return self.network is not None
 
 
@@ -51,7 +50,7 @@ PLAIN = Embedding("plain features of shape and colour (model.weights names no pr
 
 
 def embedding_for(architecture: str, weights: str, side: int = 224) -> Embedding:
-    """The network that `model.architecture` and `model.weights` name, if they do; else plain vectors.
+    """The pretrained network that `model.architecture` and `model.weights` name; else plain vectors.
 
     Loads TensorFlow only for a network. Raises InputError for weights that are missing or do not fit.
     """
@@ -74,9 +73,9 @@ def embed_all(
     total: int | None = None,
     progress: Progress = silent,
 ) -> npt.NDArray[np.float32]:
-    """The vectors of all images, float32 (N, D), in order. Never more than a batch of images in memory.
+    """The vectors of all images, float32 (N, D), in order, with one batch of images in memory at a time.
 
-    Raises StepError when `embed` gives another shape or infinite numbers; InputError without images.
+    Raises StepError when `embed` gives a wrong shape or infinite numbers; InputError without images.
     """
     rows: list[npt.NDArray[np.float32]] = []
     with progress(total=total, desc="embed", unit="img") as bar:
@@ -85,7 +84,7 @@ def embed_all(
             width = rows[0].shape[1] if rows else found.shape[-1]
             if found.shape != (len(batch), width) or not np.isfinite(found).all():
                 raise StepError(
-                    f"The embedding gave shape {found.shape} for {len(batch)} images, wanted finite "
+                    f"The embedding gave shape {found.shape} for {len(batch)} images, expected finite "
                     f"numbers of shape {(len(batch), width)}."
                 )
             rows.append(found)
@@ -96,17 +95,17 @@ def embed_all(
 
 
 def plain_embed(encoded: list[bytes]) -> npt.NDArray[np.float32]:
-    """Shape and colour without any learned weights: float32 (N, 1956).
+    """Features of shape and colour, without learned weights: float32 (N, 1956).
 
     Histograms of oriented gradients of a 64-pixel luma thumbnail (Dalal and Triggs 2005: 8-pixel cells,
     9 unsigned angles, blocks of 2 x 2 cells, clipped L2 norm), then an 8 x 8 thumbnail in RGB.
-    Raises ValueError for what is no image.
+    Raises ValueError for bytes that are not an image.
     """
     return plain_vectors(np.stack([_pixels(data, PLAIN_SIDE) for data in encoded]))
 
 
 def plain_vectors(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """What `plain_embed` makes of thumbnails, uint8 (N, 64, 64, 3)."""
+    """The vectors of `plain_embed` for thumbnails, uint8 (N, 64, 64, 3)."""
     pixels = thumbnails.astype(np.float32)
     colours = pixels.reshape(len(pixels), _COLOURS, _CELL, _COLOURS, _CELL, 3).mean(axis=(2, 4))
     luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -116,14 +115,14 @@ def plain_vectors(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def keras_embed(weights: Path, network: str = "MobileNetV2", *, size_px: int = 224) -> Embed:
-    """A pretrained network without its last layer, pooled: images -> float32 (N, D). Loads TensorFlow.
+    """A pretrained network without its top, pooled: images -> float32 (N, D). Loads TensorFlow.
 
     weights: an .h5 file of keras.applications without top.  network: one of KERAS_NETWORKS; D is 1280 for
     MobileNetV2, 256 for MobileNet at a quarter of its width.
     Raises InputError for another network, a missing file, or weights of another network.
     """
     if network not in KERAS_NETWORKS:
-        raise InputError(f"Network '{network}' is not known here. Wanted one of {', '.join(KERAS_NETWORKS)}.")
+        raise InputError(f"Network '{network}' is unknown. Expected one of {', '.join(KERAS_NETWORKS)}.")
     if not weights.is_file():
         raise InputError(f"The weights {weights} are missing: give an .h5 file of {network} without top.")
     from keras import applications
@@ -150,7 +149,7 @@ def keras_embed(weights: Path, network: str = "MobileNetV2", *, size_px: int = 2
 
 
 def pretrained_network(architecture: str, weights: str, side: int) -> Network:
-    """The network that training would begin with, as it is, pooled. Loads TensorFlow.
+    """The pretrained network that training starts from, pooled. Loads TensorFlow.
 
     architecture, weights: as in components/imaging/pretrained.py.  side: pixels of its input.
     """
@@ -168,10 +167,10 @@ def pretrained_network(architecture: str, weights: str, side: int) -> Network:
 
 
 def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32]:
-    """The embeddings along their strongest directions, float32 (N, min(num_components, D)).
+    """The principal components of the embeddings, float32 (N, min(num_components, D)).
 
-    Principal components by the covariance's eigenvectors, scaled to a mean square norm of 1; labels play
-    no part. The largest number of each vector is positive: a kernel of BLAS may give either sign.
+    Scaled to a mean squared norm of 1. The signs are fixed, because they depend on the BLAS library: each
+    eigenvector's largest entry by absolute value is positive.
     """
     from scipy.linalg import eigh
 

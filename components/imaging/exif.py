@@ -1,9 +1,9 @@
-"""EXIF orientation of a JPEG, read and applied with TensorFlow operations only.
+"""The EXIF orientation of a JPEG, read and applied with TensorFlow operations only.
 
 Source: Exif 2.32 (CIPA DC-008), 4.5 and 4.6: the orientation is tag 0x0112 of the first image file
-directory of a TIFF structure in the first APP1 segment that starts with "Exif\\0\\0". What Pillow's
-`ImageOps.exif_transpose` makes of a file, this makes of it too. Anything that is broken, missing or
-out of range counts as orientation 1: an image is never refused for its EXIF.
+directory of a TIFF structure in the first APP1 segment that starts with "Exif\\0\\0". The result
+equals that of Pillow's `ImageOps.exif_transpose`. Anything broken, missing or out of range counts as
+orientation 1: an image is never refused for its EXIF data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION = 0x0112
 _SHORT, _LONG = 3, 4
-_TURNS = (  # for orientations 1 to 8: are the axes swapped, and then rows, columns reversed?
+_TURNS = (  # for orientations 1 to 8: whether axes are swapped, then rows reversed, then columns reversed
     (False, False, False, False, True, True, True, True),
     (False, False, True, True, False, False, True, True),
     (False, True, True, False, False, True, True, False),
@@ -27,15 +27,15 @@ _TURNS = (  # for orientations 1 to 8: are the axes swapped, and then rows, colu
 
 
 def upright(image: Any, contents: Any) -> tf.Tensor:
-    """The image as its photographer saw it.
+    """The image rotated and mirrored according to its EXIF orientation.
 
-    image: uint8 (H, W, C), decoded from contents, string (), which hold the orientation. From 5 on the
-    result is (W, H, C).
+    image: uint8 (H, W, C), decoded from contents, string (), which hold the orientation. The result is
+    (W, H, C) from orientation 5 on.
     """
     import tensorflow as tf
 
     head = tf.strings.substr(contents, 0, _SEARCHED)
-    # Most images have no EXIF, and walking through segments costs more than decoding a small one.
+    # Most images have no EXIF data, and reading the segments costs more than decoding a small image.
     has_exif = tf.strings.regex_full_match(head, r"\C*Exif\x00\x00\C*")
     turned = tf.cond(has_exif, lambda: _turn(image, orientation(contents)), lambda: image)
     return tf.ensure_shape(turned, (None, None, image.shape[-1]))
@@ -58,7 +58,7 @@ def _turn(image: Any, orientation: Any) -> tf.Tensor:
 
 
 def _bytes_at(data: Any, index: Any) -> tf.Tensor:
-    """Bytes at places that may lie outside, where they read as 0: uint8 (N,) -> int32 as `index`."""
+    """Bytes at the given positions; 0 outside of the data: uint8 (N,) -> int32, shape of `index`."""
     import tensorflow as tf
 
     size = tf.size(data)
@@ -79,7 +79,7 @@ def _integers(data: Any, index: Any, num_bytes: int, little: Any) -> tf.Tensor:
 
 
 def _find_tiff(data: Any) -> tf.Tensor:
-    """Where the TIFF structure of the first EXIF segment starts; 0 when there is none."""
+    """The start of the TIFF structure in the first EXIF segment; 0 when there is none."""
     import tensorflow as tf
 
     def more(place: Any, found: Any, count: Any) -> tf.Tensor:

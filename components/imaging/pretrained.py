@@ -1,7 +1,7 @@
-"""Networks of `keras.applications`, with weights from a file, from Keras's cache or download, or none.
+"""Networks of `keras.applications`: weights from a file, from Keras's cache or download, or random.
 
-Each family prepares pixels in its own way; that is part of the network here, so it is part of the exported
-model. Batch normalisation keeps the statistics that it came with.
+Each family preprocesses pixels in its own way. That is part of the network here, and so of the exported
+model. Batch normalisation keeps its pretrained statistics.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from pergola.components.errors import InputError
 
-AUTO = "auto"  # in place of a name
-IMAGENET = "imagenet"  # in place of a file: Keras's own cache or download
+AUTO = "auto"  # instead of a name: detect it
+IMAGENET = "imagenet"  # instead of a file: Keras's cache or download
 NEWEST_FORMAT = ".weights.h5"
 
 
@@ -23,11 +23,11 @@ class Family:
     """One architecture of keras.applications."""
 
     constructor: str
-    mark: str  # a layer that only its weights have
-    pixels: str  # "symmetric": to -1..1; "caffe": BGR less ImageNet's mean; "own": it scales by itself
-    least_side: int  # pixels
+    mark: str  # name of a layer that only this architecture has
+    pixels: str  # "symmetric": to -1..1; "caffe": BGR minus ImageNet's mean; "own": it has a scaling layer
+    least_side: int  # minimum input size in pixels
     options: dict[str, Any] = field(default_factory=dict)
-    depthwise: bool = False  # mostly of depthwise convolutions
+    depthwise: bool = False  # consists mostly of depthwise convolutions
 
 
 FAMILIES = {
@@ -43,16 +43,17 @@ FAMILIES = {
 
 
 def check_weights(weights: str, architecture: str) -> None:
-    """Refuse weights that cannot be used, without loading TensorFlow.
+    """Check that weights can be used, without loading TensorFlow.
 
-    weights: "" for none, "imagenet", or a file.  architecture: a name, or "auto" for whatever the file holds.
-    Raises InputError for an architecture that takes none, and a file that is missing, no HDF5, or another's.
+    weights: "" for none, "imagenet", or a file.  architecture: a name, or "auto" for the one in the file.
+    Raises InputError for an architecture without pretrained weights, and for a file that is missing, not
+    HDF5, or of another architecture.
     """
     if not weights:
         return
     if architecture not in (AUTO, *FAMILIES):
         raise InputError(
-            f"model.weights: '{architecture}' takes no pretrained weights. Leave one of both out."
+            f"model.weights: '{architecture}' takes no pretrained weights. Remove one of the two settings."
         )
     if weights == IMAGENET:
         return
@@ -64,7 +65,7 @@ def check_weights(weights: str, architecture: str) -> None:
 def features(name: str, inputs: Any, weights: str) -> Any:
     """Pooled features (N, D) of images (N, H, W, C) from 0 to 255.
 
-    weights: "" for random ones, "imagenet" for Keras's own, or a file (.h5, without the top).
+    weights: "" for random weights, "imagenet" for Keras's, or a file (.h5, without top).
     Raises InputError for a file that is missing or of another architecture.
     """
     network = _without_top(name, _prepare(inputs, FAMILIES[name].pixels))
@@ -75,7 +76,7 @@ def features(name: str, inputs: Any, weights: str) -> Any:
 
 
 def _loaded(name: str, weights: str, shape: tuple[int, int, int]) -> list[Any]:
-    """Weights as Keras keeps them: of a network that has nothing before its first layer."""
+    """The weights, loaded into a network without preprocessing layers, as Keras stores them."""
     import keras
 
     if weights == IMAGENET:
@@ -85,7 +86,7 @@ def _loaded(name: str, weights: str, shape: tuple[int, int, int]) -> list[Any]:
     network = _without_top(name, keras.Input(shape))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Keras only warns when it leaves layers as they were
+            warnings.simplefilter("error")  # Keras only warns when it skips layers
             network.load_weights(path)
     except (ValueError, KeyError, OSError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0]
@@ -107,11 +108,11 @@ def _without_top(name: str, inputs: Any, weights: str | None = None) -> Any:
 
 
 def architecture_of(weights: str) -> str | None:
-    """The name of the architecture whose weights a file holds, by its layers; None for one unknown.
+    """The architecture of the weights in a file, by its layer names; None when it is unknown.
 
-    "imagenet", which all have, counts as MobileNetV2's. Files of Keras 2 name the layers; those of Keras 3
-    (.weights.h5) number them, and none is known.
-    Raises InputError when there is no such file, or it is no HDF5 file.
+    "imagenet", which exists for all, counts as MobileNetV2. Keras 2 files name their layers; Keras 3 files
+    (.weights.h5) number them, so their architecture is unknown.
+    Raises InputError when the file does not exist or is not an HDF5 file.
     """
     import h5py
 
@@ -130,9 +131,9 @@ def architecture_of(weights: str) -> str | None:
 
 
 def trainable(network: Any, share: float, head: str) -> list[Any]:
-    """Freeze all but the head and the last `share` of the other layers; these are given back.
+    """Freeze all layers but the head and the last `share` of the others; returns the latter.
 
-    Batch normalisation stays frozen, that is, in inference mode, wherever it is.
+    Batch normalisation always stays frozen, that is, in inference mode.
     """
     layers = [layer for layer in network.layers if layer.weights and layer.name != head]
     learnable = [layer for layer in layers if not layer.__class__.__name__.endswith("BatchNormalization")]

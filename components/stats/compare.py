@@ -1,7 +1,6 @@
-"""Two models on the same images: is one better, or did chance say so?
+"""Compares two models on the same images: is one better, or is it chance?
 
-Images that both got right, or both wrong, say nothing about the difference; only those where the
-models disagree do.
+Only images on which the models disagree tell something about the difference.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """A challenger (candidate) beside a champion on the same images."""
+    """A candidate and a champion on the same images."""
 
     FILE: ClassVar[str] = "comparison.json"
 
@@ -32,21 +31,21 @@ class Comparison(Record):
     candidate_accuracy: float
     champion_accuracy: float
     difference: float  # candidate - champion, -1 to 1
-    interval: tuple[float, float]  # 95%, of the difference, by Tango's score test: the gate's
-    bootstrap: tuple[float, float]  # the same by drawing images, which is too narrow for few disagreements
-    only_candidate: int  # images that only the candidate got right
+    interval: tuple[float, float]  # 95%, of the difference, by Tango's score test; used by the gate
+    bootstrap: tuple[float, float]  # the same by the bootstrap, which is too narrow for few disagreements
+    only_candidate: int  # images that only the candidate classifies correctly
     only_champion: int
-    p_value: float  # exact McNemar test, two-sided: how surprising the disagreement is under chance
+    p_value: float  # of the exact, two-sided McNemar test
 
 
 def compare(candidate: Bools, champion: Bools, *, seed: int = 0) -> Comparison:
-    """Compare by which images each got right.
+    """Compare by which images each model classifies correctly.
 
     candidate, champion: bool (N,), the same images in the same order.
     """
     if candidate.shape != champion.shape or candidate.ndim != 1 or not len(candidate):
         raise ValueError(
-            f"Wanted two equally long lists of right and wrong, got {candidate.shape} and {champion.shape}."
+            f"Expected two boolean arrays of the same length, got {candidate.shape} and {champion.shape}."
         )
     only_candidate = int(np.sum(candidate & ~champion))
     only_champion = int(np.sum(champion & ~candidate))
@@ -66,14 +65,14 @@ def compare(candidate: Bools, champion: Bools, *, seed: int = 0) -> Comparison:
 def compare_evaluations(candidate: Path, champion: Path, *, seed: int = 0) -> Comparison:
     """Compare two evaluation folders, paired by the images' ids.
 
-    Raises InputError when they are not about the same images.
+    Raises InputError when they are of different images.
     """
     ours, theirs = _correct(candidate), _correct(champion)
     if ours.keys() != theirs.keys():
         only = len(ours.keys() ^ theirs.keys())
         raise InputError(
             f"{candidate} and {champion} are not about the same images ({only} are in one only). "
-            "Evaluate both on the same test part."
+            "Evaluate both on the same test split."
         )
     ids = sorted(ours)
     return compare(np.array([ours[i] for i in ids]), np.array([theirs[i] for i in ids]), seed=seed)
@@ -82,7 +81,7 @@ def compare_evaluations(candidate: Path, champion: Path, *, seed: int = 0) -> Co
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p-value of the exact McNemar test (a sign test on the disagreements), 0 to 1.
 
-    Source: McNemar 1947; exact by the binomial distribution, so it holds for few disagreements too.
+    Source: McNemar 1947; exact, by the binomial distribution, so it is valid for few disagreements, too.
     """
     total, smaller = only_first + only_second, min(only_first, only_second)
     if only_first == only_second:
@@ -99,7 +98,7 @@ def score_interval(
 ) -> tuple[float, float]:
     """Interval of the difference in accuracy (first - second), within [-1, 1].
 
-    Source: Tango 1998, all differences that the score test does not reject; keeps its level for few
+    Source: Tango 1998, all differences that the score test does not reject. It keeps its level for few
     disagreements and small samples, where the bootstrap does not.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -116,8 +115,8 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """95% interval of the difference in accuracy (first - second), by drawing images with replacement.
 
-    The difference depends only on how many disagreements of each kind are drawn, so these counts
-    are drawn: the same distribution as with the images themselves, at any size.
+    The difference depends only on the number of disagreements of each kind, so these counts are drawn. Their
+    distribution is the same as when images are drawn.
     """
     shares = np.array([only_first, only_second, num_images - only_first - only_second]) / num_images
     draws = np.random.default_rng(seed).multinomial(num_images, shares, size=num_samples)
@@ -126,7 +125,7 @@ def paired_bootstrap(
 
 
 def _tango(first: int, second: int, num: int, delta: float) -> float:
-    """Tango's score statistic for "the difference is delta", standard normal if that is so."""
+    """Tango's score statistic of the hypothesis that the difference is delta; standard normal under it."""
     b = -first - second + (2 * num - first + second) * delta
     c = -second * delta * (1 - delta)
     share = (math.sqrt(max(0.0, b * b - 8 * num * c)) - b) / (4 * num)  # of `second`, most likely given delta
@@ -138,7 +137,7 @@ def _tango(first: int, second: int, num: int, delta: float) -> float:
 
 
 def _root(distance: Callable[[float], float], outside: float, inside: float) -> float:
-    """Where `distance` turns from negative (inside) to positive (outside), to 1e-12."""
+    """The zero of `distance`, which is negative inside and positive outside, to 1e-12."""
     if distance(outside) <= 0:
         return outside
     while abs(outside - inside) > 1e-12:

@@ -1,10 +1,10 @@
-"""Confident learning: how many labels of each class are really another one, and which.
+"""Confident learning: estimates how many labels of each class are wrong, and which ones.
 
 After Northcutt, Jiang, Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", Journal
-of Artificial Intelligence Research 70. Written from the paper; the tests hold it against its authors'
-package cleanlab. Why it is ours is said in docs/decisions/0020-confident-learning.md.
+of Artificial Intelligence Research 70. Written from the paper; the tests compare it with cleanlab, the
+authors' package. See docs/decisions/0020-confident-learning.md for why it is not used.
 
-Probabilities are out of fold everywhere here: of an image by a model that has not seen it, float (N, C).
+All probabilities are out of fold, by a model that was not trained on the image: float (N, C).
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ Bools = npt.NDArray[np.bool_]
 
 
 def self_confidence(labels: Ints, probabilities: Floats) -> Floats:
-    """How likely each image's own label is, float (N,), 0 to 1; low is suspicious."""
+    """The probability of each image's own label, float (N,), 0 to 1; low is suspicious."""
     return np.asarray(probabilities[np.arange(len(labels)), labels])
 
 
 def confident_joint(labels: Ints, probabilities: Floats) -> Floats:
-    """Images [called i][really j], float (C, C), estimated; rows sum to the images called i.
+    """Estimated number of images [label][true class], float (C, C); rows sum to the images of each label.
 
-    An image counts as a j when its probability of j reaches the mean that images called j have (section
-    3.1, equations 1 and 2); of several such classes the likeliest one counts. Rows are then scaled to the
-    number of images called so (equation 3).  labels: every class from 0 to C - 1 occurs.
+    An image counts as class j when its probability of j reaches the mean over images labelled j (section 3.1,
+    equations 1 and 2); of several such classes the most likely one counts. Rows are then scaled to the number
+    of images with that label (equation 3).  labels: every class from 0 to C - 1 occurs.
     """
     num_classes = probabilities.shape[1]
-    called = np.bincount(labels, minlength=num_classes)
+    num_labelled = np.bincount(labels, minlength=num_classes)
     own = self_confidence(labels, probabilities)
-    thresholds = np.bincount(labels, own, minlength=num_classes) / np.maximum(called, 1)
-    # A sum of equal numbers may come out above them by rounding.
+    thresholds = np.bincount(labels, own, minlength=num_classes) / np.maximum(num_labelled, 1)
+    # By rounding, the mean of equal numbers may exceed them.
     reached = np.where(probabilities >= thresholds - 1e-6, probabilities, -1.0)
-    sure = reached.max(axis=1) >= 0
-    reached[np.arange(len(labels)), labels] += 1e-9  # of equals, what it is called
+    is_confident = reached.max(axis=1) >= 0
+    reached[np.arange(len(labels)), labels] += 1e-9  # ties go to the label
     counts = np.zeros((num_classes, num_classes))
-    np.add.at(counts, (labels[sure], reached[sure].argmax(axis=1)), 1.0)
-    nobody = counts.sum(axis=1) == 0
-    counts[nobody, nobody] = 1.0  # no evidence of errors
-    return np.asarray(counts / counts.sum(axis=1, keepdims=True) * called[:, None])
+    np.add.at(counts, (labels[is_confident], reached[is_confident].argmax(axis=1)), 1.0)
+    empty = counts.sum(axis=1) == 0
+    counts[empty, empty] = 1.0  # no evidence of errors
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True) * num_labelled[:, None])
 
 
-def wrong(labels: Ints, probabilities: Floats) -> Bools:
-    """Which labels are called wrong, bool (N,): pruned by noise rate (section 3.2).
+def flagged(labels: Ints, probabilities: Floats) -> Bools:
+    """Which labels are considered wrong, bool (N,): pruning by noise rate (section 3.2).
 
-    Of the images called i as many as the joint says are a j, those that are likeliest to be j rather than
-    i, and none that is likelier to be what it is called.
+    Of the images labelled i, as many as the joint estimates to be of class j: those with the largest margin
+    of the probability of j over that of i. Never an image whose own label is the most likely class.
     """
     joint = confident_joint(labels, probabilities)
     own = self_confidence(labels, probabilities)

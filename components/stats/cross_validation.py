@@ -1,4 +1,4 @@
-"""Parts that are predicted in turn by what was learned on the others, without a leak between them."""
+"""Stratified cross-validation folds that never divide a group."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Bools = npt.NDArray[np.bool_]
 
 
 def group_numbers(ids: Sequence[str], groups: Mapping[str, str] | None) -> Ints:
-    """The group of each image as a number, int (N,). groups: id -> group; others are on their own."""
+    """The group of each image as a number, int (N,). groups: id -> group; others have their own."""
     return np.unique([(groups or {}).get(id, id) for id in ids], return_inverse=True)[1]
 
 
 def enough_groups(labels: Ints, groups: Ints, num_classes: int, folds: int) -> Bools:
-    """Which classes have a group for every fold, bool (C,)."""
+    """Which classes have at least one group per fold, bool (C,)."""
     pairs = np.unique(np.stack([labels, groups]), axis=1)
     return np.bincount(pairs[0], minlength=num_classes) >= folds
 
 
 def group_folds(labels: Ints, groups: Ints, folds: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
-    """Rows to learn from and rows to predict, a fold at a time; a group is never on both sides.
+    """Training and test rows of each fold; a group is never in both.
 
-    Classes are spread evenly as far as groups allow. Every class wants `folds` groups (`enough_groups`).
+    Classes are distributed evenly as far as groups allow. Every class needs `folds` groups (`enough_groups`).
     """
     fold = _fold_of_rows(labels, groups, folds, seed)
     for number in range(folds):
@@ -33,10 +33,10 @@ def group_folds(labels: Ints, groups: Ints, folds: int, seed: int) -> Iterator[t
 
 
 def _fold_of_rows(labels: Ints, groups: Ints, folds: int, seed: int) -> Ints:
-    """Groups go, the largest first, where there is least of their classes; int (N,).
+    """The fold of each row, int (N,): groups, the largest first, go where their classes are rarest.
 
-    scikit-learn's StratifiedGroupKFold does the same with a standard deviation for each group and fold:
-    minutes for a hundred thousand images.
+    scikit-learn's StratifiedGroupKFold does the same with a standard deviation for each group and fold, which
+    takes minutes for a hundred thousand images.
     """
     sizes = np.bincount(groups)
     (owners, kinds), counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)

@@ -1,7 +1,7 @@
-"""Figures of a classifier: pure NumPy, no file and no framework.
+"""Metrics of a classifier, in pure NumPy.
 
 Everywhere `probabilities` is float (N, C), rows sum to 1; `labels` and `predicted` are int (N,) with
-values 0 to C - 1; N is at least 1. Names and edge cases are scikit-learn's, unless a line says otherwise.
+values 0 to C - 1; N is at least 1. Names and edge cases are scikit-learn's, unless noted otherwise.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class ClassScores:
     recall: Floats
     f1: Floats
     support: Ints
-    predicted: Ints  # images said to be of this class
+    predicted: Ints  # images predicted as this class
 
 
 def accuracy(predicted: Ints, labels: Ints) -> float:
-    """Share of images whose class was found, in [0, 1]."""
+    """Share of correctly classified images, in [0, 1]."""
     return float(np.mean(predicted == labels))
 
 
 def top_k_accuracy(probabilities: Floats, labels: Ints, k: int) -> float:
-    """Share of images whose class is among the k likeliest, in [0, 1].
+    """Share of images whose class is among the k most likely, in [0, 1].
 
     Equal probabilities are ranked by index, lowest first, as argmax does.
     """
@@ -55,7 +55,7 @@ def confusion_matrix(predicted: Ints, labels: Ints, num_classes: int) -> Ints:
 
 
 def class_scores(confusion: Ints) -> ClassScores:
-    """How each class did, from a confusion matrix."""
+    """Precision, recall, F1 and support of each class, from a confusion matrix."""
     hits = np.diag(confusion).astype(np.float64)
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = _ratio(hits, predicted), _ratio(hits, support)
@@ -63,7 +63,7 @@ def class_scores(confusion: Ints) -> ClassScores:
 
 
 def macro_f1(confusion: Ints) -> float:
-    """Mean of F1 over the classes that occur, as truth or as answer, in [0, 1]."""
+    """Mean of F1 over the classes that occur, as label or as prediction, in [0, 1]."""
     scores = class_scores(confusion)
     occurs = (scores.support + scores.predicted) > 0
     return float(scores.f1[occurs].mean())
@@ -72,7 +72,7 @@ def macro_f1(confusion: Ints) -> float:
 def log_loss(probabilities: Floats, labels: Ints) -> float:
     """Mean of -ln(probability of the true class), at least 0.
 
-    Rows are scaled to sum to 1 and clipped at float32's resolution, so that one sure error costs
+    Rows are scaled to sum to 1 and clipped at float32's resolution, so that one confident error costs
     about 16 and not infinity.
     """
     own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
@@ -81,7 +81,7 @@ def log_loss(probabilities: Floats, labels: Ints) -> float:
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
-    """Interval of a share, within [0, 1]; (0, 1) when there were no trials.
+    """Confidence interval of a share, within [0, 1]; (0, 1) without trials.
 
     Source: Wilson 1927; Brown, Cai, DasGupta 2001 recommend it for small samples.
     """
@@ -97,13 +97,13 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
 
 
 def quantile_interval(values: Sequence[float], share: float, confidence: float = 0.95) -> Interval:
-    """Interval of a quantile by order statistics; its ends are values that were seen.
+    """Confidence interval of a quantile by order statistics; its ends are observed values.
 
     Source: Conover 1999, section 3.2. For few values and a quantile near 0 or 1 one end is the extreme value,
-    and the true quantile may lie beyond.  share: 0.95 for the 95th percentile.
+    and the true quantile may be beyond it.  share: 0.95 for the 95th percentile.
     """
     if not len(values):
-        raise ValueError("Wanted at least one value.")
+        raise ValueError("Expected at least one value, got none.")
     count, tail = len(values), (1 - confidence) / 2
     ks = np.arange(count + 1)
     logs = np.array([math.lgamma(k + 1) + math.lgamma(count - k + 1) for k in ks])
@@ -117,7 +117,7 @@ def quantile_interval(values: Sequence[float], share: float, confidence: float =
 def difference_interval(
     first: float, num_first: int, second: float, num_second: int, confidence: float = 0.95
 ) -> Interval:
-    """Interval of the difference of two shares of different images, `first - second`, in [-1, 1].
+    """Confidence interval of the difference of two shares of different images, `first - second`, in [-1, 1].
 
     Source: Newcombe 1998, method 10 (score intervals combined). Needs at least one image each.
     """
@@ -135,8 +135,8 @@ def bootstrap_macro_f1(
 ) -> Interval:
     """95% interval of the macro F1, by drawing images with replacement (percentile bootstrap).
 
-    Without a single error a bootstrap knows no doubt; the interval of the accuracy stands in then.
-    Images of one cell of the confusion matrix are interchangeable, so cells are drawn, not images.
+    Without errors the bootstrap has no variance, so the interval of the accuracy is used instead. Images of
+    one cell of the confusion matrix are interchangeable, so cells are drawn, not images.
     """
     if (predicted == labels).all():
         return wilson_interval(len(labels), len(labels))

@@ -1,7 +1,7 @@
-"""Do two samples come from one population? Several tests at once, by one set of permutations.
+"""Two-sample permutation tests: several tests at once, with one set of permutations.
 
-Rows of both samples are pooled and dealt out anew many times. All statistics are computed for each deal, so
-the chance of *any* false alarm is held at a stated rate however the columns depend on one another. Sources:
+The rows of both samples are pooled and permuted many times. All statistics are computed for each permutation,
+so the rate of *any* false alarm is controlled, however the columns depend on each other. Sources:
 Westfall and Young 1993 (step-down max-T), Phipson and Smyth 2010 (why p is never 0), Besag and Clifford
 1991 (stopping early), Gretton et al. 2012 (MMD), Rahimi and Recht 2007 (random features).
 """
@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.integer]
 Deals = Ints  # (B, M): the rows that each deal gives to the smaller sample
 
 NUM_FEATURES = 256  # random features of the kernel
-GRID = 1024  # pooled quantiles at which two distributions are held against each other
+GRID = 1024  # pooled quantiles at which two distributions are compared
 _CHUNK = 250
 _ENOUGH = 30  # exceedances after which more permutations change no verdict
 
@@ -52,7 +52,7 @@ class Outcome:
 def compare_samples(
     columns: Columns, *, alpha: float, min_permutations: int = 999, seed: int = 0
 ) -> tuple[Outcome, ...]:
-    """Test each column, by as many permutations as a verdict at level `alpha` needs.
+    """Test each column, with as many permutations as a verdict at level `alpha` needs.
 
     There are at least `min_permutations` and, while the verdict is open, up to 10 / alpha.
     Raises ValueError when a sample is empty or columns differ in length.
@@ -119,7 +119,7 @@ def _num_rows(columns: Columns) -> int:
     }
     if len(sizes) != 1 or not 0 < columns.num_first < max(sizes):
         raise ValueError(
-            f"Wanted columns of one length with rows of both samples. Got lengths {sorted(sizes)} and "
+            f"Expected columns of one length with rows of both samples. Got lengths {sorted(sizes)} and "
             f"{columns.num_first} rows of the first sample."
         )
     return sizes.pop()

@@ -50,13 +50,13 @@ def _row(number: int, content: int, classes: int, unreadable: bool) -> dict[str,
     row: dict[str, Any] = {
         "path": path_of(number, classes), "label": f"class_{content % classes}", "given_split": None,
         "id": hashlib.sha256(seed).hexdigest(), "bytes": 500, "orientation": 1, "width": 0, "height": 0,
-        "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "phash": 0,
+        "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0,
     }  # fmt: skip
     if unreadable:
         return {**row, "reason": "it is empty"}
     thumbnail = coarse.repeat(THUMBNAIL_SIDE // _COARSE, 0).repeat(THUMBNAIL_SIDE // _COARSE, 1)
     return row | {
         "format": "PNG", "mode": "L", "width": 200, "height": 160, "brightness": float(coarse.mean()),
-        "contrast": float(coarse.std()), "sharpness": 500.0, "phash": number,
+        "contrast": float(coarse.std()), "sharpness": 500.0,
         "thumbnail": thumbnail.tobytes(),
     }  # fmt: skip

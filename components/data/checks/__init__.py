@@ -1,1 +1,1 @@
-"""What is wrong with the data."""
+"""Data checks, see validate.CHECKS."""

@@ -1,8 +1,8 @@
-"""What the images themselves show: the colour of their border, how colourful they are, what they are like.
+"""Features of the images themselves: vectors, border colour, colourfulness and keypoints.
 
-The scan reads grey thumbnails, because that is cheap. The checks of components/data/checks/content_checks.py
-want colour and a vector an image. So here each image is decoded once more, in several processes, and at
-most `validate.max_looked_at` of them, drawn by chance, so that neither time nor memory grow with the data.
+The scan reads grey thumbnails, because that is cheap. Checks on content need colour and a vector per image,
+so here each image is decoded again, in several processes: at most `validate.max_looked_at` of them, drawn at
+random, so that neither time nor memory grows with the data.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,32 +20,30 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pergola.components.artifacts.data import ValidationReport
-from pergola.components.data.checks.crops import Points, Row, points_of
-from pergola.components.data.checks.outliers import colour_of
-from pergola.components.data.checks.shortcuts import border_of
 from pergola.components.data.manifest import unique_images
-from pergola.components.data.manifest.image_metadata import pillow_as_is
+from pergola.components.data.manifest.image_metadata import pillow_without_limits
 from pergola.components.data.sources.source import Source
 from pergola.components.errors import StepError
 from pergola.components.imaging.embeddings import PLAIN_SIDE, Network, plain_vectors
+from pergola.components.imaging.keypoints import KeypointRow, Keypoints, detect_keypoints
 from pergola.components.progress import Progress, silent
 from pergola.serving.wire import images
 
 Floats = npt.NDArray[np.floating]
 Pixels = npt.NDArray[np.uint8]
 
-_PORTION = 64  # images
+_BATCH = 64  # images
 _WORTH_PROCESSES = 1000  # images; fewer are read before other processes have started
-_DECODED_SIDE = 128  # of a JPEG at least so much is decoded, enough for a border
+_DECODED_SIDE = 128  # JPEGs are decoded at no less than this, which is enough for a border
+_COLOUR_SIDE = 32
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A row an image that was looked at, in order of the manifest.
+class ImageFeatures:
+    """One row per image that was read, in order of the manifest.
 
-    rows: int64 (N,), of the manifest.  vectors: float32 (N, D).  borders: float32 (N, 4), see
-    components/data/checks/shortcuts.py.  colours: float32 (N,), 0 (grey) to 113.
+    rows: int64 (N,), of the manifest.  vectors: float32 (N, D).  borders: float32 (N, 4), see `border_of`.
+    colours: float32 (N,), see `colour_of`.
     """
 
     rows: npt.NDArray[np.int64]
@@ -55,72 +53,97 @@ class Contents:
     vectors: Floats
     borders: Floats
     colours: Floats
-    points: Points  # by which crops are found
-    num_usable: int  # distinct images that could have been looked at
+    keypoints: Keypoints  # from which crops are found
+    num_usable: int  # unique images that could have been read
 
 
-def look(
+def extract_features(
     source: Source,
     manifest_folder: Path,
-    report: ValidationReport,
+    excluded: Container[str],
     *,
     max_images: int,
     seed: int = 0,
     network: Network | None = None,
     side: int = 224,
-    points: bool = True,
+    keypoints: bool = True,
     progress: Progress = silent,
-) -> Contents:
-    """Look at the distinct, readable images that the report does not keep out.
+) -> ImageFeatures:
+    """The features of the unique, readable images. excluded: paths that are not used.
 
-    network: makes the vectors from pixels of `side`; None: plain ones (components/imaging/embeddings.py).
-    points: also find those by which crops are told.
-    A file that cannot be read any more is passed over. Raises StepError when a process that reads dies.
+    network: makes vectors from pixels of `side`; None: plain vectors (components/imaging/embeddings.py).
+    A file that can no longer be read is skipped. Raises StepError when a process that reads images dies.
     """
-    pictures = unique_images.read(manifest_folder, report.quarantined)
-    order = np.argsort(pictures.row)
+    unique = unique_images.read(manifest_folder, excluded)
+    order = np.argsort(unique.row)
     if len(order) > max_images:
         order = np.sort(np.random.default_rng(seed).choice(len(order), max_images, replace=False))
-        order = np.argsort(pictures.row)[order]
-    paths = [path for _, some in unique_images.paths(manifest_folder, pictures.row[order]) for path in some]
-    seen: list[Portion] = []
-    size = PLAIN_SIDE if network is None else side
+        order = np.argsort(unique.row)[order]
+    paths = [path for _, block in unique_images.paths(manifest_folder, unique.row[order]) for path in block]
+    batches: list[FeatureBatch] = []
+    wanted = _Wanted(PLAIN_SIDE if network is None else side, network is None, keypoints)
     with progress(total=len(paths), desc="look", unit=" images") as bar:
-        for portion in _read(source, paths, _Wanted(size, network is None, points)):
-            seen.append(portion if network is None else portion.described(network))
-            bar.update(len(portion.kept))
-    kept = np.concatenate([np.zeros(0, np.bool_), *(portion.kept for portion in seen)])
-    some = [portion for portion in seen if portion.kept.any()]
-    order = order[kept]
-    return Contents(
-        rows=pictures.row[order],
-        ids=[pictures.hex(place) for place in order.tolist()],
-        paths=[path for path, keep in zip(paths, kept.tolist(), strict=True) if keep],
-        labels=[pictures.labels[number] for number in pictures.label[order].tolist()],
-        vectors=np.concatenate([p.vectors for p in some]) if some else np.zeros((0, 1), np.float32),
-        borders=np.concatenate([np.zeros((0, 4), np.float32), *(p.borders for p in some)]),
-        colours=np.concatenate([np.zeros(0, np.float32), *(p.colours for p in some)]),
-        points=Points.of([row for p in some for row in p.points]),
-        num_usable=len(pictures.row),
+        for batch in _read(source, paths, wanted):
+            batches.append(batch if network is None else batch.embedded(network))
+            bar.update(len(batch.is_read))
+    is_read = np.concatenate([np.zeros(0, np.bool_), *(batch.is_read for batch in batches)])
+    batches = [batch for batch in batches if batch.is_read.any()]
+    order = order[is_read]
+    return ImageFeatures(
+        rows=unique.row[order],
+        ids=[unique.hex(image) for image in order.tolist()],
+        paths=[path for path, keep in zip(paths, is_read.tolist(), strict=True) if keep],
+        labels=[unique.labels[number] for number in unique.label[order].tolist()],
+        vectors=np.concatenate([b.vectors for b in batches]) if batches else np.zeros((0, 1), np.float32),
+        borders=np.concatenate([np.zeros((0, 4), np.float32), *(b.borders for b in batches)]),
+        colours=np.concatenate([np.zeros(0, np.float32), *(b.colours for b in batches)]),
+        keypoints=Keypoints.of([row for b in batches for row in b.keypoints]),
+        num_usable=len(unique.row),
     )
 
 
-@dataclass(frozen=True)
-class Portion:
-    """A few images. kept: which of them could be read, bool (n,); all else has a row for each of these.
+def border_of(pixels: Pixels) -> tuple[float, float, float, float]:
+    """Mean red, green and blue of the outermost pixels of uint8 (H, W, 3), 0 to 255, and how much they vary.
 
-    borders: float32 (m, 4).  colours: float32 (m,).  points: rows of components/data/checks/crops.py.
-    pixels: uint8 (m, side, side, 3), or nothing any more.  vectors: float32 (m, D), once it is described.
+    The outermost hundredth of each side counts, at least a pixel.
+    """
+    height, width = pixels.shape[:2]
+    down, across = max(1, height // 100), max(1, width // 100)
+    sides = (pixels[:down], pixels[-down:], pixels[:, :across], pixels[:, -across:])
+    ring = np.concatenate([side.reshape(-1, 3) for side in sides]).astype(np.float32)
+    red, green, blue = ring.mean(axis=0)
+    return float(red), float(green), float(blue), float(ring.std(axis=0).mean())
+
+
+def colour_of(image: Image.Image) -> float:
+    """The colourfulness of an RGB image's most colourful twentieth, 0 (grey) to 113.
+
+    The mean distance of the channels from their mean, in a thumbnail of 32 pixels per side. Only a twentieth
+    counts because a small leaf on a white sheet has colour, too.
+    """
+    thumbnail = image.resize((_COLOUR_SIDE, _COLOUR_SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(thumbnail).astype(np.float32)
+    distances = np.abs(pixels - pixels.mean(axis=2, keepdims=True)).mean(axis=2)
+    return float(np.sort(distances, axis=None)[-_COLOUR_SIDE * _COLOUR_SIDE // 20 :].mean())
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Features of a few images.
+
+    is_read: bool (n,), the images that could be read; everything else has a row for each of these.
+    borders: float32 (m, 4).  colours: float32 (m,).
+    pixels: uint8 (m, side, side, 3); empty once they are embedded.  vectors: float32 (m, D), from then on.
     """
 
-    kept: npt.NDArray[np.bool_]
+    is_read: npt.NDArray[np.bool_]
     borders: Floats
     colours: Floats
-    points: tuple[Row, ...]
+    keypoints: tuple[KeypointRow, ...]
     pixels: Pixels
     vectors: Floats
 
-    def described(self, vectors_of: Network) -> Portion:
+    def embedded(self, vectors_of: Network) -> FeatureBatch:
         """With vectors in place of pixels."""
         vectors = vectors_of(self.pixels) if len(self.pixels) else self.vectors
         return replace(self, pixels=self.pixels[:0], vectors=vectors)
@@ -128,41 +151,41 @@ class Portion:
 
 class _Wanted(NamedTuple):
     side: int  # of the pixels
-    plain: bool  # with plain vectors
-    points: bool  # with points
+    plain: bool  # also plain vectors
+    keypoints: bool  # also keypoints
 
 
-def read_portion(source: Source, paths: list[str], wanted: _Wanted) -> Portion:
-    """Decode each image once; what cannot be read any more is passed over."""
+def read_batch(source: Source, paths: list[str], wanted: _Wanted) -> FeatureBatch:
+    """Decode each image once. A file that can no longer be read is skipped."""
     side = wanted.side
-    found: list[_Glimpse] = []
-    kept = np.zeros(len(paths), np.bool_)
-    with pillow_as_is():
+    found: list[_Features] = []
+    is_read = np.zeros(len(paths), np.bool_)
+    with pillow_without_limits():
         for place, path in enumerate(paths):
             try:
-                found.append(_glimpse(source.read(path), wanted))
+                found.append(_features(source.read(path), wanted))
             except (OSError, ValueError):
                 continue
-            kept[place] = True
-    portion = Portion(
-        kept=kept,
-        borders=np.array([glimpse.border for glimpse in found], np.float32).reshape(-1, 4),
-        colours=np.array([glimpse.colour for glimpse in found], np.float32),
-        points=tuple(glimpse.points for glimpse in found if glimpse.points),
-        pixels=np.array([glimpse.pixels for glimpse in found], np.uint8).reshape(-1, side, side, 3),
+            is_read[place] = True
+    batch = FeatureBatch(
+        is_read=is_read,
+        borders=np.array([image.border for image in found], np.float32).reshape(-1, 4),
+        colours=np.array([image.colour for image in found], np.float32),
+        keypoints=tuple(image.keypoints for image in found if image.keypoints),
+        pixels=np.array([image.pixels for image in found], np.uint8).reshape(-1, side, side, 3),
         vectors=np.zeros((0, 1), np.float32),
     )
-    return portion.described(plain_vectors) if wanted.plain else portion
+    return batch.embedded(plain_vectors) if wanted.plain else batch
 
 
-class _Glimpse(NamedTuple):
+class _Features(NamedTuple):
     border: tuple[float, ...]
     colour: float
-    points: Row | None
+    keypoints: KeypointRow | None
     pixels: Pixels  # upright, squeezed to a square
 
 
-def _glimpse(data: bytes, wanted: _Wanted) -> _Glimpse:
+def _features(data: bytes, wanted: _Wanted) -> _Features:
     side = wanted.side
     with images.opened(data) as image:
         turn = images.orientation(image, data)
@@ -171,26 +194,26 @@ def _glimpse(data: bytes, wanted: _Wanted) -> _Glimpse:
         with images.decoding("it"):
             flat = images.flat(images.upright(image, turn)).convert("RGB")
     small = flat.resize((side, side), Image.Resampling.BILINEAR)
-    return _Glimpse(
+    return _Features(
         border_of(np.asarray(flat)),
         colour_of(small),
-        points_of(flat) if wanted.points else None,
+        detect_keypoints(flat) if wanted.keypoints else None,
         np.asarray(small),
     )
 
 
-def _read(source: Source, paths: list[str], wanted: _Wanted) -> Iterator[Portion]:
-    """Portions in order, a few of them ahead of the caller."""
-    portions = [paths[start : start + _PORTION] for start in range(0, len(paths), _PORTION)]
+def _read(source: Source, paths: list[str], wanted: _Wanted) -> Iterator[FeatureBatch]:
+    """Batches in their order, with at most a few read ahead of the caller."""
+    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     workers = len(os.sched_getaffinity(0))
     if workers == 1 or len(paths) < _WORTH_PROCESSES:
-        yield from (read_portion(source, portion, wanted) for portion in portions)
+        yield from (read_batch(source, batch, wanted) for batch in batches)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        ahead: deque[Future[Portion]] = deque()
+        ahead: deque[Future[FeatureBatch]] = deque()
         try:
-            for portion in portions:
-                ahead.append(pool.submit(read_portion, source, portion, wanted))
+            for batch in batches:
+                ahead.append(pool.submit(read_batch, source, batch, wanted))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:

@@ -1,55 +1,47 @@
-"""Images that lie far from all others: in embedding space, and by how they were made.
+"""Check: images that are far from all others in embedding space, such as a screenshot among leaves.
 
-A screenshot among leaves, a grey image among coloured ones, one compressed to mush. Distances to the
-nearest neighbours outside an image's own group of near-duplicates (Ramaswamy, Rastogi, Shim 2000; for deep
-features Sun et al. 2022), on a scale of logarithms, and a fence after Tukey (1977): two interquartile ranges
-above the upper quartile, beyond which one value in 2,700 lies under a normal law.
+The score is the mean distance to the nearest neighbours outside the image's own group of near-duplicates
+(Ramaswamy, Rastogi, Shim 2000; for deep features Sun et al. 2022). Outliers are beyond Tukey's (1977) fence
+on a logarithmic scale: two interquartile ranges above the upper quartile, which one value in 2,700 exceeds
+under a normal distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from pergola.components.artifacts.data import INFO, WARNING, Finding
+from pergola.components.artifacts.data import WARNING, Finding
 from pergola.components.artifacts.record import Record
+from pergola.components.data.checks.facts import MAX_PATHS, CheckResult, Facts
+from pergola.components.data.checks.settings import ValidateSettings
 from pergola.components.imaging.embeddings import principal
 from pergola.components.records import setting
 from pergola.components.stats.cross_validation import group_numbers
-from pergola.serving.wire import images
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
-Bools = npt.NDArray[np.bool_]
-
-CHECK, GREY_CHECK = "outlier", "grey_among_colour"
-_SIDE = 32
 
 
 @dataclass(frozen=True)
 class OutlierSettings:
-    """When an image is odd."""
+    """When an image is an outlier."""
 
-    enabled: bool = setting(True, "look for outliers")
-    neighbours: int = setting(10, "nearest images whose mean distance counts", low=1, high=100)
+    neighbours: int = setting(10, "nearest images over which the distance is averaged", low=1, high=100)
     reach: float = setting(2.0, "interquartile ranges above the upper quartile", low=1, high=20)
-    num_components: int = setting(256, "directions of the embedding that are used", low=2, high=4096)
-    max_compared: int = setting(20_000, "images that each is compared with, drawn by chance", low=100)
-    min_images: int = setting(50, "fewer images have no outliers", low=10)
-    min_colour: float = setting(
-        0.9, "grey images are odd where so large a share is coloured", low=0.5, high=1
-    )
+    num_components: int = setting(256, "principal components of the embedding", low=2, high=4096)
+    max_compared: int = setting(20_000, "images that each one is compared with, drawn at random", low=100)
+    min_images: int = setting(50, "with fewer images there are no outliers", low=10)
     seed: int = setting(0, "seed of the draw", low=0)
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """An image that lies far from all others."""
+    """An image that is far from all others."""
 
     id: str
     path: str
@@ -59,13 +51,23 @@ class Outlier:
 
 @dataclass(frozen=True)
 class Outliers(Record):
-    """Images beyond the fence, furthest first."""
+    """Images beyond the fence, farthest first."""
 
     FILE: ClassVar[str] = "outliers.json"
 
     num_images: int
     fence: float  # in medians
     outliers: tuple[Outlier, ...]
+
+
+def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
+    """A finding when there are outliers, and their distances."""
+    features = facts.features
+    if features is None:
+        return CheckResult()
+    outliers = find_outliers(features.vectors, features.ids, features.paths, features.labels, facts.groups)
+    found = finding(outliers)
+    return CheckResult((found,) if found else (), outliers)
 
 
 def find_outliers(
@@ -76,11 +78,11 @@ def find_outliers(
     groups: Mapping[str, str] | None = None,
     settings: OutlierSettings | None = None,
 ) -> Outliers:
-    """The images far from all others. Rows of all arguments belong together; embeddings: float (N, D)."""
+    """The images far from all others. All arguments have a row per image; embeddings: float (N, D)."""
     settings = settings or OutlierSettings()
     if not len(embeddings) == len(ids) == len(paths) == len(labels):
         raise ValueError(
-            f"Wanted a row, id, path and label an image. "
+            f"Expected a row, id, path and label per image. "
             f"Got {len(embeddings)}, {len(ids)}, {len(paths)} and {len(labels)}."
         )
     if len(ids) < settings.min_images:
@@ -99,8 +101,8 @@ def find_outliers(
 def neighbour_distances(embeddings: Floats, groups: Ints, settings: OutlierSettings) -> Floats:
     """Mean distance to the nearest images of other groups, float64 (N,).
 
-    Neighbours are looked for among `max_compared` images. With fewer than `neighbours` images of other
-    groups, the mean is over those; with none it is 0.
+    Neighbours are searched among `max_compared` images. With fewer than `neighbours` images of other groups
+    the mean is over those; with none it is 0.
     """
     points = principal(embeddings, settings.num_components).astype(np.float32)
     others = np.arange(len(points))
@@ -111,11 +113,11 @@ def neighbour_distances(embeddings: Floats, groups: Ints, settings: OutlierSetti
     squares = (points[others] ** 2).sum(axis=1)
     found = np.empty(len(points))
     for start in range(0, len(points), 512):
-        part = points[start : start + 512]
-        apart = (part**2).sum(axis=1)[:, None] + squares - 2 * part @ points[others].T
-        apart[groups[start : start + 512, None] == groups[others]] = np.inf
+        block = points[start : start + 512]
+        distances = (block**2).sum(axis=1)[:, None] + squares - 2 * block @ points[others].T
+        distances[groups[start : start + 512, None] == groups[others]] = np.inf
         count = min(settings.neighbours, len(others))
-        nearest = np.sqrt(np.maximum(np.partition(apart, count - 1, axis=1)[:, :count], 0))
+        nearest = np.sqrt(np.maximum(np.partition(distances, count - 1, axis=1)[:, :count], 0))
         known = np.isfinite(nearest)
         total = np.where(known, nearest, 0).sum(axis=1)
         found[start : start + 512] = total / np.maximum(known.sum(axis=1), 1)
@@ -123,74 +125,21 @@ def neighbour_distances(embeddings: Floats, groups: Ints, settings: OutlierSetti
 
 
 def fences(values: Floats, reach: float) -> tuple[float, float]:
-    """Tukey's fences: the quartiles, and `reach` times their distance further out."""
+    """Tukey's fences: `reach` interquartile ranges below the lower and above the upper quartile."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float(low - reach * (high - low)), float(high + reach * (high - low))
 
 
-def beyond(values: Floats, reach: float = 3.0) -> Bools:
-    """Which values lie beyond the fences, bool (N,). nan does not. 3 are Tukey's outer fences.
-
-    For a column of the manifest: ln of width x height, of width / height or of bytes a pixel. Where more
-    than half of all values are equal, the fences are at that value: give the column a spread first, or do
-    not ask.
-    """
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return np.zeros(len(values), np.bool_)
-    low, high = fences(known, reach)
-    return (values < low) | (values > high)
-
-
-def colourfulness(encoded: bytes) -> float:
-    """How much colour an image has in its most colourful twentieth, 0 (grey) to 113.
-
-    Mean distance of the channels from their mean, of a thumbnail of 32 pixels a side: a small leaf on a white
-    sheet has colour. Raises ValueError for what is no image.
-    """
-    with images.opened(encoded) as image, images.decoding("it"):
-        if image.mode == "RGB":
-            image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-        return colour_of(images.flat(image).convert("RGB"))
-
-
-def colour_of(image: Image.Image) -> float:
-    """The same of an image in RGB."""
-    pixels = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX)).astype(np.float32)
-    apart = np.abs(pixels - pixels.mean(axis=2, keepdims=True)).mean(axis=2)
-    return float(np.sort(apart, axis=None)[-_SIDE * _SIDE // 20 :].mean())
-
-
-def grey_among_colour(colours: Floats, settings: OutlierSettings | None = None, grey: float = 1.0) -> Bools:
-    """Which images are grey in a data set of coloured ones, bool (N,). colours: `colourfulness` of each."""
-    settings = settings or OutlierSettings()
-    is_grey = colours < grey
-    coloured = np.mean(~is_grey) if len(colours) else 0.0
-    return is_grey if coloured >= settings.min_colour else np.zeros(len(colours), np.bool_)
-
-
 def finding(outliers: Outliers) -> Finding | None:
-    """What a person is told; None when nothing lies beyond the fence."""
+    """The finding; None without outliers."""
     if not outliers.outliers:
         return None
     worst = outliers.outliers[0]
     message = (
         f"{len(outliers.outliers)} of {outliers.num_images} images look like no other, such as "
-        f"'{worst.path}', {worst.distance:.1f} times as far from its neighbours as is usual. "
-        "Look at them: they may not belong here."
+        f"'{worst.path}', {worst.distance:.1f} times as far from its neighbours as the median image. "
+        "Review them: they may not belong here."
     )
-    shown = outliers.outliers[:100]
+    shown = outliers.outliers[:MAX_PATHS]
     notes = tuple(f"{outlier.distance:.1f} times as far" for outlier in shown)
-    return Finding(CHECK, WARNING, len(outliers.outliers), tuple(o.path for o in shown), message, notes)
-
-
-def grey_finding(paths: Iterable[str], num_images: int) -> Finding | None:
-    """What a person is told about grey images among coloured ones."""
-    found = tuple(paths)
-    if not found:
-        return None
-    message = (
-        f"{len(found):,} of {num_images:,} images are grey, the others coloured, such as '{found[0]}'. "
-        "If one class has more of them than another, a model learns that."
-    )
-    return Finding(GREY_CHECK, INFO, len(found), found[:100], message)
+    return Finding("outlier", WARNING, len(outliers.outliers), tuple(o.path for o in shown), message, notes)

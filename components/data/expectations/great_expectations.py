@@ -1,7 +1,7 @@
 """EDGE: Great Expectations. Which rows of a table fail which rules.
 
-Its import takes seconds, so it happens when rules are run and not before. Nothing is sent anywhere: its
-analytics are switched off, and its context lives in memory.
+The import takes seconds, so it is delayed until rules are run. Nothing is sent anywhere: analytics are off,
+and the context is in memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ROW = "_row"
 
 
 class Checker:
-    """Runs one list of rules on table after table."""
+    """Runs a list of rules on one table after another."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        """Raises InputError for a rule that Great Expectations does not know or cannot take."""
+        """Raises InputError for a rule that Great Expectations does not know, or with invalid arguments."""
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # It imports modules that Python has given up.
+            warnings.simplefilter("ignore")  # It imports deprecated modules.
             import great_expectations as gx
             from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -36,8 +36,8 @@ class Checker:
             context.enable_analytics(False)
             context.variables.progress_bars = ProgressBarsConfig(globally=False)
             suite = context.suites.add(gx.ExpectationSuite(name="rules"))
-            for place, rule in enumerate(rules):
-                suite.add_expectation(_expectation(rule, place))
+            for number, rule in enumerate(rules):
+                suite.add_expectation(_expectation(rule, number))
             asset = context.data_sources.add_pandas("memory").add_dataframe_asset("table")
             self._definition = gx.ValidationDefinition(
                 name="rules", data=asset.add_batch_definition_whole_dataframe("whole"), suite=suite
@@ -45,9 +45,9 @@ class Checker:
             context.validation_definitions.add(self._definition)
 
     def failing(self, table: pd.DataFrame) -> list[list[int]]:
-        """For each rule the places of the rows that fail it, in order.
+        """For each rule the positions of the rows that fail it, ascending.
 
-        Raises InputError when a rule names a column that is not there or does not fit its values.
+        Raises InputError when a rule names a column that does not exist or does not fit its values.
         """
         if not self.rules or table.empty:
             return [[] for _ in self.rules]
@@ -63,12 +63,12 @@ class Checker:
             )
         failing: list[list[int]] = [[] for _ in self.rules]
         for outcome in result.results:
-            place = outcome.expectation_config.meta["place"]
-            failing[place] = _rows(outcome, self.rules[place])
+            number = outcome.expectation_config.meta["rule"]
+            failing[number] = _rows(outcome, self.rules[number])
         return failing
 
 
-def _expectation(rule: Rule, place: int) -> Any:
+def _expectation(rule: Rule, number: int) -> Any:
     from great_expectations.exceptions import ExpectationNotFoundError
     from great_expectations.expectations.expectation import ColumnMapExpectation
     from great_expectations.expectations.registry import get_expectation_impl
@@ -79,14 +79,15 @@ def _expectation(rule: Rule, place: int) -> Any:
         raise InputError(f"Check '{rule.check}': Great Expectations has no '{rule.expect}'.") from None
     if not issubclass(kind, ColumnMapExpectation):
         raise InputError(
-            f"Check '{rule.check}': '{rule.expect}' does not look at each value of a column by itself."
+            f"Check '{rule.check}': '{rule.expect}' does not check each value of a column by itself. "
+            "Use an expectation that does."
         )
     try:
-        return kind(column=rule.column, meta={"place": place}, **rule.arguments)
+        return kind(column=rule.column, meta={"rule": number}, **rule.arguments)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"Check '{rule.check}': '{rule.expect}' does not take these arguments ({reason})."
+            f"Check '{rule.check}': '{rule.expect}' does not accept these arguments ({reason})."
         ) from None
 
 
@@ -100,7 +101,7 @@ def _rows(outcome: Any, rule: Rule) -> list[int]:
 
 
 def _reason(info: Any) -> str:
-    """Great Expectations gives either one exception or one a metric."""
+    """The message of Great Expectations' exception; it gives either one, or one per metric."""
     several = [one for one in info.values() if isinstance(one, dict)]
     infos = [info] if "exception_message" in info else several
     return " ".join(str(next((one.get("exception_message") for one in infos), info)).split())

@@ -1,13 +1,13 @@
-"""Expectations that a first data set gives, for a person to review: what later ones are held against.
+"""Expectations inferred from a first data set, for a person to review and to check later data sets against.
 
-    infer(manifest folder)          -> what the data set is like
+    infer(manifest folder)          -> a profile of the data set
     to_toml(profile)                -> an expectations file: those that come with pergola, then these
-    changes(old rules, profile)     -> what is different in another data set
+    changes(old rules, profile)     -> how another data set differs
 
-A number is expected to lie where 99% of the first data set's images lay; a later data set may have 5%
-outside (1% would be usual) before it is a finding. Classes are expected to be the same, and none to have less
-than half or more than twice the share that it had. Nothing is inferred about copies or unreadable files: one
-data set's faults are no reason to expect them.
+A number is expected in the range that holds 99% of the first data set's images. A later data set may have 5%
+outside (1% would be usual) before that is a finding. Classes are expected to be the same, each with half to
+twice its share. Nothing is inferred about copies or unreadable files: one data set's faults are no reason to
+expect them in the next.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from pergola.components.artifacts.data import CRITICAL, WARNING, Manifest
 from pergola.components.data.expectations import rules
 from pergola.components.data.expectations.rules import Rule, Rules
 
-MARK = "inferred_"  # before the name of a check
+MARK = "inferred_"  # prefix of an inferred rule's check
 MIN_IMAGES = 50
-_OUTSIDE = 0.005  # share of the first data set below, and above, what is expected
+_OUTSIDE = 0.005  # share of the first data set below, and above, the expected range
 _TOLERATED = 0.05
 _FACTOR = 2.0  # by which a class's share may change
 _BETWEEN, _IN_SET = "expect_column_values_to_be_between", "expect_column_values_to_be_in_set"
 _NUMBERS = ("width", "height", "aspect", "bytes", "brightness", "contrast", "sharpness")
-_WORDS = ("format", "mode")
+_TEXTS = ("format", "mode")
 
 Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a data set is like."""
+    """Ranges, values and classes of a data set."""
 
     num_images: int  # readable
-    ranges: Mapping[str, tuple[float, float]]  # column -> where 99% of the images lie
-    words: Mapping[str, tuple[str, ...]]  # column -> values that occur
+    ranges: Mapping[str, tuple[float, float]]  # column -> the range of 99% of the images
+    texts: Mapping[str, tuple[str, ...]]  # column -> values that occur
     shares: Mapping[str, float]  # class -> share of the images
 
 
 def infer(manifest_folder: Path) -> Profile:
-    """What the readable images of a manifest are like."""
-    columns = {"label", "reason", *_NUMBERS, *_WORDS} - {"aspect"}
+    """The profile of the readable images of a manifest."""
+    columns = {"label", "reason", *_NUMBERS, *_TEXTS} - {"aspect"}
     table = Manifest.table(manifest_folder, sorted(columns))
     table = table[table["reason"].isna()]
     sides = table[["width", "height"]]
@@ -60,7 +60,7 @@ def infer(manifest_folder: Path) -> Profile:
         ranges={column: _range(table[column].to_numpy(np.float64)) for column in _NUMBERS}
         if len(table)
         else {},
-        words={column: tuple(sorted(map(str, table[column].dropna().unique()))) for column in _WORDS},
+        texts={column: tuple(sorted(map(str, table[column].dropna().unique()))) for column in _TEXTS},
         shares={str(label): float(f"{share:.4g}") for label, share in sorted(counts.items())},
     )
 
@@ -71,14 +71,14 @@ def to_toml(profile: Profile) -> str:
     lines = [
         default,
         "",
-        f"# Inferred from {profile.num_images:,} images. Review each: is it meant, or chance?",
-        "# Ranges hold 99% of the images; `tolerate` is the share of later ones that may lie outside.",
+        f"# Inferred from {profile.num_images:,} images. Review each: is it intended, or chance?",
+        "# Ranges hold 99% of the images; `tolerate` is the share of later images that may be outside.",
     ]
     for table, rule in inferred_rules(profile):
         lines += ["", f"[[{table}]]", *_rule_lines(rule)]
     lines += [
         "",
-        "# Each class's share of the images, by which column `change` of [[classes]] is reckoned.",
+        "# Each class's share of the images, from which column `change` of [[classes]] is computed.",
         "[shares]",
     ]
     lines += [f"{_text(label)} = {share}" for label, share in profile.shares.items()]
@@ -86,18 +86,18 @@ def to_toml(profile: Profile) -> str:
 
 
 def inferred_rules(profile: Profile) -> Iterable[tuple[str, Rule]]:
-    """The rules that a data set gives, each with the table that it stands in."""
+    """The rules inferred from a data set, each with the TOML table that it belongs to."""
     for column, (low, high) in profile.ranges.items():
         limits = {"min_value": low, "max_value": high}
         message = (
-            f"{{count}} of {{total}} images have a {column} outside {low:g} to {high:g}, where 99% of the "
-            "first data set's lay, such as {names}."
+            f"{{count}} of {{total}} images have a {column} outside {low:g} to {high:g}, the range of "
+            "99% of the first data set, such as {names}."
         )
         rule = Rule(f"{MARK}{column}", _BETWEEN, column, limits, WARNING, message, tolerate=_TOLERATED)
         yield "images", rule
-    for column, values in profile.words.items():
+    for column, values in profile.texts.items():
         message = (
-            f"{{count}} of {{total}} images have a {column} that the first data set does not have "
+            f"{{count}} of {{total}} images have a {column} that is not in the first data set "
             f"({', '.join(values)}), such as {{names}}."
         )
         wanted = {"value_set": list(values)}
@@ -109,7 +109,7 @@ def inferred_rules(profile: Profile) -> Iterable[tuple[str, Rule]]:
 def _rules_on_classes(labels: list[str]) -> tuple[Rule, ...]:
     return (
         Rule("new_class", _IN_SET, "label", {"value_set": labels}, CRITICAL,
-             "{count} of {total} classes are not known: {names}. Take them out, or train anew with them."),
+             "{count} of {total} classes are unknown: {names}. Remove them, or retrain with them."),
         Rule("missing_class", _BETWEEN, "images", {"min_value": 1}, CRITICAL,
              "{count} of {total} classes have no image: {names}."),
         Rule("class_share", _BETWEEN, "change", {"max_value": _FACTOR}, WARNING,
@@ -119,7 +119,7 @@ def _rules_on_classes(labels: list[str]) -> tuple[Rule, ...]:
 
 @dataclass(frozen=True)
 class Change:
-    """One way in which a data set is not as the expectations have it."""
+    """One difference between a data set and the expectations."""
 
     what: str  # column or class
     expected: str
@@ -127,9 +127,9 @@ class Change:
 
 
 def changes(expected: Rules, profile: Profile) -> tuple[Change, ...]:
-    """What is different in a data set: ranges that moved, new and missing values and classes, shares.
+    """How a data set differs: ranges that moved, new values, new and missing classes, changed shares.
 
-    A range has moved when the new one reaches beyond it by more than a quarter of its width.
+    A range has moved when the new one extends beyond it by more than a quarter of its width.
     """
     found: list[Change] = []
     for rule in expected.images:
@@ -137,8 +137,8 @@ def changes(expected: Rules, profile: Profile) -> tuple[Change, ...]:
             continue
         if rule.column in profile.ranges and rule.expect == _BETWEEN:
             found += _moved(rule, profile.ranges[rule.column])
-        elif rule.column in profile.words and rule.expect == _IN_SET:
-            found += _other_words(rule, profile.words[rule.column])
+        elif rule.column in profile.texts and rule.expect == _IN_SET:
+            found += _new_values(rule, profile.texts[rule.column])
     for label in sorted({*expected.shares, *profile.shares}):
         before, now = expected.shares.get(label, 0.0), profile.shares.get(label, 0.0)
         if not before or not now or max(before / now, now / before) > _FACTOR:
@@ -153,7 +153,7 @@ def _moved(rule: Rule, now: tuple[float, float]) -> list[Change]:
     return [] if inside else [Change(rule.column, f"{low:g} to {high:g}", f"{now[0]:g} to {now[1]:g}")]
 
 
-def _other_words(rule: Rule, now: tuple[str, ...]) -> list[Change]:
+def _new_values(rule: Rule, now: tuple[str, ...]) -> list[Change]:
     before = [str(value) for value in rule.arguments.get("value_set", ())]
     new = [value for value in now if value not in before]
     return [Change(rule.column, ", ".join(before), ", ".join(now))] if new else []
@@ -164,7 +164,7 @@ def _share(share: float) -> str:
 
 
 def _range(values: Floats) -> tuple[float, float]:
-    """Where all but a hundredth lie, rounded outwards to three digits."""
+    """The range of 99% of the values, rounded outwards to three digits."""
     low, high = np.quantile(values, [_OUTSIDE, 1 - _OUTSIDE])
     return _down(float(low)), -_down(-float(high))
 

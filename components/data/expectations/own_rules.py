@@ -1,8 +1,8 @@
-"""The rules that come with pergola, run as what they are: comparisons of a column with a number or a set.
+"""Runs the rules that come with pergola: comparisons of a column with a number or a set.
 
-A file that a person wrote is run by Great Expectations (components/data/expectations/great_expectations.py),
-whose import takes more time than all of these checks on some thousand images. Both give the same rows: see
-the tests, and docs/decisions/0021-rules-that-come-along.md.
+A person's own file is run by Great Expectations (components/data/expectations/great_expectations.py), whose
+import takes longer than all these rules on a few thousand images. Both give the same rows: see the tests, and
+docs/decisions/0021-rules-that-come-along.md.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class OwnChecker:
-    """Runs one list of rules on table after table, as expectations.Checker does."""
+    """Runs a list of rules on one table after another, as great_expectations.Checker does."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
 
     def failing(self, table: pd.DataFrame) -> list[list[int]]:
-        """For each rule the places of the rows that fail it, in order."""
+        """For each rule the positions of the rows that fail it, ascending."""
         return [np.flatnonzero(_fails(rule, table[rule.column])).tolist() for rule in self.rules]
 
 
 def _fails(rule: Rule, values: pd.Series) -> pd.Series:
-    """Which values do not meet the rule; a value that is missing meets all but that of missing ones."""
+    """Which values fail the rule. Missing values fail only a rule on missing values."""
     if rule.expect == "expect_column_values_to_be_null":
         return values.notna()
     if rule.expect == "expect_column_values_to_be_in_set":

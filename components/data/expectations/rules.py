@@ -1,4 +1,4 @@
-"""Expectations as data: what a TOML file says that images must be like."""
+"""Expectations as data: the rules of a TOML file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TABLES = ("images", "classes", "shares")
 
 @dataclass(frozen=True)
 class Rule:
-    """One expectation on one column, and what its failure means."""
+    """One expectation on one column, and what it means when it is not met."""
 
     check: str
-    expect: str  # Great Expectations' name
+    expect: str  # name of the expectation in Great Expectations
     column: str
     arguments: Mapping[str, Any]
     severity: str
@@ -32,8 +32,12 @@ class Rule:
     quarantine: bool = False
     tolerate: float = 0.0
 
+    def is_violated(self, count: int, total: int) -> bool:
+        """Whether more of `total` rows fail than are tolerated. count: rows that fail."""
+        return count > 0 and count > self.tolerate * total
+
     def sentence(self, count: int, total: int, names: Sequence[str]) -> str:
-        """The message for what failed; names: of all that failed."""
+        """The message for `count` failing rows of `total`. names: of the failing rows."""
         shown = ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN])
         message = self.message.replace("{count}", f"{count:,}").replace("{total}", f"{total:,}")
         return message.replace("{names}", shown)
@@ -41,11 +45,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules of a file."""
+    """All rules of a TOML file."""
 
     images: tuple[Rule, ...]
     classes: tuple[Rule, ...]
-    shares: Mapping[str, float] = field(default_factory=dict)  # class -> share of the images, as expected
+    shares: Mapping[str, float] = field(default_factory=dict)  # class -> expected share of the images
 
 
 def load(path: Path) -> Rules:
@@ -57,13 +61,13 @@ def load(path: Path) -> Rules:
             f"The expectations '{path}' cannot be read ({error.strerror}): check the path."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The expectations '{path}' are no TOML: {error}.") from None
+        raise InputError(f"The expectations '{path}' are not valid TOML: {error}.") from None
     for table in data:
         if table not in _TABLES:
             raise InputError(f"{path}: unknown table '{table}'.{nearest(table, _TABLES)}")
     rules = {
         table: tuple(
-            _rule(row, f"{path}, [[{table}]] {place}") for place, row in enumerate(data.get(table, []), 1)
+            _rule(row, f"{path}, [[{table}]] {number}") for number, row in enumerate(data.get(table, []), 1)
         )
         for table in ("images", "classes")
     }
@@ -74,7 +78,7 @@ def _shares(table: Any, path: Path) -> dict[str, float]:
     for label, share in table.items() if isinstance(table, Mapping) else [("", table)]:
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise InputError(
-                f"{path}, [shares]: wanted a share from 0 to 1 a class, got {label!r} = {share!r}."
+                f"{path}, [shares]: expected a share from 0 to 1 per class, got {label!r} = {share!r}."
             )
     return {str(label): float(share) for label, share in table.items()}
 
@@ -82,14 +86,14 @@ def _shares(table: Any, path: Path) -> dict[str, float]:
 def _rule(row: Mapping[str, Any], where: str) -> Rule:
     for key, kind in (("check", str), ("expect", str), ("column", str), ("severity", str), ("message", str)):
         if not isinstance(row.get(key), kind):
-            raise InputError(f"{where}: wanted '{key}' as a text, got {row.get(key)!r}.")
+            raise InputError(f"{where}: expected a text for '{key}', got {row.get(key)!r}.")
     if row["severity"] not in (CRITICAL, WARNING, INFO):
         raise InputError(
             f"{where}: severity '{row['severity']}' is not one of {CRITICAL}, {WARNING}, {INFO}."
         )
     if "mostly" in row:
         raise InputError(
-            f"{where}: 'mostly' is not used here. Say tolerate = {1 - float(row['mostly']):.3g}."
+            f"{where}: 'mostly' is not supported. Use tolerate = {1 - float(row['mostly']):.3g} instead."
         )
     arguments = {key: value for key, value in row.items() if key not in _OWN}
     return Rule(

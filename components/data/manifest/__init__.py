@@ -1,1 +1,1 @@
-"""What is in a data source, one row an image file."""
+"""The manifest: one row per image file of a data source."""

@@ -1,12 +1,12 @@
-"""relabel.csv: suspicious labels that a person goes through, and what becomes of them.
+"""relabel.csv: suspicious labels for a person to review, and the corrections that come back.
 
     id,path,label,suggested,quality,new_label
     9f86d08188…,maple/17.jpg,maple,oak,0.0021,
 
-A person writes into `new_label` the right class, `(remove)` to leave the image out, or nothing to let the
-label be. Rows may be deleted and sorted as one likes. An image is known by its content (`id`), so a file
-that was moved keeps its correction and one that was replaced loses it. A row whose `new_label` is its label
-says that a person looked and the label is right: it is not suspected again.
+A person writes into `new_label` the right class, `(remove)` to exclude the image, or nothing to keep the
+label. Rows may be deleted and sorted. Images are identified by their content (`id`), so a file that was moved
+keeps its correction and one that was replaced loses it. A row whose `new_label` equals its label confirms the
+label: it is not listed as suspicious again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pergola.components import records
-from pergola.components.data.manifest.image_metadata import Look
+from pergola.components.data.manifest.image_metadata import ImageMetadata
 from pergola.components.data.sources.source import Entry
 from pergola.components.errors import InputError
 
 RELABEL_FILE = "relabel.csv"
 REMOVE = "(remove)"
-TAKEN_OUT = "a person took it out"  # the reason of such a file in the manifest
+TAKEN_OUT = "a person took it out"  # the reason in the manifest of a file removed by a correction
 COLUMNS = ("id", "path", "label", "suggested", "quality", "new_label")
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -36,19 +36,19 @@ class Suspect:
     id: str
     path: str
     label: str
-    suggested: str  # the class that the model finds likeliest; may be the label itself
-    quality: float  # out-of-fold probability of the given label, 0 to 1; low is suspicious
-    flagged: bool  # confident learning calls it an error
+    suggested: str  # the class that the model finds most likely; may equal the label
+    quality: float  # out-of-fold probability of the label, 0 to 1; low is suspicious
+    flagged: bool  # confident learning considers it an error
 
 
 def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
-    """Write the list, worst first, with an empty `new_label`. Gives the number of rows.
+    """Write the list in its order, with an empty `new_label`. Returns the number of rows.
 
-    Raises InputError when the file is there: it may hold somebody's work.
+    Raises InputError when the file exists, because it may hold corrections.
     """
     refuse_to_replace(path)
     sink = io.StringIO()
-    writer = csv.writer(sink)  # lines end as RFC 4180 has it; with "\n" alone a "\r" would not be quoted
+    writer = csv.writer(sink)  # line ends as in RFC 4180; with "\n" alone a "\r" would not be quoted
     writer.writerow(COLUMNS)
     rows = [(s.id, s.path, s.label, s.suggested, f"{s.quality:.4f}", "") for s in suspects]
     writer.writerows(rows)
@@ -57,21 +57,21 @@ def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
 
 
 def refuse_to_replace(path: Path) -> None:
-    """Raises InputError when the file is there: it may hold somebody's work."""
+    """Raises InputError when the file exists, because it may hold corrections."""
     if path.exists():
         raise InputError(
-            f"{path} is there already and may hold corrections: move it away or name another file."
+            f"{path} already exists and may hold corrections: move it away or name another file."
         )
 
 
 def read_relabel(path: Path, labels: Collection[str]) -> dict[str, str | None]:
-    """Corrections: id -> new label, None to leave the image out. Rows without a correction are not in it.
+    """Corrections: id -> new label, None to exclude the image. Rows without a correction are ignored.
 
-    labels: the classes that there are; another name is refused with the nearest one, since it is likelier a
-        slip than a new class.
-    Commas, semicolons and tabs are understood, and a byte order mark, as spreadsheets write them.
-    Raises InputError for a file that cannot be read, a missing column, an unknown class, or one image
-    with two corrections.
+    labels: the existing classes. Any other name is refused, with the nearest class as a suggestion, because
+        it is more likely a typing error than a new class.
+    Commas, semicolons, tabs and a byte order mark are accepted, as spreadsheets write them.
+    Raises InputError for a file that cannot be read, a missing column, an unknown class, or an image with two
+    different corrections.
     """
     found: dict[str, str | None] = {}
     for number, row in _rows(path):
@@ -79,7 +79,7 @@ def read_relabel(path: Path, labels: Collection[str]) -> dict[str, str | None]:
         if not name:
             continue
         if not id:
-            raise InputError(f"{path}, line {number}: '{name}' belongs to no image, the id is empty.")
+            raise InputError(f"{path}, line {number}: '{name}' belongs to no image: the id is empty.")
         if name != REMOVE and name not in labels:
             raise InputError(
                 f"{path}, line {number}: '{name}' is not a class of this data set."
@@ -93,26 +93,28 @@ def read_relabel(path: Path, labels: Collection[str]) -> dict[str, str | None]:
 
 
 class Corrections:
-    """Corrections at work. corrections: as `read_relabel` gives them; empty: nothing is changed."""
+    """Applies corrections to scanned files. corrections: from `read_relabel`; empty: nothing changes."""
 
     def __init__(self, corrections: Mapping[str, str | None]) -> None:
         self.corrections = corrections
 
-    def apply(self, entries: list[Entry], looks: list[Look]) -> tuple[list[Entry], list[Look]]:
-        """Entries with the right labels; those to be taken out have a look with that as its reason.
+    def apply(
+        self, entries: list[Entry], images: list[ImageMetadata]
+    ) -> tuple[list[Entry], list[ImageMetadata]]:
+        """Entries with corrected labels; the metadata of excluded images say so as their reason.
 
-        All files of equal content are treated alike.
+        A correction applies to all files with that content.
         """
         if not self.corrections:
-            return entries, looks
-        pairs = [self._one(entry, look) for entry, look in zip(entries, looks, strict=True)]
-        return [entry for entry, _ in pairs], [look for _, look in pairs]
+            return entries, images
+        pairs = [self._corrected(entry, image) for entry, image in zip(entries, images, strict=True)]
+        return [entry for entry, _ in pairs], [image for _, image in pairs]
 
-    def _one(self, entry: Entry, look: Look) -> tuple[Entry, Look]:
-        label = self.corrections.get(look.id, entry.label)
+    def _corrected(self, entry: Entry, image: ImageMetadata) -> tuple[Entry, ImageMetadata]:
+        label = self.corrections.get(image.id, entry.label)
         if label is None:
-            return entry, look._replace(reason=look.reason or TAKEN_OUT)
-        return (entry if label == entry.label else replace(entry, label=label)), look
+            return entry, image._replace(reason=image.reason or TAKEN_OUT)
+        return (entry if label == entry.label else replace(entry, label=label)), image
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str | None]]]:
@@ -122,7 +124,7 @@ def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, str | None]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     missing = [name for name in ("id", "new_label") if name not in (reader.fieldnames or ())]
     if missing:
-        raise InputError(f"{path} has no column '{missing[0]}'. Wanted {', '.join(COLUMNS)}.")
+        raise InputError(f"{path} has no column '{missing[0]}'. Expected {', '.join(COLUMNS)}.")
     try:
         return [(reader.line_num, row) for row in reader]
     except csv.Error as error:

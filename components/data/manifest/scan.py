@@ -1,4 +1,4 @@
-"""What is in a data source: one row an image file, read in parallel and streamed to a Parquet file."""
+"""The scan: one row per image file, read in parallel and streamed to a Parquet file."""
 
 from __future__ import annotations
 
@@ -14,33 +14,19 @@ from typing import Any, Self
 
 from pergola.components import digest, progress
 from pergola.components.artifacts.data import Manifest
-from pergola.components.data.manifest.image_metadata import Limits, Look, look_at, version
+from pergola.components.data.manifest import parquet
+from pergola.components.data.manifest.image_metadata import ImageLimits, ImageMetadata, inspect_all, version
 from pergola.components.data.manifest.relabel import TAKEN_OUT, Corrections, read_relabel
-from pergola.components.data.manifest.scan_cache import Known, Stamps
+from pergola.components.data.manifest.scan_cache import ScanCache, StampWriter
+from pergola.components.data.sources.settings import ScanSettings as ScanSettings
 from pergola.components.data.sources.source import Entry, Source
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
-from pergola.components.records import setting
 
-LIST_COLUMN = "list."  # before the names of a list's further columns in the manifest
+LIST_COLUMN = "list."  # prefix of a list's extra columns in the manifest
 
 _CHUNK_FILES = 64
 _CHUNK_BYTES = 32 << 20
-_ROW_GROUP = 8192
-
-
-@dataclass(frozen=True)
-class ScanSettings:
-    """How images are read, and which are refused as unreadable."""
-
-    workers: int = setting(0, "processes that read images; 0: one a core", low=0, high=1024)
-    max_pixels: int = setting(100_000_000, "more pixels than this are not decoded", low=1)
-    max_side: int = setting(30_000, "wider or higher images are not decoded, in pixels", low=1)
-    max_bytes: int = setting(250_000_000, "larger image files are not read, in bytes", low=1)
-    max_archive_bytes: int = setting(200_000_000_000, "an archive may unpack to this many bytes", low=1)
-    max_archive_files: int = setting(5_000_000, "an archive may hold this many files", low=1)
-    relabel: str = setting("", "relabel.csv with a person's corrections of labels; empty: none", file=True)
-    also: str = setting("", "more images: a second folder or list, such as the one that `feedback` names")
 
 
 def scan(
@@ -53,21 +39,21 @@ def scan(
 ) -> Manifest:
     """The manifest of everything in `source`, written to `out`; its rows are in manifest.parquet.
 
-    An unreadable file is a row with a reason. Memory does not grow with the number of images.
-    previous: folder of an earlier manifest. Rows of files whose size and times did not change since are taken
-    from it; the times are kept in `source.scratch`, since a manifest holds nothing but content.
-    Labels are those of the source, as `settings.relabel` corrects them.
-    Raises InputError when there are no images or fewer than two classes, and for corrections that cannot be
+    An unreadable file is a row with a reason. Memory does not grow with the number of images. Labels are the
+    source's, with the corrections of `settings.relabel`.
+    previous: folder of an earlier manifest. The rows of files whose size and times have not changed since are
+    taken from it. The times are stored in `source.scratch`, because a manifest depends on content alone.
+    Raises InputError when there are no images or fewer than two classes, and when the corrections cannot be
     read.
     """
-    corrections = corrections_of(source, settings)
-    found = read_all(source, out, settings, corrections, previous=previous, progress=progress)
-    return whole(source.kind, found, out)
+    corrections = load_corrections(source, settings)
+    totals = read_all(source, out, settings, corrections, previous=previous, progress=progress)
+    return finish(source.kind, totals, out)
 
 
 @dataclass
-class Found:
-    """What the rows of a manifest add up to."""
+class ManifestTotals:
+    """Counts and labels over the rows of a manifest."""
 
     num_rows: int = 0
     num_unreadable: int = 0
@@ -75,7 +61,7 @@ class Found:
     labels: set[str] = field(default_factory=set)
 
     def add(self, labels: Iterable[str], reasons: Iterable[str | None]) -> None:
-        """Count rows in; an image without a label has the empty one."""
+        """Count rows. An image without a label has an empty one."""
         self.labels.update(filter(None, labels))
         for reason in reasons:
             self.num_rows += 1
@@ -91,87 +77,92 @@ def read_all(
     *,
     previous: Path | None = None,
     progress: progress.Progress = progress.silent,
-) -> Found:
-    """A row an image of `source` in `out`'s manifest.parquet; whether they are enough is not asked."""
-    limits = Limits(settings.max_pixels, settings.max_side, settings.max_bytes)
+) -> ManifestTotals:
+    """Write a row per image of `source` to manifest.parquet in `out`, however few they are."""
+    limits = ImageLimits(settings.max_pixels, settings.max_side, settings.max_bytes)
     state = digest.of_data([settings.max_pixels, settings.max_side, settings.max_bytes, version()])
-    found = Found()
+    totals = ManifestTotals()
     with (
         explained(out),
-        Table(out, source.columns) as table,
-        Stamps(source.scratch, state) as stamps,
-        Known(source.scratch, state, previous) as known,
+        manifest_writer(out, source.columns) as table,
+        StampWriter(source.scratch, state) as stamps,
+        ScanCache(source.scratch, state, previous) as cache,
         _Readers(source, limits, settings.workers) as readers,
         progress(desc="scan", unit=" images") as bar,
     ):
-        for entries, looks in readers.read(_chunks(source, known)):
-            stamps.add(entries, looks)
-            entries, looks = corrections.apply(entries, looks)
-            pairs = zip(entries, looks, strict=True)
-            table.add((e.path, e.label, e.given_split, *look, *e.extra) for e, look in pairs)
-            found.add((entry.label for entry in entries), (look.reason for look in looks))
+        for entries, images in readers.read(_chunks(source, cache)):
+            stamps.add(entries, images)
+            entries, images = corrections.apply(entries, images)
+            pairs = zip(entries, images, strict=True)
+            table.add((e.path, e.label, e.given_split, *image, *e.extra) for e, image in pairs)
+            totals.add((entry.label for entry in entries), (image.reason for image in images))
             bar.update(len(entries))
-    return found
+    return totals
 
 
-def corrections_of(source: Source, settings: ScanSettings) -> Corrections:
-    """What `settings.relabel` says. source: all of the data, whose classes are the ones there are."""
+def load_corrections(source: Source, settings: ScanSettings) -> Corrections:
+    """The corrections in `settings.relabel`. source: the whole data set, which defines the classes."""
     if not settings.relabel:
         return Corrections({})
     labels = {entry.label for entry in source.entries()} - {""}
     return Corrections(read_relabel(Path(settings.relabel), labels))
 
 
-def whole(kind: str, found: Found, out: Path) -> Manifest:
-    """The manifest of the rows that lie in `out`. Raises InputError when they make no classifier."""
+def finish(kind: str, totals: ManifestTotals, out: Path) -> Manifest:
+    """The manifest of the rows in `out`. Raises InputError when a classifier cannot be trained on them."""
     try:
-        _check(found.labels, found.num_rows)
+        _check(totals.labels, totals.num_rows)
     except InputError:
         (out / "manifest.parquet").unlink(missing_ok=True)
         raise
-    fingerprint = digest.of_rows(_content(out))
-    labels = tuple(sorted(found.labels))
-    manifest = Manifest(kind, found.num_rows, found.num_unreadable, labels, fingerprint, found.num_taken_out)
+    content = parquet.rows(out / "manifest.parquet", ["path", "label", "given_split", "id"])
+    manifest = Manifest(
+        kind=kind,
+        num_rows=totals.num_rows,
+        num_unreadable=totals.num_unreadable,
+        labels=tuple(sorted(totals.labels)),
+        fingerprint=digest.of_rows(content),
+        num_taken_out=totals.num_taken_out,
+    )
     manifest.save(out)
     return manifest
 
 
 def _check(labels: set[str], num_rows: int) -> None:
     if not num_rows:
-        raise InputError("The data holds no images: nothing to do.")
+        raise InputError("The data set holds no images. Check its path.")
     if len(labels) < 2:
         raise InputError(
-            f"The data has a single class, '{next(iter(labels), '')}': a classifier needs at least two. Put "
-            f"the "
-            f"images of each class into a folder of its own."
+            f"The data has a single class, '{next(iter(labels), '')}': a classifier needs at least two. "
+            "Put the images of each class into a folder of its own."
         )
 
 
-Chunk = tuple[list[Entry], list[Look | None]]
+Chunk = tuple[list[Entry], list[ImageMetadata | None]]
 
 
-def _chunks(source: Source, known: Known) -> Iterator[Chunk]:
-    """Entries in portions of about equal work, each with what is known of it from before."""
+def _chunks(source: Source, cache: ScanCache) -> Iterator[Chunk]:
+    """Entries in chunks of about equal work, each with its cached metadata, if there are any."""
     entries: list[Entry] = []
-    looks: list[Look | None] = []
+    images: list[ImageMetadata | None] = []
     work = num_bytes = 0
     for entry in source.entries():
-        look = known.find(entry)
+        image = cache.find(entry)
         entries.append(entry)
-        looks.append(look)
-        if look is None:
+        images.append(image)
+        if image is None:
             work, num_bytes = work + 1, num_bytes + entry.num_bytes
-        if work >= _CHUNK_FILES or num_bytes >= _CHUNK_BYTES or len(entries) >= _ROW_GROUP:
-            yield entries, looks
-            entries, looks, work, num_bytes = [], [], 0, 0
+        if work >= _CHUNK_FILES or num_bytes >= _CHUNK_BYTES or len(entries) >= parquet.BLOCK:
+            yield entries, images
+            entries, images, work, num_bytes = [], [], 0, 0
     if entries:
-        yield entries, looks
+        yield entries, images
 
 
 class _Readers:
-    """Processes that look at images. The first portion is read here: a small folder needs no others."""
+    """Processes that read images. The first chunk is read in this one: a small folder needs no others."""
 
-    def __init__(self, source: Source, limits: Limits, workers: int) -> None:
+    def __init__(self, source: Source, limits: ImageLimits, workers: int) -> None:
         self.source = source
         self.limits = limits
         self.workers = workers or len(os.sched_getaffinity(0))
@@ -182,93 +173,56 @@ class _Readers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self.pool is not None:  # processes that have nothing left to do end while others go on
+        if self.pool is not None:  # without an error nothing is pending, so the caller need not wait
             self.pool.shutdown(wait=kind is not None, cancel_futures=True)
 
-    def read(self, chunks: Iterator[Chunk]) -> Iterator[tuple[list[Entry], list[Look]]]:
-        """Portions in the order in which they came, a few ahead of the caller and no more."""
-        ahead: deque[tuple[list[Entry], list[Look | None], Future[list[Look]]]] = deque()
-        for entries, looks in chunks:
-            ahead.append((entries, looks, self._start(entries, looks)))
+    def read(self, chunks: Iterator[Chunk]) -> Iterator[tuple[list[Entry], list[ImageMetadata]]]:
+        """Chunks in their order, with at most a few read ahead of the caller."""
+        ahead: deque[tuple[Chunk, Future[list[ImageMetadata]]]] = deque()
+        for chunk in chunks:
+            ahead.append((chunk, self._start(*chunk)))
             if len(ahead) > 2 * self.workers:
                 if self.pool is not None:
-                    import pandas  # noqa: F401  # Arrow would at its first table: sooner, while processes start
+                    import pandas  # noqa: F401  # Arrow imports it anyway: do it while processes start
                 yield self._finish(*ahead.popleft())
         while ahead:
             yield self._finish(*ahead.popleft())
 
-    def _start(self, entries: list[Entry], looks: list[Look | None]) -> Future[list[Look]]:
-        new = [entry for entry, look in zip(entries, looks, strict=True) if look is None]
+    def _start(self, entries: list[Entry], images: list[ImageMetadata | None]) -> Future[list[ImageMetadata]]:
+        new = [entry for entry, image in zip(entries, images, strict=True) if image is None]
         self.started += bool(new)
         if new and self.started > 1 and self.workers > 1:
             if self.pool is None:
                 self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
-            return self.pool.submit(look_at, self.source, new, self.limits)
-        done: Future[list[Look]] = Future()
-        done.set_result(look_at(self.source, new, self.limits))
+            return self.pool.submit(inspect_all, self.source, new, self.limits)
+        done: Future[list[ImageMetadata]] = Future()
+        done.set_result(inspect_all(self.source, new, self.limits))
         return done
 
     def _finish(
-        self, entries: list[Entry], looks: list[Look | None], future: Future[list[Look]]
-    ) -> tuple[list[Entry], list[Look]]:
+        self, chunk: Chunk, future: Future[list[ImageMetadata]]
+    ) -> tuple[list[Entry], list[ImageMetadata]]:
+        entries, images = chunk
         try:
             new = iter(future.result())
         except BrokenExecutor:
             raise StepError(
                 f"A process that read images died at one of '{entries[0].path}' to '{entries[-1].path}': "
-                f"too "
-                f"little memory, or a file that crashes the decoder. Lower scan.workers or scan.max_pixels, "
-                f"or "
-                f"take the file out."
+                "too little memory, or a file that crashes the decoder. Lower scan.workers or "
+                "scan.max_pixels, or remove the file."
             ) from None
-        return entries, [look if look is not None else next(new) for look in looks]
+        return entries, [image if image is not None else next(new) for image in images]
 
 
-class Table:
-    """manifest.parquet, written row group by row group, and put into place when it is whole."""
-
-    def __init__(self, out: Path, columns: tuple[str, ...]) -> None:
-        self.path = out / "manifest.parquet"
-        self.columns = columns
-        self.partial = out / ".manifest.parquet.partial"
-        self.rows: list[tuple[Any, ...]] = []
-
-    def __enter__(self) -> Self:
-        import pyarrow.parquet
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.schema = schema(self.columns)
-        self.writer = pyarrow.parquet.ParquetWriter(self.partial, self.schema, compression="zstd")
-        return self
-
-    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Rows with the columns of `schema`, in its order."""
-        self.rows += rows
-        while len(self.rows) >= _ROW_GROUP:
-            self._write(_ROW_GROUP)
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if kind is None and self.rows:
-            self._write(len(self.rows))
-        self.writer.close()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
-
-    def _write(self, count: int) -> None:
-        import pyarrow as pa
-
-        columns = zip(*self.rows[:count], strict=True)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, self.schema, strict=True)]
-        self.writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema), row_group_size=count)
-        del self.rows[:count]
+def manifest_writer(out: Path, columns: tuple[str, ...]) -> parquet.RowWriter:
+    """Writes manifest.parquet into `out`. columns: a list's extra ones."""
+    return parquet.RowWriter(out / "manifest.parquet", schema(columns), compression="zstd")
 
 
 def schema(columns: tuple[str, ...] = ()) -> Any:
     """Arrow's schema of manifest.parquet, see pergola.components.artifacts.data.Manifest.
 
-    columns: further ones of a list.
+    columns: a list's extra ones.
     """
     import pyarrow as pa
 
@@ -281,17 +235,8 @@ def schema(columns: tuple[str, ...] = ()) -> Any:
         "brightness": pa.float32(),
         "contrast": pa.float32(),
         "sharpness": pa.float32(),
-        "phash": pa.uint64(),
     }
-    further = [(LIST_COLUMN + name, pa.string()) for name in columns]
+    extra = [(LIST_COLUMN + name, pa.string()) for name in columns]
     return pa.schema(
-        list({**texts, **numbers, "thumbnail": pa.binary(), "reason": pa.string()}.items()) + further
+        list({**texts, **numbers, "thumbnail": pa.binary(), "reason": pa.string()}.items()) + extra
     )
-
-
-def _content(folder: Path) -> Iterator[tuple[Any, ...]]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(folder / "manifest.parquet") as file:
-        for batch in file.iter_batches(columns=["path", "label", "given_split", "id"]):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

@@ -1,4 +1,4 @@
-"""Archives of images, unpacked once and safely into a folder of ours."""
+"""Archives of images, unpacked once and safely into the scratch folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError,
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file's name says that it is an archive."""
+    """Whether a file is an archive, by its name."""
     return name.lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, scratch: Path, *, max_bytes: int, max_files: int) -> Path:
-    """A folder below `scratch` with what the archive holds; the one from last time when it did not change.
+    """A folder below `scratch` with the archive's contents, reused while the archive does not change.
 
-    Raises InputError for a damaged archive, a member whose name or link leads out of it, one that is no
-    file, folder or link, and more than `max_bytes` (unpacked) or `max_files`.
+    Raises InputError for a damaged archive, a member whose name or link points outside of it, a member that
+    is not a file, folder or link, and for more than `max_bytes` (unpacked) or `max_files`.
     """
 
     def fill(folder: Path) -> None:
@@ -43,9 +43,9 @@ def unpack(archive: Path, scratch: Path, *, max_bytes: int, max_files: int) -> P
 
 
 def staged(scratch: Path, files: list[Path], fill: Callable[[Path], None]) -> Path:
-    """A folder below `scratch` that `fill` has made from `files`: whole or not there, and made once.
+    """A folder below `scratch` that `fill` creates from `files`, once and completely.
 
-    It is made anew when a file's size or time of change differs; what was made from older ones is deleted.
+    It is created again when a file's size or times differ; the folder of the older files is deleted.
     """
     name = files[0].name
     key = hashlib.sha256()
@@ -73,7 +73,7 @@ def staged(scratch: Path, files: list[Path], fill: Callable[[Path], None]) -> Pa
 
 @dataclass
 class _Target:
-    """The folder that an archive is unpacked into, and what is still allowed."""
+    """The folder that an archive is unpacked into, with the remaining limits."""
 
     archive: Path
     folder: Path
@@ -82,24 +82,22 @@ class _Target:
     links: dict[Path, str] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
-        """Where a member goes. Raises InputError when that is outside."""
+        """The path of a member. Raises InputError when it is outside of the folder."""
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise InputError(
                 f"'{self.archive}' holds '{name}', whose path leads out of the archive: it was not "
-                f"unpacked. Pack "
-                f"the images anew with relative paths."
+                "unpacked. Create it again with relative paths."
             )
         self.files_left -= 1
         if self.files_left < 0:
             raise InputError(
                 f"'{self.archive}' holds too many files: it was not unpacked. Raise scan.max_archive_files "
-                f"if it "
-                f"is to be trusted."
+                "if you trust it."
             )
         return self.folder / name
 
     def write(self, place: Path, data: IO[bytes]) -> None:
-        """Copy a member's bytes, counting them."""
+        """Copy a member's bytes, within the limit."""
         with explained(self.folder):
             place.parent.mkdir(parents=True, exist_ok=True)
             file = open(place, "wb")  # noqa: SIM115
@@ -109,13 +107,13 @@ class _Target:
                 if self.bytes_left < 0:
                     raise InputError(
                         f"'{self.archive}' unpacks to too many bytes: it was not unpacked. Raise "
-                        f"scan.max_archive_bytes if it is to be trusted."
+                        "scan.max_archive_bytes if you trust it."
                     )
                 with explained(self.folder):
                     file.write(chunk)
 
     def link(self, place: Path, goal: str) -> None:
-        """Remember a symbolic link for later: nothing is ever written through one."""
+        """Store a symbolic link for later, so that nothing is ever written through one."""
         inside = os.path.normpath(os.path.join(place.parent.relative_to(self.folder), goal))
         if os.path.isabs(goal) or inside == ".." or inside.startswith("../"):
             raise self._leads_out(place, goal)
@@ -135,22 +133,21 @@ class _Target:
         name = place.relative_to(self.folder)
         return InputError(
             f"'{self.archive}' holds the link '{name}' to '{goal}', which leads out of the archive: it was "
-            f"not "
-            f"unpacked. Pack the images themselves."
+            "not unpacked. Pack the images themselves."
         )
 
 
 def _unpack_tar(archive: Path, target: _Target) -> None:
     with _reading(archive), tarfile.open(archive, "r:*") as tar:
         for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # else it remembers all of them
+            tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
             place = target.place(member.name)
             if member.isdir():
                 continue
             if member.issym():
                 target.link(place, member.linkname)
             elif member.islnk():
-                # A second name of a file that came before.
+                # Another name of an earlier file.
                 original = target.place(member.linkname)
                 with open(original, "rb") as data:
                     target.write(place, data)
@@ -161,8 +158,8 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
                     target.write(place, content)
             else:
                 raise InputError(
-                    f"'{archive}' holds '{member.name}', which is no file, folder or link: it was not "
-                    f"unpacked."
+                    f"'{archive}' holds '{member.name}', which is not a file, folder or link: it was "
+                    "not unpacked."
                 )
 
 
@@ -173,7 +170,7 @@ def _unpack_zip(archive: Path, target: _Target) -> None:
             if member.is_dir():
                 continue
             if member.flag_bits & 1:
-                raise InputError(f"'{archive}' is encrypted: unpack it yourself and name the folder.")
+                raise InputError(f"'{archive}' is encrypted: unpack it yourself and give the folder.")
             with zipped.open(member) as data:
                 if stat.S_ISLNK(member.external_attr >> 16):
                     target.link(place, os.fsdecode(data.read(4096)))
@@ -182,7 +179,7 @@ def _unpack_zip(archive: Path, target: _Target) -> None:
 
 
 class _reading:
-    """Whatever a damaged archive raises as one sentence; InputError and StepError pass."""
+    """Turns whatever a damaged archive raises into an InputError; our own errors pass."""
 
     def __init__(self, archive: Path) -> None:
         self.archive = archive
@@ -197,7 +194,6 @@ class _reading:
             return
         if isinstance(error, _DAMAGED) or lzma_error:
             raise InputError(
-                f"'{self.archive}' cannot be unpacked, it is cut off, damaged or no archive ({error}): "
-                f"fetch it "
-                f"again."
+                f"'{self.archive}' cannot be unpacked: it is truncated, damaged or not an archive "
+                f"({error}). Download it again."
             ) from None

@@ -1,4 +1,4 @@
-"""CIFAR's python batches, which are pickles, read without trusting them."""
+"""CIFAR's Python batches, which are pickles, read safely."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ def read(file: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 (N, 32, 32, 3) and labels int64 (N,) of one batch.
 
     The layout is that of https://www.cs.toronto.edu/~kriz/cifar.html: rows of 1,024 red, 1,024 green and
-    1,024 blue values. Raises InputError for a file that is none, and for a pickle that would run code.
+    1,024 blue values. Raises InputError for any other file, and for a pickle that would run code.
     """
     batch = _load(file)
     data = batch.get("data")
     labels = batch.get("fine_labels", batch.get("labels"))
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * _SIDE**2,):
-        raise InputError(f"'{file}' is no CIFAR batch: its data are not rows of 3,072 bytes.")
+        raise InputError(f"'{file}' is not a CIFAR batch: its data are not rows of 3,072 bytes.")
     if labels is None or len(labels) != len(data):
-        raise InputError(f"'{file}' is no CIFAR batch: it has no label for each of its {len(data)} images.")
+        raise InputError(
+            f"'{file}' is not a CIFAR batch: it does not have a label for each of its {len(data)} images."
+        )
     indices = np.asarray(labels, np.int64)
     if len(indices) and not 0 <= indices.min() <= indices.max() < num_classes:
-        raise InputError(f"'{file}' has labels beyond the {num_classes} names of its meta file.")
+        raise InputError(
+            f"'{file}' has labels beyond the {num_classes} names of its meta file. Download it again."
+        )
     return np.ascontiguousarray(data.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)), indices
 
 
@@ -39,7 +43,7 @@ def label_names(file: Path) -> list[str]:
     meta = _load(file)
     names = meta.get("fine_label_names", meta.get("label_names"))
     if not isinstance(names, list):
-        raise InputError(f"'{file}' is no CIFAR meta file: it has no label names.")
+        raise InputError(f"'{file}' is not a CIFAR meta file: it has no label names.")
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
@@ -49,16 +53,18 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         batch = _Unpickler(io.BytesIO(file.read_bytes()), encoding="bytes").load()
     except InputError:
-        raise InputError(f"'{file}' is a pickle that asks for more than arrays: it was not loaded.") from None
-    except Exception as error:  # A damaged pickle raises whatever its bytes happen to say.
-        raise InputError(f"'{file}' cannot be read as a CIFAR batch ({error}): fetch it again.") from None
+        raise InputError(
+            f"'{file}' is a pickle of more than arrays, which may run code: it was not loaded."
+        ) from None
+    except Exception as error:  # A damaged pickle may raise anything.
+        raise InputError(f"'{file}' cannot be read as a CIFAR batch ({error}): download it again.") from None
     if not isinstance(batch, dict):
-        raise InputError(f"'{file}' is no CIFAR batch: it holds a {type(batch).__name__}.")
+        raise InputError(f"'{file}' is not a CIFAR batch: it holds a {type(batch).__name__}.")
     return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in batch.items()}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows NumPy arrays and nothing else: a pickle is a program, and this one comes from outside."""
+    """Loads NumPy arrays and nothing else, because a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":

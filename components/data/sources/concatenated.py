@@ -1,6 +1,6 @@
-"""Two data sets as one: the images that a person has, and those that came later, with labels.
+"""Two data sets as one: the original images, and labelled images that were added later.
 
-The second one's paths begin with "also:", so that nobody mistakes one for the other.
+Paths of the second data set begin with "also:", so that they cannot clash with those of the first.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ ALSO = "also:"
 
 
 @dataclass(frozen=True)
-class JoinedSource:
-    """Everything of `first`, and of `second` under ALSO. Further columns are those of `first`."""
+class ConcatenatedSource:
+    """All images of `first`, and those of `second` under ALSO. Extra columns are those of `first`."""
 
     first: Source
     second: Source
 
     @property
     def kind(self) -> str:
-        """That of the first."""
+        """The first source's."""
         return self.first.kind
 
     @property
     def scratch(self) -> Path:
-        """That of the first."""
+        """The first source's."""
         return self.first.scratch
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of the first."""
+        """The first source's."""
         return self.first.columns
 
     def entries(self) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""Images in folders: a class a folder, also below train/, test/ and val/."""
+"""Images in folders: one folder per class, also below train/, test/ and val/."""
 
 from __future__ import annotations
 
@@ -17,49 +17,48 @@ IMAGES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif",
     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2",
 )  # fmt: skip
-# Images, too, but nothing here reads them: each becomes a row that says so.
+# Images of formats that are not supported: each becomes a row with that reason.
 UNREADABLE_IMAGES = (
     ".heic", ".heif", ".jxl", ".psd", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raw", ".ico", ".tga",
 )  # fmt: skip
-NO_CLASS = "it lies in no class folder"
-NOT_IGNORED_WITHOUT_SUFFIX = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM")
+NO_CLASS = "it is not in a class folder"
+IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM")
 
 Child = tuple[str, os.DirEntry[str]]
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder whose sub-folders are classes."""
+    """A folder whose subfolders are classes."""
 
     kind: str
     root: str
     scratch: Path
-    called: Path  # what the caller named, for messages
+    shown_as: Path  # the path that the caller gave, for messages
     has_splits: bool
     columns: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, folder: Path, scratch: Path, kind: str, called: Path) -> FolderSource:
-        """Raises InputError when there are no images in class folders, or names of classes clash."""
+    def open(cls, folder: Path, scratch: Path, kind: str, shown_as: Path) -> FolderSource:
+        """Raises InputError when there are no images in class folders, or when class names clash."""
         root = _unwrap(str(folder))
         groups = _with_images(root)
         if not groups:
-            loose = next((e for _, e in _children(root) if _reads_as_image(e)), None)
+            loose = next((e for _, e in _children(root) if _is_image(e)), None)
             raise InputError(
-                f"'{called}' holds no images."
+                f"'{shown_as}' holds no images."
                 if loose is None
-                else f"'{called}' holds images such as '{loose.name}' but no class folders: put the "
-                f"images of "
-                f"each class into a folder of its own, or give a .csv list of path,label."
+                else f"'{shown_as}' holds images such as '{loose.name}' but no class folders: put the "
+                "images of each class into a folder of its own, or give a .csv list of path,label."
             )
-        source = cls(kind, root, scratch, called, _has_splits(groups, called))
-        check_labels(source._labels(groups), called)
+        source = cls(kind, root, scratch, shown_as, _has_splits(groups, shown_as))
+        check_labels(source._labels(groups), shown_as)
         return source
 
     def entries(self) -> Iterator[Entry]:
         """Every image, in order of path; links are followed."""
-        for path, child in _walk(self.root, "", frozenset()):
-            if _reads_as_image(child):
+        for path, child in _files_below(self.root, "", frozenset()):
+            if _is_image(child):
                 yield self._entry(path, child)
 
     def read(self, path: str) -> bytes:
@@ -101,27 +100,27 @@ def visible_names(folder: Path) -> list[str]:
     return [child.name for _, child in _children(str(folder))]
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Child]:
-    """Files below `folder` in the order of their paths as texts. above: folders it lies in, against loops."""
+def _files_below(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Child]:
+    """Files below `folder` in the order of their paths as texts. above: its parents, to detect link loops."""
     info = os.stat(folder)
     here = (info.st_dev, info.st_ino)
     if here in above:
         return
     for name, child in _children(folder):
         if name.endswith("/"):
-            yield from _walk(child.path, prefix + name, above | {here})
+            yield from _files_below(child.path, prefix + name, above | {here})
         else:
             yield prefix + name, child
 
 
 def _children(folder: str) -> list[Child]:
-    """What lies in a folder; folders' names end in "/", which is what gives the order of whole paths."""
+    """The contents of a folder. Folder names end in "/", so that sorting them gives the order of paths."""
     try:
         with os.scandir(folder) as found:
             visible = [c for c in found if not c.name.startswith(".") and c.name != "__MACOSX"]
     except PermissionError:
         raise InputError(
-            f"The folder '{folder}' may not be read: allow it, or leave the folder out."
+            f"The folder '{folder}' cannot be read: permission denied. Allow it, or remove the folder."
         ) from None
     return sorted(((c.name + "/" * _is_dir(c), c) for c in visible), key=lambda named: named[0])
 
@@ -133,8 +132,8 @@ def _is_dir(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def _reads_as_image(child: os.DirEntry[str]) -> bool:
-    """By its name; a file whose name has no suffix is opened to see."""
+def _is_image(child: os.DirEntry[str]) -> bool:
+    """Whether a file is an image, by its suffix, or by its first bytes if it has none."""
     suffix = os.path.splitext(child.name)[1].lower()
     if suffix in IMAGES or suffix in UNREADABLE_IMAGES:
         return True
@@ -144,22 +143,22 @@ def _reads_as_image(child: os.DirEntry[str]) -> bool:
         if not child.is_file():
             return False
         with open(child.path, "rb") as file:
-            return file.read(6).startswith(NOT_IGNORED_WITHOUT_SUFFIX)
+            return file.read(6).startswith(IMAGE_SIGNATURES)
     except OSError:
         return False
 
 
 def _with_images(folder: str) -> list[str]:
-    """Names of the folders in `folder` that hold an image at any depth."""
+    """Names of the folders in `folder` that contain an image at any depth."""
     found = []
     for name, child in _children(folder):
-        if name.endswith("/") and any(_reads_as_image(c) for _, c in _walk(child.path, "", frozenset())):
+        if name.endswith("/") and any(_is_image(c) for _, c in _files_below(child.path, "", frozenset())):
             found.append(child.name)
     return found
 
 
 def _unwrap(root: str) -> str:
-    """Steps into a folder that is alone in its folder and holds class folders itself."""
+    """The folder of the class folders, where the data set is wrapped in a single outer folder."""
     children = _children(root)
     if len(children) == 1 and children[0][0].endswith("/"):
         inner = children[0][1]
@@ -168,13 +167,13 @@ def _unwrap(root: str) -> str:
     return root
 
 
-def _has_splits(groups: list[str], called: Path) -> bool:
+def _has_splits(groups: list[str], shown_as: Path) -> bool:
     splits = [SPLIT_NAMES.get(name.casefold()) for name in groups]
     others = [name for name, split in zip(groups, splits, strict=True) if split is None]
     if TRAIN in splits and others and len(others) < len(groups) - 1:
         raise InputError(
-            f"'{called}' holds '{others[0]}' beside folders for train and test: move it away, or into one "
-            f"of them."
+            f"'{shown_as}' holds '{others[0]}' beside folders for train and test: move it away, or into one "
+            "of them."
         )
     return TRAIN in splits and not others
 
@@ -182,10 +181,10 @@ def _has_splits(groups: list[str], called: Path) -> bool:
 def _label(name: str) -> str:
     label = unicodedata.normalize("NFC", name)
     if _clean(label) != label or any(unicodedata.category(c) == "Cc" for c in label):
-        raise InputError(f"The class folder {name!r} has a name that cannot be shown: rename it.")
+        raise InputError(f"The class folder {name!r} has a name that cannot be displayed: rename it.")
     return label
 
 
 def _clean(path: str) -> str:
-    """The path without bytes that are no UTF-8, which Python keeps as surrogates."""
+    """The path with bytes that are not UTF-8, which Python stores as surrogates, escaped."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

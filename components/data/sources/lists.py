@@ -1,6 +1,6 @@
-"""Images named in a CSV, TSV or Parquet list with the columns path, label and, if wanted, split.
+"""Images named in a CSV, TSV or Parquet list with the columns path, label and, optionally, split.
 
-Further columns go into the manifest as texts, for results by slice.
+Extra columns go into the manifest as texts, for results by slice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OWN = ("path", "label", "split")
 
 @dataclass(frozen=True)
 class ListSource:
-    """A list file; paths in it are relative to the folder that it lies in, or absolute."""
+    """A list file. Its paths are relative to its folder, or absolute."""
 
     location: Path
     scratch: Path
@@ -29,7 +29,7 @@ class ListSource:
 
     @classmethod
     def open(cls, location: Path, scratch: Path) -> ListSource:
-        """Raises InputError for missing columns, empty labels, unknown splits, doubled or missing files."""
+        """Raises InputError for missing columns, empty labels, unknown splits, duplicate or missing files."""
         table = cls(location.absolute(), scratch)._table()
         source = cls(location.absolute(), scratch, columns=tuple(table.column_names[len(_OWN) :]))
         check_labels(table["label"].unique().to_pylist(), location)
@@ -61,8 +61,7 @@ class ListSource:
         if missing:
             raise InputError(
                 f"'{self.location}' names {len(missing)} of {table.num_rows} files that do not exist, the "
-                f"first "
-                f"'{missing[0]}': paths are relative to the folder of the list."
+                f"first '{missing[0]}': paths are relative to the folder of the list."
             )
 
     def _table(self) -> Any:
@@ -71,7 +70,7 @@ class ListSource:
 
         raw = _read(self.location)
         if not raw.num_rows:
-            raise InputError(f"'{self.location}' has no rows: wanted one an image.")
+            raise InputError(f"'{self.location}' has no rows: expected one per image.")
         columns = {name.strip().casefold(): i for i, name in enumerate(raw.column_names)}
         for wanted in ("path", "label"):
             if wanted not in columns:
@@ -86,7 +85,7 @@ class ListSource:
         splits = self._splits(_texts(raw.column(columns["split"])) if "split" in columns else None, paths)
         extra = {name: _texts(raw.column(i)) for name, i in columns.items() if name and name not in _OWN}
         table = pa.table({"path": paths, "label": labels, "split": splits, **extra}).sort_by("path")
-        self._check_doubles(table)
+        self._check_duplicates(table)
         return table
 
     def _paths(self, paths: Any) -> Any:
@@ -103,9 +102,8 @@ class ListSource:
         empty = [str(path) for path, label in zip(_each(paths), _each(labels), strict=True) if not label]
         if empty:
             raise InputError(
-                f"'{self.location}' has {len(empty)} rows without a label, the first for '{empty[0]}': fill "
-                f"them "
-                f"in, or take them out."
+                f"'{self.location}' has {len(empty)} rows without a label, the first for '{empty[0]}': "
+                "add the labels, or remove the rows."
             )
 
     def _splits(self, splits: Any, paths: Any) -> Any:
@@ -117,20 +115,19 @@ class ListSource:
         for split in splits.unique().to_pylist():
             if split.casefold() not in known:
                 raise InputError(
-                    f"'{self.location}' has the split '{split}': wanted train, validation, test or nothing."
+                    f"'{self.location}' has the split '{split}': expected train, validation, test or nothing."
                 )
         return pa.array((known[split.casefold()] for split in _each(splits)), pa.string())
 
-    def _check_doubles(self, table: Any) -> None:
+    def _check_duplicates(self, table: Any) -> None:
         import pyarrow.compute as pc
 
         path = table["path"].combine_chunks()
-        doubled = path[1:].filter(pc.equal(path[1:], path[:-1])) if len(path) > 1 else path[:0]
-        if len(doubled):
+        duplicates = path[1:].filter(pc.equal(path[1:], path[:-1])) if len(path) > 1 else path[:0]
+        if len(duplicates):
             raise InputError(
-                f"'{self.location}' names {len(doubled)} files more than once, the first '{doubled[0]}': "
-                f"keep one "
-                f"row a file."
+                f"'{self.location}' names {len(duplicates)} files more than once, the first "
+                f"'{duplicates[0]}': keep one row per file."
             )
 
 
@@ -158,7 +155,7 @@ def _read(location: Path) -> Any:
 
 
 def _texts(column: Any) -> Any:
-    """A column as trimmed texts; null is empty."""
+    """A column as trimmed texts; null becomes empty."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -167,7 +164,7 @@ def _texts(column: Any) -> Any:
 
 
 def _each(column: Any) -> Iterator[str]:
-    """The values one by one, without a list of all."""
+    """The values one by one, without a list of all of them."""
     for start in range(0, len(column), 10_000):
         yield from column[start : start + 10_000].to_pylist()
 

@@ -1,4 +1,4 @@
-"""Images in an .npz: which arrays are which, laid out as plain .npy files."""
+"""Images in an .npz: finds the arrays of images and labels, and extracts them as plain .npy files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numpy as np
 from pergola.components.data.sources.source import SPLIT_NAMES
 from pergola.components.errors import InputError
 
-_WORDS = {
+_NAMES = {
     "x": ("x_{0}", "{0}_images", "{0}_x", "images_{0}", "{0}_data"),
     "y": ("y_{0}", "{0}_labels", "{0}_y", "labels_{0}", "{0}_targets"),
 }
-_WHOLE = {"x": ("images", "x", "data"), "y": ("labels", "y", "targets")}
+_NAMES_WITHOUT_SPLIT = {"x": ("images", "x", "data"), "y": ("labels", "y", "targets")}
 _COPY_CHUNK = 1 << 22
 
 
-def lay(file: Path, max_bytes: int, folder: Path) -> None:
-    """Lay out each part of an .npz as `<folder>/<train, validation, test or all>/{pixels,labels}.npy`.
+def extract(file: Path, max_bytes: int, folder: Path) -> None:
+    """Extract each split of an .npz to `<folder>/<train, validation, test or all>/{pixels,labels}.npy`.
 
-    Nothing is unpickled. Raises InputError for other names, dtypes or shapes than are known.
+    Nothing is unpickled. Raises InputError for unknown names, and for unsupported dtypes and shapes.
     """
     try:
         with zipfile.ZipFile(file) as zipped:
@@ -36,20 +36,20 @@ def lay(file: Path, max_bytes: int, folder: Path) -> None:
                     f"'{file}' unpacks to more than {max_bytes} bytes: raise scan.max_archive_bytes."
                 )
             for split, x, y in _pairs(file, set(members)):
-                part = folder / (split or "all")
-                part.mkdir()
-                with zipped.open(members[x]) as source, open(part / "pixels.npy", "wb") as target:
-                    shutil.copyfileobj(source, target, _COPY_CHUNK)
-                _check_pixels(part / "pixels.npy", file, x)
+                target = folder / (split or "all")
+                target.mkdir()
+                with zipped.open(members[x]) as source, open(target / "pixels.npy", "wb") as copy:
+                    shutil.copyfileobj(source, copy, _COPY_CHUNK)
+                _check_pixels(target / "pixels.npy", file, x)
                 labels = _array(zipped.read(members[y]), file, y)
                 names = (
                     _array(zipped.read(members["label_names"]), file, "")
                     if "label_names" in members
                     else None
                 )
-                save_labels(part, *_labels(labels, names, len(_mapped(part / "pixels.npy")), file, y))
+                save_labels(target, *_labels(labels, names, len(_mapped(target / "pixels.npy")), file, y))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"'{file}' is cut off or damaged ({error}): fetch it again.") from None
+        raise InputError(f"'{file}' is truncated or damaged ({error}): download it again.") from None
 
 
 def save_labels(folder: Path, labels: np.ndarray, names: list[str]) -> None:
@@ -61,19 +61,18 @@ def save_labels(folder: Path, labels: np.ndarray, names: list[str]) -> None:
 def _pairs(file: Path, names: set[str]) -> list[tuple[str | None, str, str]]:
     pairs: list[tuple[str | None, str, str]] = []
     for split in ("train", "validation", "val", "valid", "test"):
-        x = next((w.format(split) for w in _WORDS["x"] if w.format(split) in names), None)
-        y = next((w.format(split) for w in _WORDS["y"] if w.format(split) in names), None)
+        x = next((w.format(split) for w in _NAMES["x"] if w.format(split) in names), None)
+        y = next((w.format(split) for w in _NAMES["y"] if w.format(split) in names), None)
         if x and y:
             pairs.append((SPLIT_NAMES[split], x, y))
-    x = next((w for w in _WHOLE["x"] if w in names), None)
-    y = next((w for w in _WHOLE["y"] if w in names), None)
+    x = next((w for w in _NAMES_WITHOUT_SPLIT["x"] if w in names), None)
+    y = next((w for w in _NAMES_WITHOUT_SPLIT["y"] if w in names), None)
     if not pairs and x and y:
         pairs.append((None, x, y))
     if not pairs:
         raise InputError(
-            f"'{file}' holds {', '.join(sorted(names)) or 'nothing'}: wanted x_train and y_train (x_test, "
-            f"y_test), "
-            f"or images and labels."
+            f"'{file}' holds {', '.join(sorted(names)) or 'nothing'}: expected x_train and y_train (x_test, "
+            "y_test), or images and labels."
         )
     return pairs
 
@@ -93,9 +92,8 @@ def _check_pixels(path: Path, file: Path, name: str) -> None:
         return
     if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
         raise InputError(
-            f"'{file}': {name} is {pixels.dtype} with shape {pixels.shape}, wanted uint8, 0 to 255, with "
-            f"shape "
-            f"(images, height, width) or (images, height, width, 3)."
+            f"'{file}': {name} is {pixels.dtype} with shape {pixels.shape}, expected uint8, 0 to 255, with "
+            "shape (images, height, width) or (images, height, width, 3)."
         )
     if not pixels.flags.c_contiguous:
         np.save(path.with_name("rows.npy"), np.ascontiguousarray(pixels))
@@ -115,8 +113,8 @@ def _labels(
     flat = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.shape != (count,) or flat.dtype.kind not in "iuUS":
         raise InputError(
-            f"'{file}': {name} is {labels.dtype} with shape {labels.shape}, wanted {count} whole numbers or "
-            f"texts."
+            f"'{file}': {name} is {labels.dtype} with shape {labels.shape}, expected {count} integers or "
+            "texts."
         )
     if flat.dtype.kind in "US":
         texts, indices = np.unique(flat.astype(str), return_inverse=True)

@@ -1,10 +1,10 @@
-"""Where images come from: one interface over folders, lists, array files and archives.
+"""Data sources: one interface over folders, lists, array files and archives.
 
     source = open_source(Path("DATASET"), ScanSettings(), scratch)
-    for entry in source.entries():          # in order of path, however many there are
-        data = source.read(entry.path)      # an image file's bytes; safe in any process
+    for entry in source.entries():          # in order of path, one at a time
+        data = source.read(entry.path)      # an image file's bytes; works in any process
 
-Images that lie in arrays (IDX, CIFAR batches, .npz) come as Netpbm files: a short header and the pixels.
+Images in arrays (IDX, CIFAR batches, .npz) are read as Netpbm files: a short header and the pixels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION
+from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.errors import InputError
-
-if TYPE_CHECKING:
-    from pergola.components.data.manifest.scan import ScanSettings
 
 SPLIT_NAMES = {
     "train": TRAIN,
@@ -33,36 +31,36 @@ SPLIT_NAMES = {
     "validation": VALIDATION,
 }
 
-Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns: equal means that the bytes are the same
+Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns: equal stamps mean equal bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image file that a source names, not yet read."""
+    """An image file of a source, not yet read."""
 
     path: str
     label: str
     given_split: str | None
     stamp: Stamp
-    num_bytes: int  # of the image's file
-    reason: str | None = None  # why there is no point in reading it
+    num_bytes: int  # size of the image file
+    reason: str | None = None  # why it cannot be read, if that is known already
     extra: tuple[str | None, ...] = ()  # values of Source.columns
 
 
 class Source(Protocol):
-    """A data set. It can be pickled, so that processes share the work."""
+    """A data set. It can be pickled, so that several processes can read it."""
 
     @property
     def kind(self) -> str: ...  # "folder", "list", "idx", "cifar", "npz", "archive"
 
     @property
-    def scratch(self) -> Path: ...  # a folder for what helps the next scan
+    def scratch(self) -> Path: ...  # a folder for the scan cache and unpacked archives
 
     @property
-    def columns(self) -> tuple[str, ...]: ...  # names of further columns, of a list alone
+    def columns(self) -> tuple[str, ...]: ...  # names of a list's extra columns
 
     def entries(self) -> Iterator[Entry]:
-        """Every image, in order of path. Raises InputError when there is none."""
+        """Every image, in order of path. Raises InputError when there are none."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -71,18 +69,20 @@ class Source(Protocol):
 
 
 def open_source(location: Path, settings: ScanSettings, scratch: Path) -> Source:
-    """The data set at `location`, whatever its kind, and with that of settings.also.
+    """The data set at `location`, of any kind, together with the one that settings.also names.
 
-    location: a folder of images (a class a folder, also below train/, test/, val/), of IDX files or of
-    CIFAR batches; a list (.csv, .tsv, .parquet); an .npz; a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of any
-    folder.  scratch: a folder of ours, kept from run to run, into which archives are unpacked.
-    Raises InputError for what is missing, empty, damaged or of no kind that is known.
+    location: a folder of images (one folder per class, also below train/, test/, val/), of IDX files or of
+    CIFAR batches; a list (.csv, .tsv, .parquet); an .npz; a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of such
+    a folder.  scratch: a folder that is kept from run to run, into which archives are unpacked.
+    Raises InputError for a location that is missing, empty, damaged or of an unknown kind.
     """
     if settings.also:
-        from pergola.components.data.sources.concatenated import JoinedSource
+        from pergola.components.data.sources.concatenated import ConcatenatedSource
 
         alone, also = dataclasses.replace(settings, also=""), Path(settings.also).expanduser().absolute()
-        return JoinedSource(open_source(location, alone, scratch), open_source(also, alone, scratch / "also"))
+        return ConcatenatedSource(
+            open_source(location, alone, scratch), open_source(also, alone, scratch / "also")
+        )
     return _open(location, settings, scratch)
 
 
@@ -104,17 +104,17 @@ def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
         unpacked = archives.unpack(
             location, scratch, max_bytes=settings.max_archive_bytes, max_files=settings.max_archive_files
         )
-        return _open_folder(unpacked, scratch, kind="archive", called=location)
+        return _open_folder(unpacked, scratch, kind="archive", shown_as=location)
     raise InputError(
-        f"'{location}' is no data set that is known: wanted a folder of images, a .csv or .parquet list, "
-        f"IDX "
-        f"files (*-ubyte.gz), CIFAR batches, an .npz, or a .tar, .tar.gz, .tar.xz or .zip of a folder."
-        + (" For a single image there is `pergola predict`." if suffix in folders.IMAGES else "")
+        f"'{location}' is not a known kind of data set: expected a folder of images, a .csv or .parquet "
+        "list, IDX files (*-ubyte.gz), CIFAR batches, an .npz, or a .tar, .tar.gz, .tar.xz or .zip of a "
+        "folder."
+        + (" To classify a single image, use `pergola predict`." if suffix in folders.IMAGES else "")
     )
 
 
 def stamp(source: Source) -> str:
-    """SHA-256 over every path, label, split, size and time of change: equal means nothing to scan anew."""
+    """SHA-256 over every path, label, split, size and time; when it is equal, no file needs a new scan."""
     digest = hashlib.sha256(source.kind.encode())
     for entry in source.entries():
         digest.update(f"{entry}\n".encode(errors="backslashreplace"))
@@ -130,12 +130,11 @@ def check_labels(labels: Iterable[str], where: Path) -> None:
         if other != label:
             raise InputError(
                 f"'{where}' has two classes '{other}' and '{label}' that differ only in upper and lower "
-                f"case: "
-                f"rename one, or merge them."
+                "case: rename one, or merge them."
             )
 
 
-def _open_folder(folder: Path, scratch: Path, kind: str = "folder", called: Path | None = None) -> Source:
+def _open_folder(folder: Path, scratch: Path, kind: str = "folder", shown_as: Path | None = None) -> Source:
     from pergola.components.data.sources import arrays, folders
 
     names = folders.visible_names(folder)
@@ -144,7 +143,7 @@ def _open_folder(folder: Path, scratch: Path, kind: str = "folder", called: Path
     if len(names) == 1 and (folder / names[0]).is_dir():
         inner = folders.visible_names(folder / names[0])
         if arrays.is_cifar(inner) or any(map(arrays.is_idx, inner)):
-            return _open_folder(folder / names[0], scratch, kind, called)
+            return _open_folder(folder / names[0], scratch, kind, shown_as)
     if any(map(arrays.is_idx, names)):
         return arrays.open_idx(folder, scratch)
-    return folders.FolderSource.open(folder, scratch, kind, called or folder)
+    return folders.FolderSource.open(folder, scratch, kind, shown_as or folder)

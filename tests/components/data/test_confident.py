@@ -26,7 +26,7 @@ def noisy(count: int, classes: int, share: float, seed: int):
 
 def test_confident_joint_follows_the_published_definition():
     assert confident_learning.confident_joint(LABELS, PROBABILITIES).tolist() == [[2, 1], [1, 2]]
-    assert confident_learning.wrong(LABELS, PROBABILITIES).tolist() == [
+    assert confident_learning.flagged(LABELS, PROBABILITIES).tolist() == [
         False,
         False,
         True,
@@ -44,14 +44,16 @@ def test_confident_joint_finds_the_known_share_of_noise(classes, share):
     joint = confident_learning.confident_joint(labels, probabilities)
     assert joint.sum(axis=1) == pytest.approx(np.bincount(labels))
     assert 1 - np.trace(joint) / len(labels) == pytest.approx(wrong.mean(), abs=0.03)
-    found = confident_learning.wrong(labels, probabilities)
+    found = confident_learning.flagged(labels, probabilities)
     assert (found & wrong).sum() > 0.85 * wrong.sum() and (found & wrong).sum() > 0.85 * found.sum()
 
 
 def test_confident_learning_is_silent_where_all_agrees():
     labels = np.repeat(np.arange(4), 25)
-    assert not confident_learning.wrong(labels, np.eye(4)[labels]).any()
-    assert not confident_learning.wrong(labels, np.full((100, 4), 0.25)).any()  # knows nothing, says nothing
+    assert not confident_learning.flagged(labels, np.eye(4)[labels]).any()
+    assert not confident_learning.flagged(
+        labels, np.full((100, 4), 0.25)
+    ).any()  # knows nothing, says nothing
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -63,7 +65,7 @@ def test_confident_learning_agrees_with_cleanlab(seed):
         theirs = cleanlab.filter.find_label_issues(labels, probabilities, n_jobs=1)
         quality = cleanlab.rank.get_label_quality_scores(labels, probabilities, method="self_confidence")
         joint = cleanlab.count.compute_confident_joint(labels, probabilities, calibrate=True)
-    ours = confident_learning.wrong(labels, probabilities)
+    ours = confident_learning.flagged(labels, probabilities)
     assert confident_learning.self_confidence(labels, probabilities) == pytest.approx(quality)
     assert (
         np.abs(confident_learning.confident_joint(labels, probabilities) - joint).max() <= 1

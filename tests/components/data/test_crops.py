@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from pergola.components.data.checks.crops import POINTS, Points, crop_pairs, points_of
+from pergola.components.imaging.crop_matching import crop_pairs
+from pergola.components.imaging.keypoints import NUM_KEYPOINTS, Keypoints, detect_keypoints
 from tests.support.images import jpeg
 
 
@@ -46,7 +47,7 @@ def cropped(image: Image.Image, scale: float, left: float, top: float, *, width:
 
 
 def pairs(*images: Image.Image) -> list[list[int]]:
-    return crop_pairs(Points.of([points_of(image) for image in images])).tolist()
+    return crop_pairs(Keypoints.of([detect_keypoints(image) for image in images])).tolist()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_crop_pairs_finds_a_window_of_one_smooth_thing_on_an_empty_sheet(scale):
     """There are hardly any points here; the images differ in the place and the shape of their thing."""
     things = [thing(seed) for seed in range(12)]
     part = cropped(things[4], scale, 0.4, 0.7)
-    assert np.isfinite(points_of(part)[0][:, 0]).sum() < 10
+    assert np.isfinite(detect_keypoints(part)[0][:, 0]).sum() < 10
     assert pairs(*things, part) == [[4, 12]]
 
 
@@ -89,10 +90,10 @@ def test_crop_pairs_need_more_than_a_common_corner():
     assert pairs(*(Image.fromarray(pixels) for pixels in images)) == []
 
 
-def test_points_stay_where_they_are_when_light_changes():
+def test_keypoints_stay_where_they_are_when_light_changes():
     image = scene(3)
     darker = Image.fromarray((np.asarray(image) * 0.6).astype(np.uint8))
-    places = [points_of(one)[0] for one in (image, darker)]
-    assert places[0].shape == (POINTS, 2) and np.isfinite(places[0]).all()
+    places = [detect_keypoints(one)[0] for one in (image, darker)]
+    assert places[0].shape == (NUM_KEYPOINTS, 2) and np.isfinite(places[0]).all()
     apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=2).min(axis=1)
     assert np.mean(apart < 1.5) > 0.8

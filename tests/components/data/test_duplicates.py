@@ -8,16 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from pergola.components.data.checks.duplicates import components, near_in_all, near_in_tree, near_pairs
-from pergola.components.data.manifest.image_metadata import THUMBNAIL_SIDE, Limits, look, pillow_as_is
+from pergola.components.data.manifest.duplicates import (
+    components,
+    exhaustive_search,
+    near_pairs,
+    tree_search,
+)
+from pergola.components.data.manifest.image_metadata import (
+    THUMBNAIL_SIDE,
+    ImageLimits,
+    inspect,
+    pillow_without_limits,
+)
 from tests.support.images import jpeg, pixels, png
 
-LIMITS = Limits(10**9, 10**6, 10**9)
+LIMITS = ImageLimits(10**9, 10**6, 10**9)
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    with pillow_as_is():
-        seen = look(png(image), LIMITS)
+    with pillow_without_limits():
+        seen = inspect(png(image), LIMITS)
     return np.frombuffer(seen.thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
 
 
@@ -27,7 +37,7 @@ def pairs_of(thumbnails, side: int = 200, block: int = 7) -> list[tuple[int, int
     found = near_pairs(
         np.full(len(stack), side),
         blocks=lambda: (stack[i : i + block] for i in range(0, len(stack), block)),
-        some=lambda wanted: stack[wanted],
+        at=lambda wanted: stack[wanted],
     )
     return [tuple(pair) for pair in found.tolist()]
 
@@ -62,13 +72,13 @@ def test_near_pairs_finds_copies(dataset, thumbnails, edit):
     assert pairs_of([*thumbnails, *copies]) == [(n, len(dataset) + n) for n in range(10)]
 
 
-def test_near_by_all_distances_is_what_is_near_in_the_tree():
+def test_exhaustive_search_finds_what_the_tree_finds():
     rng = np.random.default_rng(0)
     heaps = rng.normal(size=(30, 16))[rng.integers(0, 30, 1200)] + rng.normal(0, 0.02, (1200, 16))
     asked = heaps[rng.permutation(1200)[:700]].astype(np.float32)  # more than a table's rows
     by_tree, by_all = (
         set(zip(*(side.tolist() for side in near(heaps, 0.12)(asked)), strict=True))
-        for near in (near_in_tree, near_in_all)
+        for near in (tree_search, exhaustive_search)
     )
     assert by_tree == by_all
     most = np.bincount([row for row, _ in by_all])

@@ -45,7 +45,7 @@ def test_infer_writes_a_file_of_rules_with_those_that_come_with_pergola(first):
         "inferred_contrast", "inferred_sharpness", "inferred_format", "inferred_mode",
     }  # fmt: skip
     assert found.shares == profile.shares == {f"class_{i}": 0.3333 for i in range(3)}
-    assert profile.ranges["width"] == (24, 24) and profile.words["format"] == ("PNG",)
+    assert profile.ranges["width"] == (24, 24) and profile.texts["format"] == ("PNG",)
     low, high = profile.ranges["brightness"]
     assert 0 < low < high < 255 and f"{low:g} to {high:g}" in found.images[-5].message
 
@@ -101,5 +101,5 @@ def test_names_of_classes_survive_the_file(tmp_path):
 @pytest.mark.parametrize("text", ["shares = 3", "[shares]\na = 2", '[shares]\na = "much"'])
 def test_shares_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "e.toml").write_text(text)
-    with pytest.raises(InputError, match=r"\[shares\]: wanted a share from 0 to 1"):
+    with pytest.raises(InputError, match=r"\[shares\]: expected a share from 0 to 1"):
         rules.load(tmp_path / "e.toml")

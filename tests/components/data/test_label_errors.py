@@ -76,8 +76,8 @@ def test_label_errors_say_how_good_the_judge_is():
     assert label_errors.finding(sure).severity == "warning"
     vague = search(embeddings + np.random.default_rng(0).normal(0, 2, embeddings.shape), given)
     told = label_errors.finding(vague, "three grains of salt")
-    assert told.severity == "info" and "rests on three grains of salt" in told.message
-    assert "read the list from its top" in told.message
+    assert told.severity == "info" and "is based on three grains of salt" in told.message
+    assert "read the list from the top" in told.message
     assert told.notes[0] == f"looks like {next(s for s in vague.suspects if s.flagged).suggested}"
 
 

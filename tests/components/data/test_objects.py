@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pergola.components.artifacts.data import Manifest, Split, ValidationReport
-from pergola.components.data.checks.series import joined
 from pergola.components.data.checks.validate import ValidateSettings, validate
 from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.manifest.series import merge_groups
 from pergola.components.data.sources.source import open_source
 from pergola.components.data.split import SplitSettings, split
 from pergola.components.errors import InputError
@@ -47,12 +47,12 @@ def test_images_of_one_object_go_to_one_part(tmp_path):
     assert set(parts) == {"train", "validation", "test"}
 
 
-def test_objects_in_several_given_parts_are_a_finding(tmp_path):
+def test_objects_in_several_given_splits_are_a_finding(tmp_path):
     parts = {0: "train", 1: "test", 2: "train", 3: "test", 4: "test"}
     report = checked(listed(tmp_path, lambda number: parts.get(number, "train")), tmp_path)
     (finding,) = (finding for finding in report.findings if finding.check == "object_split_leak")
     assert finding.severity == "warning" and finding.count == 6  # leaf 1 has two in test and one in train
-    assert "2 objects ('leaf') have images in several parts of the given split" in finding.message
+    assert "2 objects ('leaf') have images in several splits of the given split" in finding.message
 
 
 def test_a_column_that_there_is_not_is_refused(tmp_path):
@@ -62,8 +62,8 @@ def test_a_column_that_there_is_not_is_refused(tmp_path):
         checked(tmp_path / "dataset", tmp_path / "of a folder")
 
 
-def test_joined_groups_have_their_smallest_id():
-    assert joined({"b": "b", "c": "b"}, [("c", "a"), ("x", "y")]) == {
+def test_merged_groups_have_their_smallest_id():
+    assert merge_groups({"b": "b", "c": "b"}, [("c", "a"), ("x", "y")]) == {
         "a": "a", "b": "a", "c": "a", "x": "x", "y": "x",
     }  # fmt: skip
-    assert joined({"b": "a", "a": "a"}, []) == {"a": "a", "b": "a"}
+    assert merge_groups({"b": "a", "a": "a"}, []) == {"a": "a", "b": "a"}

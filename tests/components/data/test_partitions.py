@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 
 from pergola.components import digest
 from pergola.components.artifacts.data import ValidationReport
-from pergola.components.data.manifest.scan import Found as Counted
-from pergola.components.data.manifest.scan import ScanSettings, Table, scan, whole
+from pergola.components.data.manifest.scan import (
+    ManifestTotals,
+    ScanSettings,
+    finish,
+    manifest_writer,
+    scan,
+)
 from pergola.components.data.partitions import (
     Partition,
     merge_scans,
@@ -84,10 +89,10 @@ def test_rows_come_back_in_order_and_in_the_same_row_groups(tmp_path_factory, ro
     folder = tmp_path_factory.mktemp("rows")
     rows += 8192 * large  # more than a row group
     made = [_row(number, columns) for number in range(rows)]
-    counted = Counted()
-    counted.add((row[1] for row in made), (row[15] for row in made))
+    counted = ManifestTotals()
+    counted.add((row[1] for row in made), (row[14] for row in made))
     _written(folder / "one", columns, made)
-    wanted = whole("list", counted, folder / "one")
+    wanted = finish("list", counted, folder / "one")
     parts = [folder / f"part-{index}" for index in range(count)]
     for index, part in enumerate(parts):
         _written(part, columns, made[index::count])
@@ -98,7 +103,7 @@ def test_rows_come_back_in_order_and_in_the_same_row_groups(tmp_path_factory, ro
 
 
 def _written(folder, columns, rows):
-    with Table(folder, columns) as table:
+    with manifest_writer(folder, columns) as table:
         table.add(rows)
 
 
@@ -114,7 +119,6 @@ def _row(number, columns):
         0.1 * number,
         0.2,
         0.3,
-        2**63 + number,
         b"t",
     )
     reason = "cut off" if number % 7 == 3 else None
@@ -126,11 +130,11 @@ def test_parts_of_different_data_are_refused(dataset, tmp_path):
     for index in range(3):
         scan_partition(source, tmp_path / str(index), SCAN, index, 3)
     parts = [tmp_path / str(index) for index in range(3)]
-    with pytest.raises(StepError, match=r"Wanted the parts 0 to 2 of one data set, got \[0, 1\]"):
+    with pytest.raises(StepError, match=r"Expected partitions 0 to 2 of one data set, got \[0, 1\]"):
         merge_scans(parts[:2], tmp_path / "m")
-    with pytest.raises(StepError, match="Wanted the parts 0 to 2"):
+    with pytest.raises(StepError, match="Expected partitions 0 to 2"):
         merge_scans([*parts, parts[1]], tmp_path / "m")
-    with pytest.raises(StepError, match="no parts"):
+    with pytest.raises(StepError, match="no partitions"):
         merge_scans([], tmp_path / "m")
     more = shutil.copytree(dataset, tmp_path / "more")
     for number in range(3):
@@ -158,5 +162,5 @@ def test_a_shard_that_is_missing_is_named(dataset, one_pass, tmp_path):
         write_partition(source, *inputs, tmp_path / str(index), SHARDS, index, 2)
     missing = next(iter(sorted((tmp_path / "1").glob("*.tfrecord"))))
     missing.unlink()
-    with pytest.raises(StepError, match=f"Part 1 of the shards lacks {missing.name}"):
+    with pytest.raises(StepError, match=f"Partition 1 of the shards lacks {missing.name}"):
         merge_shards([tmp_path / "0", tmp_path / "1"], *inputs, tmp_path / "m", SHARDS)

@@ -12,14 +12,14 @@ from PIL import Image
 
 from pergola.components.artifacts.data import Manifest
 from pergola.components.data.manifest import image_metadata
-from pergola.components.data.manifest.image_metadata import Limits, look, perceptual_hash
+from pergola.components.data.manifest.image_metadata import ImageLimits, inspect
 from pergola.components.data.manifest.scan import ScanSettings, scan
 from pergola.components.data.sources.source import open_source
 from pergola.components.errors import InputError, StepError
 from tests.support import images as image_files
 from tests.support.images import encoded, jpeg, pixels, png, turned_jpeg, write_folder
 
-LIMITS = Limits(max_pixels=10**8, max_side=30_000, max_bytes=10**9)
+LIMITS = ImageLimits(max_pixels=10**8, max_side=30_000, max_bytes=10**9)
 
 
 def scanned(root: Path, out: Path, *, previous: Path | None = None, source=None, **settings) -> Manifest:
@@ -87,9 +87,9 @@ def test_scan_turns_every_fault_into_a_reason(tmp_path):
 
 def test_scan_notices_a_jpeg_that_lost_only_its_end(tmp_path):
     whole = jpeg(pixels(0, 0, size=256))
-    assert look(whole, LIMITS).reason is None
+    assert inspect(whole, LIMITS).reason is None
     for share in (0.3, 0.6, 0.9, 0.99):
-        assert "truncated" in look(image_files.truncated(whole, share), LIMITS).reason
+        assert "truncated" in inspect(image_files.truncated(whole, share), LIMITS).reason
 
 
 def test_scan_is_the_same_however_many_processes_read(tmp_path):
@@ -190,39 +190,27 @@ def test_scan_tells_of_a_file_that_may_not_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_look_sees_the_image_upright(orientation):
+def test_inspect_sees_the_image_upright(orientation):
     image = pixels(0, 3, size=64)[:40]
-    plain, turned = look(png(image), LIMITS), look(turned_jpeg(image, orientation), LIMITS)
+    plain, turned = inspect(png(image), LIMITS), inspect(turned_jpeg(image, orientation), LIMITS)
     assert (turned.width, turned.height, turned.orientation) == (64, 40, orientation)
     near = np.frombuffer(plain.thumbnail, np.uint8).astype(int)
     assert np.abs(near - np.frombuffer(turned.thumbnail, np.uint8)).mean() < 4
 
 
-def test_look_measures_brightness_contrast_and_sharpness():
-    flat = look(png(np.full((30, 30), 100, np.uint8)), LIMITS)
+def test_inspect_measures_brightness_contrast_and_sharpness():
+    flat = inspect(png(np.full((30, 30), 100, np.uint8)), LIMITS)
     assert (flat.brightness, flat.contrast, flat.sharpness) == (100.0, 0.0, 0.0)
     half = np.zeros((30, 30), np.uint8)
     half[:, 15:] = 200
-    split = look(png(half), LIMITS)
+    split = inspect(png(half), LIMITS)
     assert (split.brightness, split.contrast) == (100.0, 100.0)
     # The Laplacian is 200 and -200 beside the edge and 0 elsewhere: 28 columns, 2 of them not 0.
     assert split.sharpness == pytest.approx(2 * 200**2 / 28)
-    assert look(png(np.zeros((2, 2), np.uint8)), LIMITS).sharpness == 0.0
+    assert inspect(png(np.zeros((2, 2), np.uint8)), LIMITS).sharpness == 0.0
 
 
-def test_perceptual_hash_ignores_brightness_and_mirrors_in_known_bits():
-    from scipy.fft import dctn
-
-    thumbnail = np.asarray(Image.fromarray(pixels(0, 0, size=32, channels=1)))
-    hash = perceptual_hash(thumbnail)
-    assert perceptual_hash((thumbnail * 0.5 + 40).astype(np.uint8)).__xor__(hash).bit_count() <= 3
-    mask = sum(1 << (8 * u + v) for u in range(8) for v in range(8) if v % 2)
-    assert perceptual_hash(thumbnail[:, ::-1]) == hash ^ mask
-    signs = dctn(thumbnail.astype(float) - 128, norm="ortho")[:8, :8].ravel() > 0
-    assert hash == sum(int(bit) << place for place, bit in enumerate(signs) if place)
-
-
-def test_probe_needs_neither_pandas_nor_tensorflow():
+def test_image_metadata_needs_neither_pandas_nor_tensorflow():
     import subprocess
     import sys
 

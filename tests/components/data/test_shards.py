@@ -121,7 +121,7 @@ def test_shards_know_when_all_is_grey(tmp_path):
     ("spoil", "says"),
     [
         (lambda file: file.write_bytes(b"other"), "has changed since it was scanned"),
-        (lambda file: file.unlink(), "cannot be read any more"),
+        (lambda file: file.unlink(), "can no longer be read"),
     ],
 )
 def test_shards_of_data_that_changed_since_the_scan_are_refused(tmp_path, spoil, says):

@@ -1,13 +1,16 @@
 """Shortcuts: planted ones are found and named, chance and real differences are not."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pergola.components.artifacts.data import Finding
 from pergola.components.data.checks import shortcuts
+from pergola.components.data.checks.image_features import border_of
 from pergola.components.data.checks.shortcuts import ShortcutSettings, find_shortcuts
 from pergola.components.data.manifest import image_metadata
 from tests.support import images
@@ -37,7 +40,7 @@ def rows(count: int = 300, classes: int = 3, seed: int = 0) -> pd.DataFrame:
 
 def told(found: shortcuts.Shortcuts) -> list[Finding]:
     """Findings of classes that are given away."""
-    return [finding for finding in shortcuts.findings(found) if finding.check == shortcuts.CHECK]
+    return [finding for finding in shortcuts.findings(found) if finding.check == "shortcut"]
 
 
 def test_find_shortcuts_are_silent_about_chance():
@@ -58,9 +61,9 @@ def test_find_shortcuts_name_the_field_and_the_class(field, column, value):
     (finding,) = told(found)
     best = found.fields[0]
     assert (best.field, best.label, best.found) == (field, "class_1", 1.0) and best.mistaken < 0.02
-    assert f"'class_1' can be told by its {field} alone: 100% of its images" in finding.message
+    assert f"'class_1' can be predicted by its {field} alone: 100% of its images" in finding.message
     assert found.accuracy > 0.5
-    (metadata,) = [f for f in shortcuts.findings(found) if f.check == shortcuts.METADATA_CHECK]
+    (metadata,) = [f for f in shortcuts.findings(found) if f.check == "metadata"]
     assert metadata.severity == "info" and f"{found.accuracy:.0%} of 300 images" in metadata.message
 
 
@@ -105,17 +108,11 @@ def test_find_shortcuts_look_at_a_bounded_number():
 def test_border_is_the_outermost_pixels():
     image = np.full((300, 500, 3), 9, np.uint8)
     image[:3], image[-3:], image[:, :5], image[:, -5:] = ((255, 0, 0),) * 4
-    assert shortcuts.border(images.png(image)) == (255, 0, 0, 0)
-    red, green, blue, spread = shortcuts.border(images.jpeg(image))
+    assert border_of(image) == (255, 0, 0, 0)
+    red, green, blue, spread = border_of(decoded(images.jpeg(image)))
     assert red > 230 and max(green, blue) < 25 and spread < 12
-    one = shortcuts.border(images.png(np.full((1, 1), 7, np.uint8)))
+    one = border_of(np.full((1, 1, 3), 7, np.uint8))
     assert one == (7, 7, 7, 0)
-
-
-def test_borders_pass_over_what_is_no_image():
-    found = shortcuts.borders([images.png(np.zeros((9, 9), np.uint8)), b"no image"])
-    assert found[0].tolist() == [0, 0, 0, 0] and np.isnan(found[1]).all()
-    assert shortcuts.borders([]).shape == (0, 4)
 
 
 @pytest.mark.slow
@@ -123,26 +120,30 @@ def test_borders_pass_over_what_is_no_image():
 def test_find_shortcuts_in_leaves_finds_a_planted_border_and_nothing_else():
     files = sorted(LEAVES.rglob("*.jpg"))
     encoded = [file.read_bytes() for file in files]
-    limits = image_metadata.Limits(1 << 28, 1 << 20, 1 << 30)
+    limits = image_metadata.ImageLimits(1 << 28, 1 << 20, 1 << 30)
 
     def table() -> pd.DataFrame:
-        looks = pd.DataFrame([image_metadata.look(data, limits) for data in encoded])
-        return looks.assign(label=[file.parent.name for file in files])
+        inspected = pd.DataFrame([image_metadata.inspect(data, limits) for data in encoded])
+        return inspected.assign(label=[file.parent.name for file in files])
 
-    assert told(find_shortcuts(table(), shortcuts.borders(encoded))) == []
+    assert told(find_shortcuts(table(), borders(encoded))) == []
     for i, file in enumerate(files):
         if file.parent.name == "ilex_opaca":
             encoded[i] = framed(encoded[i])
-    found = told(find_shortcuts(table(), shortcuts.borders(encoded)))
-    assert len(found) == 1 and "'ilex_opaca' can be told by its border alone" in found[0].message
+    found = told(find_shortcuts(table(), borders(encoded)))
+    assert len(found) == 1 and "'ilex_opaca' can be predicted by its border alone" in found[0].message
+
+
+def borders(encoded: list[bytes]) -> np.ndarray:
+    return np.array([border_of(decoded(data)) for data in encoded], np.float32)
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def framed(data: bytes) -> bytes:
     """A JPEG with a blue frame of 4 pixels."""
-    import io
-
-    from PIL import Image
-
-    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).copy()
+    pixels = decoded(data).copy()
     pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:] = ((30, 60, 220),) * 4
     return images.jpeg(pixels, quality=90)

@@ -143,7 +143,7 @@ def test_open_source_says_what_is_missing_or_unknown(tmp_path, opened):
     with pytest.raises(InputError, match="no such file or folder"):
         opened(tmp_path / "nowhere")
     (tmp_path / "x.jpg").write_bytes(jpeg(pixels(0, 0)))
-    with pytest.raises(InputError, match=r"no data set that is known.*pergola predict"):
+    with pytest.raises(InputError, match=r"not a known kind of data set.*pergola predict"):
         opened(tmp_path / "x.jpg")
 
 
@@ -245,7 +245,7 @@ def test_idx_that_is_cut_off_or_alone_is_refused(tmp_path, opened):
     file = tmp_path / "d/train-images-idx3-ubyte.gz"
     whole = file.read_bytes()
     file.write_bytes(whole[:-12])
-    with pytest.raises(InputError, match="cut off or damaged"):
+    with pytest.raises(InputError, match="truncated or damaged"):
         opened(tmp_path / "d")
     file.write_bytes(whole)
     (tmp_path / "d/train-labels-idx1-ubyte.gz").unlink()
@@ -323,10 +323,10 @@ def test_npz_without_parts_and_with_texts_as_labels(tmp_path, opened):
     ("arrays", "says"),
     [
         ({"x_train": np.zeros((2, 4, 4)), "y_train": np.arange(2)}, "float64"),
-        ({"x_train": np.zeros((2, 4, 4, 4), np.uint8), "y_train": np.arange(2)}, "wanted uint8"),
-        ({"x_train": np.zeros((2, 4, 4), np.uint8), "y_train": np.arange(3)}, "wanted 2 whole numbers"),
+        ({"x_train": np.zeros((2, 4, 4, 4), np.uint8), "y_train": np.arange(2)}, "expected uint8"),
+        ({"x_train": np.zeros((2, 4, 4), np.uint8), "y_train": np.arange(3)}, "expected 2 integers"),
         ({"x_train": np.array([None, 1], object), "y_train": np.arange(2)}, "cannot be read"),
-        ({"pixels": np.zeros(3)}, "holds pixels: wanted x_train"),
+        ({"pixels": np.zeros(3)}, "holds pixels: expected x_train"),
     ],
 )
 def test_npz_says_what_is_wrong(tmp_path, opened, arrays, says):
@@ -444,7 +444,7 @@ def test_archive_that_is_cut_off_is_refused(tmp_path, opened, suffix):
         image_files.write_tar(tmp_path / f"s{suffix}", {"a/1.png": os.urandom(5000)}, f"w:{suffix[-2:]}")
     file = tmp_path / f"s{suffix}"
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(InputError, match="cut off, damaged or no archive"):
+    with pytest.raises(InputError, match="truncated, damaged or not an archive"):
         opened(file)
     assert not list((tmp_path / "scratch/unpacked").iterdir())
 

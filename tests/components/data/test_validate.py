@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from pergola.components.artifacts.data import Finding, Manifest, ValidationReport
-from pergola.components.data.checks.manifest_index import gather
 from pergola.components.data.checks.validate import ValidateSettings, validate
 from pergola.components.data.expectations import rules
 from pergola.components.data.expectations.great_expectations import Checker
 from pergola.components.data.expectations.own_rules import OwnChecker
+from pergola.components.data.manifest.index import build_index
 from pergola.components.data.manifest.scan import ScanSettings, scan
 from pergola.components.data.page import write_page
 from pergola.components.data.sources.source import open_source
@@ -188,14 +188,14 @@ def test_validate_runs_the_rules_of_a_file(tmp_path, root):
         (
             "expect_column_values_to_be_between",
             "expect_column_max_to_be_between",
-            "does not look at each value",
+            "does not check each value",
         ),
-        ("min_value = 5000", 'minimum = "x"', "does not take these arguments"),
+        ("min_value = 5000", 'minimum = "x"', "does not accept these arguments"),
         ("critical", "grave", "severity 'grave' is not one of"),
         ("[[images]]", "[[image]]", "unknown table 'image'. Did you mean 'images'"),
-        ('column = "bytes"', "", "wanted 'column' as a text"),
-        ("tolerate = 0.5", "mostly = 0.9", "tolerate = 0.1"),
-        ("message =", "message", "are no TOML"),
+        ('column = "bytes"', "", "expected a text for 'column'"),
+        ("tolerate = 0.5", "mostly = 0.9", "tolerate = 0.1 instead"),
+        ("message =", "message", "are not valid TOML"),
     ],
 )
 def test_checker_says_which_rule_is_wrong(tmp_path, old, new, says):
@@ -265,15 +265,15 @@ def test_validate_module_imports_no_great_expectations():
     assert done.stdout.strip() == "[]"
 
 
-def test_facts_of_a_manifest_count_copies_and_labels(tmp_path, root):
+def test_manifest_index_counts_copies_and_labels(tmp_path, root):
     shutil.copy(root / "class_0/002.png", root / "class_1/000 first.png")
     checked(root, tmp_path)
-    facts = gather(tmp_path / "m")
+    index = build_index(tmp_path / "m")
     table = Manifest.table(tmp_path / "m", ["path", "id"])
-    assert len(facts.first) == table["id"].nunique() == 66
-    assert (np.diff(facts.first) > 0).all()
-    double = facts.image[table.index[table["path"] == "class_0/002.png"][0]]
-    assert facts.labels[double] == 2 and (np.delete(facts.labels, double) == 1).all()
+    assert len(index.first) == table["id"].nunique() == 66
+    assert (np.diff(index.first) > 0).all()
+    double = index.image[table.index[table["path"] == "class_0/002.png"][0]]
+    assert index.labels[double] == 2 and (np.delete(index.labels, double) == 1).all()
 
 
 # The page

@@ -1,7 +1,7 @@
-"""What a manifest tells only as a whole: copies, conflicts of labels, groups of near-duplicates.
+"""Relations between the rows of a manifest: copies, label conflicts, groups of near-duplicates.
 
-A *image* is a distinct content here; several files (rows) may hold it. Everything is kept as numbers, about
-a hundred bytes a row, and the manifest is read in blocks.
+An *image* is a unique content here; several files (rows) may hold it. Everything is stored as numbers, about
+a hundred bytes per row, and the manifest is read in blocks.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION
-from pergola.components.data.checks import duplicates
+from pergola.components.data.manifest import duplicates
 from pergola.components.data.manifest.image_metadata import THUMBNAIL_SIDE
+from pergola.components.data.manifest.parquet import batches
 
 NO_IMAGE = -1
-_SPLITS = {TEST: 0, VALIDATION: 1, TRAIN: 2}  # which of equal files stands for all: the one for testing first
+_SPLITS = {TEST: 0, VALIDATION: 1, TRAIN: 2}  # of equal files, a test file represents the image first
 _NO_SPLIT = 3
-_BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A row a file of the manifest, and a row a distinct image.
+class ManifestIndex:
+    """One row per file of the manifest, and one per unique image.
 
-    image: int64 (rows,), which image a file holds; NO_IMAGE when it is unreadable.
-    first: int64 (images,), the file that stands for each, ascending.  labels: int32 (images,), under how
-    many labels it lies.  group: int64 (images,), the smallest image that it is near to, or itself.
-    splits: int32 (images,), how many parts of a given split hold it or a near copy.
+    image: int64 (rows,), the image that a file holds; NO_IMAGE when it is unreadable.
+    first: int64 (images,), the file that represents each image, ascending.
+    labels: int32 (images,), number of labels under which the image appears.
+    group: int64 (images,), the group of near-duplicates, named by its smallest image.
+    splits: int32 (images,), number of splits of a given split that hold the image or a near-duplicate.
     near_copies, near_labels: int32 (images,), other images in its group, and labels among all of them.
-    median_side: of the longer sides of all images, in pixels; nan without images.
+    median_side: median of the images' longer sides, in pixels; nan without images.
     """
 
     image: np.ndarray
@@ -45,8 +45,8 @@ class Facts:
     median_side: float
 
 
-def gather(folder: Path) -> Facts:
-    """The facts of the manifest in `folder`."""
+def build_index(folder: Path) -> ManifestIndex:
+    """The index of the manifest in `folder`."""
     ids, labels, splits, sides, readable = _columns(folder)
     image, first = _images(ids, splits, readable)
     rows = np.flatnonzero(readable)
@@ -54,39 +54,39 @@ def gather(folder: Path) -> Facts:
     of_group = group[image[rows]] if len(rows) else image[rows]
     given = splits[rows] < _NO_SPLIT
     sizes = np.bincount(group, minlength=len(first))
-    return Facts(
+    return ManifestIndex(
         image=image,
         first=first,
-        labels=_distinct(image[rows], labels[rows], len(first)),
+        labels=_num_unique(image[rows], labels[rows], len(first)),
         group=group,
-        splits=_distinct(of_group[given], splits[rows][given], len(first))[group],
+        splits=_num_unique(of_group[given], splits[rows][given], len(first))[group],
         near_copies=(sizes[group] - 1).astype(np.int32),
-        near_labels=_distinct(of_group, labels[rows], len(first))[group],
+        near_labels=_num_unique(of_group, labels[rows], len(first))[group],
         median_side=float(np.median(sides[first])) if len(first) else np.nan,
     )
 
 
 def texts(folder: Path, column: str, rows: np.ndarray) -> list[str]:
-    """A text column's values at some rows, ascending."""
+    """A text column's values at the given rows, which are ascending."""
     found: list[str] = []
-    for start, batch in _batches(folder, [column]):
+    for start, batch in batches(folder / "manifest.parquet", [column]):
         inside = rows[(rows >= start) & (rows < start + len(batch))] - start
         found += batch.column(0).take(inside).to_pylist()
     return found
 
 
 def thumbnails(folder: Path, rows: np.ndarray) -> np.ndarray:
-    """Thumbnails at some rows, ascending, which must be readable: uint8 (n, side, side)."""
+    """Thumbnails at the given rows, which are ascending and readable: uint8 (n, side, side)."""
     blocks = list(_thumbnails(folder, rows))
     return np.concatenate(blocks) if blocks else np.zeros((0, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
 
 
 def _columns(folder: Path) -> tuple[np.ndarray, ...]:
-    """ids uint64 (rows, 2), label numbers, places of given splits, longer sides, whether it is readable."""
+    """Ids as uint64 (rows, 2), label numbers, given splits, longer sides, and whether a row is readable."""
     names: dict[str, int] = {}
     parts: list[tuple[np.ndarray, ...]] = []
     columns = ["id", "label", "given_split", "width", "height", "reason"]
-    for _, batch in _batches(folder, columns):
+    for _, batch in batches(folder / "manifest.parquet", columns):
         ids, labels, splits = (batch.column(i).to_pylist() for i in range(3))
         raw = b"".join(bytes.fromhex(id[:32]) if id else bytes(16) for id in ids)
         parts.append(
@@ -102,47 +102,36 @@ def _columns(folder: Path) -> tuple[np.ndarray, ...]:
 
 
 def _images(ids: np.ndarray, splits: np.ndarray, readable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct images in the order of the files that stand for them."""
+    """Number the unique images in the order of the files that represent them."""
     rows = np.flatnonzero(readable)
     order = rows[np.lexsort((rows, splits[rows], ids[rows, 1], ids[rows, 0]))]
-    begins = np.ones(len(order), bool)
-    begins[1:] = (ids[order[1:]] != ids[order[:-1]]).any(axis=1)
-    stands = order[begins]
-    number = np.empty(len(stands), np.int64)
-    number[np.argsort(stands)] = np.arange(len(stands))
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (ids[order[1:]] != ids[order[:-1]]).any(axis=1)
+    first = order[is_new]
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
     image = np.full(len(ids), NO_IMAGE)
-    image[order] = number[np.cumsum(begins) - 1]
-    return image, np.sort(stands)
+    image[order] = number[np.cumsum(is_new) - 1]
+    return image, np.sort(first)
 
 
 def _groups(folder: Path, first: np.ndarray, sides: np.ndarray) -> np.ndarray:
     pairs = duplicates.near_pairs(
         sides[first],
         blocks=lambda: _thumbnails(folder, first),
-        some=lambda images: thumbnails(folder, first[images]),
+        at=lambda images: thumbnails(folder, first[images]),
     )
     return duplicates.components(pairs, len(first))
 
 
-def _distinct(keys: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """For each key from 0 to count - 1, how many different values it has."""
+def _num_unique(keys: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """The number of different values of each key from 0 to count - 1."""
     pairs = np.unique(np.stack([keys, values.astype(np.int64)], axis=1), axis=0)
     return np.bincount(pairs[:, 0], minlength=count).astype(np.int32)
 
 
 def _thumbnails(folder: Path, rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start, batch in _batches(folder, ["thumbnail"]):
+    for start, batch in batches(folder / "manifest.parquet", ["thumbnail"]):
         inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))] - start
         raw = b"".join(batch.column(0).take(inside).to_pylist())
         yield np.frombuffer(raw, np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-
-
-def _batches(folder: Path, columns: list[str]) -> Iterator[tuple[int, Any]]:
-    """Blocks of rows with the number of their first."""
-    import pyarrow.parquet
-
-    start = 0
-    with pyarrow.parquet.ParquetFile(folder / "manifest.parquet") as file:
-        for batch in file.iter_batches(_BLOCK, columns=columns):
-            yield start, batch.select(columns)
-            start += len(batch)

@@ -1,0 +1,28 @@
+"""Check: files that do not meet an expectation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pergola.components.artifacts.data import Finding
+from pergola.components.data.checks.facts import MAX_PATHS, CheckResult, Facts
+from pergola.components.data.checks.settings import ValidateSettings
+from pergola.components.data.expectations.rules import Rule
+from pergola.components.data.manifest.index import texts
+
+
+def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
+    """A finding per rule that more files fail than it tolerates."""
+    total = facts.manifest.num_rows
+    findings = (
+        _finding(rule, rows, facts)
+        for rule, rows in zip(facts.rules.images, facts.failing, strict=True)
+        if rule.is_violated(len(rows), total)
+    )
+    return CheckResult(tuple(findings))
+
+
+def _finding(rule: Rule, rows: np.ndarray, facts: Facts) -> Finding:
+    paths = texts(facts.folder, "path", rows[:MAX_PATHS])
+    message = rule.sentence(len(rows), facts.manifest.num_rows, paths)
+    return Finding(rule.check, rule.severity, len(rows), tuple(paths), message)

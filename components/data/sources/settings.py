@@ -1,0 +1,23 @@
+"""The [scan] settings: where the images are, and which files are too large to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pergola.components.records import setting
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How images are read, and which are refused as unreadable."""
+
+    workers: int = setting(0, "processes that read images; 0: one per core", low=0, high=1024)
+    max_pixels: int = setting(100_000_000, "images with more pixels than this are not decoded", low=1)
+    max_side: int = setting(30_000, "images wider or higher than this, in pixels, are not decoded", low=1)
+    max_bytes: int = setting(250_000_000, "files larger than this, in bytes, are not read", low=1)
+    max_archive_bytes: int = setting(
+        200_000_000_000, "an archive may unpack to at most this many bytes", low=1
+    )
+    max_archive_files: int = setting(5_000_000, "an archive may hold at most this many files", low=1)
+    relabel: str = setting("", "relabel.csv with a person's label corrections; empty: none", file=True)
+    also: str = setting("", "more images: a second folder or list, such as the one that `feedback` names")
