@@ -163,11 +163,11 @@ def describe(
     """
     from pergola.components.data.manifest import image_metadata
 
-    limits = image_metadata.Limits(max_pixels=1 << 28, max_side=1 << 20, max_bytes=1 << 30)
-    with image_metadata.pillow_as_is(), ThreadPoolExecutor() as pool:
-        looks = list(pool.map(lambda data: image_metadata.look(data, limits), encoded))
+    limits = image_metadata.ImageLimits(max_pixels=1 << 28, max_side=1 << 20, max_bytes=1 << 30)
+    with image_metadata.pillow_without_limits(), ThreadPoolExecutor() as pool:
+        images = list(pool.map(lambda data: image_metadata.inspect(data, limits), encoded))
     columns = {
-        name: np.array([np.nan if look.reason else getattr(look, name) for look in looks], np.float32)
+        name: np.array([np.nan if image.reason else getattr(image, name) for image in images], np.float32)
         for name in STATISTICS
     }
     vectors = embed_all(encoded, embed, batch_size=batch_size) if embed is not None else None
