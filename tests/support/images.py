@@ -1,6 +1,6 @@
 """Small real images: folders that a network can learn, and files with everything that goes wrong.
 
-folder = write_folder(tmp_path / "dataset", classes=3, per_class=8)      # photos/class_0/000.png, …
+folder = write_folder(tmp_path / "dataset", classes=3, per_class=8)      # dataset/class_0/000.png, …
 (folder / "class_0" / "broken.jpg").write_bytes(truncated(jpeg(pixels(0, 0))))
 """
 
@@ -21,7 +21,7 @@ _ORIENTATION = 0x0112
 def pixels(
     label: int, number: int, *, classes: int = 3, size: int = 24, channels: int = 3, seed: int = 0
 ) -> np.ndarray:
-    """An image of stripes whose angle tells its class; all else is chance. uint8 (size, size[, 3])."""
+    """Stripes whose angle depends on the class, everything else random: uint8 (size, size[, 3])."""
     rng = np.random.default_rng((seed, label, number))
     rows, columns = np.mgrid[0:size, 0:size] / size
     angle = np.pi * (label + rng.uniform(-0.15, 0.15)) / classes
@@ -44,7 +44,7 @@ def write_folder(
     suffix: str = ".png",
     seed: int = 0,
 ) -> Path:
-    """A folder a class with distinct images that a small network can tell apart. Gives `root`."""
+    """One folder per class, with unique images that a small network can classify. Returns `root`."""
     for label in range(classes):
         folder = root / f"class_{label}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +56,8 @@ def write_folder(
 
 def encoded(image: np.ndarray | Image.Image, format: str, **options: Any) -> bytes:
     """An image file's bytes. format and options: as Pillow's `save` has them."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format, **options)
     return buffer.getvalue()
 
 

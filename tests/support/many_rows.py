@@ -1,4 +1,4 @@
-"""Manifests of images that were never drawn: many rows in little time and memory."""
+"""Manifests without image files: many rows in little time and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pergola.components.data.manifest.image_metadata import THUMBNAIL_SIDE
 from pergola.components.data.manifest.scan import schema
 
 _ROW_GROUP = 8192
-_COARSE = 8  # thumbnails are of so many random squares a side
+_COARSE = 8  # random squares per side of a thumbnail
 
 
 def path_of(row: int, classes: int = 10) -> str:
@@ -32,7 +32,7 @@ def write_manifest(
     copies: Mapping[int, int] | None = None,
     unreadable: Collection[int] = (),
 ) -> Path:
-    """A manifest of `rows` distinct images; copies: row -> the row whose very content it holds instead."""
+    """A manifest of `rows` unique images; copies: row -> the row whose content it holds instead."""
     folder.mkdir(parents=True)
     with pa.parquet.ParquetWriter(folder / "manifest.parquet", schema()) as writer:
         for start in range(0, rows, _ROW_GROUP):

@@ -1,4 +1,4 @@
-"""Faults planted on purpose, models whose truth is known, and the real leaves as vectors."""
+"""Faults planted on purpose, models with known true probabilities, and embeddings of the real leaves."""
 
 import functools
 import hashlib
@@ -33,7 +33,7 @@ def flipped(labels: list[str], share: float, *, seed: int) -> tuple[list[str], l
 
 
 def model(temperature: float, *, count: int = 4000, classes: int = 5, seed: int = 0):
-    """Probabilities of a model that is `temperature` times too sure, and labels drawn from the truth."""
+    """Probabilities of a model that is overconfident by `temperature`, and labels from the true ones."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (count, classes))
     truth = softmax(logits, axis=1)
