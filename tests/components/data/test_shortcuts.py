@@ -139,11 +139,14 @@ def borders(encoded: list[bytes]) -> np.ndarray:
 
 
 def decoded(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    """Pixels at the reduced size at which features are extracted."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("RGB", (128, 128))
+    return np.asarray(image.convert("RGB"))
 
 
 def framed(data: bytes) -> bytes:
     """A JPEG with a blue frame of 4 pixels."""
-    pixels = decoded(data).copy()
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).copy()
     pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:] = ((30, 60, 220),) * 4
     return images.jpeg(pixels, quality=90)
