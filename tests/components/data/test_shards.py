@@ -136,7 +136,7 @@ def test_shards_of_data_that_changed_since_the_scan_are_refused(tmp_path, spoil,
 def test_shards_of_a_split_of_other_data_are_refused(tmp_path):
     source = prepared(write_folder(tmp_path / "p", classes=2, per_class=4), tmp_path)
     prepared(write_folder(tmp_path / "q", classes=3, per_class=5, seed=1), tmp_path / "other")
-    with pytest.raises(StepError, match="is not of the manifest"):
+    with pytest.raises(StepError, match="does not belong to the manifest"):
         write_shards(source, tmp_path / "m", tmp_path / "other/s", tmp_path / "shards", ShardSettings())
 
 

@@ -97,7 +97,7 @@ def test_folder_says_why_a_file_cannot_be_read(tmp_path, opened):
         "a/iphone.HEIC": ".heic files are not read: convert it to JPEG or PNG",
         "b/\\xff.png": "its name is not UTF-8",
         "b/pipe.jpg": "it is not a regular file",
-        "stray.png": "it lies in no class folder",
+        "stray.png": "it is not in a class folder",
     }
 
 
@@ -291,7 +291,7 @@ class Evil:
 def test_cifar_pickle_that_would_run_code_is_refused(tmp_path, opened):
     cifar_folder(tmp_path / "c")
     (tmp_path / "c/data_batch_3").write_bytes(pickle.dumps({b"data": Evil(), b"labels": []}))
-    with pytest.raises(InputError, match=r"data_batch_3.*asks for more than arrays"):
+    with pytest.raises(InputError, match=r"data_batch_3.*is a pickle of more than arrays"):
         opened(tmp_path / "c")
     assert not Path("/tmp/pergola-was-here").exists()
 
@@ -418,7 +418,7 @@ def test_archive_links_that_lead_out_are_refused(tmp_path, opened, links):
 def test_archive_devices_are_refused(tmp_path, opened):
     import tarfile
 
-    with pytest.raises(InputError, match="no file, folder or link"):
+    with pytest.raises(InputError, match="not a file, folder or link"):
         opened(tar_with_links(tmp_path / "s.tar", {"a/dev": ""}, tarfile.CHRTYPE))
 
 

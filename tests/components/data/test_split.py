@@ -214,5 +214,5 @@ def test_split_says_which_class_is_too_small(tmp_path, groups):
 
 
 def test_split_says_when_nothing_is_left(tmp_path):
-    with pytest.raises(InputError, match="No image is left"):
+    with pytest.raises(InputError, match="The checks excluded all images"):
         cut(tmp_path, [(1, "a", None, "it is empty")])
