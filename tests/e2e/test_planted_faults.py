@@ -85,7 +85,7 @@ def test_every_planted_fault_is_found(faults, answer):
     assert {original for original, _ in faults.copies} <= quarantined  # the one for testing stays
     assert REDUCED in findings["imbalance"]["message"]
     assert any(
-        f"'{FRAMED}' can be told by its border alone" in finding["message"]
+        f"'{FRAMED}' can be predicted by its border alone" in finding["message"]
         for finding in answer["findings"]
         if finding["check"] == "shortcut"
     )
@@ -121,7 +121,7 @@ def test_every_planted_fault_is_shown(faults, answer):
         assert f"<figcaption>{path}" in html, path
     assert np.mean([f"<figcaption>{crop}" in html for _, crop in faults.crops]) >= 0.6
     assert sum(f"<figcaption>{path}" in html for path in faults.flipped) >= 45  # of a sheet of 60
-    assert f"&#39;{FRAMED}&#39; can be told by its border" in html and f"&#39;{REDUCED}: " in html
+    assert f"&#39;{FRAMED}&#39; can be predicted by its border" in html and f"&#39;{REDUCED}: " in html
     assert len(html) < 5_000_000
 
 
