@@ -131,8 +131,8 @@ TRAINING = Pipeline(
         ),
         Step(
             "validate", data.validate, "validation", group="data", decodes=True,
-            code=(f"{COMPONENTS}.data.checks.validate", f"{COMPONENTS}.data.checks.content_checks",
-                  f"{COMPONENTS}.data.page", f"{COMPONENTS}.data.sources.source"),
+            code=(f"{COMPONENTS}.data.checks.validate", f"{COMPONENTS}.data.page",
+                  f"{COMPONENTS}.data.sources.source"),
             settings=("validate",), reads=("scan", "model"), observes=data.content_network,
             describe=summaries.validate,
         ),

@@ -60,23 +60,20 @@ def content_network(context: Context) -> str:
 
 def validate(context: Context, out: Path, manifest: Path) -> ValidationReport:
     """Manifest and images -> findings, a ranked list of suspicious labels, and a page that shows them."""
-    from pergola.components.data.checks.content_checks import Network, examine
-    from pergola.components.data.checks.validate import validate as check
+    from pergola.components.data.checks.facts import ImageAccess
+    from pergola.components.data.checks.validate import run_checks
     from pergola.components.data.page import write_page
     from pergola.components.data.sources.source import open_source
 
     settings = context.settings
     source = open_source(context.dataset, settings.scan, context.workspace.scratch)
-    report = check(manifest, settings.validate)
-    network = Network(settings.model.architecture, settings.model.weights)
-    found = examine(
-        source, manifest, report, settings.validate, network, settings.scan.relabel, context.progress
+    images = ImageAccess(
+        source, settings.model.architecture, settings.model.weights, settings.scan.relabel, context.progress
     )
-    found.save(out)
-    report = found.added_to(report)
-    report.save(out)
-    write_page(report, manifest, source, out)
-    return report
+    validation = run_checks(manifest, settings.validate, images)
+    validation.save(out)
+    write_page(validation.report, manifest, source, out)
+    return validation.report
 
 
 def split(context: Context, out: Path, manifest: Path, validation: Path) -> Split:
