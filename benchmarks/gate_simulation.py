@@ -24,12 +24,12 @@ from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.evaluation import baselines
 from pergola.components.evaluation.calibration import calibration
 from pergola.components.evaluation.cost_report import cost_report
-from pergola.components.evaluation.costs import ASK, Costs
 from pergola.components.evaluation.evaluate import EvaluateSettings, summarise
 from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
 from pergola.components.evaluation.scoring import Scores
 from pergola.components.evaluation.slices import slice_scores
 from pergola.components.stats.compare import compare
+from pergola.components.stats.costs import ASK, Costs
 from pergola.components.stats.metrics import wilson_interval
 
 Ints = npt.NDArray[np.int64]

@@ -1,14 +1,12 @@
-"""Is a model right as often as it says? Temperature scaling, and how far confidence is from accuracy.
+"""Is a model right as often as it says? How far confidence is from accuracy.
 
 Everywhere `probabilities` is float (N, C), rows sum to 1, and `labels` int (N,). Confidence is a row's
-largest probability. Sources: Guo et al. 2017 (temperature, expected calibration error), Naeini et al. 2015
-(equal width), Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives), Platt 1999
-(targets short of 1, so that few images that are all right do not make a model infinitely sure).
+largest probability. Sources: Guo et al. 2017 (expected calibration error), Naeini et al. 2015 (equal width),
+Nixon et al. 2019 (equal mass), Bröcker and Smith 2007 (what chance alone gives).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +15,7 @@ import numpy.typing as npt
 
 from pergola.components.artifacts.record import Record
 from pergola.components.stats.metrics import wilson_interval
+from pergola.components.stats.temperature import apply_temperature, check_probabilities, log_loss, to_logits
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -24,7 +23,6 @@ Ints = npt.NDArray[np.integer]
 EQUAL_WIDTH, EQUAL_MASS = "equal_width", "equal_mass"
 NUM_BINS = 15
 IN_A_BIN = 20  # images at least, of one part's figures: smaller bins measure chance
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
@@ -59,48 +57,6 @@ class Calibration(Record):
     before: Calibration | None = None  # the same images without that; None where it is 1
 
 
-@dataclass(frozen=True)
-class Temperature(Record):
-    """What a model's log-probabilities are divided by, fitted on the validation part."""
-
-    FILE: ClassVar[str] = "temperature.json"
-
-    value: float  # above 1 makes a model less sure, below 1 more
-    num_images: int
-    log_loss_before: float
-    log_loss_after: float
-
-
-def fit_temperature(probabilities: Floats, labels: Ints, *, doubt: float = 0.0) -> Temperature:
-    """The temperature with the lowest log loss on these images, which must not have been trained on.
-
-    Logits may be given through their softmax: the temperature is the same. The loss is convex in
-    1 / temperature, so the minimum is the only one; it is looked for between 0.05 and 20. A temperature
-    never changes which class is likeliest.
-    doubt: so many further images are taken to have been answered half right, half wrong. With 1 the true
-    class of N images has the target (N + 1) / (N + 2): Platt's, which matters for small N only.
-    """
-    from scipy.optimize import minimize_scalar
-
-    _check(probabilities, labels)
-    logits = _logits(probabilities)
-    short = doubt / (len(labels) + 2 * doubt)  # of 1, the target of the true class
-
-    def loss(inverse: float) -> float:
-        return _log_loss(logits * inverse, labels, short)
-
-    bounds = (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE)
-    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    inverse = float(best.x) if best.fun < loss(1.0) else 1.0
-    before, after = (_log_loss(logits * scale, labels) for scale in (1.0, inverse))
-    return Temperature(1 / inverse, len(labels), before, after)
-
-
-def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
-    """softmax(ln(probabilities) / temperature), float64 (N, C)."""
-    return np.exp(_log_softmax(_logits(probabilities) / temperature))
-
-
 def calibration(
     probabilities: Floats,
     labels: Ints,
@@ -118,7 +74,7 @@ def calibration(
     The error is above 0 for a perfect model too, since bins are small; so `error_by_chance` and `p_value` say
     what a model would have whose confidences are the true shares of right answers (drawn num_samples times).
     """
-    _check(probabilities, labels)
+    check_probabilities(probabilities, labels)
     num_bins = num_bins or max(1, min(NUM_BINS, len(labels) // IN_A_BIN))
     confidence, correct = _confidence(probabilities, labels)
     groups = _groups(confidence, num_bins, EQUAL_MASS)
@@ -142,7 +98,7 @@ def calibration(
         error_by_chance=float(by_chance.mean()),
         p_value=float((1 + np.sum(by_chance >= error - 1e-12)) / (1 + num_samples)),
         gap=float(confidence.mean() - correct.mean()),
-        log_loss=_log_loss(_logits(probabilities), labels),
+        log_loss=log_loss(to_logits(probabilities), labels),
         brier=float(((probabilities - truth) ** 2).sum(axis=1).mean()),
         bins=reliability(probabilities, labels, num_bins, EQUAL_MASS),
         interval=_error_interval(confidence, correct, groups, error, rng, num_samples),
@@ -219,30 +175,3 @@ def _error_interval(
         values[index] = np.abs(np.bincount(groups[drawn], weights=gaps[drawn])).sum() / size
     low, high = np.quantile(values, [0.025, 0.975])
     return (float(np.clip(2 * error - high, 0, error)), float(np.clip(2 * error - low, error, 1)))
-
-
-def _logits(probabilities: Floats) -> Floats:
-    """ln, with 0 at the smallest float32, so that a sure error stays finite."""
-    return np.log(np.maximum(probabilities.astype(np.float64), float(np.finfo(np.float32).tiny)))
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _log_loss(logits: Floats, labels: Ints, short: float = 0.0) -> float:
-    """Mean cross entropy; the true class has the target 1 - short, the others share the rest evenly."""
-    scores = _log_softmax(logits)
-    own = scores[np.arange(len(labels)), labels]
-    others = (scores.sum(axis=1) - own) / max(1, scores.shape[1] - 1)
-    return float(-((1 - short) * own + short * others).mean())
-
-
-def _check(probabilities: Floats, labels: Ints) -> None:
-    if probabilities.ndim != 2 or len(probabilities) != len(labels) or not len(labels):
-        raise ValueError(
-            f"Wanted a row of probabilities a label, got shapes {probabilities.shape} and {labels.shape}."
-        )
-    if not math.isfinite(float(probabilities.sum())) or float(probabilities.min()) < 0:
-        raise ValueError("Wanted probabilities, got negative or infinite numbers.")

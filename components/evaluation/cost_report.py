@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pergola.components.artifacts.record import Record
 from pergola.components.errors import InputError
-from pergola.components.evaluation.costs import ASK, Costs, best_constant, decide
+from pergola.components.stats.costs import ASK, Costs, best_constant, decide
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]

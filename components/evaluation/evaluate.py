@@ -27,7 +27,6 @@ from pergola.components.data.shard_reader import read_images
 from pergola.components.evaluation import baselines, robustness
 from pergola.components.evaluation.calibration import Calibration, calibration
 from pergola.components.evaluation.cost_report import cost_report
-from pergola.components.evaluation.costs import Costs, best_constant
 from pergola.components.evaluation.export_notes import Inside
 from pergola.components.evaluation.robustness import CHANGES
 from pergola.components.evaluation.saliency import Explain, saliency
@@ -37,6 +36,7 @@ from pergola.components.progress import Progress, silent
 from pergola.components.records import setting
 from pergola.components.stats import metrics
 from pergola.components.stats.compare import compare
+from pergola.components.stats.costs import Costs, best_constant
 
 
 @dataclass(frozen=True)

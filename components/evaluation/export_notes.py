@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pergola.components.evaluation.calibration import Temperature
-from pergola.components.evaluation.costs import Costs
+from pergola.components.stats.costs import Costs
+from pergola.components.stats.temperature import Temperature
 
 EXTRA = "assets.extra"  # of a SavedModel: files that servers leave alone
 

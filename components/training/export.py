@@ -21,11 +21,10 @@ from pergola.components import digest
 from pergola.components.artifacts.data import VALIDATION, Shards
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.data.shard_reader import read_images
-from pergola.components.evaluation.calibration import Temperature, fit_temperature
-from pergola.components.evaluation.costs import Costs, read_costs
-from pergola.components.evaluation.export_notes import EXTRA
 from pergola.components.imaging import decode
 from pergola.components.records import setting
+from pergola.components.stats.costs import Costs, read_costs
+from pergola.components.stats.temperature import Temperature, fit_temperature
 from pergola.components.training import warmup
 from pergola.components.training.fit import MODEL
 from pergola.components.training.models.architectures import LOGITS
@@ -35,6 +34,7 @@ from pergola.serving.wire import contract
 if TYPE_CHECKING:
     import keras
 
+EXTRA = "assets.extra"
 SAVED_MODEL = "saved_model"
 MAX_FITTED = 5000  # images that a temperature is fitted on
 BATCH = 64

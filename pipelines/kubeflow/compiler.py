@@ -142,7 +142,7 @@ def sections(settings: Settings) -> dict[str, dict[str, Any]]:
 
     A file of costs goes along as its text: no pod has to find it, and what depends on it is keyed by it.
     """
-    from pergola.components.evaluation.costs import read_text
+    from pergola.components.stats.costs import read_text
 
     plain = records.to_dict(settings)
     if settings.export.costs:

@@ -14,10 +14,10 @@ from pergola.components.artifacts.data import ValidationReport
 from pergola.components.data.manifest.relabel import RELABEL_FILE, refuse_to_replace
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, PergolaError
-from pergola.components.evaluation.costs import read_text
 from pergola.components.imaging.pretrained import check_weights
 from pergola.components.release.smoke_test import SmokeTestServer
 from pergola.components.settings import Settings
+from pergola.components.stats.costs import read_text
 from pergola.components.steps.context import Context, RunInfo
 from pergola.components.workspace import Workspace
 from pergola.pipelines import summaries

@@ -9,15 +9,16 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from pergola.components.evaluation import calibration as c
+from pergola.components.stats import temperature as t
 from tests.support.planted import model
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
 def test_fit_temperature_recovers_a_known_one(true):
     probabilities, labels = model(true, count=20_000)
-    found = c.fit_temperature(probabilities, labels)
+    found = t.fit_temperature(probabilities, labels)
     assert found.value == pytest.approx(true, rel=0.03)
-    after = c.apply_temperature(probabilities, found.value)
+    after = t.apply_temperature(probabilities, found.value)
     assert found.log_loss_after == pytest.approx(log_loss(labels, after), abs=1e-6)
     assert found.log_loss_before == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
 
@@ -45,27 +46,27 @@ def test_fit_temperature_is_scikit_learns():
     logits = np.log(probabilities)
     fitted = CalibratedClassifierCV(FrozenEstimator(Fixed().fit(logits, labels)), method="temperature")
     theirs = fitted.fit(logits, labels).predict_proba(logits)
-    ours = c.apply_temperature(probabilities, c.fit_temperature(probabilities, labels).value)
+    ours = t.apply_temperature(probabilities, t.fit_temperature(probabilities, labels).value)
     assert np.allclose(ours, theirs, atol=1e-3)
 
 
 def test_fit_temperature_stays_in_bounds_for_a_model_that_is_always_right():
     probabilities = np.full((50, 2), 0.1)
     probabilities[:, 0] = 0.9
-    found = c.fit_temperature(probabilities, np.zeros(50, int))
-    assert c.MIN_TEMPERATURE <= found.value < 0.06
+    found = t.fit_temperature(probabilities, np.zeros(50, int))
+    assert t.MIN_TEMPERATURE <= found.value < 0.06
     wrong = np.tile([1.0, 0.0], (50, 1))
-    assert 19 < c.fit_temperature(wrong, np.ones(50, int)).value <= c.MAX_TEMPERATURE
+    assert 19 < t.fit_temperature(wrong, np.ones(50, int)).value <= t.MAX_TEMPERATURE
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.05, 20), st.integers(0, 1000))
 def test_apply_temperature_keeps_the_likeliest_class_and_sums(temperature, seed):
     probabilities, _ = model(1.0, count=20, seed=seed)
-    after = c.apply_temperature(probabilities, temperature)
+    after = t.apply_temperature(probabilities, temperature)
     assert np.allclose(after.sum(axis=1), 1)
     assert (after.argmax(axis=1) == probabilities.argmax(axis=1)).all()
-    assert np.allclose(c.apply_temperature(probabilities, 1.0), probabilities)
+    assert np.allclose(t.apply_temperature(probabilities, 1.0), probabilities)
 
 
 def test_expected_calibration_error_worked_by_hand():
@@ -126,7 +127,7 @@ def test_interval_of_the_error_does_not_blame_a_calibrated_model(count):
 
 def test_calibration_before_is_that_of_the_undivided_logits():
     raw, labels = model(3.0)
-    found = c.calibration(c.apply_temperature(raw, 3.0), labels, temperature=3.0)
+    found = c.calibration(t.apply_temperature(raw, 3.0), labels, temperature=3.0)
     assert found.before is not None and found.before.before is None
     assert found.before.error == pytest.approx(c.calibration(raw, labels).error, abs=1e-9)
     assert found.error < 0.5 * found.before.error
@@ -136,11 +137,11 @@ def test_calibration_before_is_that_of_the_undivided_logits():
 def test_doubt_keeps_a_model_finite_that_is_right_in_a_few_images():
     probabilities = np.full((20, 2), 0.1)
     probabilities[:, 0] = 0.9
-    found = c.fit_temperature(probabilities, np.zeros(20, int), doubt=1.0)
-    confidence = c.apply_temperature(probabilities, found.value)[0, 0]
+    found = t.fit_temperature(probabilities, np.zeros(20, int), doubt=1.0)
+    confidence = t.apply_temperature(probabilities, found.value)[0, 0]
     assert confidence == pytest.approx(21 / 22, abs=1e-4)  # Platt's target
     many, labels = model(2.0, count=20_000)
-    plain, doubted = (c.fit_temperature(many, labels, doubt=d).value for d in (0.0, 1.0))
+    plain, doubted = (t.fit_temperature(many, labels, doubt=d).value for d in (0.0, 1.0))
     assert doubted == pytest.approx(plain, rel=0.01)
 
 
@@ -162,4 +163,4 @@ def test_calibration_refuses_what_are_no_probabilities():
     with pytest.raises(ValueError, match="negative or infinite"):
         c.calibration(np.array([[np.nan, 1.0]]), np.array([0]))
     with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(3,\)"):
-        c.fit_temperature(np.ones((2, 2)) / 2, np.zeros(3, int))
+        t.fit_temperature(np.ones((2, 2)) / 2, np.zeros(3, int))

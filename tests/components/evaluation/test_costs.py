@@ -8,7 +8,7 @@ from scipy.stats import bootstrap
 
 from pergola.components.errors import InputError
 from pergola.components.evaluation import cost_report
-from pergola.components.evaluation import costs as c
+from pergola.components.stats import costs as c
 from tests.support.planted import model
 
 LABELS = ("a", "b", "c")

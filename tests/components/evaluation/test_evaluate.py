@@ -10,14 +10,15 @@ from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
 from pergola.components.data.shard_reader import read_images
 from pergola.components.errors import InputError, StepError
 from pergola.components.evaluation import figures
-from pergola.components.evaluation.calibration import Calibration, apply_temperature
+from pergola.components.evaluation.calibration import Calibration
 from pergola.components.evaluation.cost_report import CostReport, compare_costs
-from pergola.components.evaluation.costs import Costs
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
 from pergola.components.evaluation.export_notes import Inside
 from pergola.components.evaluation.saliency import Saliency
 from pergola.components.evaluation.slices import Slices
 from pergola.components.stats.compare import compare_evaluations
+from pergola.components.stats.costs import Costs
+from pergola.components.stats.temperature import apply_temperature
 from tests.components.evaluation.conftest import LABELS, by_brightness, saliency, tfrecord
 
 SETTINGS = EvaluateSettings(batch_size=7)

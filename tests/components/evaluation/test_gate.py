@@ -9,13 +9,13 @@ from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.evaluation import baselines
 from pergola.components.evaluation.calibration import calibration
 from pergola.components.evaluation.cost_report import cost_report
-from pergola.components.evaluation.costs import Costs
 from pergola.components.evaluation.evaluate import EvaluateSettings, summarise
 from pergola.components.evaluation.gate import formatting
 from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
 from pergola.components.evaluation.scoring import Scores
 from pergola.components.evaluation.slices import slice_scores
 from pergola.components.stats.compare import compare
+from pergola.components.stats.costs import Costs
 
 SERVED = SmokeTest(ok=True, reason="", num_requests=8, max_difference=1e-6)
 

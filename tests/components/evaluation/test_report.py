@@ -15,13 +15,13 @@ from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.data.page import Images, Shown
 from pergola.components.data.shard_reader import read_images
 from pergola.components.evaluation.calibration import reliability
-from pergola.components.evaluation.costs import Costs
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
 from pergola.components.evaluation.export_notes import Inside
 from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
 from pergola.components.evaluation.report import charts
 from pergola.components.evaluation.report.report import MAX_BYTES, About, Parts, write_report
 from pergola.components.evaluation.saliency import HeatMap, overlay
+from pergola.components.stats.costs import Costs
 from tests.components.evaluation.conftest import LABELS, by_brightness, saliency
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

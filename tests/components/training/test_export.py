@@ -9,8 +9,8 @@ from pergola.components.artifacts.data import Shards
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.data import shard_reader
 from pergola.components.errors import InputError
-from pergola.components.evaluation import costs
-from pergola.components.evaluation.calibration import Temperature, apply_temperature, fit_temperature
+from pergola.components.stats import costs
+from pergola.components.stats.temperature import Temperature, apply_temperature, fit_temperature
 from pergola.components.imaging import decode
 from pergola.components.training import export, warmup
 from pergola.components.training.export import ExportSettings
