@@ -1,15 +1,15 @@
-"""Training steps on this machine's accelerator: images/s, memory, share of the chip's peak; beside PyTorch.
+"""Training steps on this machine's accelerator: images/s, memory, share of its peak; compared with PyTorch.
 
 scripts/bench gpu [--networks resnet_fast resnet50] [--backends tensorflow jax torch] [--batch 256] [--json]
 
-Keras trains our own model code from arrays on the device, by the backend asked for (tensorflow, jax; each
-runs in a process of its own), in bfloat16 where the chip has it. PyTorch, where it is installed, trains
-torchvision's ResNet50 and the same resnet_fast written in PyTorch's layers (channels last, bfloat16). On a
-machine without an accelerator the same is measured on its CPU, and the table says so.
+Keras trains our model code from arrays on the device, with each requested backend (tensorflow, jax) in its
+own process, in bfloat16 where the device supports it. PyTorch, if installed, trains torchvision's ResNet50
+and the same resnet_fast written with PyTorch's layers (channels last, bfloat16). On a machine without an
+accelerator the CPU is measured, and the table says so.
 
-Operations an image: those of components/training/models/flops.py (two a weight that is used), times three:
-one forward pass, and twice as much backwards. The peak is that of dense bfloat16 in the maker's data sheet;
-for chips that are not in PEAKS, and for CPUs, no share is given.
+Operations per image: those of components/training/models/flops.py times three, one forward pass and twice as
+much for the backward pass. The peak is that of dense bfloat16 in the manufacturer's data sheet; for CPUs and
+devices that are not in PEAKS no share is given.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("BACKEND", "NETWORK"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measure(*asked.one, asked.batch, asked.steps)))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(*options.one, options.batch, options.steps)))
         return
     rows = [
-        _in_a_process(backend, network, asked.batch, asked.steps)
-        for network in asked.networks
-        for backend in asked.backends
+        _in_subprocess(backend, network, options.batch, options.steps)
+        for network in options.networks
+        for backend in options.backends
     ]
-    print(json.dumps(rows) if asked.json else table(rows))
+    print(json.dumps(rows) if options.json else table(rows))
 
 
 def measure(backend: str, network: str, batch: int, steps: int) -> dict[str, Any]:
-    """Train so many steps and say how fast that was."""
+    """Train for a number of steps; returns throughput and memory."""
     work = _torch if backend == "torch" else _keras
     result = work(network, batch, steps) if backend == "torch" else work(network, batch, steps, backend)
     operations = BACKWARD * result.pop("flops") * result["images_per_s"]
@@ -72,7 +72,7 @@ def measure(backend: str, network: str, batch: int, steps: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def _in_a_process(backend: str, network: str, batch: int, steps: int) -> dict[str, Any]:
+def _in_subprocess(backend: str, network: str, batch: int, steps: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--one", backend, network, "--batch", str(batch),
                "--steps", str(steps)]  # fmt: skip
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -87,12 +87,13 @@ def _in_a_process(backend: str, network: str, batch: int, steps: int) -> dict[st
 
 
 def _keras(name: str, batch: int, steps: int, backend: str) -> dict[str, Any]:
-    """Our model code, trained from arrays by Keras."""
+    """Our model code, trained by Keras from arrays."""
     import keras
     import numpy as np
 
-    from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build
+    from pergola.components.training.models.architectures import ModelSettings, Plan, build
     from pergola.components.training.models.flops import flops
+    from pergola.components.training.models.statistics import Statistics
 
     assert keras.backend.backend() == backend
     device, used = _device(backend)
@@ -124,7 +125,7 @@ def _keras(name: str, batch: int, steps: int, backend: str) -> dict[str, Any]:
 
 
 def _device(backend: str) -> tuple[str, Any]:
-    """Its name, and how much of its memory was used at most, in MB."""
+    """The name of the device, and a function for its peak memory in MB."""
     if backend == "jax":
         import jax
 
@@ -220,8 +221,7 @@ def _torch_resnet_fast(classes: int) -> Any:
 
 
 def _torch_flops(network: Any, side: int, device: str) -> int:
-    """As components/training/models/flops.py counts: two a weight of convolutions and linear layers that
-    is used."""
+    """The same count as components/training/models/flops.py."""
     import torch
 
     counted = []
@@ -252,7 +252,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['images_per_s']:>11,.0f}{row['memory_mb']:>9,.0f}{row['tflops']:>9.2f}{share:>9}"
         )
     if any(row.get("device") == "CPU" for row in rows):
-        lines.append("Measured on the CPU: no accelerator was seen.")
+        lines.append("Measured on the CPU: no accelerator was found.")
     return "\n".join(lines)
 
 

@@ -28,6 +28,8 @@ from pergola.components.stats.metrics import wilson_interval
 from pergola.components.training.augmentation.augment import augment
 from pergola.components.training.fit import MODEL, fit
 from pergola.components.training.input import feed
+from pergola.components.training.input.images import ImageShape, read_split
+from pergola.pipelines import settings as config
 
 DATASET = Path("../shared/data/leaves")
 WAYS = {
@@ -116,8 +118,8 @@ def _answers(shards: Path, folder: Path, training: Training) -> tuple[Any, Any]:
     import keras
 
     network = keras.saving.load_model(folder / MODEL, compile=False)
-    shape = feed.Shape(training.height, training.width, training.channels, training.aspect)
-    images, labels = feed.read(shards, Shards.load(shards).parts[TEST], shape)
+    shape = ImageShape(training.height, training.width, training.channels, training.aspect)
+    images, labels = read_split(shards, Shards.load(shards).parts[TEST], shape)
     return labels, network.predict(images.astype(np.float32), batch_size=64, verbose=0).argmax(axis=1)
 
 

@@ -1,12 +1,12 @@
-"""The architectures of the sources by the sources' recipe, beside ours on the same images.
+"""Textbook networks with their published hyperparameters, compared with ours on the same images.
 
 scripts/bench ladder [DATA] [--names mlp cnn1 …] [--seeds 5] [--epochs 20] [--timed N] [--list] [--json]
 
-DATA defaults to ../shared/data/cifar10. The recipe is the sources': Adam at 0.001, batches of 32, float32,
-pixels from 0 to 1, no variation, a constant number of epochs; `ours` is resnet_fast by our defaults for as
-many seconds as the best of them took. Each row is written as soon as it is there, under build/bench/ladder,
-and the same command goes on. --timed N trains only N epochs and multiplies the seconds, for a quick look:
-accuracies are then those after N epochs.
+DATA defaults to ../shared/data/cifar10. Textbook networks are trained as published: Adam at 0.001, batches
+of 32, float32, pixels from 0 to 1, no augmentation, a fixed number of epochs; `ours` is resnet_fast with our
+defaults for four epochs. Each result is written to build/bench/ladder as soon as it is finished, and the same
+command resumes. --timed N trains only N epochs and extrapolates the seconds, for a quick look: accuracies are
+then those after N epochs.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pergola.components.artifacts.training import Augmentation
 from pergola.components.training.augmentation.augment import AugmentSettings, augment
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings
-from pergola.components.training.models.baselines import LADDER
+from pergola.components.training.models.baselines import BASELINES
 from pergola.components.training.search import comparison, comparison_chart
-from pergola.components.training.search.comparison import Row
+from pergola.components.training.search.comparison import ComparedNetwork
 
 OUT = Path("build/bench/ladder")
 NAMES = ("mlp", "cnn1", "cnn2", "cnn_pool", "cnn_dropout", "cnn_batchnorm")
@@ -38,42 +38,49 @@ def main() -> None:
         prog="scripts/bench ladder", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("data", nargs="?", type=Path, default=DATA / CIFAR)
-    parser.add_argument("--names", nargs="+", choices=sorted(LADDER), default=list(NAMES))
+    parser.add_argument("--names", nargs="+", choices=sorted(BASELINES), default=list(NAMES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--timed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--list", action="store_true", help="say how long it takes")
+    parser.add_argument("--list", action="store_true", help="print the expected duration")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    if asked.list:
-        hours = MINUTES / 60 * asked.seeds * (asked.timed or asked.epochs) / 20
-        print(f"{len(asked.names)} networks and ours, {asked.seeds} seeds: about {hours:.1f} hours")
+    options = parser.parse_args()
+    if options.list:
+        hours = MINUTES / 60 * options.seeds * (options.timed or options.epochs) / 20
+        print(f"{len(options.names)} networks and ours, {options.seeds} seeds: about {hours:.1f} hours")
         return
-    shards = prepare(asked.data, asked.out)
-    climbs = [climb(shards, asked, seed) for seed in range(asked.seeds)]
-    result = {"epochs": asked.epochs, "timed": asked.timed, "seeds": asked.seeds, "rows": summary(climbs)}
-    comparison_chart.draw(climbs[0], asked.out)
-    print(json.dumps(result) if asked.json else table(result["rows"]))
+    shards = prepare(options.data, options.out)
+    comparisons = [train(shards, options, seed) for seed in range(options.seeds)]
+    result = {
+        "epochs": options.epochs,
+        "timed": options.timed,
+        "seeds": options.seeds,
+        "rows": summary(comparisons),
+    }
+    comparison_chart.draw(comparisons[0], options.out)
+    print(json.dumps(result) if options.json else table(result["rows"]))
 
 
-def climb(shards: Path, asked: argparse.Namespace, seed: int) -> list[Row]:
-    """All networks by the published recipe, then ours."""
-    out = asked.out / f"seed-{seed}"
-    trained = asked.timed or asked.epochs
+def train(shards: Path, options: argparse.Namespace, seed: int) -> list[ComparedNetwork]:
+    """All textbook networks with their published hyperparameters, then ours."""
+    out = options.out / f"seed-{seed}"
+    trained = options.timed or options.epochs
     Augmentation({}).save(out / "plain")
-    how = replace(comparison.published(TrainSettings(seed=seed), trained))
-    rows = comparison.compare(shards, out / "plain", out, asked.names, ModelSettings(scaling="unit"), how)
-    augment(shards, out / "varied", AugmentSettings(), seed=seed)
-    ours = comparison.compare(shards, out / "varied", out, ["resnet_fast"], ModelSettings(width=32),
+    published = comparison.published(TrainSettings(seed=seed), trained)
+    rows = comparison.compare(
+        shards, out / "plain", out, options.names, ModelSettings(scaling="unit"), published
+    )
+    augment(shards, out / "augmented", AugmentSettings(), seed=seed)
+    ours = comparison.compare(shards, out / "augmented", out, ["resnet_fast"], ModelSettings(width=32),
                               replace(OURS, seed=seed))  # fmt: skip
-    return [*(replace(row, seconds=row.seconds * asked.epochs / trained) for row in rows), *ours]
+    return [*(replace(row, seconds=row.seconds * options.epochs / trained) for row in rows), *ours]
 
 
-def summary(climbs: list[list[Row]]) -> list[dict[str, Any]]:
-    """Mean and deviation over seeds, a row a network."""
+def summary(comparisons: list[list[ComparedNetwork]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds, one row per network."""
     rows = []
-    for same in zip(*climbs, strict=True):
+    for same in zip(*comparisons, strict=True):
         figures = {
             "train": [row.train_accuracy for row in same],
             "test": [row.test_accuracy for row in same],

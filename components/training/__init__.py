@@ -1,1 +1,1 @@
-"""From shards to a SavedModel."""
+"""Training: from shards to a SavedModel."""

@@ -1,6 +1,6 @@
-"""Training as it stands, on disk: written whole or not at all, so that a kill at any moment costs little.
+"""Checkpoints of a training, written atomically: after a kill at any moment little work is lost.
 
-state.npz          variables of network, optimiser and metrics, and the state as JSON
+state.npz          variables of the network, the optimiser and the metrics, and the state as JSON
 best-00007.npz     weights of the best epoch so far
 """
 
@@ -25,29 +25,29 @@ _STATE = "state.npz"
 
 @dataclass(frozen=True)
 class State:
-    """Where training stands, apart from the variables."""
+    """The progress of a training, without the variables."""
 
-    fingerprint: str  # of data, settings and code: a checkpoint of another run is not used
-    step: int = 0  # done, counted from the start of training
-    accumulate: int = 1  # steps that make one batch, since a whole one did not fit into memory
+    fingerprint: str  # of data and settings: a checkpoint of another run is not used
+    step: int = 0  # completed, over all epochs
+    accumulate: int = 1  # gradient accumulation steps per batch, because a whole one did not fit into memory
     history: tuple[Mapping[str, float], ...] = ()
     best_epoch: int = 0  # 1-based; 0: none yet
-    seconds: float = field(default=0.0)  # of training so far, in all attempts
+    seconds: float = field(default=0.0)  # of training, in all attempts
 
     def with_epoch(self, metrics: Mapping[str, float], *, is_best: bool) -> State:
-        """With one more finished epoch."""
+        """This state after one more epoch."""
         best = len(self.history) + 1 if is_best else self.best_epoch
         return replace(self, history=(*self.history, metrics), best_epoch=best)
 
 
 class Checkpoint:
-    """A folder that holds the last state and the best weights. Of several workers only one writes."""
+    """A folder with the last state and the best weights. Only one of several workers writes."""
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self._folder, self._writes = folder, writes
 
     def load(self, fingerprint: str) -> tuple[State, list[NDArray[Any]]] | None:
-        """The last state and its variables, or None when there is none of this run."""
+        """The last state and its variables; None without a readable checkpoint of this run."""
         try:
             with open(self._folder / _STATE, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 data = json.loads(str(file["state"]))
@@ -62,7 +62,7 @@ class Checkpoint:
         )
 
     def save(self, state: State, variables: Sequence[Any]) -> None:
-        """Replace the last state, then forget weights that are no longer the best."""
+        """Replace the last state, then delete weights that are no longer the best."""
         if not self._writes:
             return
         text = json.dumps(records.to_dict(state))
@@ -73,17 +73,17 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
 
     def save_best(self, epoch: int, weights: Sequence[NDArray[Any]]) -> None:
-        """Keep the weights of an epoch; the state that names it is to be saved next."""
+        """Save the weights of an epoch. The state that refers to it must be saved next."""
         if self._writes:
             _write(self._best_path(epoch), {f"v{k}": value for k, value in enumerate(weights)})
 
     def load_best(self, epoch: int) -> list[NDArray[Any]]:
-        """What `save_best` kept."""
+        """The weights that `save_best` saved."""
         with np.load(self._best_path(epoch), allow_pickle=False) as file:
             return [file[f"v{k}"] for k in range(len(file.files))]
 
     def remove(self) -> None:
-        """Delete everything: training is done."""
+        """Delete the checkpoint after training."""
         if not self._writes:
             return
         for path in self._folder.glob("*"):

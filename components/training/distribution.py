@@ -1,10 +1,10 @@
-"""Where a training runs: on one device, on several GPUs of a machine, or on several machines.
+"""Where training runs: on one device, on several GPUs of a machine, or on several machines.
 
-All from the same code. Several machines find each other by TF_CONFIG, as TensorFlow wants it:
+The code is the same. Several machines find each other by TF_CONFIG, in TensorFlow's format:
 
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 
-Every worker runs the same program on the same shards; worker 0 alone writes.
+Every worker runs the same program on the same shards; only worker 0 writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TF_CONFIG = "TF_CONFIG"
 
 @dataclass(frozen=True)
 class Workers:
-    """Those that train together, seen from one of them."""
+    """The processes that train together, as seen by one of them."""
 
     strategy: Any  # a tf.distribute.Strategy
     index: int = 0  # of this worker
@@ -32,16 +32,16 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker is the one that writes and tells."""
+        """Whether this worker writes the results and reports progress."""
         return self.index == 0
 
     @property
     def parallel(self) -> int:
-        """Copies of the network that compute side by side."""
+        """Copies of the network that compute in parallel."""
         return self.count * self.replicas
 
     def gather(self, value: float) -> tuple[float, ...]:
-        """A number of each worker, for all of them. Every worker has to call it."""
+        """The values of all workers. Every worker has to call it."""
         if self.count == 1:
             return (value,)
         import tensorflow as tf
@@ -54,17 +54,17 @@ class Workers:
         return tuple(float(number) for number in everyone[:: self.replicas])
 
     def distribute(self, dataset: Any) -> Any:
-        """For the strategy, a dataset whose elements are batches of single replicas, one after another."""
+        """A dataset for the strategy from one whose elements are the batches of its replicas in turn."""
         if self.parallel == 1:
             return dataset
         return self.strategy.distribute_datasets_from_function(lambda context: dataset)
 
 
 def find(config: str | None = None) -> Workers:
-    """What this process is to train on: by TF_CONFIG (or `config` in its place) and the GPUs it sees.
+    """The workers of this training, from TF_CONFIG (or `config` instead) and the visible GPUs.
 
-    Several machines have to be asked for before TensorFlow does anything else in the process.
-    Raises InputError for a TF_CONFIG that is none, StepError when TensorFlow was used already.
+    With several machines this must be the first use of TensorFlow in the process.
+    Raises InputError for an invalid TF_CONFIG, StepError when TensorFlow was used before.
     """
     return _find(os.environ.get(TF_CONFIG, "") if config is None else config)
 
@@ -79,7 +79,7 @@ def _find(config: str) -> Workers:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
             raise StepError(
-                f"Several workers must be the first that a process asks TensorFlow for ({error}). "
+                f"Training with several workers must be the first use of TensorFlow in a process ({error}). "
                 "Start `python -m pergola.components.training.worker`."
             ) from None
         return Workers(strategy, index, count, strategy.num_replicas_in_sync // count)
@@ -90,7 +90,7 @@ def _find(config: str) -> Workers:
 
 
 def _task(config: str) -> tuple[int, int]:
-    """This worker's number, and how many there are."""
+    """The index of this worker, and the number of workers."""
     if not config.strip():
         return 0, 1
     try:
@@ -104,9 +104,13 @@ def _task(config: str) -> tuple[int, int]:
         )
         index = before + int(task.get("index", 0))
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"TF_CONFIG cannot be read ({error}): {config!r}. See TensorFlow's guide.") from None
+        raise InputError(
+            f"TF_CONFIG cannot be read ({error}): {config!r}. See TensorFlow's guide to distributed training."
+        ) from None
     if task.get("type", "worker") not in ("chief", "worker"):
-        raise InputError(f"TF_CONFIG: a task is 'chief' or 'worker' here, got '{task.get('type')}'.")
+        raise InputError(f"TF_CONFIG: the task type must be 'chief' or 'worker', got '{task.get('type')}'.")
     if workers and not 0 <= index < len(workers):
-        raise InputError(f"TF_CONFIG: this is task {index} of {len(workers)} workers: there is no such one.")
+        raise InputError(
+            f"TF_CONFIG: task {index} of {len(workers)} workers does not exist: indices start at 0."
+        )
     return index, max(1, len(workers))

@@ -1,9 +1,9 @@
-"""A SavedModel that takes images as they come: bytes in, label names and probabilities out.
+"""Export to a SavedModel that takes encoded images and returns label names and probabilities.
 
-Decoding, EXIF, resizing, scaling, calibration, costs and label names are inside, so no caller can prepare
-images or read probabilities otherwise than the evaluation did. Signatures are those of
-serving/wire/contract.py. It computes in float32, whatever it was trained in. What is inside is written down
-beside it: temperature.json and, with costs, costs.json in assets.extra/.
+Decoding, EXIF orientation, resizing, scaling, calibration, costs and label names are part of the graph:
+no client can prepare images or read outputs differently from the evaluation. Its signatures are those of
+serving/wire/contract.py. It computes in float32, whatever the dtype of training. The temperature and the
+costs in the graph are also written to temperature.json and costs.json in assets.extra/.
 """
 
 from __future__ import annotations
@@ -28,28 +28,27 @@ from pergola.components.stats.temperature import Temperature, fit_temperature
 from pergola.components.training import warmup
 from pergola.components.training.fit import MODEL
 from pergola.components.training.models.architectures import LOGITS
-from pergola.components.training.models.batch_norm_folding import fold
+from pergola.components.training.models.batch_norm_folding import fold_batch_norm
 from pergola.serving.wire import contract
 
 if TYPE_CHECKING:
     import keras
 
-EXTRA = "assets.extra"
 SAVED_MODEL = "saved_model"
-MAX_FITTED = 5000  # images that a temperature is fitted on
+MAX_CALIBRATION_IMAGES = 5000  # that the temperature is fitted on
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What the exported model holds besides the network."""
+    """What the exported model contains besides the network."""
 
     calibrate: bool = setting(
-        True, "divide logits by a temperature fitted on the validation part, so that confidence is earned"
+        True, "temperature scaling, fitted on the validation split, so that confidence matches accuracy"
     )
     costs: str = setting(
         "",
-        "CSV file of what errors cost; the model then also answers with its cheapest decision (empty: none)",
+        "CSV file of misclassification costs; the model then also returns the cheapest decision; empty: none",
         file=True,
     )
 
@@ -57,9 +56,9 @@ class ExportSettings:
 def export(training_folder: Path, shards_folder: Path, out: Path, settings: ExportSettings) -> Export:
     """Write saved_model/ and export.json into `out`.
 
-    The temperature is what logits are divided by before they become probabilities; above 1 for a network
-    that is surer than it is right (Guo et al., 2017). It is fitted on at most 5,000 validation images,
-    decoded as the model decodes them. Raises InputError for costs that do not fit the classes.
+    Logits are divided by the temperature before the softmax; it is above 1 for an overconfident network
+    (Guo et al., 2017). It is fitted on at most 5,000 validation images, decoded as the model decodes them.
+    Raises InputError for costs that do not match the classes.
     """
     import keras
 
@@ -69,12 +68,12 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
     partial = out / f".{SAVED_MODEL}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     module = _module(network, training, costs)
-    temperature = _fit(module, shards_folder) if settings.calibrate else None
+    temperature = _calibrate(module, shards_folder) if settings.calibrate else None
     if temperature:
         module.set_temperature(temperature.value)
     _write(module, partial)
-    for inside in filter(None, (temperature, costs)):
-        inside.save(partial / EXTRA)
+    for record in filter(None, (temperature, costs)):
+        record.save(partial / warmup.EXTRA)
     warmup.write(shards_folder, shards, partial)
     target = out / SAVED_MODEL
     shutil.rmtree(target, ignore_errors=True)
@@ -92,17 +91,17 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
     return exported
 
 
-def _fit(module: Any, shards_folder: Path) -> Temperature:
-    """The temperature of the validation part, to four digits."""
+def _calibrate(module: Any, shards_folder: Path) -> Temperature:
+    """The temperature fitted on the validation split, to four digits."""
     import tensorflow as tf
 
-    found = list(itertools.islice(read_images(shards_folder, VALIDATION), MAX_FITTED))
-    if not found:
+    images = list(itertools.islice(read_images(shards_folder, VALIDATION), MAX_CALIBRATION_IMAGES))
+    if not images:
         return Temperature(1.0, 0, 0.0, 0.0)
     logits_of = tf.function(module.logits, input_signature=[tf.TensorSpec((None,), tf.string)])
-    batches = (found[at : at + BATCH] for at in range(0, len(found), BATCH))
+    batches = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
     logits = np.concatenate([logits_of([one.image for one in batch]).numpy() for batch in batches])
-    labels = np.array([one.label for one in found], np.int64)
+    labels = np.array([one.label for one in images], np.int64)
     scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     fitted = fit_temperature(scores / scores.sum(axis=1, keepdims=True), labels, doubt=1.0)
     return replace(fitted, value=float(f"{fitted.value:.4g}"))
@@ -123,12 +122,12 @@ def _write(module: Any, folder: Path) -> None:
 
 
 def _module(network: keras.Model, training: Training, costs: Costs | None) -> Any:
-    """The graph, as a module whose only variables are the network's weights."""
+    """The graph, as a module with the network's weights as its only variables."""
     import keras
     import tensorflow as tf
 
     size = (training.height, training.width)
-    network = fold(network)
+    network = fold_batch_norm(network)
     features = network.get_layer(LOGITS).input
     maps, head = _last_maps(network) or (features, None)
     whole = keras.Model(network.input, [maps, features, network.output])
@@ -146,31 +145,31 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
             self.temperature = tf.constant(1.0, tf.float32)
 
         def set_temperature(self, value: float) -> None:
-            """Only before `serve` and `serve_tensor` are traced: they hold it as a constant."""
+            """Must be called before `serve` and `serve_tensor` are traced, because it becomes a constant."""
             self.temperature = tf.constant(value, tf.float32)
 
         def logits(self, image: Any) -> Any:
             """float32 (N, C), before the temperature."""
-            return tf.cast(self._look(image)[2], tf.float32)
+            return tf.cast(self._outputs(image)[2], tf.float32)
 
         @tf.function(input_signature=[encoded], autograph=False)
         def serve(self, image: Any) -> dict[str, Any]:
-            return self._answer(decode.load_batch(image, *size, training.channels, training.aspect))
+            return self._response(decode.load_batch(image, *size, training.channels, training.aspect))
 
         @tf.function(input_signature=[decoded], autograph=False)
         def serve_tensor(self, image: Any) -> dict[str, Any]:
-            # A server does not hold shapes against the signature, and TensorFlow 2.21 with oneDNN ends the
+            # A server does not check shapes against the signature, and TensorFlow 2.21 with oneDNN aborts the
             # process on a convolution of a three-dimensional tensor. This check runs with every request.
             image = tf.ensure_shape(image, decoded.shape)
-            return self._answer(decode.resize(image, *size, training.aspect))
+            return self._response(decode.resize(image, *size, training.aspect))
 
         @tf.function(input_signature=[encoded], autograph=False)
         def embed(self, image: Any) -> dict[str, Any]:
-            return {contract.EMBEDDING: tf.cast(self._look(image)[1], tf.float32)}
+            return {contract.EMBEDDING: tf.cast(self._outputs(image)[1], tf.float32)}
 
         @tf.function(input_signature=[encoded], autograph=False)
         def explain(self, image: Any) -> dict[str, Any]:
-            return {contract.SALIENCY: _grad_cam(self._look(image)[0], head)}
+            return {contract.SALIENCY: _grad_cam(self._outputs(image)[0], head)}
 
         @tf.function(input_signature=[indices], autograph=False)
         def name(self, index: Any) -> dict[str, Any]:
@@ -180,62 +179,59 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
         def _compute(self, images: Any) -> Any:
             return whole(tf.cast(_guard_count(images), tf.float32), training=False)
 
-        def _look(self, image: Any) -> Any:
+        def _outputs(self, image: Any) -> Any:
             return self._compute(decode.load_batch(image, *size, training.channels, training.aspect))
 
-        def _answer(self, images: Any) -> dict[str, Any]:
+        def _response(self, images: Any) -> dict[str, Any]:
             _, _, logits = self._compute(images)
             probabilities = tf.nn.softmax(tf.cast(logits, tf.float32) / self.temperature)
             best = tf.argmax(probabilities, 1)
-            answer = {
+            response = {
                 contract.PROBABILITIES: probabilities,
                 contract.LABEL: tf.gather(self.labels, best),
                 contract.PROBABILITY: tf.reduce_max(probabilities, 1),
             }
             if costs is not None:
                 cheapest = tf.argmin(tf.matmul(probabilities, tf.constant(costs.constants())), 1)
-                answer[contract.DECISION] = tf.gather(tf.constant(costs.actions), cheapest)
-            return answer
+                response[contract.DECISION] = tf.gather(tf.constant(costs.actions), cheapest)
+            return response
 
     return Classifier()
 
 
 def _last_maps(network: keras.Model) -> tuple[Any, keras.Model] | None:
-    """The last feature maps, (N, H, W, K) with more than one place, and the network from there on.
+    """The last feature maps, (N, H, W, K) with more than one position, and the network from there on.
 
-    None in a network that has none through which all that follows goes.
+    None if no feature maps separate the network's input from its output.
     """
     import keras
 
     found = [layer.output for layer in network.layers if len(getattr(layer.output, "shape", ())) == 4]
-    wide = [maps for maps in found[1:] if min(maps.shape[1:3]) > 1]  # the first are the images
+    wide = [maps for maps in found[1:] if min(maps.shape[1:3]) > 1]  # the first is the input
     for maps in reversed(wide):
         try:
             return maps, keras.Model(maps, network.output)
-        except ValueError:  # inside a branch: the output needs more than these
+        except ValueError:  # inside a branch: the output depends on other tensors too
             continue
     return None
 
 
 def _grad_cam(maps: Any, head: keras.Model) -> Any:
-    """Where the likeliest class was seen: float32 (N, H, W), 0 to 1, at the strongest place 1.
-
-    Source: Selvaraju et al. 2017.
-    """
+    """Grad-CAM of the likeliest class (Selvaraju et al., 2017): float32 (N, H, W), 0 to 1, with maximum 1."""
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
         tape.watch(maps)
         best = tf.reduce_max(head(maps, training=False), 1)
     weights = tf.reduce_mean(tape.gradient(best, maps), [1, 2], keepdims=True)
-    seen = tf.nn.relu(tf.reduce_sum(tf.cast(weights * maps, tf.float32), -1))
-    return tf.math.divide_no_nan(seen, tf.reduce_max(seen, [1, 2], keepdims=True))
+    heatmap = tf.nn.relu(tf.reduce_sum(tf.cast(weights * maps, tf.float32), -1))
+    return tf.math.divide_no_nan(heatmap, tf.reduce_max(heatmap, [1, 2], keepdims=True))
 
 
 def _guard_count(images: Any) -> Any:
-    """Refuse an empty batch, which oneDNN's convolutions answer with a puzzling error."""
+    """Reject an empty batch, for which oneDNN's convolutions give an obscure error."""
     import tensorflow as tf
 
-    check = tf.debugging.Assert(tf.shape(images)[0] > 0, ["Wanted at least one image, got none."])
+    check = tf.debugging.Assert(tf.shape(images)[0] > 0, ["Expected at least one image, got none."])
     with tf.control_dependencies([check]):
         return tf.identity(images)

@@ -1,4 +1,4 @@
-"""A .keras file that is equal for equal networks: without the time of day and addresses in memory."""
+"""A .keras file that is the same for the same network: without time stamps and memory addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def save(network: Any, path: Path) -> None:
-    """Write the network whole or not at all. Keras loads it in safe mode."""
+    """Write the network atomically. Keras can load it in safe mode."""
     import keras
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def save(network: Any, path: Path) -> None:
 
 
 def _numbered(config: str) -> str:
-    """Shared objects are known by their address: give them numbers in order of appearance."""
+    """Keras identifies shared objects by address: replace it by a number in order of appearance."""
     numbers: dict[str, str] = {}
 
     def number(match: re.Match[str]) -> str:

@@ -1,10 +1,11 @@
-"""What happens around each step and each epoch of training: rate, progress, checks, checkpoints."""
+"""The training loop: learning rate, progress, validation and checkpoints around each step and epoch."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,25 +16,25 @@ from pergola.components.errors import StepError
 from pergola.components.progress import Bar
 from pergola.components.training.checkpoint import Checkpoint, State
 from pergola.components.training.distribution import Workers
-from pergola.components.training.hyperparameters import Recipe, rate
+from pergola.components.training.hyperparameters import Hyperparameters, learning_rate_at
+from pergola.components.training.validation import forward_of, validate
 
-AT_ONCE = 128  # images whose forward pass fills a processor; depthwise convolutions of few are slow
+VALIDATION_BATCH = 128  # images that use a processor fully; depthwise convolutions of fewer are slow
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-Forward = Callable[[NDArray[np.float32]], Any]  # images (N, H, W, C) to logits (N, classes)
 
 
 @dataclass
 class Loop:
-    """The steps and epochs of one training. `state` grows with them."""
+    """The steps and epochs of one training. Each updates `state`."""
 
     network: Any
     workers: Workers
     validation: tuple[NDArray[np.uint8], NDArray[np.int64]]
-    recipe: Recipe
+    hyperparameters: Hyperparameters
     checkpoint: Checkpoint
     state: State
-    steps: int  # an epoch
+    steps: int  # per epoch
     deadline_s: float
     checkpoint_s: float
     is_compiled: bool  # by XLA
@@ -47,22 +48,22 @@ class Loop:
         self.speed = Speed()
 
     def resume(self, variables: list[NDArray[Any]]) -> None:
-        """Put variables back; those of the metrics once they have been reset for the epoch."""
+        """Restore variables; those of the metrics after they were reset for the epoch."""
         own = [*self.network.variables, *self.network.optimizer.variables]
         for variable, value in zip(own, variables[: len(own)], strict=True):
             variable.assign(value)
-        if self.state.step % self.steps:  # else the epoch is over, and so is what was measured in it
+        if self.state.step % self.steps:  # otherwise the epoch is complete, and its metrics are not needed
             self._resumed = variables[len(own) :]
 
     def train(self, batches: Iterable[Any], last_step: int) -> None:
-        """Train on `batches` up to a step, counted from the start, or until training is done."""
+        """Train on `batches` up to a step (over all epochs), or until training is done."""
         step = step_of(self.network, self.workers, is_compiled=self.is_compiled)
         iterator = iter(batches)
         while self.state.step < last_step and not self.is_done():
             self.network.reset_metrics()
             self._restore_metrics()
             while True:
-                self._set_rate()
+                self._set_learning_rate()
                 begin = time.monotonic()
                 batch = next(iterator)
                 waited = time.monotonic() - begin
@@ -85,20 +86,21 @@ class Loop:
         network = self.network
         return [*network.variables, *network.optimizer.variables, *network.metrics_variables]
 
-    def _set_rate(self) -> None:
+    def _set_learning_rate(self) -> None:
         parts = self.state.accumulate
-        value = rate(self.recipe, self.state.step // parts, self.steps // parts)
+        step, steps = self.state.step // parts, self.steps // parts
+        value = learning_rate_at(self.hyperparameters, step, steps)
         self.network.optimizer.learning_rate.assign(value)
 
     def _end_step(self, logs: Mapping[str, float], seconds: float, waited: float) -> None:
         if not math.isfinite(logs["loss"]):
-            highest = self.recipe.stages[0].learning_rate
+            peak = self.hyperparameters.stages[0].learning_rate
             raise StepError(
-                f"Training broke down: the loss became {logs['loss']} at step {self.state.step + 1} "
-                f"(learning rate {highest:g}). Try --set train.learning_rate={highest / 4:g} or "
+                f"Training diverged: the loss became {logs['loss']} at step {self.state.step + 1} "
+                f"(learning rate {peak:g}). Try --set train.learning_rate={peak / 4:g} or "
                 "--set train.precision=float32."
             )
-        num_images = self.recipe.batch_size // self.state.accumulate
+        num_images = self.hyperparameters.batch_size // self.state.accumulate
         self.speed.add(num_images, seconds, waited)
         self.state = replace(self.state, step=self.state.step + 1, seconds=self.state.seconds + seconds)
         self.bar.update(num_images)
@@ -116,20 +118,24 @@ class Loop:
         self._save()
         if self.on_epoch and self.workers.is_chief:
             self.on_epoch(len(self.state.history), {**metrics, **self.speed.figures(self.state.seconds)})
-        self.bar.set_postfix_str(_line(metrics))
+        self.bar.set_postfix_str(_summary(metrics))
 
     def _validation_batch(self) -> int:
-        """Larger than a small training batch: without gradients, four times as many fit into memory."""
-        piece = max(1, self.recipe.batch_size // self.state.accumulate)
-        return max(piece, min(4 * piece, AT_ONCE))
+        """At most four times the training batch: without gradients, that many images fit into memory."""
+        batch = max(1, self.hyperparameters.batch_size // self.state.accumulate)
+        return max(batch, min(4 * batch, VALIDATION_BATCH))
 
     def is_done(self) -> bool:
-        """Whether to stop: all epochs done, no progress, or out of time."""
+        """Whether to stop: all epochs done, no improvement, or out of time."""
         done = len(self.state.history)
-        first_of_last = self.recipe.epochs - self.recipe.stages[-1].epochs
+        first_of_last = self.hyperparameters.epochs - self.hyperparameters.stages[-1].epochs
         since_best = done - max(self.state.best_epoch, first_of_last)
         is_out_of_time = self.state.seconds >= self.deadline_s
-        return done >= self.recipe.epochs or since_best >= self.recipe.patience or is_out_of_time
+        return (
+            done >= self.hyperparameters.epochs
+            or since_best >= self.hyperparameters.patience
+            or is_out_of_time
+        )
 
     def _save(self) -> None:
         self.checkpoint.save(self.state, [np.asarray(v) for v in self._variables()])
@@ -142,25 +148,25 @@ class Loop:
         return _score(metrics) >= _score(best)
 
     def _averaged(self) -> Any:
-        return _Averaged(self.network) if self.recipe.average else _Plain()
+        return _Averaged(self.network) if self.hyperparameters.average else nullcontext()
 
 
 @dataclass
 class Speed:
-    """How fast this process trains, and how much of the time it waits for its input."""
+    """Throughput of this process, and the share of time spent waiting for input."""
 
     num_images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
 
     def add(self, num_images: int, seconds: float, waited: float) -> None:
-        """One more step, of whose seconds so many were spent waiting for its batch."""
+        """Add a step. waited: seconds of it spent waiting for its batch."""
         self.num_images += num_images
         self.seconds += seconds
         self.waited += waited
 
     def figures(self, total_s: float) -> dict[str, float]:
-        """seconds: of training in all attempts. images_per_s and input_wait, a share: of this attempt."""
+        """seconds of training in all attempts; images_per_s and input_wait (a share) of this attempt."""
         seconds = max(self.seconds, 1e-9)
         return {
             "seconds": total_s,
@@ -170,30 +176,25 @@ class Speed:
 
 
 def step_of(network: Any, workers: Workers, *, is_compiled: bool) -> Callable[[Any], Mapping[str, Any]]:
-    """One training step on a batch: gives loss and accuracy of the epoch so far, over all workers."""
+    """One training step on a batch; returns loss and accuracy of the epoch so far, over all workers."""
     import tensorflow as tf
 
     if workers.parallel == 1:
         return tf.function(network.train_step, reduce_retracing=True, jit_compile=is_compiled or None)
 
     @tf.function(reduce_retracing=True)
-    def together(batch: Any) -> Any:
+    def distributed(batch: Any) -> Any:
         logs = workers.strategy.run(network.train_step, args=(batch,))
         return {
             name: workers.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
             for name, value in logs.items()
         }
 
-    return together
-
-
-class _Plain:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *error: object) -> None: ...
+    return distributed
 
 
 class _Averaged:
-    """Inside, the network has the moving averages of its weights."""
+    """Inside the context, the network's weights are their moving averages."""
 
     def __init__(self, network: Any) -> None:
         self._weights = network.trainable_variables
@@ -209,45 +210,9 @@ class _Averaged:
             weight.assign(value)
 
 
-def validate(
-    forward: Forward, images: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int
-) -> dict[str, float]:
-    """val_loss (log loss, nats) and val_accuracy on plain images; empty when there are none."""
-    if not len(labels):
-        return {}
-    logits = predict(forward, images, batch_size).astype(np.float64)
-    logits -= logits.max(1, keepdims=True)
-    log_sum = np.log(np.exp(logits).sum(1))
-    losses = log_sum - logits[np.arange(len(labels)), labels]
-    accuracy = float((logits.argmax(1) == labels).mean())
-    return {"val_loss": float(losses.mean()), "val_accuracy": accuracy}
-
-
-def forward_of(network: Any) -> Forward:
-    """The network's answers, traced once: Keras traces its own anew after each `compile`."""
-    import tensorflow as tf
-
-    return tf.function(lambda images: network(images, training=False), autograph=False)
-
-
-def predict(forward: Forward, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Logits float32 (N, classes), of about equal batches of at most `batch_size` images.
-
-    Every batch has the same size, so that nothing is traced twice.
-    """
-    batch_size = math.ceil(len(images) / math.ceil(len(images) / batch_size))
-    outputs = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].astype(np.float32)
-        missing = batch_size - len(batch)
-        padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
-        outputs.append(np.asarray(forward(padded))[: len(batch)])
-    return np.concatenate(outputs)
-
-
 def _score(metrics: Mapping[str, float]) -> tuple[float, float]:
     return metrics["val_accuracy"], -metrics["val_loss"]
 
 
-def _line(metrics: Mapping[str, float]) -> str:
+def _summary(metrics: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:.3f}" for name, value in metrics.items())

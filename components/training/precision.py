@@ -1,4 +1,4 @@
-"""In which numbers to compute: bfloat16 where the hardware has it, since it trains almost twice as fast."""
+"""The dtype policy: bfloat16 where the hardware supports it, because training is almost twice as fast."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "mixed_bfloat16"
 CHOICES = (AUTO, FLOAT32, BFLOAT16)
 
 _FAST_ON_CPU = ("amx_bf16", "avx512_bf16")
-_FIRST_CAPABILITY = 8  # NVIDIA Ampere
+_MIN_CAPABILITY = 8  # NVIDIA Ampere
 
 
-def choose(asked: str, *, depthwise: bool = False) -> tuple[str, str]:
+def choose(requested: str, *, depthwise: bool = False) -> tuple[str, str]:
     """The dtype policy for this machine, and why.
 
-    depthwise: whether the network is mostly of depthwise convolutions, which gain nothing from bfloat16
-    units: on two cores with AMX, MobileNetV2 trained a sixth to a quarter faster in float32.
+    depthwise: whether most convolutions are depthwise. Those gain nothing from bfloat16 units: on two cores
+    with AMX, MobileNetV2 trained a sixth to a quarter faster in float32.
     """
-    if asked != AUTO:
-        return asked, "the settings ask for it"
+    if requested != AUTO:
+        return requested, "set by train.precision"
     capability = _gpu_capability()
     if capability is not None:
-        fast = capability >= _FIRST_CAPABILITY
+        fast = capability >= _MIN_CAPABILITY
         return (BFLOAT16 if fast else FLOAT32), f"the GPU's compute capability is {capability}"
     if depthwise:
-        return FLOAT32, "depthwise convolutions are faster so on CPUs"
+        return FLOAT32, "depthwise convolutions are faster in float32 on CPUs"
     found = [flag for flag in _FAST_ON_CPU if flag in _cpu_flags()]
     return (BFLOAT16, f"the CPU has {found[0]}") if found else (FLOAT32, "the CPU has no bfloat16 units")
 
 
 @contextmanager
 def policy(name: str) -> Iterator[None]:
-    """Layers made inside compute under this dtype policy, and their names count from the start.
+    """Layers created inside use this dtype policy, and their automatic names are numbered from the start.
 
-    Else equal networks would be saved with names that tell how many were built before.
+    Otherwise the names in a saved network would depend on how many networks were built before.
     """
     import keras
 

@@ -1,6 +1,6 @@
-"""Warm-up requests, which a server answers before a version becomes available: no caller waits for it.
+"""Warm-up requests: a server answers them before a version becomes available, so no client waits for tracing.
 
-TensorFlow Serving reads `assets.extra/tf_serving_warmup_requests`, a TFRecord file of PredictionLog.
+TensorFlow Serving reads them from assets.extra/tf_serving_warmup_requests, a TFRecord file of PredictionLog.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import Any
 from pergola.components.artifacts.data import TRAIN, Part, Shards
 from pergola.serving.wire import contract
 
-PLACE = ("assets.extra", "tf_serving_warmup_requests")
-BATCHES = (1, 4)  # a single image, and several at once
+EXTRA = "assets.extra"  # folder in a SavedModel for files that servers do not load as part of the model
+FILE = "tf_serving_warmup_requests"
+BATCHES = (1, 4)  # images per request
 
 
 def write(shards_folder: Path, shards: Shards, saved_model: Path) -> Path:
-    """Put a few training images into the SavedModel as requests, and say where."""
+    """Write requests with a few training images into the SavedModel; returns the file's path."""
     import tensorflow as tf
 
     images = encoded_images(shards_folder, shards.parts[TRAIN], sum(BATCHES))
-    path = saved_model.joinpath(*PLACE)
+    path = saved_model / EXTRA / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in BATCHES:
@@ -31,7 +32,7 @@ def write(shards_folder: Path, shards: Shards, saved_model: Path) -> Path:
 
 
 def encoded_images(folder: Path, part: Part, num_images: int) -> list[bytes]:
-    """The first encoded images of a part."""
+    """The first images of a split, as encoded bytes."""
     import tensorflow as tf
 
     files = [str(folder / name) for name in part.files]

@@ -1,1 +1,1 @@
-"""How training images are varied."""
+"""Augmentation of the training images: the policy, its preview, offline augmentation."""

@@ -1,4 +1,4 @@
-"""Varied copies of the training images as shards of their own: "1,000 photos plus their mirror images"."""
+"""Offline augmentation: augmented copies of the training images, as additional shards."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pergola.components.imaging import decode
 from pergola.components.training.input import augmentation_ops
 
 _PER_FILE = 5000  # images
-_PHOTOGRAPH = 64  # pixels of the shortest side from which on copies are JPEGs
+_PHOTOGRAPH = 64  # pixels of the shorter side from which on copies are written as JPEG
 _QUALITY = 95
 
 
 def write(
     folder: Path, shards: Shards, policy: Mapping[str, float], out: Path, *, copies: int, seed: int
 ) -> Part:
-    """Write `copies` variants of every training image, at its own size, into extra-…tfrecord.
+    """Write `copies` augmented copies of every training image, at its own size, into extra-…tfrecord.
 
-    Where the policy mirrors, the first, third, … copy is mirrored and the others are not: one copy with
-    nothing else switched on is the mirror image. Mixup blends batches in training and is left out here.
+    If the policy flips, the first, third, … copy is flipped and the others are not: a single copy with
+    nothing else switched on is the mirror image. Mixup works on batches and is not applied here.
     """
     import tensorflow as tf
 
@@ -56,7 +56,8 @@ def _copies(
         example = tf.io.parse_single_example(record, features)
         image = decode.decode(example["image"], shards.channels)
         variants = [
-            _vary(image, number * copies + copy, copy, policy, seed, as_jpeg) for copy in range(copies)
+            _augmented_copy(image, number * copies + copy, copy, policy, seed, as_jpeg)
+            for copy in range(copies)
         ]
         return tf.stack(variants), example["label"]
 
@@ -67,8 +68,10 @@ def _copies(
             yield content, int(label)
 
 
-def _vary(image: Any, number: Any, copy: int, policy: Mapping[str, float], seed: int, as_jpeg: bool) -> Any:
-    """One encoded variant of uint8 (H, W, C)."""
+def _augmented_copy(
+    image: Any, number: Any, copy: int, policy: Mapping[str, float], seed: int, as_jpeg: bool
+) -> Any:
+    """One augmented copy of uint8 (H, W, C), encoded."""
     import tensorflow as tf
 
     flips = [
@@ -76,12 +79,12 @@ def _vary(image: Any, number: Any, copy: int, policy: Mapping[str, float], seed:
         for axis, key in ((1, augmentation_ops.FLIP_HORIZONTAL), (0, augmentation_ops.FLIP_VERTICAL))
         if policy.get(key) and copy % 2 == 0
     ]
-    left_out = (augmentation_ops.FLIP_HORIZONTAL, augmentation_ops.FLIP_VERTICAL, augmentation_ops.MIXUP)
-    rest = {key: value for key, value in policy.items() if key not in left_out}
+    not_applied = (augmentation_ops.FLIP_HORIZONTAL, augmentation_ops.FLIP_VERTICAL, augmentation_ops.MIXUP)
+    rest = {key: value for key, value in policy.items() if key not in not_applied}
     image = tf.reverse(image, flips) if flips else image
     stream = tf.stack([tf.constant(seed, tf.int64), number])
-    varied, _ = augmentation_ops.vary(image[tf.newaxis], tf.ones((1, 1)), stream, rest)
-    pixels = tf.cast(tf.round(varied[0]), tf.uint8)
+    augmented, _ = augmentation_ops.augment(image[tf.newaxis], tf.ones((1, 1)), stream, rest)
+    pixels = tf.cast(tf.round(augmented[0]), tf.uint8)
     return tf.io.encode_jpeg(pixels, quality=_QUALITY) if as_jpeg else tf.io.encode_png(pixels)
 
 

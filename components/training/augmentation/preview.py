@@ -1,4 +1,4 @@
-"""A contact sheet: training images on the left, and beside each what the policy makes of it."""
+"""A contact sheet of the policy: training images on the left, augmented copies beside each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from pergola.components.training.input import augmentation_ops
 
 FILE = "preview.png"
 ROWS, VARIANTS = 8, 7
-_CELL, _GAP, _NAME = 112, 6, 14  # pixels: an image's longer side, space between, height of a class name
+_CELL, _GAP, _NAME = (
+    112,
+    6,
+    14,
+)  # pixels: longer side of an image, space between images, height of a class name
 
 
 def draw(
@@ -27,7 +31,7 @@ def draw(
     *,
     seed: int,
 ) -> Path:
-    """Write preview.png into `out`: an image of each of the first classes, and seven variants of it.
+    """Write preview.png into `out`: one image of each of the first classes, and seven augmented copies.
 
     images: uint8 (N, H, W, C), of size(…).  labels: int64 (N,), index in names.
     """
@@ -42,17 +46,17 @@ def draw(
 
 
 def size(median_height: int, median_width: int) -> tuple[int, int]:
-    """Height and width, in pixels, of images on the sheet: small ones as they are, others shrunk."""
+    """Height and width, in pixels, of images on the sheet: small ones are not resized, others are shrunk."""
     shrink = min(1.0, _CELL / max(1, median_height, median_width))
     return max(1, round(median_height * shrink)), max(1, round(median_width * shrink))
 
 
-def _variants(picture: NDArray[np.uint8], policy: Mapping[str, float], seed: tuple[int, int]) -> Any:
+def _variants(image: NDArray[np.uint8], policy: Mapping[str, float], seed: tuple[int, int]) -> Any:
     import tensorflow as tf
 
-    batch = tf.constant(np.repeat(picture[None], VARIANTS, 0))
-    varied, _ = augmentation_ops.vary(batch, tf.ones((VARIANTS, 1)), tf.constant(seed), policy)
-    return np.concatenate([picture[None], np.rint(varied.numpy()).astype(np.uint8)])
+    batch = tf.constant(np.repeat(image[None], VARIANTS, 0))
+    augmented, _ = augmentation_ops.augment(batch, tf.ones((VARIANTS, 1)), tf.constant(seed), policy)
+    return np.concatenate([image[None], np.rint(augmented.numpy()).astype(np.uint8)])
 
 
 def _sheet(rows: list[NDArray[np.uint8]], names: list[str]) -> Any:
@@ -67,9 +71,9 @@ def _sheet(rows: list[NDArray[np.uint8]], names: list[str]) -> Any:
     for row, (images, name) in enumerate(zip(rows, names, strict=True)):
         top = _GAP + row * cell_y
         pen.text((_GAP, top), name, fill="black")
-        for column, picture in enumerate(images):
+        for column, pixels in enumerate(images):
             left = _GAP + column * cell_x + (2 * _GAP if column else 0)
-            image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).convert("RGB")
+            image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
             enlarged = image.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (left, top + _NAME))
     return sheet

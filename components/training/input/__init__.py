@@ -1,1 +1,1 @@
-"""What a network is fed with."""
+"""The input pipeline of training."""

@@ -1,8 +1,8 @@
-"""The same network with its batch normalisation folded into the convolutions before it.
+"""A network with its batch normalisation folded into the layers before it.
 
-In inference mode batch normalisation is a multiplication and an addition a channel, which the weights
-of the layer before can do as well. A served network then has no such pass left, which takes about a tenth
-less time on a CPU (docs/training-performance.md).
+At inference, batch normalisation multiplies and adds a constant per channel, which the weights of the layer
+before can include. Without that pass a served network takes about a tenth less time on a CPU
+(docs/training-performance.md).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 _FOLDABLE = ("Conv2D", "DepthwiseConv2D", "Dense")
 
 
-def fold(network: Any) -> Any:
-    """A copy in which every batch normalisation right behind a linear layer is gone.
+def fold_batch_norm(network: Any) -> Any:
+    """A copy without the batch normalisation that directly follows a linear layer.
 
-    Max pooling may lie between the two where no gain is negative, since the largest then stays the
-    largest. Others stay as they are, such as one behind an activation. Outputs are equal to rounding.
+    Max pooling may be between the two if no scale is negative, since the maximum then stays the maximum.
+    Other batch normalisation, such as one after an activation, is kept. Outputs are equal up to rounding.
     """
     import keras
 
@@ -43,16 +43,16 @@ def fold(network: Any) -> Any:
 
 
 def _pairs(network: Any) -> dict[str, Any]:
-    """Names of linear layers -> the batch normalisation that alone consumes what they give."""
+    """Names of linear layers -> the batch normalisation that is the only consumer of their output."""
     found = {}
     for layer in network.layers:
         if layer.__class__.__name__ != "BatchNormalization" or len(layer._inbound_nodes) != 1:
             continue
         before = _before(layer)
-        if before.__class__.__name__ == "MaxPooling2D" and _alone(before) and _keeps_order(layer):
+        if before.__class__.__name__ == "MaxPooling2D" and _is_used_once(before) and _keeps_order(layer):
             before = _before(before)
         is_linear = getattr(getattr(before, "activation", None), "__name__", "") == "linear"
-        if before.__class__.__name__ in _FOLDABLE and is_linear and _alone(before):
+        if before.__class__.__name__ in _FOLDABLE and is_linear and _is_used_once(before):
             found[before.name] = layer
     return found
 
@@ -61,13 +61,13 @@ def _before(layer: Any) -> Any:
     return layer.input._keras_history.operation
 
 
-def _alone(layer: Any) -> bool:
-    """Whether a layer is used once, by one other."""
+def _is_used_once(layer: Any) -> bool:
+    """Whether a layer has one input and one consumer."""
     return len(layer._outbound_nodes) == 1 and len(layer._inbound_nodes) == 1
 
 
 def _keeps_order(norm: Any) -> bool:
-    """Whether what is larger before the normalisation is so after it, in every channel."""
+    """Whether the normalisation is monotonic in every channel: what is larger before is larger after."""
     return not norm.scale or bool((np.asarray(norm.gamma) >= 0).all())
 
 

@@ -1,8 +1,8 @@
-"""What a network costs: operations of one forward pass for one image.
+"""Floating-point operations of one forward pass for one image.
 
-Counted are convolutions and dense layers, with two operations a weight that is used: a multiplication and an
-addition. Normalisation, activations, pooling and biases are left out; in the networks here they are a few
-per cent. So are the decoder and the resizing in front of an exported model.
+Convolutions and dense layers are counted, with two operations for each use of a weight: a multiplication and
+an addition. Normalisation, activations, pooling and biases are not counted; in these networks they are a few
+per cent. Nor are decoding and resizing in an exported model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ PER_WEIGHT = 2  # a multiplication and an addition
 
 
 def flops(network: Any) -> int:
-    """Operations for one image, of a network whose input size is known."""
+    """Operations for one image, of a network with a fixed input size."""
     return PER_WEIGHT * sum(_multiplications(layer) for layer in _layers(network))
 
 
 def _layers(network: Any) -> list[Any]:
-    """All layers, those of networks inside the network too."""
+    """All layers, including those of nested networks."""
     found = []
     for layer in network.layers:
         found += _layers(layer) if hasattr(layer, "layers") else [layer]
@@ -33,7 +33,7 @@ def _multiplications(layer: Any) -> int:
     shape = layer.output.shape[1:]
     if kind == "Dense":
         return math.prod(layer.kernel.shape) * math.prod(shape[:-1])
-    places = math.prod(shape[:-1])
+    positions = math.prod(shape[:-1])
     if kind == "SeparableConv2D":
-        return places * (math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape))
-    return places * math.prod(layer.kernel.shape)
+        return positions * (math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape))
+    return positions * math.prod(layer.kernel.shape)

@@ -1,20 +1,21 @@
-"""Layers that train faster than Keras's own and become Keras's own when they are saved.
+"""Batch normalisation that trains faster than Keras's own, and is saved as Keras's own.
 
-Keras 3 computes batch normalisation from single operations. In bfloat16 on two CPU cores that took
+Keras 3 computes batch normalisation with several operations. In bfloat16 on two CPU cores they took
 two thirds of a convolutional network's training time; TensorFlow's fused kernel takes a tenth
-(docs/training-performance.md). So networks are built twice from the same code: `fused=True` to train,
-`fused=False` to save. Both have the same weights in the same order.
+(docs/training-performance.md). So each network is built twice from the same code: with `fused=True` for
+training and with `fused=False` for saving. Both have the same weights in the same order.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 MOMENTUM, EPSILON = 0.9, 1e-3
 
 
 def batch_norm(fused: bool, **options: Any) -> Any:
-    """A batch normalisation layer: fused for training with TensorFlow, else Keras's own."""
+    """A batch normalisation layer: the fused one for training with TensorFlow, otherwise Keras's own."""
     import keras
 
     options = {"momentum": MOMENTUM, "epsilon": EPSILON, **options}
@@ -24,9 +25,9 @@ def batch_norm(fused: bool, **options: Any) -> Any:
 
 
 def fused(network: Any) -> Any:
-    """A copy of a network with the same weights, whose batch normalisation is fused where it can be.
+    """A copy of a network with the same weights and with fused batch normalisation where possible.
 
-    Inputs of those layers are feature maps (N, H, W, C).
+    The inputs of those layers must be feature maps (N, H, W, C).
     """
     import keras
 
@@ -44,18 +45,13 @@ def fused(network: Any) -> Any:
     return copy
 
 
-_FUSED: list[type] = []
-
-
+@cache
 def _fused_class() -> type:
-    """The fused layer's class, made once, when Keras is there."""
+    """The class, defined on first use because Keras is slow to import."""
     import keras
 
-    if _FUSED:
-        return _FUSED[0]
-
     class FusedBatchNormalization(keras.layers.BatchNormalization):
-        """Keras's layer on feature maps (N, H, W, C), whose training pass is one kernel.
+        """Keras's layer for feature maps (N, H, W, C), with a training pass of one kernel.
 
         Inputs keep their dtype (bfloat16 stays bfloat16); weights and statistics are float32.
         """
@@ -64,7 +60,7 @@ def _fused_class() -> type:
             import tensorflow as tf
 
             if not (training and self.trainable):
-                return self._in_inference_mode(inputs)
+                return self._inference(inputs)
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs,
                 tf.convert_to_tensor(self.gamma),
@@ -72,15 +68,15 @@ def _fused_class() -> type:
                 epsilon=self.epsilon,
                 is_training=True,
             )
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance)
+            self._update(self.moving_mean, mean)
+            self._update(self.moving_variance, variance)
             return outputs
 
-        def _in_inference_mode(self, inputs: Any) -> Any:
-            """By the statistics that are there; only the inputs get a gradient.
+        def _inference(self, inputs: Any) -> Any:
+            """With the moving statistics; only the inputs get a gradient.
 
-            TensorFlow's own gradient also sums up those of weights that do not learn, needs the inputs for
-            that, and so keeps them from being fused with the convolution that made them.
+            TensorFlow's own gradient also computes those of the frozen weights. For that it needs the inputs,
+            which prevents fusion with the convolution before.
             """
             import tensorflow as tf
 
@@ -99,8 +95,7 @@ def _fused_class() -> type:
 
             return normalized(inputs)
 
-        def _move(self, average: Any, value: Any) -> None:
+        def _update(self, average: Any, value: Any) -> None:
             average.assign(average * self.momentum + value * (1.0 - self.momentum))
 
-    _FUSED.append(FusedBatchNormalization)
     return FusedBatchNormalization

@@ -1,9 +1,9 @@
-"""`resnet_fast`: our own small residual network, made for time to accuracy.
+"""`resnet_fast`: our own small residual network, designed for time to accuracy.
 
-After David Page's ResNet-9 ("How to train your ResNet", 2018) and Keller Jordan's airbench (2024), with a
-depth set by the image's size. Small images go through a convolution that is computed, not learnt: it
-whitens patches of 2 x 2 pixels, so that the first layer that learns sees uncorrelated values. Large ones go
-through a stem that shrinks them. Then stages halve the image, and widen it, until few pixels are left.
+After David Page's ResNet-9 ("How to train your ResNet", 2018) and Keller Jordan's airbench (2024). The depth
+depends on the image size. Small images first pass a convolution with fixed weights that whitens patches of
+2 x 2 pixels, so the first trained layer gets uncorrelated values. Large images first pass a stem that
+downsamples them. Then stages halve the feature maps and add channels until few pixels are left.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from pergola.components.training.models.layers import batch_norm
 
-LARGE = 64  # pixels of the shorter side from which on the stem shrinks the image fourfold
-LAST = 4  # pixels of the shorter side at which halving ends
-PATCH = 2  # pixels of a side that are whitened together
-_LEAST_VARIANCE = 5e-4  # of scaled pixels: directions of less are noise, and are not blown up
+LARGE = 64  # pixels of the shorter side from which on the stem downsamples the image fourfold
+LAST = 4  # pixels of the shorter side at which halving stops
+PATCH = 2  # side, in pixels, of the patches that are whitened
+_LEAST_VARIANCE = 5e-4  # of scaled pixels: directions with less are noise and must not be amplified
 
 WHITEN = "whiten"
 
 
 def widths(side: int, width: int) -> list[int]:
-    """Channels of the stages for images whose shorter side is `side` pixels; later ones are wider."""
+    """Channels of each stage for images whose shorter side is `side` pixels."""
     left = (side // 4 if side >= LARGE else side) // 2
     stages = [width]
     while left >= 2 * LAST - 1 and len(stages) < 4:
@@ -36,7 +36,7 @@ def widths(side: int, width: int) -> list[int]:
 def resnet_fast(inputs: Any, *, width: int, dropout: float, fused: bool) -> Any:
     """Features (N, D) of scaled images (N, H, W, C).
 
-    width: channels of the first stage.  dropout: share of features dropped at the end.
+    width: channels of the first stage.  dropout: rate at the end.
     """
     from keras import layers
 
@@ -53,10 +53,10 @@ def resnet_fast(inputs: Any, *, width: int, dropout: float, fused: bool) -> Any:
 
 
 def whitening(covariance: NDArray[np.float64], channels: int) -> NDArray[np.float32]:
-    """Filters (2, 2, channels, 8 * channels): the patches' principal directions at equal variance, and
-    their negatives, since an activation keeps one sign only.
+    """Filters (2, 2, channels, 8 * channels): the principal components of the patches, scaled to equal
+    variance, and their negatives, because ReLU keeps one sign only.
 
-    covariance: of scaled patches, in the order of rows, columns, channels.
+    covariance: of scaled patches, in the order rows, columns, channels.
     """
     variances, directions = np.linalg.eigh(covariance)
     filters = directions / np.sqrt(np.maximum(variances, 0.0) + _LEAST_VARIANCE)
@@ -65,11 +65,11 @@ def whitening(covariance: NDArray[np.float64], channels: int) -> NDArray[np.floa
 
 
 def _whiten(x: Any) -> Any:
-    """Decorrelated patches. The filters come from `whitening`; until then the layer has random ones."""
+    """Decorrelated patches. The filters are random until they are set to those of `whitening`."""
     from keras import layers
 
     filters = 2 * PATCH**2 * x.shape[-1]
-    padding = "same" if min(x.shape[1:3]) < 16 else "valid"  # of tiny images the border counts
+    padding = "same" if min(x.shape[1:3]) < 16 else "valid"  # the border matters in tiny images
     x = layers.Conv2D(filters, PATCH, padding=padding, use_bias=False, trainable=False, name=WHITEN)(x)
     return layers.Activation("relu")(x)
 
@@ -89,7 +89,7 @@ def _normalize(x: Any, fused: bool) -> Any:
 
 
 def _stage(x: Any, channels: int, fused: bool) -> Any:
-    """Widen, halve, and add a convolution of what is there."""
+    """More channels at half the size, then a residual convolution."""
     from keras import layers
 
     x = _convolve(x, channels)
@@ -100,7 +100,7 @@ def _stage(x: Any, channels: int, fused: bool) -> Any:
 
 
 def _global_pool(x: Any) -> Any:
-    """Mean and maximum of each channel, together: the maximum finds a small part, the mean a texture."""
+    """Mean and maximum of each channel: the maximum detects a small object, the mean a texture."""
     from keras import layers
 
     return layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])

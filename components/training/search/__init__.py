@@ -1,1 +1,1 @@
-"""Comparing networks and searching settings."""
+"""Baseline comparison and hyperparameter search."""

@@ -1,7 +1,8 @@
-"""Architectures compared under one budget: parameters, training and test accuracy, their gap, seconds."""
+"""Baseline comparison: accuracy and training time of architectures trained with the same settings."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,23 +13,24 @@ from pergola.components import digest, records
 from pergola.components.artifacts.data import TEST, TRAIN, Shards
 from pergola.components.artifacts.record import Record
 from pergola.components.artifacts.training import Training
+from pergola.components.errors import InputError
 from pergola.components.progress import Progress, silent
 from pergola.components.training.fit import MODEL, TrainSettings, fit
 from pergola.components.training.models.architectures import ModelSettings
 
-MOST_SCORED = 10_000  # images of a part
+MAX_SCORED = 10_000  # images of a split
 
 
 @dataclass(frozen=True)
-class Row(Record):
-    """One architecture."""
+class ComparedNetwork(Record):
+    """The result of one architecture."""
 
     FILE: ClassVar[str] = "row.json"
 
-    key: str  # of data and settings
+    key: str  # of the data and the settings
     name: str
     num_parameters: int
-    height: int  # of its input, pixels
+    height: int  # of its input, images
     width: int
     epochs: int
     train_accuracy: float
@@ -37,12 +39,15 @@ class Row(Record):
 
     @property
     def gap(self) -> float:
-        """How much better it knows what it was trained on: overfitting."""
+        """Training accuracy less test accuracy: overfitting."""
         return self.train_accuracy - self.test_accuracy
 
 
+Row = ComparedNetwork  # the old name, until all callers have the new one
+
+
 def published(train: TrainSettings, epochs: int) -> TrainSettings:
-    """Training as the sources of the ladder do it: Adam at a constant 0.001, batches of 32, float32."""
+    """The training of the textbook sources: Adam at a constant 0.001, batches of 32, float32."""
     return replace(
         train,
         epochs=epochs,
@@ -69,45 +74,47 @@ def compare(
     train: TrainSettings,
     *,
     progress: Progress = silent,
-    on_row: Callable[[Row, bool], None] = lambda row, is_new: None,
-) -> tuple[Row, ...]:
-    """Train each architecture in out/<name>/ and score it. What is there already is not done again.
+    on_row: Callable[[ComparedNetwork, bool], None] = lambda row, is_new: None,
+) -> tuple[ComparedNetwork, ...]:
+    """Train each architecture in out/<name>/ and score it. Finished ones are not trained again.
 
-    on_row: called with each finished row, and whether this call made it.
+    on_row: called with each result, and whether this call produced it.
     """
     rows = []
     for name in names:
-        how = replace(model, architecture=name)
-        key = _key(shards_folder, augmentation_folder, how, train)
+        network = replace(model, architecture=name)
+        key = _key(shards_folder, augmentation_folder, network, train)
         known = _finished(out / name, key)
-        row = known or _row(key, name, shards_folder, augmentation_folder, out / name, how, train, progress)
+        row = known or _train(
+            key, name, shards_folder, augmentation_folder, out / name, network, train, progress
+        )
         on_row(row, known is None)
         rows.append(row)
     return tuple(rows)
 
 
 def accuracy(shards_folder: Path, training_folder: Path, part: str) -> float:
-    """Of the saved float32 network on a part's plain images, at most 10,000 of them."""
+    """Accuracy of the saved float32 network on a split, without augmentation, on at most 10,000 images."""
     import keras
 
-    from pergola.components.training import loop
-    from pergola.components.training.input import feed
+    from pergola.components.training import validation
+    from pergola.components.training.input.images import ImageShape, read_split
 
     training, shards = Training.load(training_folder), Shards.load(shards_folder)
     network = keras.saving.load_model(training_folder / MODEL, compile=False)
-    shape = feed.Shape(training.height, training.width, training.channels, training.aspect)
-    images, labels = feed.read(shards_folder, shards.parts[part], shape, limit=MOST_SCORED)
-    return loop.validate(loop.forward_of(network), images, labels, 64)["val_accuracy"]
+    shape = ImageShape(training.height, training.width, training.channels, training.aspect)
+    images, labels = read_split(shards_folder, shards.parts[part], shape, limit=MAX_SCORED)
+    return validation.validate(validation.forward_of(network), images, labels, 64)["val_accuracy"]
 
 
-def _row(
+def _train(
     key: str, name: str, shards: Path, augmentation: Path, out: Path, model: ModelSettings,
     train: TrainSettings, progress: Progress,
-) -> Row:  # fmt: skip
+) -> ComparedNetwork:  # fmt: skip
     figures: dict[str, float] = {}
     training = fit(shards, augmentation, out, model, train, progress=progress,
                    on_epoch=lambda epoch, metrics: figures.update(metrics))  # fmt: skip
-    row = Row(
+    row = ComparedNetwork(
         key, name, training.num_parameters, training.height, training.width, training.epochs,
         accuracy(shards, out, TRAIN), accuracy(shards, out, TEST), round(figures["seconds"], 2),
     )  # fmt: skip
@@ -115,13 +122,14 @@ def _row(
     return row
 
 
-def _finished(folder: Path, key: str) -> Row | None:
-    """The row of an earlier call for the same data and settings; what is of others is taken away."""
-    if not (folder / Row.FILE).is_file():
+def _finished(folder: Path, key: str) -> ComparedNetwork | None:
+    """The result of an earlier call with the same data and settings; one of others is deleted."""
+    if not (folder / ComparedNetwork.FILE).is_file():
         return None
-    row = Row.load(folder)
-    if row.key == key:
-        return row
+    with contextlib.suppress(InputError):  # damaged, or of another version of pergola
+        row = ComparedNetwork.load(folder)
+        if row.key == key:
+            return row
     shutil.rmtree(folder)
     return None
 

@@ -1,4 +1,4 @@
-"""The image of a ladder: how well each network does on what it knows and on what it does not."""
+"""The chart of a baseline comparison: training and test accuracy of each network, and its training time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pergola.components.training.search.comparison import Row
+from pergola.components.training.search.comparison import ComparedNetwork
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,8 @@ STYLE = {
 }
 
 
-def draw(rows: Sequence[Row], folder: Path) -> None:
-    """Write ladder.svg and ladder.png: accuracies with the gap between them, and what they cost."""
+def draw(rows: Sequence[ComparedNetwork], folder: Path) -> None:
+    """Write ladder.svg and ladder.png: accuracies with the gap between them, and seconds of training."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         figure.savefig(folder / PNG, dpi=150)
 
 
-def _accuracies(axes: Axes, rows: Sequence[Row]) -> None:
+def _accuracies(axes: Axes, rows: Sequence[ComparedNetwork]) -> None:
     places = range(len(rows))
     train = [100 * row.train_accuracy for row in rows]
     test = [100 * row.test_accuracy for row in rows]
@@ -55,7 +55,7 @@ def _accuracies(axes: Axes, rows: Sequence[Row]) -> None:
     axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
-def _seconds(axes: Axes, rows: Sequence[Row]) -> None:
+def _seconds(axes: Axes, rows: Sequence[ComparedNetwork]) -> None:
     seconds = [row.seconds for row in rows]
     bars = axes.barh(range(len(rows)), seconds, color=_GAP, height=0.55)
     axes.bar_label(

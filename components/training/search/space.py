@@ -1,4 +1,4 @@
-"""A space of settings to search, kept as data: a TOML file whose tables are settings and their values."""
+"""A search space, read from a TOML file with one table per setting."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ PRETRAINED = Path(__file__).with_name("space_pretrained.toml")
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunableSettings:
     """The sections that a search may change."""
 
     augment: AugmentSettings
     model: ModelSettings
     train: TrainSettings
 
-    def changed(self, values: Mapping[str, Any]) -> Tuned:
-        """With "section.key" set to other values. Raises InputError for a value that a setting refuses."""
+    def changed(self, values: Mapping[str, Any]) -> TunableSettings:
+        """A copy with new values by "section.key". Raises InputError for a value that is not allowed."""
         plain = records.to_dict(self)
         for name, value in values.items():
             section, _, key = name.partition(".")
@@ -40,63 +40,70 @@ class Tuned:
         parts: dict[str, Any] = {
             name: records.from_dict(cls, plain[name], f"[{name}]") for name, cls in SECTIONS.items()
         }
-        return Tuned(**parts)
+        return TunableSettings(**parts)
 
     def value(self, name: str) -> Any:
-        """Of "section.key"."""
+        """The value of "section.key"."""
         section, _, key = name.partition(".")
         return getattr(getattr(self, section), key)
 
 
+Tuned = TunableSettings  # the old name, until all callers have the new one
+
+
 @dataclass(frozen=True)
 class Parameter:
-    """One setting and what it may be: `values`, or a number from `low` to `high`."""
+    """One setting and its candidates: `values`, or the numbers from `low` to `high`."""
 
     name: str  # "section.key"
-    kind: type  # int, float, or another, whose values are listed
+    kind: type  # int, float, or another type with listed values
     values: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
     step: float | None = None
     log: bool = False
-    when: tuple[str, tuple[Any, ...]] | None = None  # another setting, and the values for which this is used
+    when: tuple[str, tuple[Any, ...]] | None = (
+        None  # another setting, and its values for which this one is searched
+    )
 
     def encoded(self, value: Any) -> Any:
-        """A value as keras-tuner takes it: lists become text."""
+        """A value in keras-tuner's form: lists become JSON."""
         return json.dumps(value) if isinstance(value, list | tuple) else value
 
     def decoded(self, value: Any) -> Any:
         """The inverse of `encoded`."""
         is_list = any(isinstance(item, list | tuple) for item in self.values)
         if self.kind is bool:
-            return bool(value)  # keras-tuner keeps it as a number
+            return bool(value)  # keras-tuner stores a number
         if self.kind is float and not self.values:
             return float(f"{value:.6g}")  # keras-tuner adds up steps: 0.15000000000000002
         return json.loads(value) if is_list else value
 
 
 def load(file: Path) -> tuple[Parameter, ...]:
-    """The parameters of a space. Raises InputError for what no setting could be."""
+    """The parameters of a search space. Raises InputError for unknown settings and invalid values."""
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"There is no space at '{file}'. Copy {SCRATCH} to begin with.") from None
+        raise InputError(f"There is no search space at '{file}'. Start from a copy of {SCRATCH}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"Space {file} cannot be read as TOML: {error}.") from None
+        raise InputError(f"Search space {file} cannot be read as TOML: {error}.") from None
     found = []
     for section, keys in tables.items():
         if section not in SECTIONS or not isinstance(keys, dict):
-            raise InputError(f"{file}: no section '{section}' to search.{records.nearest(section, SECTIONS)}")
+            raise InputError(
+                f"{file}: section '{section}' cannot be searched.{records.nearest(section, SECTIONS)}"
+            )
         for key, table in keys.items():
             found.append(_parameter(section, key, table, file))
     names = [parameter.name for parameter in found]
     for parameter in found:
         if parameter.when and parameter.when[0] not in names[: names.index(parameter.name)]:
             raise InputError(
-                f"{file}: {parameter.name}: 'when' names {parameter.when[0]}, which must come before."
+                f"{file}: {parameter.name}: 'when' refers to {parameter.when[0]}, which must come before it."
             )
     if not found:
-        raise InputError(f"Space {file} is empty: nothing to search.")
+        raise InputError(f"Search space {file} is empty. Add a table such as [train.learning_rate].")
     return tuple(found)
 
 
@@ -104,9 +111,9 @@ def _parameter(section: str, key: str, table: Any, file: Path) -> Parameter:
     name, cls = f"{section}.{key}", SECTIONS[section]
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if key not in fields:
-        raise InputError(f"{file}: no setting {name}.{records.nearest(key, fields)}")
+        raise InputError(f"{file}: unknown setting {name}.{records.nearest(key, fields)}")
     if not isinstance(table, dict) or not ({"values"} <= set(table) or {"low", "high"} <= set(table)):
-        raise InputError(f"{file}: {name} wants values = […], or low and high. Got {table!r}.")
+        raise InputError(f"{file}: {name} needs values = […], or low and high. Got {table!r}.")
     if unknown := set(table) - {"values", "low", "high", "step", "log", "when"}:
         raise InputError(f"{file}: {name}: unknown key '{min(unknown)}'.")
     kind = typing.get_type_hints(cls)[key]
@@ -121,7 +128,7 @@ def _parameter(section: str, key: str, table: Any, file: Path) -> Parameter:
         _condition(name, table.get("when"), file),
     )
     if "values" not in table and kind not in (int, float):
-        raise InputError(f"{file}: {name} is no number: give values = […].")
+        raise InputError(f"{file}: {name} is not a number: list values = […] instead of low and high.")
     for value in parameter.values if "values" in table else (parameter.low, parameter.high):
         records.from_dict(cls, {key: value}, f"{file}: [{section}]")
     return parameter
@@ -131,6 +138,6 @@ def _condition(name: str, when: Any, file: Path) -> tuple[str, tuple[Any, ...]] 
     if when is None:
         return None
     if not isinstance(when, dict) or len(when) != 1 or not isinstance(next(iter(when.values())), list):
-        raise InputError(f'{file}: {name}: wanted when = {{ "section.key" = [values] }}, got {when!r}.')
+        raise InputError(f'{file}: {name}: expected when = {{ "section.key" = [values] }}, got {when!r}.')
     ((other, values),) = when.items()
     return other, tuple(values)

@@ -8,9 +8,10 @@ from pergola.components.artifacts.data import Part, Shards
 from pergola.components.errors import InputError
 from pergola.components.imaging import pretrained
 from pergola.components.training import keras_file, precision
-from pergola.components.training.models import architectures
-from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build, choose
+from pergola.components.training.models.architectures import ModelSettings, Plan, build, choose, is_depthwise
+from pergola.components.training.models.baselines import BASELINES
 from pergola.components.training.models.catalogue import own_input
+from pergola.components.training.models.statistics import Statistics, measure
 from tests.components.training.conftest import LABELS
 
 
@@ -46,7 +47,7 @@ def kinds(model):
         ("batchnorm_cnn", 64, 3, 230_186),
     ],
 )
-def test_ladder_has_the_parameters_of_its_sources(name, side, channels, parameters):
+def test_baselines_have_the_parameters_of_its_sources(name, side, channels, parameters):
     assert network(name, side, channels).count_params() == parameters
 
 
@@ -70,7 +71,7 @@ NORMALISED = ["Conv2D", "BatchNormalization"]
         ("batchnorm_cnn", [*[*NORMALISED * 2, "MaxPooling2D"] * 2, "Flatten", "Dropout", "Dense"]),
     ],
 )
-def test_ladder_has_the_layers_of_its_sources_in_order(name, layers):
+def test_baselines_have_the_layers_of_its_sources_in_order(name, layers):
     assert kinds(network(name, *own_input(name)[1:])) == layers
 
 
@@ -107,7 +108,7 @@ def test_resnet_fast_whitens_patches_of_the_training_images(channels, scaling):
     images = np.clip(rough + rng.normal(0, 20, rough.shape), 0, 255).astype(np.uint8)
     model = ModelSettings(architecture="resnet_fast", scaling=scaling)
     plan = Plan("resnet_fast", "a test", 12, 12, channels, 10, 16)
-    own = build(plan, model, architectures.measure(images), fused=True)
+    own = build(plan, model, measure(images), fused=True)
     layer = own.get_layer("whiten")
     assert not layer.trainable
     outputs = keras.Model(own.input, layer.output).predict_on_batch(images.astype(np.float32))
@@ -124,7 +125,7 @@ def test_resnet_fast_whitens_patches_of_the_training_images(channels, scaling):
 )
 def test_statistics_are_those_of_all_pixels_and_of_patches_from_all_over(shape, every, apart):
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    found = architectures.measure(images)
+    found = measure(images)
     np.testing.assert_allclose(found.mean, images.mean((0, 1, 2)))
     np.testing.assert_allclose(found.deviation, images.std((0, 1, 2)))
     windows = np.lib.stride_tricks.sliding_window_view(images[::every], (2, 2), (1, 2))
@@ -132,9 +133,9 @@ def test_statistics_are_those_of_all_pixels_and_of_patches_from_all_over(shape, 
     np.testing.assert_allclose(found.patches, np.cov(patches.T, bias=True), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", [*architectures.LADDER, "resnet_fast", "conv"])
+@pytest.mark.parametrize("name", [*BASELINES, "resnet_fast", "conv"])
 @pytest.mark.parametrize("side", [4, pytest.param(9, marks=pytest.mark.slow)])
-def test_networks_take_images_of_any_size_and_are_saved_and_loaded(name, side, tmp_path):
+def test_networks_take_images_of_any_size_and_can_be_saved_and_loaded(name, side, tmp_path):
     import keras
 
     model = network(name, side, 1, classes=3)
@@ -155,7 +156,7 @@ def test_networks_take_images_of_any_size_and_are_saved_and_loaded(name, side, t
         {"conv_blocks": 4, "conv_filters": 4, "conv_kernel": 5, "conv_dropout": 0.0},
     ],
 )
-def test_conv_is_built_as_the_settings_say(changes):
+def test_conv_is_built_from_its_settings(changes):
     settings = dataclasses.replace(ModelSettings(architecture="conv", conv_filters=8), **changes)
     model = network("conv", 16, 3, classes=3, settings=settings)
     found = kinds(model)
@@ -174,10 +175,10 @@ def test_conv_of_two_classes_ends_in_one_sigmoid_unit():
     assert logits.shape == (3, 2) and (logits[:, 0] == 0).all() and (logits[:, 1] != 0).all()
 
 
-def test_choose_explains_itself():
+def test_choose_gives_its_reason():
     plan = choose(ModelSettings(), shards(num_train=1234))
     assert plan.architecture == "resnet_fast" and "1234 images in 10 classes" in plan.why
-    assert choose(ModelSettings(architecture="mlp"), shards()).why == "the settings ask for it"
+    assert choose(ModelSettings(architecture="mlp"), shards()).why == "set by model.architecture"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_choose_explains_itself():
         ((3, 5), (4, 5)),
     ],
 )
-def test_choose_sizes_the_input_by_the_images(size, wanted):
+def test_choose_sets_the_input_size_from_the_images(size, wanted):
     plan = choose(ModelSettings(), shards(*size))
     assert (plan.height, plan.width) == wanted
     assert choose(ModelSettings(image_size=20), shards(*size)).height == 20
@@ -279,8 +280,8 @@ def tensorflow_devices(kind):
 
 def test_depthwise_networks_are_trained_in_float32_on_a_cpu():
     plan = choose(ModelSettings(architecture="mobilenet_v2"), shards())
-    assert architectures.is_depthwise(plan)
-    assert not architectures.is_depthwise(choose(ModelSettings(architecture="resnet50"), shards()))
+    assert is_depthwise(plan)
+    assert not is_depthwise(choose(ModelSettings(architecture="resnet50"), shards()))
     if not tensorflow_devices("GPU"):
         assert precision.choose("auto", depthwise=True)[0] == "float32"
     assert precision.choose("mixed_bfloat16", depthwise=True)[0] == "mixed_bfloat16"

@@ -11,10 +11,11 @@ from pergola.components.training.augmentation import flip_safety
 from pergola.components.training.augmentation.augment import (
     AugmentSettings,
     augment,
-    no_variation,
+    no_augmentation,
     strengths,
 )
-from pergola.components.training.input import augmentation_ops, feed
+from pergola.components.training.input import augmentation_ops
+from pergola.components.training.input.images import ImageShape, read_split
 from tests.components.training.conftest import LABELS, write_shards
 
 
@@ -23,12 +24,12 @@ def batch(num_images=6, side=12, channels=3, seed=0):
     return pixels, np.eye(3, dtype=np.float32)[np.arange(num_images) % 3]
 
 
-def vary(policy, images=None, targets=None, seed=(1, 2)):
+def augmented_batch(policy, images=None, targets=None, seed=(1, 2)):
     default_images, default_targets = batch()
     images = default_images if images is None else images
     targets = default_targets[: len(images)] if targets is None else targets
-    varied, mixed = augmentation_ops.vary(images, targets, seed, policy)
-    return np.asarray(varied), np.asarray(mixed)
+    augmented, mixed = augmentation_ops.augment(images, targets, seed, policy)
+    return np.asarray(augmented), np.asarray(mixed)
 
 
 EACH = {
@@ -45,17 +46,21 @@ EACH = {
 }
 
 
-def test_vary_without_a_policy_changes_nothing():
+def test_augmentation_ops_without_a_policy_changes_nothing():
     images, targets = batch()
-    varied, same = vary({}, images, targets)
-    np.testing.assert_array_equal(varied, images.astype(np.float32))
+    augmented, same = augmented_batch({}, images, targets)
+    np.testing.assert_array_equal(augmented, images.astype(np.float32))
     np.testing.assert_array_equal(same, targets)
 
 
 @pytest.mark.parametrize("key", augmentation_ops.KEYS)
-def test_vary_changes_images_by_each_key_and_only_by_the_seed(key):
+def test_augmentation_ops_changes_images_by_each_key_and_only_by_the_seed(key):
     policy = {key: EACH[key]}
-    first, second, other = vary(policy), vary(policy), vary(policy, seed=(1, 3))
+    first, second, other = (
+        augmented_batch(policy),
+        augmented_batch(policy),
+        augmented_batch(policy, seed=(1, 3)),
+    )
     assert first[0].shape == (6, 12, 12, 3)
     assert first[0].min() >= 0.0 and first[0].max() <= 255.0
     assert np.abs(first[0] - batch()[0]).max() > 1
@@ -64,30 +69,30 @@ def test_vary_changes_images_by_each_key_and_only_by_the_seed(key):
     assert np.abs(first[0] - other[0]).max() > 1
 
 
-def test_vary_mirrors_exactly_and_about_half():
+def test_augmentation_ops_mirrors_exactly_and_about_half():
     images, _ = batch(64)
-    varied, _ = vary({"flip_horizontal": 1.0}, images, np.eye(64, dtype=np.float32))
-    mirrored = np.abs(varied - images[:, :, ::-1]).max((1, 2, 3)) < 0.01
-    kept = np.abs(varied - images).max((1, 2, 3)) < 0.01
+    augmented, _ = augmented_batch({"flip_horizontal": 1.0}, images, np.eye(64, dtype=np.float32))
+    mirrored = np.abs(augmented - images[:, :, ::-1]).max((1, 2, 3)) < 0.01
+    kept = np.abs(augmented - images).max((1, 2, 3)) < 0.01
     assert (mirrored ^ kept).all()
     assert 16 < mirrored.sum() < 48
 
 
-def test_vary_hue_leaves_grey_alone():
+def test_augmentation_ops_hue_leaves_grey_alone():
     grey = np.repeat(batch(channels=1)[0], 3, axis=-1)
-    varied, _ = vary({"hue": 0.3}, grey)
-    np.testing.assert_allclose(varied, grey, atol=0.01)
+    augmented, _ = augmented_batch({"hue": 0.3}, grey)
+    np.testing.assert_allclose(augmented, grey, atol=0.01)
 
 
-def test_vary_cut_out_hides_at_most_its_share():
+def test_augmentation_ops_cut_out_hides_at_most_its_share():
     images = batch(num_images=40, side=20)[0]
-    varied, _ = vary({"cutout": 0.5}, images, np.zeros((40, 3), np.float32))
-    hidden = (varied != images).any(-1).mean((1, 2))
+    augmented, _ = augmented_batch({"cutout": 0.5}, images, np.zeros((40, 3), np.float32))
+    hidden = (augmented != images).any(-1).mean((1, 2))
     assert hidden.max() <= 0.25 + 0.05 and hidden.mean() > 0.1
 
 
-def test_vary_mixes_labels_as_it_mixes_images():
-    _, targets = vary({"mixup": 1.0})
+def test_augmentation_ops_mixes_labels_as_it_mixes_images():
+    _, targets = augmented_batch({"mixup": 1.0})
     np.testing.assert_allclose(targets.sum(1), 1.0, rtol=1e-5)
     assert ((targets > 0).sum(1) == 2).all() and targets.max(1).min() >= 0.5
 
@@ -104,31 +109,31 @@ def digits_like(num=60):
 
 
 @pytest.mark.parametrize("photographs", [True, False])
-def test_mirror_is_refused_where_two_classes_change_places(photographs):
-    verdict = flip_safety.judge(*digits_like(), ("left", "corner", "right"), photographs=photographs)
+def test_flips_are_unsafe_if_two_classes_swap(photographs):
+    verdict = flip_safety.check(*digits_like(), ("left", "corner", "right"), photographs=photographs)
     assert not verdict.is_safe and "'left'" in verdict.why and "'right'" in verdict.why
 
 
-def test_mirror_is_refused_where_small_images_are_no_longer_recognised():
+def test_flips_are_unsafe_if_small_images_are_no_longer_recognised():
     images, labels = digits_like()
-    verdict = flip_safety.judge(images[labels < 2], labels[labels < 2], ("left", "corner"), photographs=False)
+    verdict = flip_safety.check(images[labels < 2], labels[labels < 2], ("left", "corner"), photographs=False)
     assert not verdict.is_safe
 
 
-def test_mirror_is_allowed_where_classes_are_symmetric():
+def test_flips_are_safe_if_classes_are_symmetric():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
     images = rng.integers(0, 60, (60, 16, 16, 1))
     images[labels == 0, :6] += 180
     images[labels == 1, 10:] += 180
-    verdict = flip_safety.judge(images.astype(np.uint8), labels, ("top", "bottom"), photographs=False)
+    verdict = flip_safety.check(images.astype(np.uint8), labels, ("top", "bottom"), photographs=False)
     assert verdict.is_safe and "100%" in verdict.why
 
 
 @pytest.mark.parametrize(
     ("side", "channels", "light"), [(64, 3, (0.3, 0.2)), (64, 1, (0.1, 0.1)), (16, 3, (0.1, 0.1))]
 )
-def test_augment_varies_the_light_of_photographs_more(tmp_path, side, channels, light):
+def test_augment_changes_the_light_of_photographs_more(tmp_path, side, channels, light):
     counts = {"train": (4, 4, 4), "validation": (2, 2, 2), "test": (2, 2, 2)}
     write_shards(tmp_path / "s", counts=counts, side=side, channels=channels)
     policy = augment(tmp_path / "s", tmp_path / "a", AugmentSettings(), seed=0).policy
@@ -155,12 +160,12 @@ def test_augment_takes_what_is_asked_for_over_its_own_strengths(shards_folder, t
     assert policy == {"rotation_degrees": 10.0, "zoom": 0.2, "brightness": 0.1, "contrast": 0.1}
 
 
-def test_vary_shifts_by_whole_pixels_where_nothing_turns_or_stretches():
-    varied, _ = vary({"shift": 0.2, "flip_horizontal": 1.0})
-    np.testing.assert_array_equal(varied, np.round(varied))
+def test_augmentation_ops_shifts_by_whole_pixels_where_nothing_turns_or_stretches():
+    augmented, _ = augmented_batch({"shift": 0.2, "flip_horizontal": 1.0})
+    np.testing.assert_array_equal(augmented, np.round(augmented))
 
 
-def test_augment_says_its_policy_and_draws_it(shards_folder, tmp_path):
+def test_augment_saves_and_draws_its_policy(shards_folder, tmp_path):
     augmentation = augment(shards_folder, tmp_path, AugmentSettings(hue=0.1), seed=3)
     assert augmentation == Augmentation.load(tmp_path)
     assert augmentation.policy["rotation_degrees"] == 10.0 and "cutout" not in augmentation.policy
@@ -177,26 +182,26 @@ def test_augment_is_equal_for_equal_seeds(shards_folder, tmp_path):
     assert digest.of_folder(tmp_path / "a") != digest.of_folder(tmp_path / "c")
 
 
-def test_augment_writes_mirror_images_of_the_training_part_only(tmp_path):
+def test_augment_writes_flipped_images_of_the_training_split_only(tmp_path):
     shards = write_shards(tmp_path / "shards")
     before = digest.of_folder(tmp_path / "shards")
-    settings = dataclasses.replace(no_variation(), flip="horizontal", expand=1)
+    settings = dataclasses.replace(no_augmentation(), flip="horizontal", expand=1)
     augmentation = augment(tmp_path / "shards", tmp_path / "out", settings, seed=0)
     assert digest.of_folder(tmp_path / "shards") == before
     assert augmentation.policy == {}
     assert augmentation.extra.num_images == 48 and dict(augmentation.extra.by_label) == dict.fromkeys(
         LABELS, 16
     )
-    shape = feed.Shape(8, 8, 3, "stretch")
-    images, labels = feed.read(tmp_path / "shards", shards.parts["train"], shape)
-    mirrored, mirrored_labels = feed.read(tmp_path / "out", augmentation.extra, shape)
+    shape = ImageShape(8, 8, 3, "stretch")
+    images, labels = read_split(tmp_path / "shards", shards.parts["train"], shape)
+    mirrored, mirrored_labels = read_split(tmp_path / "out", augmentation.extra, shape)
     np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
     np.testing.assert_array_equal(mirrored_labels, labels)
 
 
-def test_augment_expands_with_several_varied_copies(shards_folder, tmp_path):
+def test_augment_expands_with_several_augmented_copies(shards_folder, tmp_path):
     augmentation = augment(shards_folder, tmp_path, AugmentSettings(expand=3), seed=0)
     shards = Shards.load(shards_folder)
-    images, labels = feed.read(tmp_path, augmentation.extra, feed.Shape(8, 8, 3, "stretch"))
+    images, labels = read_split(tmp_path, augmentation.extra, ImageShape(8, 8, 3, "stretch"))
     assert len(labels) == 3 * shards.parts["train"].num_images
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build
+from pergola.components.training.models.architectures import ModelSettings, Plan, build
+from pergola.components.training.models.statistics import Statistics
 from tests.components.training.conftest import labelled_image
 
 ROOT = Path(__file__).parents[3]
@@ -16,7 +17,8 @@ SCRIPT = """
 import json, sys
 import numpy as np
 import keras
-from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics, build
+from pergola.components.training.models.architectures import ModelSettings, Plan, build
+from pergola.components.training.models.statistics import Statistics
 
 name, file = sys.argv[1:]
 data = np.load(file)

@@ -1,13 +1,14 @@
 import pytest
 
 from pergola.components.training.models import architectures
-from pergola.components.training.models.architectures import ModelSettings, Plan, Statistics
-from pergola.components.training.models.baselines import LADDER
-from pergola.components.training.models.catalogue import COUNTED, NAMES, Counted, catalogue, own_input
+from pergola.components.training.models.architectures import ModelSettings, Plan
+from pergola.components.training.models.baselines import BASELINES
+from pergola.components.training.models.catalogue import COUNTS, NAMES, Counts, catalogue, own_input
 from pergola.components.training.models.flops import PER_WEIGHT, flops
+from pergola.components.training.models.statistics import Statistics
 
 
-def count(name: str) -> Counted:
+def count(name: str) -> Counts:
     """Build the network with random weights and count: seconds for the pretrained families."""
     import keras
 
@@ -17,7 +18,7 @@ def count(name: str) -> Counted:
     network = architectures.build(plan, ModelSettings(architecture=name), nothing, fused=False)
     last = network.layers[-1]
     num_features, units = last.kernel.shape
-    counted = Counted(
+    counted = Counts(
         network.count_params() - last.count_params(),
         flops(network) - PER_WEIGHT * num_features * units,
         num_features,
@@ -26,7 +27,7 @@ def count(name: str) -> Counted:
     return counted
 
 
-def test_catalogue_counts_as_one_does_by_hand():
+def test_catalogue_counts_match_hand_calculation():
     (mlp, pool, mobile) = catalogue(("mlp", "cnn_pool", "mobilenet_025"))
     assert (mlp.height, mlp.width, mlp.channels) == (32, 32, 3) and mlp.num_parameters == 312_860
     assert mlp.flops == 2 * (3072 * 100 + 100 * 50 + 50 * 10)
@@ -36,8 +37,8 @@ def test_catalogue_counts_as_one_does_by_hand():
     assert mobile.flops == pytest.approx(2 * 41e6, rel=0.02)  # Howard et al., 2017: 41 million mult-adds
 
 
-def test_catalogue_has_every_architecture_at_the_input_of_its_source():
-    assert set(LADDER) < set(NAMES) and "auto" not in NAMES
+def test_catalogue_has_every_architecture_at_the_input_size_of_its_source():
+    assert set(BASELINES) < set(NAMES) and "auto" not in NAMES
     assert own_input("fashion_cnn") == (28, 28, 1) and own_input("xception") == (299, 299, 3)
 
 
@@ -48,7 +49,7 @@ SMALL = ("resnet_fast", "cnn_batchnorm", "fashion_cnn", "mobilenet_025")
     "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_catalogue_has_the_figures_of_the_built_network(name):
-    assert count(name) == COUNTED[name]
+    assert count(name) == COUNTS[name]
 
 
 def test_catalogue_counts_the_one_unit_of_conv_for_two_classes():

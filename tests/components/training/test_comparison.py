@@ -28,9 +28,9 @@ def run(shards_folder, tmp_path_factory):
     return run, settings, folder / "out", seen
 
 
-def test_ladder_compares_architectures_and_draws_them(run):
-    climb, _, out, seen = run
-    rows = climb()
+def test_comparison_trains_architectures_and_draws_a_chart(run):
+    compare, _, out, seen = run
+    rows = compare()
     assert [row.name for row in rows] == list(NAMES) and seen == [("mlp", True), ("cnn_pool", True)]
     for row in rows:
         assert 0 <= row.test_accuracy <= 1 and row.epochs == 1 and row.seconds > 0
@@ -41,17 +41,27 @@ def test_ladder_compares_architectures_and_draws_them(run):
     assert "cnn_pool" in (out / "ladder.svg").read_text()
 
 
-def test_ladder_does_not_climb_a_rung_twice(run):
-    climb, settings, _, seen = run
-    first = climb()
+def test_comparison_reuses_finished_networks(run):
+    compare, settings, _, seen = run
+    first = compare()
     seen.clear()
-    assert climb() == first and seen == [("mlp", False), ("cnn_pool", False)]
+    assert compare() == first and seen == [("mlp", False), ("cnn_pool", False)]
     seen.clear()
-    climb(("mlp",), replace(settings, seed=1))
+    compare(("mlp",), replace(settings, seed=1))
     assert seen == [("mlp", True)]
 
 
-def test_published_recipe_is_that_of_the_sources():
+def test_comparison_trains_again_when_a_result_is_of_another_version(run):
+    compare, _, out, seen = run
+    compare(("mlp",))
+    file = out / "mlp" / comparison.ComparedNetwork.FILE
+    file.write_text(file.read_text().replace("ComparedNetwork/1", "Row/1"))
+    seen.clear()
+    compare(("mlp",))
+    assert seen == [("mlp", True)]
+
+
+def test_published_training_is_that_of_the_sources():
     how = comparison.published(TrainSettings(max_minutes=3.0), 20)
     assert (how.optimizer, how.batch_size, how.learning_rate, how.epochs) == ("adam", 32, 1e-3, 20)
     assert how.precision == "float32" and how.schedule == "constant" and how.max_minutes == 3.0

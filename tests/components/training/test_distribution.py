@@ -28,7 +28,7 @@ TRAIN = {"epochs": 2, "batch_size": 12, "precision": "float32", "learning_rate":
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "'chief' or 'worker'"),
     ],
 )
-def test_a_tf_config_that_is_none_is_refused(config, message):
+def test_an_invalid_tf_config_is_rejected(config, message):
     with pytest.raises(InputError, match=message):
         distribution.find(config)
 
@@ -41,8 +41,8 @@ def test_a_worker_alone_is_the_chief_of_one_device():
     assert distribution.find("") == distribution.find("  ")
 
 
-def test_worker_refuses_settings_that_are_none(capsys):
-    assert main(["s", "a", "o", "--train", "{"]) == 2 and "wanted JSON" in capsys.readouterr().err
+def test_worker_rejects_invalid_settings(capsys):
+    assert main(["s", "a", "o", "--train", "{"]) == 2 and "expected JSON" in capsys.readouterr().err
     assert main(["s", "a", "o", "--model", '{"architectur": "mlp"}']) == 2
     assert "Did you mean 'architecture'" in capsys.readouterr().err
 
@@ -73,13 +73,13 @@ def workers(folder: Path, out: Path, count: int, model: dict) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_does(tmp_path):
+def test_two_workers_give_the_result_of_one(tmp_path):
     write_shards(tmp_path / "shards")
     Augmentation({}).save(tmp_path / "plain")
     model = {"architecture": "mlp"}
     together = workers(tmp_path, tmp_path / "two", 2, model)
     alone = workers(tmp_path, tmp_path / "one", 1, model)
-    assert together[1] == "" and len(together[0].splitlines()) == 2  # the chief alone tells
+    assert together[1] == "" and len(together[0].splitlines()) == 2  # only the chief reports
     two, one = Training.load(tmp_path / "two"), Training.load(tmp_path / "one")
     for mine, theirs in zip(two.history, one.history, strict=True):
         assert dict(mine) == pytest.approx(dict(theirs), abs=2e-5)
@@ -119,7 +119,7 @@ fit(shards, plain, out, ModelSettings(architecture="mlp"), settings, workers=wor
 
 
 @pytest.mark.slow
-def test_two_devices_of_a_machine_train_as_one_does(tmp_path):
+def test_two_devices_of_a_machine_give_the_result_of_one(tmp_path):
     write_shards(tmp_path / "shards")
     Augmentation({}).save(tmp_path / "plain")
     arguments = [tmp_path / "shards", tmp_path / "plain", tmp_path / "two", json.dumps(TRAIN)]

@@ -9,14 +9,16 @@ from pergola.components.artifacts.data import Shards
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.data import shard_reader
 from pergola.components.errors import InputError
+from pergola.components.imaging import decode
 from pergola.components.stats import costs
 from pergola.components.stats.temperature import Temperature, apply_temperature, fit_temperature
-from pergola.components.imaging import decode
 from pergola.components.training import export, warmup
 from pergola.components.training.export import ExportSettings
-from pergola.components.training.input import feed
-from pergola.components.training.models import architectures, batch_norm_folding, layers
-from pergola.components.training.models.architectures import ModelSettings, Statistics
+from pergola.components.training.input.images import ImageShape
+from pergola.components.training.models import architectures, layers
+from pergola.components.training.models.architectures import ModelSettings
+from pergola.components.training.models.batch_norm_folding import fold_batch_norm
+from pergola.components.training.models.statistics import Statistics, measure
 from pergola.serving.wire import contract
 from tests.components.training.conftest import LABELS, as_png, labelled_image
 
@@ -108,7 +110,7 @@ def expected(images):
 
 
 def _maps_size():
-    maps, _ = export._last_maps(batch_norm_folding.fold(network()))
+    maps, _ = export._last_maps(fold_batch_norm(network()))
     return maps.shape[1:3]
 
 
@@ -150,7 +152,7 @@ def test_export_keeps_the_contract(server, exported):
     }
 
 
-def test_export_answers_as_the_network_does(server, images):
+def test_export_gives_the_outputs_of_the_network(server, images):
     answer = server(contract.SERVING_DEFAULT, [as_png(image) for image in images])
     wanted = expected(images)
     np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-5)
@@ -169,7 +171,7 @@ def test_export_resizes_tensors_as_it_resizes_files(server):
     np.testing.assert_allclose(by_file, expected(small[None]), atol=1e-5)
 
 
-def test_export_turns_photographs_upright(server):
+def test_export_applies_exif_orientation(server):
     image = Image.fromarray(labelled_image(0, np.random.default_rng(0), side=16))
     plain, turned = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()
@@ -204,7 +206,7 @@ def test_export_names_and_embeds(server, images):
         (contract.LABELS, np.array([-1])),
     ],
 )
-def test_export_refuses_bad_input_and_lives(server, images, signature, value):
+def test_export_rejects_bad_input_and_keeps_working(server, images, signature, value):
     import tensorflow as tf
 
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -212,7 +214,7 @@ def test_export_refuses_bad_input_and_lives(server, images, signature, value):
     assert server(contract.TENSOR, images)["probabilities"].shape == (4, 3)
 
 
-def test_export_holds_warmup_requests_that_it_answers(server, exported, shards_folder):
+def test_export_contains_warmup_requests_that_it_answers(server, exported, shards_folder):
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -231,7 +233,7 @@ def test_export_holds_warmup_requests_that_it_answers(server, exported, shards_f
     assert list(tf.make_ndarray(requests[0].inputs["image"])) == first
 
 
-def test_export_divides_logits_by_the_temperature_of_the_validation_part(
+def test_export_divides_logits_by_the_temperature_of_the_validation_split(
     weighed, server, images, shards_folder
 ):
     validation = list(shard_reader.read_images(shards_folder, "validation"))
@@ -249,7 +251,7 @@ def test_export_divides_logits_by_the_temperature_of_the_validation_part(
         assert list(answer["label"]) == list(raw["label"])  # the likeliest class stays
 
 
-def test_export_decides_by_what_errors_cost(weighed, images):
+def test_export_returns_the_cheapest_decision(weighed, images):
     held = costs.Costs.load(weighed / "assets.extra")
     rng = np.random.default_rng(0)
     many = np.concatenate([images, rng.integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)])
@@ -259,19 +261,19 @@ def test_export_decides_by_what_errors_cost(weighed, images):
     assert costs.ASK in wanted
 
 
-def test_export_of_costs_for_other_classes_says_so(trained, shards_folder, tmp_path):
+def test_export_rejects_costs_for_other_classes(trained, shards_folder, tmp_path):
     wrong = ExportSettings(costs="true,predicted,cost\nbirch,*,1\n")
     with pytest.raises(InputError, match=r"export\.costs, line 2: 'birch' is not a class"):
         export.export(trained, shards_folder, tmp_path, wrong)
     assert not list(tmp_path.iterdir())
 
 
-def test_export_explains_where_it_saw_the_class(server, images):
+def test_export_saliency_is_grad_cam(server, images):
     """Grad-CAM by finite differences: what a small rise of each feature map does to the best logit."""
     import keras
 
     seen = server(contract.SALIENCY, [as_png(image) for image in images])["saliency"]
-    folded = batch_norm_folding.fold(network())
+    folded = fold_batch_norm(network())
     maps, head = export._last_maps(folded)
     values = keras.Model(folded.input, maps)(images.astype(np.float32)).numpy()
     base = head(values).numpy()
@@ -287,7 +289,7 @@ def test_export_explains_where_it_saw_the_class(server, images):
     assert seen.max() == pytest.approx(1)
 
 
-def test_feature_maps_inside_a_branch_explain_nothing():
+def test_last_maps_skips_feature_maps_inside_a_branch():
     from keras import Model, layers
 
     given = layers.Input((8, 8, 3))
@@ -300,15 +302,15 @@ def test_feature_maps_inside_a_branch_explain_nothing():
     assert export._last_maps(Model(given, layers.Dense(3)(layers.Flatten()(given)))) is None
 
 
-def test_fold_changes_no_output(images):
+def test_fold_batch_norm_changes_no_output(images):
     plain = network(seed=3)
-    folded = batch_norm_folding.fold(plain)
+    folded = fold_batch_norm(plain)
     assert not [layer for layer in folded.layers if layer.__class__.__name__ == "BatchNormalization"]
     batch = images.astype(np.float32)
     np.testing.assert_allclose(folded.predict_on_batch(batch), plain.predict_on_batch(batch), atol=1e-4)
 
 
-def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(images):
+def test_fold_batch_norm_crosses_max_pooling_unless_a_gain_is_negative(images):
     batch = images.astype(np.float32)
     plain = network(seed=4)
     behind = next(layer for layer in plain.layers if layer.__class__.__name__ == "BatchNormalization")
@@ -317,7 +319,7 @@ def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(images):
     gain, shift, mean, variance = (rng.uniform(0.5, 2.0, behind.gamma.shape) for _ in range(4))
     for sign, left in ((1.0, 0), (-1.0, 1)):
         behind.set_weights([sign * gain, shift, mean, variance])
-        folded = batch_norm_folding.fold(plain)
+        folded = fold_batch_norm(plain)
         kinds = [layer.__class__.__name__ for layer in folded.layers]
         assert kinds.count("BatchNormalization") == left
         np.testing.assert_allclose(
@@ -326,7 +328,7 @@ def test_fold_reaches_through_max_pooling_unless_a_gain_is_negative(images):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_frozen_fused_layer_answers_and_passes_gradients_on_as_a_plain_one(training):
+def test_a_frozen_fused_layer_has_the_outputs_and_gradients_of_a_plain_one(training):
     import keras
     import tensorflow as tf
 
@@ -361,9 +363,9 @@ def test_fused_layers_have_the_weights_and_outputs_of_plain_ones(images):
 
 
 def test_measure_gives_mean_and_deviation_of_each_channel():
-    shape = feed.Shape(4, 4, 2, "stretch")
+    shape = ImageShape(4, 4, 2, "stretch")
     values = np.zeros((3, shape.height, shape.width, 2), np.uint8)
     values[0, ..., 0] = 30
-    statistics = architectures.measure(values)
+    statistics = measure(values)
     assert statistics.mean == (10.0, 0.0)
     assert statistics.deviation == (pytest.approx(14.142, abs=1e-3), 1.0)

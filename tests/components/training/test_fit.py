@@ -14,10 +14,10 @@ from pergola.components import digest
 from pergola.components.artifacts.data import Shards
 from pergola.components.artifacts.training import Augmentation, Training
 from pergola.components.errors import InputError, StepError
-from pergola.components.training import distribution, loop
+from pergola.components.training import distribution, loop, validation
 from pergola.components.training.fit import TrainSettings, fit
-from pergola.components.training.hyperparameters import decide, rate
-from pergola.components.training.input import feed
+from pergola.components.training.hyperparameters import decide, learning_rate_at
+from pergola.components.training.input.images import ImageShape, read_split
 from pergola.components.training.input.training_data import class_weights
 from pergola.components.training.models.architectures import ModelSettings
 from tests.components.training.conftest import LABELS, write_shards
@@ -99,21 +99,21 @@ def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
     network = load(out)
     assert network.count_params() == training.num_parameters
     assert {layer.__class__.__module__.split(".")[0] for layer in network.layers} == {"keras"}
-    test = feed.read(shards_folder, Shards.load(shards_folder).parts["test"], feed.Shape(8, 8, 3, "stretch"))
-    assert loop.validate(loop.forward_of(network), *test, 16)["val_accuracy"] >= 0.9
+    test = read_split(shards_folder, Shards.load(shards_folder).parts["test"], ImageShape(8, 8, 3, "stretch"))
+    assert validation.validate(validation.forward_of(network), *test, 16)["val_accuracy"] >= 0.9
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
 def test_predict_answers_for_every_image_whatever_the_batches(undisturbed, shards_folder, batch_size):
     network = load(undisturbed[1])
-    part, shape = Shards.load(shards_folder).parts["train"], feed.Shape(8, 8, 3, "stretch")
-    images, _ = feed.read(shards_folder, part, shape, limit=9)
+    part, shape = Shards.load(shards_folder).parts["train"], ImageShape(8, 8, 3, "stretch")
+    images, _ = read_split(shards_folder, part, shape, limit=9)
     wanted = np.asarray(network(images.astype(np.float32)))
-    found = loop.predict(loop.forward_of(network), images, batch_size)
+    found = validation.predict(validation.forward_of(network), images, batch_size)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_fit_goes_on_after_breaks_as_if_there_was_none(
+def test_fit_resumes_after_interruptions_with_the_same_result(
     undisturbed, shards_folder, policy_folder, tiny, tmp_path
 ):
     """Broken off within an epoch and at the end of one; three steps are an epoch."""
@@ -139,7 +139,7 @@ def test_fit_goes_on_after_breaks_as_if_there_was_none(
     assert digest.of_folder(tmp_path) == digest.of_folder(out)
 
 
-def test_fit_does_not_take_up_a_run_with_other_settings(shards_folder, policy_folder, mlp, short, tmp_path):
+def test_fit_does_not_resume_a_run_with_other_settings(shards_folder, policy_folder, mlp, short, tmp_path):
     with pytest.raises(Interrupted):
         fit(
             shards_folder, policy_folder, tmp_path, mlp, replace(short, checkpoint_s=0.0),
@@ -151,13 +151,13 @@ def test_fit_does_not_take_up_a_run_with_other_settings(shards_folder, policy_fo
     assert rest.options["initial"] == 0
 
 
-def test_fit_starts_anew_when_the_checkpoint_is_damaged(shards_folder, policy_folder, mlp, short, tmp_path):
+def test_fit_restarts_when_the_checkpoint_is_damaged(shards_folder, policy_folder, mlp, short, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.npz").write_bytes(b"PK\x03\x04 not a checkpoint")
     assert fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, epochs=1)).epochs == 1
 
 
-def test_fit_stops_at_once_when_the_loss_is_no_number(shards_folder, policy_folder, short, tmp_path):
+def test_fit_stops_when_the_loss_is_not_finite(shards_folder, policy_folder, short, tmp_path):
     model = ModelSettings(architecture="mlp")
     with pytest.raises(StepError, match=r"learning rate .* Try --set train\.learning_rate="):
         fit(
@@ -193,7 +193,7 @@ class Memory:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
-def test_fit_cuts_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, short, caplog):
+def test_fit_splits_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, short, caplog):
     Augmentation({}).save(tmp_path / "plain")
     model = ModelSettings(architecture="mlp", dropout=0.0)
     settings = replace(short, epochs=2, batch_size=12, average=0.0)
@@ -201,7 +201,7 @@ def test_fit_cuts_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, s
     memory = Memory(5)
     cut = fit(shards_folder, tmp_path / "plain", tmp_path / "cut", model, settings, progress=memory)
     assert memory.attempts == [0, 0, 0]  # 12 at once, 6, then 4
-    assert "12 images at once do not fit into memory: starting over with 6" in caplog.text
+    assert "12 images at once do not fit into memory: restarting with 6" in caplog.text
     for mine, theirs in zip(cut.history, whole.history, strict=True):
         assert dict(mine) == pytest.approx(dict(theirs), abs=1e-5)
     for mine, theirs in zip(load(tmp_path / "cut").get_weights(), load(tmp_path / "whole").get_weights(),
@@ -304,39 +304,39 @@ def test_decide_takes_the_optimiser_that_suits_the_architecture_unless_one_is_as
     assert decide(TrainSettings(), **facts).optimizer == "adamw"
 
 
-def test_rate_rises_then_falls_to_nothing():
-    recipe = decide(
+def test_learning_rate_rises_then_falls_to_zero():
+    chosen = decide(
         TrainSettings(epochs=10, learning_rate=0.4, warmup=0.25), side=8, num_train=320, is_pretrained=False
     )
-    rates = [rate(recipe, step, 10) for step in range(100)]
+    rates = [learning_rate_at(chosen, step, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.4 / 25) and max(rates) == rates[24] == rates[25] == 0.4
-    constant = replace(recipe, schedule="constant", warmup=0.0)
-    assert {rate(constant, step, 10) for step in range(100)} == {0.4}
+    constant = replace(chosen, schedule="constant", warmup=0.0)
+    assert {learning_rate_at(constant, step, 10) for step in range(100)} == {0.4}
     assert rates[25:] == sorted(rates[25:], reverse=True) and rates[-1] < 0.001
 
 
 def test_decide_trains_pretrained_networks_head_first():
-    recipe = decide(TrainSettings(epochs=10), side=224, num_train=1000, is_pretrained=True)
-    assert [(stage.epochs, stage.share) for stage in recipe.stages] == [(4, 0.0), (6, 0.3)]
-    assert recipe.stages[1].learning_rate == pytest.approx(0.1 * recipe.stages[0].learning_rate)
-    assert [recipe.stage_at(epoch)[1] for epoch in (0, 3, 4, 9)] == [0, 0, 4, 4]
+    chosen = decide(TrainSettings(epochs=10), side=224, num_train=1000, is_pretrained=True)
+    assert [(stage.epochs, stage.share) for stage in chosen.stages] == [(4, 0.0), (6, 0.3)]
+    assert chosen.stages[1].learning_rate == pytest.approx(0.1 * chosen.stages[0].learning_rate)
+    assert [chosen.stage_at(epoch)[1] for epoch in (0, 3, 4, 9)] == [0, 0, 4, 4]
     many = decide(TrainSettings(epochs=10), side=224, num_train=15_000, is_pretrained=True)
     assert [stage.epochs for stage in many.stages] == [2, 8]
-    rates = [rate(recipe, step, 31) for step in range(310)]
+    rates = [learning_rate_at(chosen, step, 31) for step in range(310)]
     assert rates[123] < 0.01 * rates[30] and rates[124] < rates[140] > rates[309]
 
 
 def test_decide_follows_the_number_of_images_not_the_clock():
     def epochs(side, num_train, is_pretrained=False):
-        recipe = decide(TrainSettings(), side=side, num_train=num_train, is_pretrained=is_pretrained)
-        return recipe.epochs
+        chosen = decide(TrainSettings(), side=side, num_train=num_train, is_pretrained=is_pretrained)
+        return chosen.epochs
 
     assert [epochs(8, 1257), epochs(128, 1220), epochs(28, 60_000), epochs(128, 100)] == [24, 49, 8, 60]
     assert [epochs(224, num, is_pretrained=True) for num in (100, 1220, 60_000)] == [20, 8, 5]
 
 
 @pytest.mark.slow
-def test_fit_of_a_pretrained_network_goes_on_in_either_stage(tmp_path, policy_folder, short):
+def test_fit_of_a_pretrained_network_resumes_in_either_stage(tmp_path, policy_folder, short):
     import keras
 
     write_shards(tmp_path / "shards", side=32)

@@ -6,11 +6,11 @@ import pytest
 from pergola.components import settings as config
 from pergola.components import steps
 from pergola.components.errors import InputError
-from pergola.components.training.augmentation.augment import no_variation
+from pergola.components.training.augmentation.augment import no_augmentation
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings
 from pergola.components.training.search import space
-from pergola.components.training.search.space import Tuned
+from pergola.components.training.search.space import TunableSettings
 from pergola.components.training.search.tune import Trial, TuneSettings, Tuning
 from tests.components.training.conftest import write_shards
 
@@ -32,8 +32,8 @@ low = 8
 high = 16
 step = 8
 """
-BASE = Tuned(
-    no_variation(),
+BASE = TunableSettings(
+    no_augmentation(),
     ModelSettings(conv_blocks=1, conv_filters=4, conv_dropout=0.0),
     TrainSettings(epochs=2, precision="float32"),
 )
@@ -41,7 +41,7 @@ BASE = Tuned(
 
 @pytest.fixture
 def data(tmp_path):
-    """Shards whose test part is gone, and a space."""
+    """Shards whose test split is missing, and a search space."""
     write_shards(tmp_path / "shards", counts={p: (6, 6, 6) for p in ("train", "validation", "test")})
     next((tmp_path / "shards").glob("test-*")).unlink()
     (tmp_path / "space.toml").write_text(SPACE)
@@ -81,7 +81,7 @@ def stops(updates):
     return Bar()
 
 
-def test_tune_finds_settings_that_a_run_takes_and_goes_on_where_it_was(data, tmp_path):
+def test_tune_finds_settings_for_a_run_and_resumes(data, tmp_path):
     tune, out = data
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with pytest.raises(Stopped):
@@ -101,7 +101,7 @@ def test_tune_finds_settings_that_a_run_takes_and_goes_on_where_it_was(data, tmp
     assert len({json.dumps(dict(trial.values)) for trial in tuning.trials}) == 2
     settings = config.load(out / "best.toml")
     assert settings.train.learning_rate == tuning.best.values["train.learning_rate"]
-    assert settings.train.epochs == 2 and settings.augment == no_variation()
+    assert settings.train.epochs == 2 and settings.augment == no_augmentation()
     _check_runs(uri, tuning)
 
 
@@ -139,10 +139,10 @@ def tuple_of(value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[gate.rules]\nvalues = [1]", "no section 'gate' to search"),
+        ("[gate.rules]\nvalues = [1]", "section 'gate' cannot be searched"),
         ("[train.learning_rat]\nlow = 0.1\nhigh = 1.0", "Did you mean 'learning_rate'"),
-        ("[train.epochs]\nlow = 3", "wants values"),
-        ("[train.optimizer]\nlow = 1\nhigh = 2", "is no number"),
+        ("[train.epochs]\nlow = 3", "needs values"),
+        ("[train.optimizer]\nlow = 1\nhigh = 2", "is not a number"),
         ("[train.optimizer]\nvalues = ['adamm']", "is not one of"),
         (
             "[model.conv_blocks]\nlow = 2\nhigh = 3\nwhen = {'model.architecture' = ['conv']}",
@@ -153,15 +153,15 @@ def tuple_of(value):
         ("[", "cannot be read as TOML"),
     ],
 )
-def test_a_space_that_is_none_is_refused(tmp_path, text, message):
+def test_an_invalid_search_space_is_rejected(tmp_path, text, message):
     (tmp_path / "space.toml").write_text(text)
     with pytest.raises(InputError, match=message):
         space.load(tmp_path / "space.toml")
-    with pytest.raises(InputError, match="There is no space"):
+    with pytest.raises(InputError, match="There is no search space"):
         space.load(Path(tmp_path / "none.toml"))
 
 
-def test_tune_wants_a_validation_part(tmp_path):
+def test_tune_needs_a_validation_split(tmp_path):
     counts = {"train": (2, 2, 2), "validation": (0, 0, 0), "test": (1, 1, 1)}
     write_shards(tmp_path / "shards", counts=counts)
     with pytest.raises(InputError, match="no validation images"):
@@ -169,7 +169,7 @@ def test_tune_wants_a_validation_part(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_number_comes_back_without_the_dust_of_added_steps():
+def test_a_float_is_decoded_without_rounding_errors_of_added_steps():
     parameter = space.Parameter("augment.zoom", float, low=0.0, high=0.3, step=0.05)
     assert parameter.decoded(0.05 + 0.05 + 0.05) == 0.15 != 0.05 + 0.05 + 0.05
     listed = space.Parameter("augment.zoom", float, values=(0.123456789,))
