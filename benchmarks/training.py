@@ -1,15 +1,15 @@
-"""Accuracy and time of training on real images, held against what is promised.
+"""Accuracy and time of training on real images, compared with the targets.
 
 scripts/bench training [CASE …] [--seeds 5] [--out build/bench/training] [--list] [--json] [--image FILE]
 
-Without CASE all of them. Each training's figures are written as soon as it is done, and a training that was
-broken off goes on where it was, so the same command can be given until everything is there. Seconds are wall
-time from the shards to the saved network: decoding, variation, training, choosing the best epoch. Accuracy is
-that of the saved float32 network on the test part and on the (plain) training part.
+Without CASE it runs all of them. The results of each training are written as soon as it is finished, and an
+interrupted training is resumed, so the same command can be repeated. Seconds are wall time from the shards to
+the saved network: decoding, augmentation, training, choosing the best epoch. Accuracy is that of the saved
+float32 network on the test split and, without augmentation, on the training split.
 
-A case with `published` also trains the recipe of the source (Adam, batch 32, float32, pixels from 0 to 1, no
-variation) for two epochs, in the same process, and multiplies. The ratio is that of the seconds of training
-steps on both sides: reading, decoding and validation are the same for both and are in neither.
+A case with `published` also trains a network with its published hyperparameters (Adam, batch 32, float32,
+pixels from 0 to 1, no augmentation) for two epochs, in the same process, and extrapolates. The ratio compares
+the seconds of training steps: reading, decoding and validation are the same for both and are not included.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ WEIGHTS = DATA / "weights/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_22
 MOBILENET = (f"model.weights={WEIGHTS}",)
 PLAIN = tuple(f"augment.{key}=0" for key in ("rotation_degrees", "shift", "zoom", "brightness", "contrast"))
 DEFAULT_SPLIT = SplitSettings()
-TIMED = 2  # epochs of the published recipe that are really trained
+TIMED = 2  # epochs of the published training that are really trained
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training and what is promised of it."""
+    """A training and its targets."""
 
     data: str  # below ../shared/data
     minutes: float  # of one seed on two cores, expected
     settings: tuple[str, ...] = ()
-    accuracy: float = 0.0  # on the test part, at least
-    seconds: float = 0.0  # at most; 0: no promise
-    gap: float = 0.0  # training less test accuracy at most; 0: no promise
+    accuracy: float = 0.0  # on the test split, at least
+    seconds: float = 0.0  # at most; 0: no target
+    gap: float = 0.0  # training minus test accuracy, at most; 0: no target
     published: tuple[str, int] | None = None  # architecture and epochs of the source
-    share: float = 0.0  # of the published recipe's time at most
+    share: float = 0.0  # of the published training's time, at most
 
 
 CIFAR = "cifar10/cifar10_jpeg_q75_60000.tar.xz"
@@ -96,37 +96,39 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="try others")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override settings"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--prepare", action="store_true", help="only write the shards")
-    parser.add_argument("--list", action="store_true", help="say what there is and how long it takes")
+    parser.add_argument("--list", action="store_true", help="list the cases and how long they take")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--image", type=Path, metavar="FILE.svg", help="draw the curves of what was measured")
-    asked = parser.parse_args()
-    if unknown := [name for name in asked.cases if name not in CASES]:
-        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
-    names = asked.cases or list(CASES)
-    if asked.list:
-        print(plan(names, asked.seeds))
+    parser.add_argument("--image", type=Path, metavar="FILE.svg", help="plot the curves of the results")
+    options = parser.parse_args()
+    if unknown := [name for name in options.cases if name not in CASES]:
+        parser.error(f"unknown case {', '.join(unknown)}; known: {', '.join(CASES)}")
+    names = options.cases or list(CASES)
+    if options.list:
+        print(plan(names, options.seeds))
         return
-    if asked.prepare:
+    if options.prepare:
         for name in names:
-            print(shards_of(CASES[name], asked.out))
+            print(shards_of(CASES[name], options.out))
         return
     results = []
     for name in names:
-        case = replace(CASES[name], settings=(*CASES[name].settings, *asked.set))
-        results.append(measured(name, case, asked.seeds, asked.out))
-        if not asked.json:
+        case = replace(CASES[name], settings=(*CASES[name].settings, *options.set))
+        results.append(measured(name, case, options.seeds, options.out))
+        if not options.json:
             print(line(results[-1]), flush=True)
-    if asked.image:
-        training_curves.draw({result["case"]: result["runs"] for result in results}, asked.image)
-    if asked.json:
+    if options.image:
+        training_curves.draw({result["case"]: result["runs"] for result in results}, options.image)
+    if options.json:
         print(json.dumps({"cores": len(os.sched_getaffinity(0)), "cases": results}))
 
 
 def plan(names: Sequence[str], seeds: int) -> str:
-    """What would be measured, and for how long."""
+    """The cases and their expected duration."""
     lines = [
         f"{name:<20}{CASES[name].data:<44}about {CASES[name].minutes * seeds:4.0f} min" for name in names
     ]
@@ -137,7 +139,7 @@ def plan(names: Sequence[str], seeds: int) -> str:
 
 
 def measured(name: str, case: Case, seeds: int, out: Path) -> dict[str, Any]:
-    """Mean and deviation over seeds, and what is promised."""
+    """Mean and standard deviation over seeds, and whether the targets are met."""
     shards = shards_of(case, out)
     runs = [one(shards, case, seed, out / f"{name}-{seed}") for seed in range(seeds)]
     figures = {key: spread([run[key] for run in runs]) for key in runs[0] if isinstance(runs[0][key], float)}
@@ -145,16 +147,16 @@ def measured(name: str, case: Case, seeds: int, out: Path) -> dict[str, Any]:
     if case.published:
         result["published"] = published(shards, *case.published, out)
         result["share"] = figures["step_seconds"]["mean"] / result["published"]["seconds"]
-    result["promises"] = promises(case, result)
+    result["promises"] = targets(case, result)
     return result
 
 
 def one(shards: Path, case: Case, seed: int, out: Path) -> dict[str, Any]:
-    """One training and its figures; what was measured before for the same settings is taken."""
+    """One training and its results; earlier results with the same settings are reused."""
     file = out.with_suffix(".json")
     if (known := read(file)).get("settings") == list(case.settings):
         return known
-    import tensorflow  # noqa: F401 - seconds do not count loading it
+    import tensorflow  # noqa: F401 - not included in the seconds
 
     settings = config.load(None, case.settings)
     speed: dict[str, float] = {}
@@ -166,8 +168,10 @@ def one(shards: Path, case: Case, seed: int, out: Path) -> dict[str, Any]:
 
     begin, cpu = time.perf_counter(), time.process_time()
     augment(shards, out / "augmentation", settings.augment, seed=seed)
-    how = replace(settings.train, seed=seed)
-    training = fit(shards, out / "augmentation", out / "training", settings.model, how, on_epoch=on_epoch)
+    train_settings = replace(settings.train, seed=seed)
+    training = fit(
+        shards, out / "augmentation", out / "training", settings.model, train_settings, on_epoch=on_epoch
+    )
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
     train, test = (comparison.accuracy(shards, out / "training", part) for part in (TRAIN, TEST))
     figures = {
@@ -183,7 +187,7 @@ def one(shards: Path, case: Case, seed: int, out: Path) -> dict[str, Any]:
 
 
 def published(shards: Path, architecture: str, epochs: int, out: Path) -> dict[str, Any]:
-    """Seconds of the source's recipe: two epochs are trained, the rest is multiplied."""
+    """Seconds of the published training, extrapolated from two epochs."""
     file = out / f"published-{architecture}.json"
     if known := read(file):
         return known
@@ -204,21 +208,21 @@ def shards_of(case: Case, out: Path) -> Path:
     return prepare(DATA / case.data, out, config.load(None, case.settings).split)
 
 
-def prepare(data: Path, out: Path, asked: SplitSettings = DEFAULT_SPLIT) -> Path:
-    """The folder of shards of a data set, split as `pergola run` splits it; made once for each split."""
-    other = "" if asked == DEFAULT_SPLIT else f"-{digest.of_data(records.to_dict(asked))[:8]}"
+def prepare(data: Path, out: Path, settings: SplitSettings = DEFAULT_SPLIT) -> Path:
+    """The folder of shards of a dataset, split as in `pergola run`; written once for each split."""
+    other = "" if settings == DEFAULT_SPLIT else f"-{digest.of_data(records.to_dict(settings))[:8]}"
     folder = out / f"data-{data.name.partition('.')[0]}{other}"
     if not (folder / "shards" / "shards.json").is_file():
         source = open_source(data, ScanSettings(), folder / "source")
         scan(source, folder / "manifest", ScanSettings(), previous=None)
         report = validate(folder / "manifest", ValidateSettings())
-        split(folder / "manifest", report, folder / "split", asked, previous=None)
+        split(folder / "manifest", report, folder / "split", settings, previous=None)
         write_shards(source, folder / "manifest", folder / "split", folder / "shards", ShardSettings())
     return folder / "shards"
 
 
-def promises(case: Case, result: Mapping[str, Any]) -> dict[str, bool]:
-    """Which of the promises hold, of the means."""
+def targets(case: Case, result: Mapping[str, Any]) -> dict[str, bool]:
+    """Which targets the means meet."""
     found = {}
     if case.accuracy:
         found[f"accuracy >= {case.accuracy:.2%}"] = result["test"]["mean"] >= case.accuracy
@@ -232,13 +236,13 @@ def promises(case: Case, result: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean and, of several, standard deviation."""
+    """Mean and, with several values, standard deviation."""
     return {"mean": statistics.mean(values), "deviation": statistics.stdev(values) if values[1:] else 0.0}
 
 
 def line(result: Mapping[str, Any]) -> str:
-    """A case in words."""
-    held = ", ".join(f"{name}: {'holds' if holds else 'FAILS'}" for name, holds in result["promises"].items())
+    """A case's results in one line."""
+    verdicts = ", ".join(f"{name}: {'met' if met else 'MISSED'}" for name, met in result["promises"].items())
     share = (
         f", 1/{1 / result['share']:.1f} of {result['published']['seconds']:.0f} s"
         if "share" in result
@@ -248,7 +252,7 @@ def line(result: Mapping[str, Any]) -> str:
         f"{result['case']:<20}test {result['test']['mean']:.2%} ± {result['test']['deviation']:.2%}, "
         f"gap {100 * result['gap']['mean']:.1f} points, {result['seconds']['mean']:.0f} ± "
         f"{result['seconds']['deviation']:.0f} s{share}, {result['images_per_s']['mean']:.0f} images/s, "
-        f"{result['input_wait']['mean']:.1%} waiting; {held}"
+        f"{result['input_wait']['mean']:.1%} waiting; {verdicts}"
     )
 
 

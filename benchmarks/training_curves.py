@@ -1,4 +1,4 @@
-"""The image of `scripts/bench training`: how the validation error falls with the seconds of training."""
+"""The plot of `scripts/bench training`: validation error by seconds of training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ERRORS = (0, 1, 2, 5, 10, 20, 50)
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
-    """Write an SVG file: one line a training, those of one case in one colour.
+    """Write an SVG file with a line for each training, one colour per case.
 
-    runs: by the case's name, what `benchmarks/training.py` wrote of each seed.
+    runs: for each case, the results of each seed, as written by `benchmarks/training.py`.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
                 label = name if run is seeds[0] else None
                 axes.plot(seconds, errors, ".-", color=f"C{number}", linewidth=1, label=label)
         axes.set_xscale("log")
-        axes.set_yscale("symlog", linthresh=1.0)  # an error of nothing has a place, too
+        axes.set_yscale("symlog", linthresh=1.0)  # an error of 0 must be on the axis
         axes.set_xticks(SECONDS, [f"{value:,}" for value in SECONDS])
         axes.set_yticks(ERRORS, [str(value) for value in ERRORS])
         axes.minorticks_off()
