@@ -1,4 +1,4 @@
-"""What training leaves: how images are varied, the network, the SavedModel."""
+"""Artifacts of training: the augmentation policy, the trained network, the SavedModel."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pergola.components.artifacts.record import Record
 
 @dataclass(frozen=True)
 class Augmentation(Record):
-    """How training images are varied. `extra` are expanded shards, when asked for."""
+    """The augmentation policy. `extra`: shards of offline augmentation, if requested."""
 
     FILE: ClassVar[str] = "augmentation.json"
 
     policy: Mapping[str, float]
     extra: Part | None = None
-    why: str = ""  # why images are mirrored, or are not, in one sentence
+    why: str = ""  # why images are flipped or not, in one sentence
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Training(Record):
     width: int
     channels: int
     num_parameters: int
-    epochs: int  # trained
+    epochs: int  # completed
     best_epoch: int  # 1-based, whose weights these are
-    history: tuple[Mapping[str, float], ...]  # one an epoch: loss, accuracy, val_loss, val_accuracy, …
+    history: tuple[Mapping[str, float], ...]  # one per epoch: loss, accuracy, val_loss, val_accuracy, …
     precision: str  # "float32", "mixed_bfloat16"
     seed: int
-    aspect: str = "stretch"  # what becomes of other aspects, see components/imaging/decode.py
+    aspect: str = "stretch"  # how other aspect ratios are fitted, see components/imaging/decode.py
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,4 @@ class Export(Record):
     channels: int
     num_bytes: int
     sha256: str  # of the folder, see components/digest.py
-    weights_sha256: str = ""  # of its variables alone; empty in versions from before it was noted
+    weights_sha256: str = ""  # of its variables alone; empty in versions from before it was recorded

@@ -23,7 +23,7 @@ from pergola.components.training.input import augmentation_ops
 from pergola.components.training.input.images import ImageShape, read_split
 
 MAX_INSPECTED = 2000  # training images with which flips are checked
-PHOTOGRAPH = 64  # images of the shorter median side from which on colour images are taken for photographs
+PHOTOGRAPH = 64  # pixels of the shorter median side from which on colour images are taken for photographs
 BY_IMAGES = -1.0
 MANY = 10_000  # small images: so many need little augmentation for the few epochs they get
 FAINT = (0.1, 0.1)  # brightness and contrast

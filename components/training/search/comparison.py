@@ -30,7 +30,7 @@ class ComparedNetwork(Record):
     key: str  # of the data and the settings
     name: str
     num_parameters: int
-    height: int  # of its input, images
+    height: int  # of its input, pixels
     width: int
     epochs: int
     train_accuracy: float

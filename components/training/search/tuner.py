@@ -67,9 +67,7 @@ class Search:
             except keras_tuner.errors.FatalError as error:
                 raise error.__cause__ or error from None
             except RuntimeError as error:
-                raise StepError(
-                    f"{_MAX_FAILURES} consecutive trials failed. The last error: {error}"
-                ) from None
+                raise StepError(f"Too many consecutive trials failed. The last error: {error}") from None
 
     def _finished(self, id: str) -> Trial | None:
         """A trial that finished just before the search was killed."""

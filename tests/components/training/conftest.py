@@ -1,4 +1,4 @@
-"""Small real shards: 8-pixel images of three classes that a tiny network tells apart."""
+"""Small real shards: 8-pixel images of three classes that a tiny network can classify."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from pergola.components.data import tfrecord
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings
 
-# Keras 3.15 converts its variables in a way that NumPy 2.4 will no longer know.
+# Keras 3.15 converts its variables in a way that NumPy 2.4 deprecates.
 KERAS_OWN = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 
 LABELS = ("bottom", "left", "middle")
@@ -47,7 +47,7 @@ def write_shards(
     channels: int = 3,
     seed: int = 0,
 ) -> Shards:
-    """Shards as artifacts.Shards describes them, with so many images a part and class."""
+    """Write shards with `counts` images in each split and class."""
     counts = counts or {"train": (16, 16, 16), "validation": (6, 6, 6), "test": (6, 6, 6)}
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from pergola.components.training.models.architectures import ModelSettings
 from tests.components.training.conftest import LABELS, write_shards
 
 ROOT = Path(__file__).parents[3]
-BRIEF = TrainSettings(epochs=8, batch_size=16, precision="float32")  # else by the defaults
+BRIEF = TrainSettings(epochs=8, batch_size=16, precision="float32")  # other settings: defaults
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def policy_folder(tmp_path_factory):
 
 @pytest.fixture
 def mlp():
-    """For tests in which the network does not matter."""
+    """For tests that do not depend on the network."""
     return ModelSettings(architecture="mlp")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shards_folder, policy_folder):
-    """One training that the others are held against."""
+    """An uninterrupted training, the reference for others."""
     out = tmp_path_factory.mktemp("undisturbed")
     model = ModelSettings(architecture="resnet_fast", width=8)
     seen = []
@@ -56,7 +56,7 @@ class Interrupted(Exception):
 
 
 class StopsAfter:
-    """A progress bar that breaks training off after so many steps."""
+    """A progress bar that interrupts training after so many steps."""
 
     def __init__(self, num_steps, error=Interrupted):
         self.left, self.error = num_steps, error
@@ -116,7 +116,7 @@ def test_predict_answers_for_every_image_whatever_the_batches(undisturbed, shard
 def test_fit_resumes_after_interruptions_with_the_same_result(
     undisturbed, shards_folder, policy_folder, tiny, tmp_path
 ):
-    """Broken off within an epoch and at the end of one; three steps are an epoch."""
+    """Interrupted within an epoch and at the end of one; an epoch has three steps."""
     training, out, _ = undisturbed
     often = replace(BRIEF, checkpoint_s=0.0)
     done = 0
@@ -348,7 +348,7 @@ def test_fit_of_a_pretrained_network_resumes_in_either_stage(tmp_path, policy_fo
     settings = replace(short, epochs=3, checkpoint_s=0.0)
     folders = tmp_path / "shards", policy_folder
     whole = fit(*folders, tmp_path / "whole", model, settings)
-    for num_steps in (2, 1, 1, 2):  # the head learns for three steps, then the last layers too
+    for num_steps in (2, 1, 1, 2):  # the head is trained for three steps, then the last layers too
         with pytest.raises(Interrupted):
             fit(*folders, tmp_path / "broken", model, settings, progress=StopsAfter(num_steps))
     assert fit(*folders, tmp_path / "broken", model, settings) == whole

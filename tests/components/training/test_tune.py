@@ -58,7 +58,7 @@ class Stopped(BaseException):
 
 
 def stops(updates):
-    """A progress bar that breaks a search off, as Ctrl-C does, when its trial number `updates` has ended."""
+    """A progress bar that interrupts a search, like Ctrl-C, after trial number `updates`."""
 
     class Bar:
         left = updates
