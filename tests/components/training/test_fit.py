@@ -241,9 +241,9 @@ def test_steps_are_compiled_where_it_is_asked_for(is_compiled):
             step.experimental_get_compiler_ir(batch)
 
 
-def test_fit_refuses_xla_for_several_devices(shards_folder, policy_folder, mlp, short, tmp_path):
+def test_fit_rejects_xla_for_several_devices(shards_folder, policy_folder, mlp, short, tmp_path):
     two = distribution.Workers(strategy=None, replicas=2)
-    with pytest.raises(InputError, match="one device, and 2 train together"):
+    with pytest.raises(InputError, match="one device, but 2 devices train together"):
         fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, xla=True), workers=two)
 
 
@@ -252,29 +252,29 @@ def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder,
     assert training.history[-1]["val_accuracy"] >= 0.9
 
 
-def test_fit_ends_early_when_nothing_gets_better(shards_folder, policy_folder, mlp, short, tmp_path):
+def test_fit_stops_early_without_improvement(shards_folder, policy_folder, mlp, short, tmp_path):
     settings = replace(short, epochs=50, patience=2, learning_rate=1e-9, average=0.0)
     training = fit(shards_folder, policy_folder, tmp_path, mlp, settings)
     assert training.epochs < 50 and training.epochs - training.best_epoch == 2
 
 
-def test_fit_ends_when_its_time_is_over(shards_folder, policy_folder, mlp, short, tmp_path):
+def test_fit_stops_at_its_time_limit(shards_folder, policy_folder, mlp, short, tmp_path):
     settings = replace(short, epochs=10_000, max_minutes=0.01, patience=10_000)
     assert fit(shards_folder, policy_folder, tmp_path, mlp, settings).epochs < 1000
 
 
-def test_fit_trains_on_expanded_shards_too(tmp_path, mlp, short):
-    from pergola.components.training.augmentation.augment import augment, no_variation
+def test_fit_trains_on_offline_augmentation_too(tmp_path, mlp, short):
+    from pergola.components.training.augmentation.augment import augment, no_augmentation
 
     write_shards(tmp_path / "shards")
-    augment(tmp_path / "shards", tmp_path / "aug", replace(no_variation(), expand=1), seed=0)
+    augment(tmp_path / "shards", tmp_path / "aug", replace(no_augmentation(), expand=1), seed=0)
     bar = StopsAfter(0)
     with pytest.raises(Interrupted):
         fit(tmp_path / "shards", tmp_path / "aug", tmp_path / "out", mlp, short, progress=bar)
     assert bar.options["total"] == 8 * (96 // 16) * 16
 
 
-def test_fit_refuses_an_empty_training_part(tmp_path, policy_folder, tiny, short):
+def test_fit_rejects_an_empty_training_split(tmp_path, policy_folder, tiny, short):
     counts = {"train": (0, 0, 0), "validation": (1, 1, 1), "test": (1, 1, 1)}
     write_shards(tmp_path / "shards", counts=counts)
     with pytest.raises(InputError, match="no training images"):
@@ -364,7 +364,7 @@ def test_fit_of_a_pretrained_network_resumes_in_either_stage(tmp_path, policy_fo
 
 
 @pytest.mark.slow
-def test_fit_ends_the_same_after_kill_9(undisturbed, shards_folder, policy_folder, tmp_path):
+def test_fit_gives_the_same_result_after_kill_9(undisturbed, shards_folder, policy_folder, tmp_path):
     """Killed three times, wherever it is, and started again."""
     script = """
 import json, sys
