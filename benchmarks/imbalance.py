@@ -27,7 +27,6 @@ from pergola.components.artifacts.training import Training
 from pergola.components.stats.metrics import wilson_interval
 from pergola.components.training.augmentation.augment import augment
 from pergola.components.training.fit import MODEL, fit
-from pergola.components.training.input import feed
 from pergola.components.training.input.images import ImageShape, read_split
 from pergola.pipelines import settings as config
 

@@ -125,7 +125,7 @@ def merge_shards(context: Context, out: Path, parts: Sequence[Path], manifest: P
 
 def check_costs(context: Context, inputs: Mapping[str, Path]) -> None:
     """Raises InputError when the file of costs names a class that the data set does not have."""
-    from pergola.components.evaluation.costs import read_costs
+    from pergola.components.stats.costs import read_costs
 
     if context.settings.export.costs:
         read_costs(context.settings.export.costs, Shards.load(inputs["shards"]).labels)
