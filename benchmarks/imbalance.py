@@ -28,7 +28,6 @@ from pergola.components.stats.metrics import wilson_interval
 from pergola.components.training.augmentation.augment import augment
 from pergola.components.training.fit import MODEL, fit
 from pergola.components.training.input.images import ImageShape, read_split
-from pergola.pipelines import settings as config
 
 DATASET = Path("../shared/data/leaves")
 WAYS = {

@@ -1,9 +1,9 @@
-"""The registry: runs, their figures, model versions and which of them is the champion. EDGE: MLflow.
+"""The registry: runs, their metrics, model versions and the champion. EDGE: MLflow.
 
-MLflow's version number is *the one number*: the folder's, the reply's and the log's. Everything here
-can be done twice: a run is found again by its tag, a version by its run and the SHA-256 of its model.
+MLflow's version number is *the one number*: that of the folder, the reply and the log. Every call is
+idempotent: a run is found by its tag, a version by its run and the SHA-256 of its model.
 
-MLflow takes about three seconds to load. `champion_of` answers the commonest question without it.
+Importing MLflow takes 3 to 6 s. `champion_of` and `version_of` do without it on a SQLite store.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pergola.components.errors import InputError, StepError
+from pergola.components.release import registry_tables
 from pergola.components.release.versions import (
     CHAMPION,
     EXPORT_KEY,
@@ -30,12 +31,9 @@ from pergola.components.release.versions import (
     SHA256,
     STATUS,
     WITHDRAWN,
-    Version,
-    champion_in,
+    RegisteredVersion,
     of_tags,
     previous_of,
-    sqlite_path,
-    version_in,
 )
 
 if TYPE_CHECKING:
@@ -43,17 +41,17 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "pergola"
-_NO_ANSWER = re.compile(
+_UNREACHABLE = re.compile(
     r"API request to (\w+://[^/ ]+).* [Ff]ailed to (?:establish a new connection|resolve .*?): (.+?)[\"')]*$",
     re.S,
 )
 
 
-def champion_of(tracking_uri: str, model: str) -> Version | None:
+def champion_of(tracking_uri: str, model: str) -> RegisteredVersion | None:
     """The champion of a model; None when there is none yet.
 
-    Reads MLflow's SQLite tables as they are (a few milliseconds); asks MLflow itself for every
-    other kind of store, and when the tables are not as expected.
+    A SQLite store is read directly, in a few milliseconds. Any other store, and one whose tables are not
+    as expected, is read through MLflow.
     """
     path = sqlite_path(tracking_uri)
     if path is None:
@@ -61,28 +59,40 @@ def champion_of(tracking_uri: str, model: str) -> Version | None:
     if not path.is_file():
         return None
     try:
-        return champion_in(path, model)
+        return registry_tables.champion_in(path, model)
     except sqlite3.Error:
         return Registry(tracking_uri).champion(model)
 
 
-def version_of(tracking_uri: str, model: str, version: int) -> Version | None:
-    """A version of a model; None when there is no such version. Reads as `champion_of` does."""
+def version_of(tracking_uri: str, model: str, version: int) -> RegisteredVersion | None:
+    """A version of a model; None when it does not exist. Reads the store as `champion_of` does."""
     path = sqlite_path(tracking_uri)
     if path is not None and path.is_file():
         try:
-            return version_in(path, model, version)
+            return registry_tables.version_in(path, model, version)
         except sqlite3.Error:
             pass
     found = Registry(tracking_uri).versions(model)
     return next((item for item in found if item.version == version), None)
 
 
-class Registry:
-    """Runs and versions in the MLflow store at `tracking_uri`, which is made when missing.
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The file of a SQLite store; None for an MLflow server or another database."""
+    if tracking_uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
+        return None
+    if not tracking_uri.startswith("sqlite:///"):
+        raise InputError(
+            f"Unknown tracking address '{tracking_uri}'. "
+            "Expected sqlite:////absolute/path/mlflow.db or http://host:port."
+        )
+    return Path(tracking_uri.removeprefix("sqlite:///")).absolute()
 
-    tracking_uri: "sqlite:////path/mlflow.db", or the http(s) address of an MLflow server.  artifacts of
-    a SQLite store lie in "mlartifacts" beside it.  Raises StepError when the store cannot be used.
+
+class Registry:
+    """Runs and versions in the MLflow store at `tracking_uri`, which is created if missing.
+
+    tracking_uri: "sqlite:////path/mlflow.db", or the http(s) address of an MLflow server. Artifacts of a
+    SQLite store are kept in "mlartifacts" beside it.  Raises StepError when the store cannot be used.
     """
 
     def __init__(self, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
@@ -91,10 +101,10 @@ class Registry:
     def run(self, key: str, name: str = "", *, adopt: str = "") -> str:
         """MLflow's id of the run that is tagged with `key`; made when there is none.
 
-        A run that was killed is found again and continues.  adopt: another key; the run that has it takes
+        A run that was killed is found again and continued.  adopt: another key; the run that has it takes
         `key` instead, where no run has `key` yet. Epochs are logged before it is known what a run leads to.
         """
-        with _said():
+        with _step_errors():
             if found := self._run_with(key):
                 return found
             if adopt and (found := self._run_with(adopt)):
@@ -112,14 +122,14 @@ class Registry:
         tags: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
-        """Note what a run was given and what it gave. Said twice, it is there once.
+        """Log the parameters, metrics, tags and files of a run. Logging the same again changes nothing.
 
-        params: "section.key" -> value; long texts are cut at MLflow's 6,000 characters.
-        metrics: final figures; None is left out.  files: reports and records, copied beside the run.
+        params: "section.key" -> value; values are truncated to MLflow's 6,000 characters.
+        metrics: final values; None is skipped.  files: reports and records, uploaded as artifacts of the run.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        with _said():
+        with _step_errors():
             known = self._client.get_run(run).data
             new_params = [
                 Param(key, str(value)[:6000])
@@ -138,49 +148,49 @@ class Registry:
                 self._client.log_artifact(run, str(file))
 
     def log_epochs(self, run: str, history: Sequence[Mapping[str, float]], first: int = 1) -> None:
-        """Note the figures of each epoch. Steps that were noted before stay as they are.
+        """Log the metrics of each epoch. Steps that were logged before stay unchanged.
 
         first: the step of the first entry.
         """
         from mlflow.entities import Metric
 
-        with _said():
-            noted = {key: self._steps(run, key) for key in {key for figures in history for key in figures}}
+        with _step_errors():
+            logged = {key: self._steps(run, key) for key in {key for figures in history for key in figures}}
             now = int(time.time() * 1000)
             metrics = [
                 Metric(key, float(value), now, step)
                 for step, figures in enumerate(history, start=first)
                 for key, value in figures.items()
-                if step not in noted[key]
+                if step not in logged[key]
             ]
             self._batches(run, metrics)
 
     def finish(self, run: str, *, failed: bool = False) -> None:
-        """Say that a run has come to its end."""
-        with _said():
+        """Mark a run as finished or failed."""
+        with _step_errors():
             self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     def register(
         self, model: str, run: str, saved_model: Path, *, sha256: str, export_key: str = ""
-    ) -> Version:
-        """The version of `model` that holds this SavedModel of this run; made when there is none.
+    ) -> RegisteredVersion:
+        """The version of `model` that holds this SavedModel of this run, created if missing.
 
-        The folder itself is stored as an artifact of the run, so that TF-Serving can load what is registered.
+        The folder is stored as an artifact of the run, so TF-Serving can load what is registered.
         """
-        with _said():
+        with _step_errors():
             if (known := self._find(model, run, sha256)) is not None:
                 return known
             self._create_model(model)
-            place = f"model-{sha256[:12]}"  # two models of one run must not end up in one folder
+            place = f"model-{sha256[:12]}"  # two models of one run must not share a folder
             self._client.log_artifacts(run, str(saved_model), place)
             source = f"{self._client.get_run(run).info.artifact_uri}/{place}"
             tags = {SHA256: sha256, EXPORT_KEY: export_key, STATUS: REGISTERED}
             made = self._client.create_model_version(model, source, run, tags=tags)
             return _version(made, champion=False)
 
-    def versions(self, model: str) -> tuple[Version, ...]:
-        """All versions of a model, newest first; none when there is no such model."""
-        with _said():
+    def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
+        """All versions of a model, newest first; empty when the model does not exist."""
+        with _step_errors():
             champion = self._alias(model)
             found = self._search(f"name = '{_quoted(model)}'")
             versions = (_version(item, champion=int(item.version) == champion) for item in found)
@@ -188,19 +198,19 @@ class Registry:
 
     def models(self) -> tuple[str, ...]:
         """Names of the registered models, sorted."""
-        with _said():
+        with _step_errors():
             return tuple(sorted(model.name for model in self._client.search_registered_models()))
 
-    def champion(self, model: str) -> Version | None:
+    def champion(self, model: str) -> RegisteredVersion | None:
         """The champion; None when there is none yet."""
         return next((version for version in self.versions(model) if version.champion), None)
 
     def promote(self, model: str, version: int) -> int | None:
-        """Make a version the champion; gives the champion before. The alias moves last, in one step.
+        """Make a version the champion and return the previous champion. The alias moves last, atomically.
 
-        Said twice, the champion before stays the one of the first time.
+        Promoting it again returns the previous champion of the first time.
         """
-        with _said():
+        with _step_errors():
             before = self._alias(model)
             if before == version:
                 return previous_of(self._client.get_model_version(model, str(version)).tags)
@@ -211,11 +221,11 @@ class Registry:
             return before
 
     def withdraw(self, model: str, version: int) -> int | None:
-        """Say that a version is no longer served; gives the champion now.
+        """Mark a version as no longer served and return the current champion.
 
-        A champion that is withdrawn hands the alias back to the one before it, when there was one.
+        If it was the champion, the alias moves back to the previous champion, or is removed.
         """
-        with _said():
+        with _step_errors():
             self._tag(model, version, STATUS, WITHDRAWN)
             champion = self._alias(model)
             if champion != version:
@@ -242,7 +252,7 @@ class Registry:
                 return None
             raise
 
-    def _find(self, model: str, run: str, sha256: str) -> Version | None:
+    def _find(self, model: str, run: str, sha256: str) -> RegisteredVersion | None:
         for found in self._search(f"name = '{_quoted(model)}' and run_id = '{_quoted(run)}'"):
             if found.tags.get(SHA256) == sha256:
                 return _version(found, champion=int(found.version) == self._alias(model))
@@ -275,7 +285,7 @@ class Registry:
     def _batches(
         self, run: str, metrics: Sequence[Any] = (), params: Sequence[Any] = (), tags: Sequence[Any] = ()
     ) -> None:
-        """MLflow takes at most 1,000 figures, 100 parameters and 100 tags at once."""
+        """MLflow accepts at most 1,000 metrics, 100 parameters and 100 tags in one call."""
         for start in range(0, max(len(metrics), 10 * len(params), 10 * len(tags)), 1000):
             few = slice(start // 10, start // 10 + 100)
             self._client.log_batch(run, metrics[start : start + 1000], params[few], tags[few])
@@ -289,15 +299,15 @@ def _open(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
     )  # 14 s; MLflow's own 7 are over four minutes
     path = sqlite_path(tracking_uri)
-    with warnings.catch_warnings(), _one_at_a_time(path):
-        warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow, about SQLAlchemy, while it starts
+    with warnings.catch_warnings(), _locked(path):
+        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own, about SQLAlchemy, on import
         return _connect(tracking_uri, experiment, path)
 
 
 def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[MlflowClient, str]:
     from mlflow.tracking import MlflowClient
 
-    with _said():
+    with _step_errors():
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None:
@@ -307,8 +317,8 @@ def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[Mlf
 
 
 @contextmanager
-def _one_at_a_time(path: Path | None) -> Iterator[None]:
-    """MLflow breaks when two processes make one database at once."""
+def _locked(path: Path | None) -> Iterator[None]:
+    """MLflow fails when two processes create one database at the same time."""
     if path is None:
         yield
         return
@@ -319,27 +329,31 @@ def _one_at_a_time(path: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
-    """Turn what MLflow and its database raise into one sentence."""
+def _step_errors() -> Iterator[None]:
+    """Turn errors of MLflow and its database into a StepError of one sentence."""
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError  # what MLflow keeps its tables with
+    from sqlalchemy.exc import SQLAlchemyError  # the library behind MLflow's tables
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        away = _NO_ANSWER.search(str(error))
-        if away:
-            raise StepError(f"No MLflow answers at {away[1]}: {away[2]}.") from error
+        unreachable = _UNREACHABLE.search(str(error))
+        if unreachable:
+            raise StepError(
+                f"No MLflow answers at {unreachable[1]}: {unreachable[2]}. Check the server and the tracking address."
+            ) from error
         text = str(error).strip().splitlines()
         first = next((line for line in text if line.strip()), type(error).__name__)
-        raise StepError(f"The registry (MLflow) did not do its work: {first[:300]}") from error
+        raise StepError(f"The registry (MLflow) failed: {first[:300]}") from error
 
 
-def _version(found: ModelVersion, *, champion: bool) -> Version:
+def _version(found: ModelVersion, *, champion: bool) -> RegisteredVersion:
     return of_tags(found.name, int(found.version), str(found.run_id), found.tags, champion=champion)
 
 
 def _quoted(text: str) -> str:
     if "'" in text or "`" in text:
-        raise InputError(f"'{text}' holds a quotation mark, which the registry cannot look up.")
+        raise InputError(
+            f"'{text}' contains a quotation mark, which the registry cannot search for. Use another name."
+        )
     return text
