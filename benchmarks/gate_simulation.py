@@ -25,7 +25,7 @@ from pergola.components.evaluation import baselines
 from pergola.components.evaluation.calibration import calibration
 from pergola.components.evaluation.cost_report import cost_report
 from pergola.components.evaluation.evaluate import EvaluateSettings, summarise
-from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.evaluation.gate.gate import GateInputs, GateSettings, decide
 from pergola.components.evaluation.scoring import Scores
 from pergola.components.evaluation.slices import slice_scores
 from pergola.components.stats.compare import compare
@@ -134,7 +134,7 @@ def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
         costs = None
         if case.costs:
             costs = cost_report(test.probabilities, labels, case.costs, rival.probabilities, seed=seed)
-        facts = Facts(evaluation, SERVED, pair, 1, slices, costs)
+        facts = GateInputs(evaluation, SERVED, pair, 1, slices, costs)
         rejected += not decide(facts, case.settings).accepted
         better += pair.difference > 0 and pair.p_value < case.settings.significance
     counts = {"rejected": rejected, "accepted": runs - rejected, "called_better": better}

@@ -101,7 +101,7 @@ def content_of(settings: Any) -> dict[str, Any]:
 
 def save_json(record: Any, path: Path) -> None:
     """Write a record with its schema version, whole or not at all."""
-    data = {"schema": f"{type(record).__name__}/{_schema(type(record))}", **to_dict(record)}
+    data = {"schema": _schema(type(record)), **to_dict(record)}
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -116,9 +116,11 @@ def load_json(cls: type[T], path: Path) -> T:
     if not isinstance(data, dict):
         raise InputError(f"{path}: wanted a JSON object, got {type(data).__name__}.")
     schema = data.pop("schema", None)
-    wanted = f"{cls.__name__}/{_schema(cls)}"
-    if schema != wanted:
-        raise InputError(f"{path} holds '{schema}', wanted '{wanted}'. It was written by another version.")
+    expected = _schema(cls)
+    if schema != expected:
+        raise InputError(
+            f"{path} contains '{schema}', expected '{expected}'. Another version of pergola wrote it."
+        )
     return from_dict(cls, data, str(path))
 
 
@@ -156,8 +158,9 @@ def toml_value(value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)
 
 
-def _schema(cls: type) -> int:
-    return getattr(cls, "SCHEMA", 1)
+def _schema(cls: type) -> str:
+    """Name and version in the file. A class that is renamed keeps its files' name as SCHEMA_NAME."""
+    return f"{getattr(cls, 'SCHEMA_NAME', cls.__name__)}/{getattr(cls, 'SCHEMA', 1)}"
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

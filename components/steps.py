@@ -316,12 +316,12 @@ def gate(
     champion_version: int | None = None,
 ) -> Decision:
     """Scores and smoke test -> may it ship. champion: its evaluation on the same images."""
-    from pergola.components.evaluation.gate.gate import Facts, decide
+    from pergola.components.evaluation.gate.gate import GateInputs, decide
 
-    facts = Facts.of(evaluation, champion, smoke_test, champion_version)
-    decision = decide(facts, settings)
-    if facts.costs and champion:
-        facts.costs.save(out)  # with the champion's; the evaluation has its own without
+    inputs = GateInputs.of(evaluation, champion, smoke_test, champion_version)
+    decision = decide(inputs, settings)
+    if inputs.costs and champion:
+        inputs.costs.save(out)  # with the champion's; the evaluation has its own without
     decision.save(out)
     return decision
 

@@ -14,13 +14,14 @@ from typing import ClassVar
 
 from PIL import Image
 
-from pergola.components import records
-from pergola.components.artifacts.data import Finding, ValidationReport
+from pergola.components import pages, records
+from pergola.components.artifacts.data import Finding, Manifest, ValidationReport
 from pergola.components.artifacts.record import Record
 from pergola.components.data.manifest.image_metadata import pillow_without_limits
 from pergola.components.data.manifest.parquet import rows as read_rows
 from pergola.components.data.sources.source import Source
 from pergola.components.disk import explained
+from pergola.components.formatting import count
 from pergola.serving.wire import images
 
 FILE = "index.html"
@@ -67,11 +68,7 @@ class Images(Record):
 
 
 def write_page(report: ValidationReport, manifest_folder: Path, source: Source, out: Path) -> Path:
-    """Write index.html into `out`: verdict, findings with images, classes. Returns its path."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    """Write index.html into `out`: the verdict, each finding with images, the classes. Gives its path."""
     sets = _sets(report, manifest_folder)
     notes = {
         (number, path): note
@@ -89,24 +86,24 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
                 for number in range(len(report.findings))
             )
         )
-        html = template.render(
-            report=report,
-            verdict="The data can be used" if report.ok else "The data cannot be used as it is",
-            summary=_summary(report),
-            findings=[
-                {
-                    "title": finding.check.replace("_", " ").capitalize(),
-                    "severity": finding.severity,
-                    "message": finding.message,
-                    "rest": _not_shown(finding, sets[number]),
-                    "sets": shown.sets[number],
-                }
-                for number, finding in enumerate(report.findings)
-            ],
-            classes=[
-                (name, count, round(100 * count / max(1, most), 1)) for name, count in report.counts.items()
-            ],
-        )
+    content = {
+        "report": report,
+        "fingerprint": Manifest.load(manifest_folder).fingerprint,
+        "verdict": "The data can be used" if report.ok else "The data cannot be used as it is",
+        "summary": _summary(report),
+        "findings": [
+            {
+                "title": finding.check.replace("_", " ").capitalize(),
+                "severity": finding.severity,
+                "message": finding.message,
+                "rest": _not_shown(finding, sets[number]),
+                "sets": shown.sets[number],
+            }
+            for number, finding in enumerate(report.findings)
+        ],
+        "classes": [(name, num, round(100 * num / max(1, most), 1)) for name, num in report.counts.items()],
+    }
+    html = pages.render(Path(__file__).with_name("data_page.html.j2"), content)
     with explained(out):
         records.write_atomic(out / FILE, html)
         shown.save(out)
@@ -114,10 +111,12 @@ def write_page(report: ValidationReport, manifest_folder: Path, source: Source, 
 
 
 def _summary(report: ValidationReport) -> str:
-    left = sum(report.counts.values())
-    parts = [f"{report.num_images:,} files, {left:,} unique images in {len(report.counts)} classes to use"]
+    parts = [
+        f"{count(report.num_images, 'file')}, {count(sum(report.counts.values()), 'unique image')} to use in "
+        f"{count(len(report.counts), 'class', 'classes')}"
+    ]
     if report.quarantined:
-        parts.append(f"{len(report.quarantined):,} files excluded")
+        parts.append(f"{count(len(report.quarantined), 'file')} excluded")
     if not report.findings:
         parts.append("no findings")
     return "; ".join(parts) + "."

@@ -340,7 +340,8 @@ def _step_errors() -> Iterator[None]:
         unreachable = _UNREACHABLE.search(str(error))
         if unreachable:
             raise StepError(
-                f"No MLflow answers at {unreachable[1]}: {unreachable[2]}. Check the server and the tracking address."
+                f"No MLflow answers at {unreachable[1]}: {unreachable[2]}. "
+                "Check the server and the tracking address."
             ) from error
         text = str(error).strip().splitlines()
         first = next((line for line in text if line.strip()), type(error).__name__)

@@ -17,7 +17,7 @@ from pergola.components.errors import InputError
 from pergola.components.evaluation.drift import request_log
 from pergola.components.evaluation.drift.drift import ClassShift, DriftReport, DriftSettings, DriftTest
 from pergola.components.evaluation.drift.drift import drift as judge
-from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference, Sample
 from pergola.components.workspace import Workspace
 from pergola.pipelines.local.progress import Show
@@ -102,7 +102,7 @@ def drift(
     reference = _reference(version)
     place = workspace.drift(version.model, version.version)
     with workspace.lock("a look at drift", "drift.lock"):
-        looks = Looks.of(place)
+        looks = DriftHistory.of(place)
         requests = _requests(workspace, version, looks, settings, log)
         place.mkdir(parents=True, exist_ok=True)
         with _embedding(version, reference, settings, place) as embed:
@@ -129,7 +129,7 @@ def last_look(workspace: Workspace, target: str | None) -> DriftResult:
     """What the last look found, without a new one. Raises InputError when there was none."""
     version = named(workspace, target)
     place = workspace.drift(version.model, version.version)
-    looks = Looks.of(place).looks
+    looks = DriftHistory.of(place).looks
     if not looks:
         raise InputError(f"There has been no look at {version} yet: leave --last out.")
     from pergola.components.evaluation.drift.page import FILE
@@ -153,7 +153,7 @@ def _reference(version: Named) -> DriftReference:
 
 
 def _requests(
-    workspace: Workspace, version: Named, looks: Looks, settings: DriftSettings, log: str | None
+    workspace: Workspace, version: Named, looks: DriftHistory, settings: DriftSettings, log: str | None
 ) -> _Requests:
     files = request_log.log_files(log or workspace.request_log(version.model))
     since_s = looks.since_s

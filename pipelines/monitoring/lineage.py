@@ -18,7 +18,7 @@ from pergola.components.artifacts.training import Export, Training
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift import request_log
 from pergola.components.evaluation.drift.feedback import Feedback, image_id, live_accuracy
-from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Origin
 from pergola.components.workspace import Workspace
@@ -161,7 +161,7 @@ def _release(workspace: Workspace, origin: Origin, sha256: str) -> dict[str, Any
 def _use(workspace: Workspace, origin: Origin) -> dict[str, Any]:
     model, version = origin.model, origin.version
     span = request_log.span_of(_log(workspace, model), model=model, version=version)
-    looks = Looks.of(workspace.drift(model, version)).looks
+    looks = DriftHistory.of(workspace.drift(model, version)).looks
     labelled = workspace.feedback(model)
     feedback = Feedback.load(labelled) if (labelled / Feedback.FILE).is_file() else Feedback()
     live = next((one for one in live_accuracy(feedback) if one.version == version), None)

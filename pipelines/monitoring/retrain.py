@@ -15,7 +15,7 @@ from typing import Any
 from pergola.components import records
 from pergola.components.artifacts.data import Manifest
 from pergola.components.data.sources.source import open_source
-from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release.registry import champion_of
 from pergola.components.release.retrain import Facts, due, num_changed, rows_of
 from pergola.components.settings import Settings
@@ -123,9 +123,9 @@ def _newest_minutes(dataset: Path, settings: Settings, workspace: Workspace, now
 
 
 def _drifted_looks(workspace: Workspace, model: str, ended_s: float) -> int:
-    """Looks in a row at the champion that found drift, unless a run has answered them already."""
+    """DriftHistory in a row at the champion that found drift, unless a run has answered them already."""
     champion = champion_of(workspace.tracking_uri, model)
-    looks = Looks.of(workspace.drift(model, champion.version)) if champion else Looks()
+    looks = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
     return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from pergola.components.artifacts.data import Finding, Manifest, ValidationReport
 from pergola.components.artifacts.release import Confirmation
 from pergola.components.errors import InputError
-from pergola.components.evaluation.drift.looks import Look, Looks
+from pergola.components.evaluation.drift.history import DriftCheck, DriftHistory
 from pergola.components.release.registry import Registry
 from pergola.components.store.model_store import open_store
 from pergola.pipelines.kubeflow import pod_data, pod_release, pod_settings, pod_workspace
@@ -69,8 +69,8 @@ def test_changes_asks_for_a_run_when_looks_found_drift(tmp_path):
     (tmp_path / "model").mkdir()
     version = registry.register("leaves", registry.run("r"), tmp_path / "model", sha256="0" * 64).version
     registry.promote("leaves", version)
-    look = Look(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
-    Looks((look,)).save(work / "drift" / "leaves" / str(version))
+    look = DriftCheck(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
+    DriftHistory((look,)).save(work / "drift" / "leaves" / str(version))
     assert changes(found, tmp_path)[0] == "unchanged"  # a run was only just
     state, reason = changes(found, tmp_path, min_hours=0)
     assert state == "changed" and reason.startswith("The last look at requests found drift.")

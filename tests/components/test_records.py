@@ -67,7 +67,7 @@ def test_from_dict_wants_required_keys():
 def test_load_json_refuses_another_schema(tmp_path: Path):
     records.save_json(Versioned("a"), tmp_path / "a.json")
     assert records.load_json(Versioned, tmp_path / "a.json") == Versioned("a")
-    with pytest.raises(InputError, match="holds 'Versioned/3', wanted 'Oven/1'"):
+    with pytest.raises(InputError, match="contains 'Versioned/3', expected 'Oven/1'"):
         records.load_json(Oven, tmp_path / "a.json")
 
 

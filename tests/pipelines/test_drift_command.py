@@ -15,6 +15,7 @@ from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.drift import DriftSettings
 from pergola.components.evaluation.drift.looks import Looks
 from pergola.components.workspace import Workspace
+from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.pipelines.commands import predict
 from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.local.progress import Quiet
@@ -71,13 +72,13 @@ def test_drift_says_what_moved_and_judges_new_requests_only(looks):
 
 
 def test_drift_remembers_its_looks(looks, workspace):
-    kept = Looks.of(workspace.drift("shades", 1))
+    kept = DriftHistory.of(workspace.drift("shades", 1))
     assert [look.drifted for look in kept.looks] == [False, True] and kept.drifted == 1
     with pytest.raises(
         InputError, match=r"The log has [01] requests to version 1 of 'shades' since the last look"
     ):
         front.drift(workspace, "shades/1", FEW, show=Quiet())
-    assert Looks.of(workspace.drift("shades", 1)) == kept
+    assert DriftHistory.of(workspace.drift("shades", 1)) == kept
 
 
 def test_drift_command_ends_with_status_3_and_json(looks, workspace):

@@ -14,7 +14,7 @@ from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.release import Confirmation, Registration
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.errors import InputError
-from pergola.components.evaluation.drift.looks import Look, Looks
+from pergola.components.evaluation.drift.history import DriftCheck, DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.release.registry import Registry
 from pergola.components.store.model_store import NOTES, open_store
@@ -254,8 +254,8 @@ def again(dataset: Path, workspace: Workspace, *changes: str) -> retrain.Retrain
 
 
 def _look_that_found_drift(workspace: Workspace, version: int) -> None:
-    look = Look(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
-    Looks((look,)).save(workspace.drift("shapes", version))
+    look = DriftCheck(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
+    DriftHistory((look,)).save(workspace.drift("shapes", version))
 
 
 def test_critical_findings_stop_the_run_and_ship_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""What a look at drift found, as one HTML page that needs nothing from outside."""
+"""The result of a drift check as one HTML page."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pergola.components import records
+from pergola.components import pages, records
+from pergola.components.evaluation import charts, thumbnails
 from pergola.components.evaluation.drift.drift import CONFIDENCE, EMBEDDING, PRIOR, DriftReport
 from pergola.components.evaluation.drift.reference import Sample
-from pergola.components.evaluation.report import charts
 
 Floats = npt.NDArray[np.float64]
 
 FILE = "index.html"
-MAX_CLASSES = 60  # in the table of classes; those that moved most
+MAX_CLASSES = 60  # in the table of classes; those whose share changed most
 
 
 @dataclass(frozen=True)
 class Unusual:
-    """A request that is unlike the reference."""
+    """A request that is unlike the test split."""
 
     image: bytes
-    label: str  # that was answered
+    label: str  # the predicted class
     probability: float
     at: str  # when, for people
 
 
 @dataclass(frozen=True)
 class Title:
-    """What the page is about, for people."""
+    """The heading of the page."""
 
     model: str
     version: int
-    span: str  # from when to when
+    span: str  # time of the first and the last request
 
 
 def write_page(
@@ -48,18 +48,9 @@ def write_page(
     unusual: Sequence[Unusual],
     out: Path,
 ) -> Path:
-    """Write index.html into `out`: the verdict, the tests, distributions, classes, unusual requests."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": lambda share: "" if share is None else f"{100 * share:.1f}%"}
-    html = environment.get_template("drift.html.j2").render(_content(title, report, reference, live, unusual))
+    """Write index.html into `out`: verdict, tests, distributions, classes, unusual requests."""
+    template = Path(__file__).with_name("drift.html.j2")
+    html = pages.render(template, _content(title, report, reference, live, unusual))
     records.write_atomic(out / FILE, html)
     return out / FILE
 
@@ -68,7 +59,7 @@ def _content(
     title: Title, report: DriftReport, reference: Sample, live: Sample, unusual: Sequence[Unusual]
 ) -> dict[str, Any]:
     moved = sorted(report.classes, key=lambda one: -abs(one.live - one.reference))
-    images = [(one, charts.thumbnail(one.image)) for one in unusual]
+    images = [(one, thumbnails.thumbnail(one.image)) for one in unusual]
     return {
         "title": title,
         "report": report,
@@ -77,12 +68,12 @@ def _content(
         "num_more_classes": max(0, len(moved) - MAX_CLASSES),
         "estimated": any(one.estimated is not None for one in moved),
         "charts": list(_charts(report, reference, live)),
-        "unusual": [(one, picture) for one, picture in images if picture],
+        "unusual": [(one, image) for one, image in images if image],
     }
 
 
 def _charts(report: DriftReport, reference: Sample, live: Sample) -> Iterator[tuple[str, bool, str]]:
-    """Name, whether it drifted, and the two distributions as SVG."""
+    """Name, whether it drifted, and both distributions as SVG."""
     for test in report.tests:
         if test.name in (PRIOR, EMBEDDING):
             continue
@@ -92,6 +83,6 @@ def _charts(report: DriftReport, reference: Sample, live: Sample) -> Iterator[tu
 
 
 def _known(sample: Sample, name: str) -> Floats:
-    """The values of a column that are known, (N,)."""
+    """The known values of a column, (N,)."""
     values = np.asarray(sample.confidence if name == CONFIDENCE else sample.statistics[name], np.float64)
     return values[~np.isnan(values)]

@@ -1,35 +1,31 @@
-"""Figures of the gate's rules as people read them, each in its own unit."""
+"""Values, intervals and limits of the gate's rules as text, in each rule's unit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from pergola.components import formatting
 from pergola.components.artifacts.decision import Rule
 
-NOTHING = "–"
+_FORMATS: dict[str, Callable[[float], str]] = {
+    "share": formatting.percent,
+    "probability": formatting.probability,
+    "ms": formatting.milliseconds,
+    "MB": lambda value: f"{formatting.number(value)} MB",
+}
 
 
 def of_rule(rule: Rule, which: str) -> str:
-    """The "value", "limit" or "interval" of a rule as text; a dash where it has none."""
+    """The "value", "limit" or "interval" of a rule as text; a dash if it has none."""
+    text = _FORMATS.get(rule.unit, formatting.number)
     if which == "interval":
-        if rule.interval is None:
-            return NOTHING
-        low, high = (_number(end, rule.unit) for end in rule.interval)
-        return f"{low} to {high}{_suffix(rule.unit)}"
+        return formatting.MISSING if rule.interval is None else " to ".join(map(text, rule.interval))
     value = rule.value if which == "value" else rule.limit
-    return NOTHING if value is None else f"{_number(value, rule.unit)}{_suffix(rule.unit)}"
+    return formatting.MISSING if value is None else text(value)
 
 
 def verdict(rule: Rule) -> str:
-    """In a word or a few."""
+    """Whether a rule passed, in a few words."""
     if not rule.passed:
         return "failed"
     return "passed" if rule.sure else "passed, too few to be sure"
-
-
-def _number(value: float, unit: str) -> str:
-    if unit == "share":
-        return f"{100 * value:.1f}"
-    return f"{value:.2g}" if unit == "probability" else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def _suffix(unit: str) -> str:
-    return {"share": "%", "ms": " ms", "MB": " MB"}.get(unit, "")

@@ -1,19 +1,21 @@
-"""One page a run: the verdict first, then why. A single HTML file that needs no network.
+"""The report of a run: the gate's verdict and the reasons for it, as one HTML file.
 
-The figures come from the artifacts, the photographs from the test shards. Whatever people named
-(classes, files, settings) is text, never markup.
+Numbers come from the artifacts, images from the test shards. The report is a cached artifact, so it holds
+no run id, version or date; `with_run` adds them to the copy in the run's folder.
 """
 
 from __future__ import annotations
 
 import base64
+import html
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pergola.components import records
+from pergola.components import pages, records
 from pergola.components.artifacts.data import TEST, ValidationReport
 from pergola.components.artifacts.data import Split as SplitRecord
 from pergola.components.artifacts.decision import Decision
@@ -22,27 +24,29 @@ from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.data.page import Images, Shown
 from pergola.components.data.shard_reader import read_images
+from pergola.components.evaluation import charts, thumbnails
 from pergola.components.evaluation.calibration import Calibration
 from pergola.components.evaluation.cost_report import CostReport
 from pergola.components.evaluation.gate import formatting
-from pergola.components.evaluation.report import charts
 from pergola.components.evaluation.saliency import Saliency
 from pergola.components.evaluation.slices import Slices
 from pergola.components.stats.compare import Comparison, compare_evaluations
 
-Sets = list[list[tuple[Shown, str]]]  # of a finding: images and their likes, with data addresses
+Sets = list[list[tuple[Shown, str]]]  # of a finding: images shown together, each with its thumbnail
 
-MAX_ERRORS = 150  # photographs of errors, the surest first
-MAX_RIGHT = 120  # photographs of right answers, the least sure of each class
-MAX_MATRIX = 40  # classes in a confusion matrix; above it the most frequent confusions are listed
-MAX_SETS = 24  # of images of a finding
-FEW_SETS = 8  # of them that are seen without a click
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+MAX_ERRORS = 150  # images of errors, the highest confidence first
+MAX_RIGHT = 120  # correctly classified images, the lowest confidence of each class
+MAX_MATRIX = 40  # classes in a confusion matrix; with more, the most frequent confusions are listed
+MAX_SETS = 24  # sets of images per finding
+FEW_SETS = 8  # sets shown before "more" is opened
 MAX_BYTES = 5_000_000
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Folders of the artifacts that a report is about. Those that are None are left out."""
+    """Folders of the artifacts that go into a report. Sections without their artifact are omitted."""
 
     evaluation: Path
     gate: Path
@@ -58,7 +62,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class About:
-    """How to make the run again."""
+    """How to reproduce the run."""
 
     model: str
     command: str = ""
@@ -68,28 +72,28 @@ class About:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One test image and what was answered, with its photograph."""
+class GalleryImage:
+    """One test image with its prediction."""
 
     path: str
     label: str
     predicted: str
     probability: float
     cell: str  # "<true index>-<predicted index>" in the confusion matrix
-    photograph: str  # data address
-    heat: str = ""  # data address: where the model looked
-    champion: str | None = None  # what the champion answered, where there is one
+    thumbnail: str  # data URL
+    heat: str = ""  # data URL of the heat map over the image
+    champion: str | None = None  # the champion's prediction, if there is a champion
 
     @property
-    def right(self) -> bool:
-        """Whether the class was found."""
+    def correct(self) -> bool:
+        """Whether the prediction is the true class."""
         return self.label == self.predicted
 
 
 def write_report(parts: Parts, about: About, out: Path) -> Path:
-    """Write report.html into `out`, at most 5 MB; gives its path."""
+    """Write report.html, at most 5 MB, into `out` and return its path."""
     evaluation = Evaluation.load(parts.evaluation)
-    shown, findings = list(_answers(parts, evaluation)), _findings(parts)
+    shown, findings = list(_gallery(parts, evaluation)), _findings(parts)
     page = _render(parts, about, evaluation, shown, findings)
     while len(page.encode()) > MAX_BYTES and (shown or any(findings)):
         shown, findings = _fewer(shown), [sets[: len(sets) * 2 // 3] for sets in findings]
@@ -99,34 +103,44 @@ def write_report(parts: Parts, about: About, out: Path) -> Path:
     return path
 
 
-def _render(
-    parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer], findings: Sequence[Sets]
-) -> str:
-    import jinja2
+def with_run(page: str, *, model: str, run: str, date: str, version: int | None = None) -> str:
+    """A report's HTML with model, version, run and date in its title and below its heading.
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    version: None for a model that was not released.  date: for people, such as "2026-11-30 14:05 UTC".
+    """
+    name = f"{model} version {version}" if version else model
+    name, details = html.escape(name), html.escape(f"Run {run}, {date}")
+    page = re.sub(
+        r"<title>[^<]*: (\w+)</title>", lambda m: f"<title>{name}: {m[1]}. {details}</title>", page, count=1
     )
-    environment.filters |= {
-        "percent": _percent,
-        "span": _span,
-        "change": _change,
-        "number": _number,
+    if version:
+        details = f"Version {version}. {details}"
+    return page.replace('<p class="soft" id="run"></p>', f'<p class="soft" id="run">{details}</p>', 1)
+
+
+def _render(
+    parts: Parts,
+    about: About,
+    evaluation: Evaluation,
+    shown: Sequence[GalleryImage],
+    findings: Sequence[Sets],
+) -> str:
+    content = _content(parts, about, evaluation, shown)
+    content |= {
+        "images": findings,
+        "few": FEW_SETS,
+        "bar": _bar_style,
         "figure": formatting.of_rule,
         "verdict": formatting.verdict,
-        "place": _place,
+        "left": _left(content["validation"], findings),
     }
-    content = _content(parts, about, evaluation, shown)
-    content |= {"images": findings, "few": FEW_SETS, "left": _left(content["validation"], findings)}
-    return environment.get_template("report.html.j2").render(content)
+    return pages.render(TEMPLATE, content)
 
 
-def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[Answer]) -> dict[str, Any]:
-    """All that the template shows, but for the images of the findings."""
+def _content(
+    parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[GalleryImage]
+) -> dict[str, Any]:
+    """Everything the template shows except the images of the findings."""
     decision = Decision.load(parts.gate)
     training = Training.load(parts.training) if parts.training else None
     calibration, costs = Calibration.load(parts.evaluation), _costs(parts)
@@ -147,19 +161,19 @@ def _content(parts: Parts, about: About, evaluation: Evaluation, shown: Sequence
         "costs": costs,
         "cost_curve": charts.cost_curve(costs) if costs else "",
         "slices": _by_column(parts),
-        "policy": _policy(parts),
+        "augmentation": _augmentation(parts),
         "preview": _preview(parts),
         "matrix": evaluation.confusion if len(evaluation.labels) <= MAX_MATRIX else None,
         "confusions": _confusions(evaluation),
         "classes": sorted(evaluation.per_class, key=_worst_first),
-        "errors": [answer for answer in shown if not answer.right],
-        "right": [answer for answer in shown if answer.right],
+        "errors": [image for image in shown if not image.correct],
+        "correct": [image for image in shown if image.correct],
         "num_errors": round((1 - evaluation.accuracy) * evaluation.num_images),
     }
 
 
-def _answers(parts: Parts, evaluation: Evaluation) -> Iterator[Answer]:
-    """Errors, the surest first; then right answers, the least sure of each class."""
+def _gallery(parts: Parts, evaluation: Evaluation) -> Iterator[GalleryImage]:
+    """Errors, the highest confidence first; then correct predictions, the lowest of each class."""
     import pyarrow.parquet as parquet
 
     columns = ["id", "path", "label", "predicted", "probability"]
@@ -169,40 +183,41 @@ def _answers(parts: Parts, evaluation: Evaluation) -> Iterator[Answer]:
         (row for row in rows if row["label"] != row["predicted"]),
         key=lambda row: (-row["probability"], row["id"]),
     )
-    chosen = errors[:MAX_ERRORS] + _least_sure(rows, len(index))
+    chosen = errors[:MAX_ERRORS] + _least_confident(rows, len(index))
     wanted = {row["id"] for row in chosen}
-    seen, rival = _heat(parts), _rival(parts)
-    photographs, heat = {}, {}
+    maps, champion = _heat_maps(parts), _champion_predictions(parts)
+    shown, heat = {}, {}
     for image in read_images(parts.shards, TEST, wanted):
-        photographs[image.id] = charts.thumbnail(image.image)
-        if image.id in seen:
-            heat[image.id] = seen[image.id](image.image)
+        shown[image.id] = thumbnails.thumbnail(image.image)
+        if image.id in maps:
+            heat[image.id] = maps[image.id](image.image)
     for row in chosen:
-        yield Answer(
+        yield GalleryImage(
             path=row["path"],
             label=row["label"],
             predicted=row["predicted"],
             probability=row["probability"],
             cell=f"{index[row['label']]}-{index[row['predicted']]}",
-            photograph=photographs.get(row["id"], ""),
+            thumbnail=shown.get(row["id"], ""),
             heat=heat.get(row["id"], ""),
-            champion=rival.get(row["id"]),
+            champion=champion.get(row["id"]),
         )
 
 
-def _heat(parts: Parts) -> dict[str, Callable[[bytes], str]]:
-    """Id of an image -> what draws the places where the model looked on it."""
+def _heat_maps(parts: Parts) -> dict[str, Callable[[bytes], str]]:
+    """Image id -> a function that draws the heat map over the image."""
     if parts.training is None or not (parts.evaluation / Saliency.FILE).is_file():
         return {}
     training, found = Training.load(parts.training), Saliency.load(parts.evaluation)
     size = (training.height, training.width)
     return {
-        id: partial(charts.heat, map=map, aspect=training.aspect, size=size) for id, map in found.maps.items()
+        id: partial(thumbnails.heat, map=map, aspect=training.aspect, size=size)
+        for id, map in found.maps.items()
     }
 
 
-def _rival(parts: Parts) -> dict[str, str]:
-    """Id of an image -> what the champion answered."""
+def _champion_predictions(parts: Parts) -> dict[str, str]:
+    """Image id -> the champion's prediction."""
     import pyarrow.parquet as parquet
 
     if parts.champion is None:
@@ -212,7 +227,7 @@ def _rival(parts: Parts) -> dict[str, str]:
 
 
 def _findings(parts: Parts) -> list[Sets]:
-    """Of each finding in the data the first sets of images."""
+    """The first sets of images of each finding in the data."""
     if parts.validation is None:
         return []
     if not (parts.validation / Images.FILE).is_file():
@@ -224,18 +239,18 @@ def _findings(parts: Parts) -> list[Sets]:
 
 
 def _left(validation: ValidationReport | None, findings: Sequence[Sets]) -> list[int]:
-    """Of each finding how many images are not shown; 0 where none is."""
+    """The number of images of each finding that are not shown; 0 for a finding without images."""
     counts = [finding.count for finding in validation.findings] if validation else []
     shown = [len({file.path for files in sets for file, _ in files}) for sets in findings]
     return [max(0, count - num) if num else 0 for count, num in zip(counts, shown, strict=True)]
 
 
 def _small(file: Shown) -> str:
-    return charts.thumbnail(base64.b64decode(file.data), 80) if file.data else ""
+    return thumbnails.thumbnail(base64.b64decode(file.data), 80) if file.data else ""
 
 
 def _costs(parts: Parts) -> CostReport | None:
-    """With the champion's costs where there is one."""
+    """The cost report, with the champion's costs if there is a champion."""
     folders = [folder for folder in (parts.gate, parts.evaluation) if (folder / CostReport.FILE).is_file()]
     return CostReport.load(folders[0]) if folders else None
 
@@ -249,7 +264,7 @@ def _by_column(parts: Parts) -> dict[str, list[Any]]:
     return found
 
 
-def _least_sure(rows: Sequence[Mapping[str, Any]], num_classes: int) -> list[Mapping[str, Any]]:
+def _least_confident(rows: Sequence[Mapping[str, Any]], num_classes: int) -> list[Mapping[str, Any]]:
     each = max(1, min(6, MAX_RIGHT // num_classes))
     queues: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["probability"], row["id"])):
@@ -258,18 +273,18 @@ def _least_sure(rows: Sequence[Mapping[str, Any]], num_classes: int) -> list[Map
     return [row for label in sorted(queues) for row in queues[label][:each]][:MAX_RIGHT]
 
 
-def _fewer(shown: Sequence[Answer]) -> list[Answer]:
-    """Two thirds of the errors and of the right answers."""
-    errors = [answer for answer in shown if not answer.right]
-    right = [answer for answer in shown if answer.right]
-    return errors[: len(errors) * 2 // 3] + right[: len(right) * 2 // 3]
+def _fewer(shown: Sequence[GalleryImage]) -> list[GalleryImage]:
+    """Two thirds of the errors and of the correct predictions."""
+    errors = [image for image in shown if not image.correct]
+    correct = [image for image in shown if image.correct]
+    return errors[: len(errors) * 2 // 3] + correct[: len(correct) * 2 // 3]
 
 
 def _comparison(parts: Parts) -> Comparison | None:
     return compare_evaluations(parts.evaluation, parts.champion) if parts.champion else None
 
 
-def _policy(parts: Parts) -> Mapping[str, float]:
+def _augmentation(parts: Parts) -> Mapping[str, float]:
     if parts.augmentation is None:
         return {}
     return {name: value for name, value in Augmentation.load(parts.augmentation).policy.items() if value}
@@ -277,11 +292,11 @@ def _policy(parts: Parts) -> Mapping[str, float]:
 
 def _preview(parts: Parts) -> str:
     path = parts.augmentation / "preview.png" if parts.augmentation else None
-    return charts.contact_sheet(path.read_bytes()) if path and path.is_file() else ""
+    return thumbnails.contact_sheet(path.read_bytes()) if path and path.is_file() else ""
 
 
 def _confusions(evaluation: Evaluation, most: int = 20) -> list[dict[str, Any]]:
-    """The most frequent confusions: which class was taken for which, how often."""
+    """The most frequent pairs of true and predicted class, with their counts."""
     found: list[dict[str, Any]] = [
         {"label": evaluation.labels[i], "predicted": evaluation.labels[j], "count": count, "cell": f"{i}-{j}"}
         for i, row in enumerate(evaluation.confusion)
@@ -295,26 +310,8 @@ def _worst_first(score: ClassScore) -> tuple[float, str]:
     return (score.f1, score.label)
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
-
-
-def _change(share: float) -> str:
-    return f"{100 * share:+.1f}"
-
-
-def _span(interval: Sequence[float] | None) -> str:
-    return "–" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
-
-
-def _number(value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _place(interval: Sequence[float] | None, value: float | None = None) -> str:
-    """CSS of an interval of shares, and of the value in it, on a bar from 0 to 1."""
+def _bar_style(interval: Sequence[float] | None, value: float | None = None) -> str:
+    """CSS that draws an interval of shares, and a value in it, on a bar from 0 to 1."""
     low, high = interval or (0.0, 1.0)
-    dot = "" if value is None else f"--v:{100 * value:.1f}%;"
-    return f"{dot}--l:{100 * low:.1f}%;--w:{100 * (high - low):.1f}%"
+    mark = "" if value is None else f"--v:{100 * value:.1f}%;"
+    return f"{mark}--l:{100 * low:.1f}%;--w:{100 * (high - low):.1f}%"

@@ -14,7 +14,7 @@ from pergola.components.artifacts.data import Part, Shards, Split
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.data.tfrecord import example, record
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
-from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.evaluation.gate.gate import GateInputs, GateSettings, decide
 from pergola.components.stats.compare import compare_evaluations
 from tests.components.evaluation.conftest import Walk
 
@@ -66,7 +66,7 @@ def learnt(train, num):
 def test_a_good_model_ships_and_a_bad_one_does_not(digits, tmp_path):
     walk, train = digits
     good = evaluate(learnt(train, None), walk.shards, walk.split, tmp_path / "good", SETTINGS)
-    decision = decide(Facts(good, SERVED), GateSettings())
+    decision = decide(GateInputs(good, SERVED), GateSettings())
     assert good.accuracy > 0.94
     assert decision.accepted, decision.reasons
 
@@ -75,11 +75,11 @@ def test_a_good_model_ships_and_a_bad_one_does_not(digits, tmp_path):
         lambda images: rng.dirichlet(np.ones(10), len(images)).astype(np.float32),
         walk.shards, walk.split, tmp_path / "bad", SETTINGS,
     )  # fmt: skip
-    names = {rule.name for rule in decide(Facts(bad, SERVED), GateSettings()).rules if not rule.passed}
+    names = {rule.name for rule in decide(GateInputs(bad, SERVED), GateSettings()).rules if not rule.passed}
     assert {"accuracy", "baseline", "class_recall"} <= names
 
     few = evaluate(learnt(train, 80), walk.shards, walk.split, tmp_path / "few", SETTINGS)
     pair = compare_evaluations(tmp_path / "few", tmp_path / "good")
-    decision = decide(Facts(few, SERVED, pair, 1), GateSettings())
+    decision = decide(GateInputs(few, SERVED, pair, 1), GateSettings())
     assert few.accuracy < good.accuracy
     assert "champion" in {rule.name for rule in decision.rules if not rule.passed}

@@ -11,7 +11,7 @@ from pergola.components.evaluation.calibration import calibration
 from pergola.components.evaluation.cost_report import cost_report
 from pergola.components.evaluation.evaluate import EvaluateSettings, summarise
 from pergola.components.evaluation.gate import formatting
-from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
+from pergola.components.evaluation.gate.gate import GateInputs, GateSettings, decide
 from pergola.components.evaluation.scoring import Scores
 from pergola.components.evaluation.slices import slice_scores
 from pergola.components.stats.compare import compare
@@ -54,7 +54,7 @@ def failed(decision):
 
 
 def test_gate_accepts_a_good_model_on_the_leaves():
-    decision = decide(Facts(evaluation(0.86, train_accuracy=0.99), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(0.86, train_accuracy=0.99), SERVED), GateSettings())
     assert decision.accepted, decision.reasons
     assert decision.reasons == ()
     names = ["accuracy", "baseline", "class_recall", "gap", "calibration", "served"]
@@ -63,35 +63,36 @@ def test_gate_accepts_a_good_model_on_the_leaves():
 
 def test_gate_accepts_a_good_model_on_the_digits():
     found = evaluation(0.975, classes=10, n=270, train_accuracy=1.0)
-    assert decide(Facts(found, SERVED), GateSettings()).accepted
+    assert decide(GateInputs(found, SERVED), GateSettings()).accepted
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_gate_rejects_a_random_model(classes):
     decision = decide(
-        Facts(evaluation(1 / classes, classes=classes, train_accuracy=1 / classes), SERVED), GateSettings()
+        GateInputs(evaluation(1 / classes, classes=classes, train_accuracy=1 / classes), SERVED),
+        GateSettings(),
     )
     assert {"accuracy", "baseline"} <= set(failed(decision))
 
 
 def test_gate_rejects_a_model_that_misses_a_class():
-    decision = decide(Facts(evaluation(0.95, missed=3), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(0.95, missed=3), SERVED), GateSettings())
     assert failed(decision) == ["class_recall"]
     assert "'c3'" in decision.reasons[0]
 
 
 def test_gate_does_not_judge_a_class_by_two_images():
     found = evaluation(1.0, classes=10, n=20, missed=3)
-    assert "class_recall" not in failed(decide(Facts(found, SERVED), GateSettings()))
+    assert "class_recall" not in failed(decide(GateInputs(found, SERVED), GateSettings()))
 
 
 def test_gate_rejects_a_model_that_memorised():
-    decision = decide(Facts(evaluation(0.75, train_accuracy=1.0), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(0.75, train_accuracy=1.0), SERVED), GateSettings())
     assert failed(decision) == ["gap"]
 
 
 def test_gate_says_that_a_test_part_is_too_small():
-    decision = decide(Facts(evaluation(1.0, classes=2, n=4), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(1.0, classes=2, n=4), SERVED), GateSettings())
     assert "accuracy" in failed(decision)
     assert "too small" in decision.reasons[0]
 
@@ -107,7 +108,7 @@ def test_gate_says_that_a_test_part_is_too_small():
     ids=["none", "broken", "other answers", "nan"],
 )
 def test_gate_rejects_what_cannot_be_served(smoke_test):
-    assert failed(decide(Facts(evaluation(0.95), smoke_test), GateSettings())) == ["served"]
+    assert failed(decide(GateInputs(evaluation(0.95), smoke_test), GateSettings())) == ["served"]
 
 
 def answers_of(accuracy, n, rng):
@@ -123,7 +124,7 @@ def retrained(champion, disagree, rng):
 
 def verdict(champion, candidate, settings):
     pair = compare(candidate, champion)
-    facts = Facts(evaluation(0.95), SERVED, comparison=pair, champion=4)
+    facts = GateInputs(evaluation(0.95), SERVED, comparison=pair, champion=4)
     return not failed(decide(facts, settings))
 
 
@@ -150,7 +151,8 @@ def test_gate_seldom_promotes_a_worse_model_when_it_must_be_proven():
 def test_gate_rejects_a_clear_loss_and_names_the_champion():
     champion, candidate = np.arange(300) < 290, np.arange(300) < 260
     decision = decide(
-        Facts(evaluation(0.95), SERVED, comparison=compare(candidate, champion), champion=4), GateSettings()
+        GateInputs(evaluation(0.95), SERVED, comparison=compare(candidate, champion), champion=4),
+        GateSettings(),
     )
     assert failed(decision) == ["champion"]
     assert "version 4" in decision.reasons[0]
@@ -165,7 +167,7 @@ def test_gate_forgives_a_sure_but_tiny_loss():
 
 def test_gate_rules_can_be_switched_off():
     settings = GateSettings(min_recall=0, max_gap=1, max_calibration_error=1)
-    decision = decide(Facts(evaluation(0.75, train_accuracy=1.0, missed=2), SERVED), settings)
+    decision = decide(GateInputs(evaluation(0.75, train_accuracy=1.0, missed=2), SERVED), settings)
     assert {rule.name for rule in decision.rules} == {"accuracy", "baseline", "served"}
 
 
@@ -173,29 +175,29 @@ def test_gate_rejects_a_model_that_loses_to_a_baseline():
     worse = Paired("nearest_neighbour", 262, 0.97, -0.07, (-0.11, -0.04), 0.0001)
     found = evaluation(0.9)
     found = dataclasses.replace(found, baselines=(*found.baselines, worse))
-    decision = decide(Facts(found, SERVED), GateSettings())
+    decision = decide(GateInputs(found, SERVED), GateSettings())
     assert failed(decision) == ["baseline"]
-    assert "'nearest_neighbour' is right in 97.0%" in decision.reasons[0]
+    assert "'nearest_neighbour' has an accuracy of 97.0%" in decision.reasons[0]
 
 
 def test_gate_accepts_a_model_that_ties_with_a_baseline():
     tie = Paired("metadata", 262, 0.91, -0.01, (-0.05, 0.03), 0.6)
     found = evaluation(0.9)
     found = dataclasses.replace(found, baselines=(*found.baselines, tie))
-    decision = decide(Facts(found, SERVED), GateSettings())
+    decision = decide(GateInputs(found, SERVED), GateSettings())
     (rule,) = (rule for rule in decision.rules if rule.name == "baseline")
     assert decision.accepted and not rule.sure
-    strict = decide(Facts(found, SERVED), GateSettings(beat_baselines=True))
-    assert failed(strict) == ["baseline"] and "and must surely be better" in strict.reasons[0]
+    strict = decide(GateInputs(found, SERVED), GateSettings(beat_baselines=True))
+    assert failed(strict) == ["baseline"] and "and must be better with 95% confidence" in strict.reasons[0]
     beaten = dataclasses.replace(
         evaluation(0.9), baselines=(Paired("metadata", 262, 0.8, 0.1, (0.05, 0.15), 0.01),)
     )
-    assert decide(Facts(beaten, SERVED), GateSettings(beat_baselines=True)).accepted
+    assert decide(GateInputs(beaten, SERVED), GateSettings(beat_baselines=True)).accepted
 
 
 def test_gate_rejects_a_model_that_was_compared_with_nothing():
     found = dataclasses.replace(evaluation(0.9), baselines=())
-    assert failed(decide(Facts(found, SERVED), GateSettings())) == ["baseline"]
+    assert failed(decide(GateInputs(found, SERVED), GateSettings())) == ["baseline"]
 
 
 @pytest.mark.parametrize(("high", "accepted"), [(-0.45, False), (-0.25, True)])
@@ -203,10 +205,10 @@ def test_gate_rejects_a_model_that_a_mild_change_breaks(high, accepted):
     change = Paired("blur", 200, 0.4, high - 0.08, (high - 0.16, high), 1e-9)
     fine = Paired("jpeg", 200, 0.9, 0.0, (-0.02, 0.02), 1.0)
     found = dataclasses.replace(evaluation(0.9), robustness=(fine, change))
-    decision = decide(Facts(found, SERVED), GateSettings())
+    decision = decide(GateInputs(found, SERVED), GateSettings())
     assert decision.accepted == accepted
     assert next(r.message for r in decision.rules if r.name == "robustness").startswith("The change 'blur'")
-    off = decide(Facts(found, SERVED), GateSettings(max_drop=1))
+    off = decide(GateInputs(found, SERVED), GateSettings(max_drop=1))
     assert "robustness" not in [rule.name for rule in off.rules]
 
 
@@ -215,16 +217,16 @@ def rule_of(decision, name):
 
 
 def test_gate_rejects_a_model_that_is_surer_than_it_is_right():
-    decision = decide(Facts(evaluation(0.75, sure=0.99), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(0.75, sure=0.99), SERVED), GateSettings())
     assert failed(decision) == ["calibration"]
-    assert "24.2 points from accuracy" in decision.reasons[0]
+    assert "error is 24.2 points" in decision.reasons[0]
 
 
 def test_gate_does_not_judge_confidence_by_few_images():
-    decision = decide(Facts(evaluation(0.8, n=20, classes=2, sure=0.95), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(0.8, n=20, classes=2, sure=0.95), SERVED), GateSettings())
     rule = rule_of(decision, "calibration")
     assert rule.passed and not rule.sure and formatting.verdict(rule) == "passed, too few to be sure"
-    assert rule_of(decide(Facts(evaluation(0.9, n=2000), SERVED), GateSettings()), "calibration").sure
+    assert rule_of(decide(GateInputs(evaluation(0.9, n=2000), SERVED), GateSettings()), "calibration").sure
 
 
 def test_gate_rejects_a_slice_that_is_missed_where_it_is_asked_to():
@@ -234,7 +236,7 @@ def test_gate_rejects_a_slice_that_is_missed_where_it_is_asked_to():
     slices = slice_scores(
         right, {"light": np.where(dark, "dark", "day").tolist(), "few": [0] * 295 + [1] * 5}
     )
-    facts = Facts(evaluation(0.9), SERVED, slices=slices)
+    facts = GateInputs(evaluation(0.9), SERVED, slices=slices)
     assert decide(facts, GateSettings()).accepted
     decision = decide(facts, GateSettings(min_slice=0.6))
     assert failed(decision) == ["slice"] and "'light: dark' with 30.0% of 60" in decision.reasons[0]
@@ -242,11 +244,13 @@ def test_gate_rejects_a_slice_that_is_missed_where_it_is_asked_to():
 
 
 def test_gate_does_not_pass_over_a_limit_that_it_cannot_hold():
-    facts = Facts(evaluation(0.9), SERVED)
+    facts = GateInputs(evaluation(0.9), SERVED)
     assert failed(decide(facts, GateSettings(min_slice=0.5))) == ["slice"]
     assert failed(decide(facts, GateSettings(max_cost=10))) == ["expected_cost"]
     few = slice_scores(np.arange(20) > 3, {"light": ["dark", "day"] * 10})
-    rule = rule_of(decide(Facts(evaluation(0.9), SERVED, slices=few), GateSettings(min_slice=0.5)), "slice")
+    rule = rule_of(
+        decide(GateInputs(evaluation(0.9), SERVED, slices=few), GateSettings(min_slice=0.5)), "slice"
+    )
     assert rule.passed and not rule.sure
 
 
@@ -274,15 +278,15 @@ def spent(own, other=None, n=300, ask=0.3, heavy=1.0):
     ],
 )
 def test_gate_wants_a_model_to_save_what_it_costs(own, settings, failing):
-    decision = decide(Facts(evaluation(0.9), SERVED, costs=spent(own)), settings)
+    decision = decide(GateInputs(evaluation(0.9), SERVED, costs=spent(own)), settings)
     assert failed(decision) == failing
     assert rule_of(decision, "expected_cost").unit == "cost"
 
 
 def test_gate_rejects_a_model_that_is_dearer_than_the_champion():
-    decision = decide(Facts(evaluation(0.9), SERVED, costs=spent(0.8, 0.95), champion=2), GateSettings())
+    decision = decide(GateInputs(evaluation(0.9), SERVED, costs=spent(0.8, 0.95), champion=2), GateSettings())
     assert failed(decision) == ["champion_cost"] and "champion version 2" in decision.reasons[0]
-    assert decide(Facts(evaluation(0.9), SERVED, costs=spent(0.9, 0.9)), GateSettings()).accepted
+    assert decide(GateInputs(evaluation(0.9), SERVED, costs=spent(0.9, 0.9)), GateSettings()).accepted
 
 
 @pytest.mark.parametrize(
@@ -295,27 +299,27 @@ def test_gate_rejects_a_model_that_is_dearer_than_the_champion():
     ],
 )
 def test_gate_holds_the_smoke_test_to_its_budgets(smoke_test, failing):
-    decision = decide(Facts(evaluation(0.9), smoke_test), GateSettings())
+    decision = decide(GateInputs(evaluation(0.9), smoke_test), GateSettings())
     assert failed(decision) == failing
-    off = decide(Facts(evaluation(0.9), smoke_test), GateSettings(max_latency_ms=0, max_size_mb=0))
+    off = decide(GateInputs(evaluation(0.9), smoke_test), GateSettings(max_latency_ms=0, max_size_mb=0))
     assert not {"latency", "size"} & {rule.name for rule in off.rules}
 
 
-def test_rules_are_told_in_their_own_units():
+def test_rules_are_formatted_in_their_own_units():
     smoke_test = dataclasses.replace(
         SERVED, latency_ms=12.34, latency_interval_ms=(9.0, 20.0), num_bytes=2_500_000
     )
-    decision = decide(Facts(evaluation(0.9), smoke_test, costs=spent(0.9)), GateSettings())
-    told = {rule.name: [formatting.of_rule(rule, which) for which in ("value", "interval", "limit")]
+    decision = decide(GateInputs(evaluation(0.9), smoke_test, costs=spent(0.9)), GateSettings())
+    texts = {rule.name: [formatting.of_rule(rule, which) for which in ("value", "interval", "limit")]
             for rule in decision.rules}  # fmt: skip
-    assert told["latency"] == ["12.3 ms", "9 to 20 ms", "1,000 ms"]
-    assert told["size"] == ["2.5 MB", "–", "500 MB"]
-    assert told["served"] == ["1e-06", "–", "0.01"]
-    assert told["accuracy"][::2] == ["90.1%", "60.0%"]
-    assert told["expected_cost"][2] == "300"
+    assert texts["latency"] == ["12.3 ms", "9 ms to 20 ms", "1,000 ms"]
+    assert texts["size"] == ["2.5 MB", "–", "500 MB"]
+    assert texts["served"] == ["1e-06", "–", "0.01"]
+    assert texts["accuracy"][::2] == ["90.1%", "60.0%"]
+    assert texts["expected_cost"][2] == "300"
 
 
 def test_decision_survives_a_file(tmp_path):
-    decision = decide(Facts(evaluation(0.9), SERVED), GateSettings())
+    decision = decide(GateInputs(evaluation(0.9), SERVED), GateSettings())
     decision.save(tmp_path)
     assert type(decision).load(tmp_path) == decision

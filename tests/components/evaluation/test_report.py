@@ -14,12 +14,12 @@ from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.data.page import Images, Shown
 from pergola.components.data.shard_reader import read_images
+from pergola.components.evaluation import charts, thumbnails
 from pergola.components.evaluation.calibration import reliability
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
 from pergola.components.evaluation.export_notes import Inside
-from pergola.components.evaluation.gate.gate import Facts, GateSettings, decide
-from pergola.components.evaluation.report import charts
-from pergola.components.evaluation.report.report import MAX_BYTES, About, Parts, write_report
+from pergola.components.evaluation.gate.gate import GateInputs, GateSettings, decide
+from pergola.components.evaluation.report.report import MAX_BYTES, About, Parts, with_run, write_report
 from pergola.components.evaluation.saliency import HeatMap, overlay
 from pergola.components.stats.costs import Costs
 from tests.components.evaluation.conftest import LABELS, by_brightness, saliency
@@ -42,9 +42,9 @@ def run(walk, tmp_path_factory):
     evaluate(by_brightness(), walk.shards, walk.split, root / "champion", settings, with_train=False)
     smoke_test = SmokeTest(True, "", 9, 1e-7, 12.0, (9.0, 30.0), 24, 2_000_000)
     smoke_test.save(root / "smoke_test")
-    facts = Facts.of(root / "evaluation", root / "champion", root / "smoke_test", 3)
-    decide(facts, GateSettings(min_accuracy=0.99)).save(root / "gate")
-    facts.costs.save(root / "gate")
+    inputs = GateInputs.of(root / "evaluation", root / "champion", root / "smoke_test", 3)
+    decide(inputs, GateSettings(min_accuracy=0.99)).save(root / "gate")
+    inputs.costs.save(root / "gate")
     findings = (
         Finding("unreadable", "warning", 1, (EVIL,), f"1 file cannot be read: {EVIL}."),
         Finding("exact_duplicate", "info", 2, ("a.png", "b.png"), "2 files are equal."),
@@ -125,15 +125,15 @@ def test_report_shows_names_as_text(page):
     assert html.escape(EVIL, quote=True).replace("&#x27;", "&#39;") in page.read_text()
 
 
-def test_report_says_the_verdict_first_and_why(page):
+def test_report_shows_the_verdict_first_and_the_rules(page):
     text = page.read_text()
     assert (
         text.index("Rejected")
-        < text.index('id="why"')
+        < text.index('id="gate"')
         < text.index('id="data"')
         < text.index('id="confusion"')
     )
-    assert "its lower end must reach 99.0%" in text
+    assert "its lower end must be at least 99.0%" in text
     assert "champion (version 3)" in text
     assert "pergola run" in text and "epochs = 3" in text and "d" * 64 in text
 
@@ -151,15 +151,27 @@ def test_report_counts_errors_as_the_predictions_do(run, page):
 def test_report_shows_findings_slices_costs_and_where_the_model_looked(page):
     text = page.read_text()
     assert text.count("<figure>") == 3 + 24
-    assert text.count("looks like dark") == 24 and "And 16 that are not on this page" in text
+    assert text.count("looks like dark") == 24 and "16 further images not shown" in text
     assert "it is cut off" in text and "camera" in text and "too small to judge" in text
-    assert "network alone" in text and "as served" in text
+    assert "without temperature" in text and "as served" in text
     assert "cheapest decision" in text and "ask a person" in text and "Grad-CAM" in text
-    assert text.count('class="pair"') > 0 and "champion: right" in text
+    assert text.count('class="pair"') > 0 and "champion: correct" in text
 
 
 def test_report_twice_gives_the_same_bytes(run, page, tmp_path):
     assert write_report(run, ABOUT, tmp_path).read_bytes() == page.read_bytes()
+
+
+def test_report_of_a_run_names_model_version_run_and_date(page):
+    text = page.read_text()
+    run = {"run": "20261130-140502-7f", "date": "2026-11-30 14:05 UTC"}
+    released = with_run(text, model="leaves", version=4, **run)
+    title = "<title>leaves version 4: rejected. Run 20261130-140502-7f, 2026-11-30 14:05 UTC</title>"
+    assert "<title>leaves: rejected</title>" in text and title in released
+    assert "Version 4. Run 20261130-140502-7f, 2026-11-30 14:05 UTC</p>" in released
+    unreleased = with_run(text, model="leaves", **run)
+    assert "<title>leaves: rejected. Run 2026" in unreleased and "Version" not in unreleased[:9000]
+    assert "<b>" not in with_run("<title>a: accepted</title>", model="<b>", run="\\1", date="")
 
 
 def test_report_makes_do_with_what_there_is(run, tmp_path):
@@ -212,7 +224,7 @@ def test_report_in_a_browser_filters_images_and_asks_no_host(page, browser):
             "() => [...document.querySelectorAll('#gallery li:not([hidden]) img')].every(i => i.complete)"
         )
         assert shown.locator("img").evaluate_all(loaded)
-        seen.page.get_by_role("button", name="Back to the worst errors").click()
+        seen.page.get_by_role("button", name="Back to all errors").click()
         worst = {shown.nth(i).get_attribute("data-worst") for i in range(shown.count())}
         assert worst == {"1"} and button.get_attribute("aria-pressed") == "false"
         suspects = seen.page.locator("figure:visible", has_text="looks like dark")
@@ -261,10 +273,10 @@ def test_overlay_lies_where_the_network_looked():
 def test_thumbnail_keeps_the_shape_and_refuses_what_is_no_image(tmp_path):
     path = tmp_path / "wide.png"
     Image.new("RGB", (300, 100), "green").save(path)
-    address = charts.thumbnail(path.read_bytes(), 96)
+    address = thumbnails.thumbnail(path.read_bytes(), 96)
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as small:
         assert small.size == (96, 32)
-    assert charts.thumbnail(b"no image") == ""
+    assert thumbnails.thumbnail(b"no image") == ""
 
 
 def test_curves_take_the_colour_of_the_page():

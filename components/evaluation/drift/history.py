@@ -1,8 +1,8 @@
-"""The looks that were taken at a released version: how many, up to which request, what each found.
+"""The drift checks of a released version so far: how many, up to which request, and their results.
 
-They lie beside the last report, <folder>/looks.json, so that the next look judges only what came since and
-spends only its share of the false alarms (drift.alpha_at). This is a history, so unlike an artifact it has a
-clock in it.
+They are kept beside the last report in <folder>/looks.json. The next check then tests only newer requests and
+uses only its share of the false-alarm probability (drift.alpha_at). Unlike an artifact, this record contains
+times.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pergola.components.evaluation.drift.drift import DriftReport
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look, at the requests from `since_s` to `until_s`. Times are seconds since 1970."""
+class DriftCheck:
+    """One check, of the requests from `since_s` to `until_s`. Times are seconds since 1970."""
 
     at_s: int
     since_s: int
@@ -29,35 +29,36 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Looks(Record):
-    """All looks at a version, oldest first."""
+class DriftHistory(Record):
+    """All checks of a version, oldest first."""
 
     FILE: ClassVar[str] = "looks.json"
+    SCHEMA_NAME: ClassVar[str] = "Looks"
 
-    looks: tuple[Look, ...] = ()
+    looks: tuple[DriftCheck, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Those in `folder`; none when there has been none. Raises InputError for a broken file."""
+        """The history in `folder`; empty if there was no check. Raises InputError for a damaged file."""
         return cls.load(folder) if (folder / cls.FILE).is_file() else cls()
 
     @property
     def number(self) -> int:
-        """Of the next look, from 1."""
+        """The number of the next check, from 1."""
         return len(self.looks) + 1
 
     @property
     def since_s(self) -> int:
-        """From when on requests have not been judged."""
+        """The time of the first request that was not checked yet."""
         return self.looks[-1].until_s + 1 if self.looks else 0
 
     @property
     def drifted(self) -> int:
-        """How many of the last looks found drift, one after another."""
+        """How many of the latest checks in a row found drift."""
         quiet = next((i for i, look in enumerate(reversed(self.looks)) if not look.drifted), None)
         return len(self.looks) if quiet is None else quiet
 
     def after(self, report: DriftReport, *, at_s: int, since_s: int, until_s: int) -> Self:
-        """With one more look."""
-        look = Look(at_s, since_s, until_s, report.num_live, report.drifted, report.reasons)
-        return dataclasses.replace(self, looks=(*self.looks, look))
+        """With one more check."""
+        check = DriftCheck(at_s, since_s, until_s, report.num_live, report.drifted, report.reasons)
+        return dataclasses.replace(self, looks=(*self.looks, check))

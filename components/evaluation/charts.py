@@ -1,12 +1,11 @@
-"""Images of the report: curves and calibration as SVG, photographs as small data addresses.
+"""Charts of the pages as SVG.
 
-SVG takes the page's text colour, so that it can be read on light and dark alike. Equal input gives
-equal text: no date, no random identifiers.
+They use the page's text colour, so they are readable on light and dark backgrounds. The same input gives
+the same text: no date, no random identifiers.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +17,13 @@ import numpy.typing as npt
 
 from pergola.components.evaluation.calibration import Bin
 from pergola.components.evaluation.cost_report import CostReport
-from pergola.components.evaluation.saliency import HeatMap, overlay
 
 Floats = npt.NDArray[np.floating]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from PIL import Image
 
-_INK = "#010203"  # stands for the page's text colour
+_INK = "#010203"  # placeholder for the page's text colour
 _FIRST, _SECOND = "#2f7ed8", "#d9772b"  # readable on white and on near-black
 _STYLE = {
     "svg.hashsalt": "pergola",
@@ -64,16 +61,16 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> str:
 
 
 def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> str:
-    """Accuracy by confidence with its 95% interval, beside the diagonal, as SVG.
+    """Accuracy by confidence with its 95% interval, against the diagonal, as SVG.
 
-    before: the same images before the temperature, drawn fainter.
+    before: the same images without the temperature, drawn fainter.
     """
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.7, linestyle=":")
         if before:
-            _dots(axes, before, fmt="s", color=_SECOND, mfc="none", alpha=0.8, label="network alone")
-        _dots(axes, bins, fmt="o", color=_FIRST, label="as served")
+            _points(axes, before, fmt="s", color=_SECOND, mfc="none", alpha=0.8, label="without temperature")
+        _points(axes, bins, fmt="o", color=_FIRST, label="as served")
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
         if before:
             axes.legend(loc="upper left")
@@ -81,7 +78,7 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> str:
     return _svg(draw, 4.2, 3.0)
 
 
-def _dots(axes: Axes, bins: Sequence[Bin], **look: Any) -> None:
+def _points(axes: Axes, bins: Sequence[Bin], **look: Any) -> None:
     accuracy = np.array([bin.accuracy for bin in bins])
     ends = np.array([bin.interval for bin in bins]).reshape(len(bins), 2)
     errors = np.abs(ends.T - accuracy)
@@ -90,7 +87,7 @@ def _dots(axes: Axes, bins: Sequence[Bin], **look: Any) -> None:
 
 
 def cost_curve(report: CostReport) -> str:
-    """Cost and accuracy by the share of images that a person is asked about, as SVG; "" without asking."""
+    """Cost and accuracy by the share of images referred to a person, as SVG; "" without that option."""
     points = report.curve
     if not points:
         return ""
@@ -101,7 +98,7 @@ def cost_curve(report: CostReport) -> str:
         left.plot(asked, [point.per_thousand for point in points], color=_FIRST, label="one threshold")
         left.plot(100 * own.asked, own.per_thousand, "o", color=_SECOND, label="cheapest decision")
         left.axhline(constant.per_thousand, color=_INK, linewidth=0.7, linestyle=":", label=constant.name)
-        left.set(title="cost of 1,000 images", xlabel="% handed to a person")
+        left.set(title="cost of 1,000 images", xlabel="% referred to a person")
         left.set_ylim(bottom=min(0, left.get_ylim()[0]))
         left.legend(loc="best")
 
@@ -110,13 +107,13 @@ def cost_curve(report: CostReport) -> str:
         right.plot(asked, known, color=_FIRST)
         if own.accuracy is not None:
             right.plot(100 * own.asked, 100 * own.accuracy, "o", color=_SECOND)
-        right.set(title="accuracy on the others, %", xlabel="% handed to a person")
+        right.set(title="accuracy on the rest, %", xlabel="% referred to a person")
 
     return "".join(_svg(draw, 3.7, 2.8) for draw in (cost, accuracy))
 
 
 def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
-    """How two samples lie, each as a share of its own, as SVG.  before, after: (N,), (M,), no NaN."""
+    """The histograms of two samples as SVG, in shares.  before, after: (N,), (M,), no NaN."""
     edges = np.histogram_bin_edges(np.concatenate([before, after]), num_bins)
 
     def draw(axes: Axes) -> None:
@@ -128,57 +125,6 @@ def distributions(before: Floats, after: Floats, num_bins: int = 30) -> str:
         axes.set_ylim(bottom=0)
 
     return _svg(draw, 3.2, 1.7)
-
-
-def thumbnail(image: bytes, side_px: int = 96) -> str:
-    """A photograph as a small data address; "" when Pillow cannot read it."""
-    picture = _small(image, side_px)
-    return "" if picture is None else _data_address(picture, quality=72)
-
-
-def heat(image: bytes, map: HeatMap, aspect: str, size: Sequence[int], side_px: int = 96) -> str:
-    """A photograph with the places where a model looked, as a data address; see saliency.overlay."""
-    picture = _small(image, side_px)
-    return "" if picture is None else _data_address(overlay(picture, map, aspect, size), quality=72)
-
-
-def _small(image: bytes, side_px: int) -> Image.Image | None:
-    from PIL.Image import Resampling
-
-    from pergola.serving.wire import images
-
-    try:
-        with images.opened(image) as opened, images.decoding("it"):
-            opened.draft("RGB", (2 * side_px, 2 * side_px))
-            picture = opened.convert("RGB")
-    except ValueError:
-        return None
-    scale = side_px / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Resampling.NEAREST if scale > 1 else Resampling.LANCZOS)
-
-
-def contact_sheet(image: bytes, width_px: int = 1200) -> str:
-    """A larger image, such as the preview of the augmentation, as a data address; "" when unreadable."""
-    from pergola.serving.wire import images
-
-    try:
-        with images.opened(image) as opened, images.decoding("it"):
-            picture = opened.convert("RGB")
-        if picture.width > width_px:
-            picture = picture.resize((width_px, max(1, round(picture.height * width_px / picture.width))))
-        return _data_address(picture.crop((0, 0, picture.width, min(picture.height, 2 * width_px))), 75)
-    except ValueError:
-        return ""
-
-
-def _data_address(picture: object, quality: int) -> str:
-    from PIL import Image
-
-    assert isinstance(picture, Image.Image)
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _svg(draw: Callable[[Axes], None], width_in: float, height_in: float) -> str:
