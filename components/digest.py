@@ -1,4 +1,4 @@
-"""SHA-256 of files and folders: how the walk knows that nothing changed."""
+"""SHA-256 of files and folders: how the pipeline knows that nothing changed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def of_rows(rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 def of_data(data: Any) -> str:
-    """SHA-256 of plain data (dicts, lists, strings, numbers), whatever the order of keys, hex."""
+    """SHA-256 of plain data (dicts, lists, strings, numbers), independent of the order of keys, hex."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def of_named_file(file: str) -> str | None:
-    """Of a file that a setting names; None when it names none. A missing one is for the step to refuse."""
+    """SHA-256 of the file in a setting; None if it is empty or missing (the step then reports that)."""
     return of_file(Path(file)) if file and Path(file).is_file() else None

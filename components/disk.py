@@ -1,4 +1,4 @@
-"""What a file system refuses, in one sentence."""
+"""Errors of the file system as one sentence."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pergola.components.errors import InputError, StepError
 
 @contextmanager
 def explained(place: Path) -> Iterator[None]:
-    """Turn a read-only place into an InputError and a full disk into a StepError; other errors pass."""
+    """Turn missing write permission into an InputError and a full disk into a StepError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             path = error.filename or place
-            raise InputError(f"'{path}' may not be written: name another place, or allow it.") from error
+            raise InputError(
+                f"'{path}' cannot be written: choose another folder, or grant write permission."
+            ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StepError(f"The disk of '{place}' is full: free some space and run again.") from error
         raise

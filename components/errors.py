@@ -1,21 +1,21 @@
-"""Errors that a person can mend. Each says what came, what was wanted and what to do.
+"""Errors that a user can fix. Each says what happened, what was expected and what to do.
 
     PergolaError
     ├── InputError        the caller's mistake: a bad path, a bad setting, bad data (exit status 2)
-    └── StepError         something broke while a step worked (exit status 1)
+    └── StepError         something failed while a step ran (exit status 1)
 
 Messages are one sentence or two and name the file or key. The command line prints them without
-a traceback; everything that is not one of these is a bug of ours and shows one.
+a traceback; every other exception is a bug of ours and shows one.
 """
 
 
 class PergolaError(Exception):
-    """Anything pergola says on purpose."""
+    """Any error that pergola reports on purpose."""
 
 
 class InputError(PergolaError, ValueError):
-    """What came from the caller cannot be used."""
+    """The caller's input cannot be used."""
 
 
 class StepError(PergolaError, RuntimeError):
-    """A step could not do its work, through no fault of the caller's input."""
+    """A step failed, but not because of the caller's input."""

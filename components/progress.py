@@ -1,7 +1,7 @@
-"""How long work shows how far it is. Domain code gets a `Progress` and never prints.
+"""Progress bars for long work. Domain code gets a `Progress` and never prints.
 
-`Progress` is what `tqdm.tqdm` is: called with total, desc and unit it gives a context manager with
-`update(n)` and `set_postfix_str(text)`. The command line passes tqdm itself; the default is silent.
+`Progress` is the interface of `tqdm.tqdm`: called with total, desc and unit, it returns a context manager
+with `update(n)` and `set_postfix_str(text)`. The command line passes tqdm itself; the default is silent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 
 class Bar(Protocol):
-    """A bar that grows."""
+    """A progress bar."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
@@ -19,7 +19,7 @@ class Bar(Protocol):
 
 
 class Progress(Protocol):
-    """Makes a bar."""
+    """Creates a progress bar."""
 
     def __call__(
         self, *, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0
@@ -36,5 +36,5 @@ class _Silent:
 
 
 def silent(*, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0) -> Bar:
-    """A bar that nobody sees."""
+    """A progress bar that shows nothing."""
     return _Silent()

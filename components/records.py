@@ -1,8 +1,8 @@
 """Frozen dataclasses to plain data and back, strictly.
 
-Settings (from TOML) and artifacts (from JSON) are the same thing here: a frozen dataclass whose
-fields have types, and for settings also help and bounds. Reading coerces numbers (Kubeflow hands
-integers over as floats), rejects unknown keys and names the nearest known one.
+Settings (from TOML) and artifacts (from JSON) are both frozen dataclasses with typed fields; settings also
+have help and bounds. Loading coerces numbers (Kubeflow passes integers as floats), rejects unknown keys and
+suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def setting(
     file: bool = False,
     was: str = "",
 ) -> Any:
-    """A field of a settings dataclass: its default is our advice, `help` its one-line comment.
+    """A field of a settings dataclass: a recommended default and a one-line `help`.
 
     low, high: inclusive bounds of a number, or of each in a list.
     choices: the only values allowed, where not empty.  file: it names a file, whose content is what counts.
@@ -50,13 +50,13 @@ def setting(
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """The record that `data` describes.
+    """The record in `data`.
 
-    where: what to call the source in an error: "[train] in pergola.toml", "decision.json".
+    where: the source for error messages: "[train] in pergola.toml", "decision.json".
     Raises InputError for an unknown key, a value of a wrong type, out of bounds or not a choice.
     """
     if not isinstance(data, Mapping):
-        raise InputError(f"{where}: wanted a table of keys and values, got {data!r}.")
+        raise InputError(f"{where}: expected a table of keys and values, got {data!r}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     data = renamed(
@@ -100,21 +100,21 @@ def content_of(settings: Any) -> dict[str, Any]:
 
 
 def save_json(record: Any, path: Path) -> None:
-    """Write a record with its schema version, whole or not at all."""
+    """Write a record with its schema version, atomically."""
     data = {"schema": _schema(type(record)), **to_dict(record)}
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load_json(cls: type[T], path: Path) -> T:
-    """Read what `save_json` wrote. Raises InputError when it is missing, broken or of another kind."""
+    """The record in a file of `save_json`. Raises InputError if missing, damaged or of another class."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: wanted a saved {cls.__name__}.") from None
+        raise InputError(f"{path} is missing: expected a saved {cls.__name__}.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not readable as JSON ({error}). Delete it and run again.") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: wanted a JSON object, got {type(data).__name__}.")
+        raise InputError(f"{path}: expected a JSON object, got {type(data).__name__}.")
     schema = data.pop("schema", None)
     expected = _schema(cls)
     if schema != expected:
@@ -125,7 +125,7 @@ def load_json(cls: type[T], path: Path) -> T:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file beside its place, flush it to disk and rename it into place."""
+    """Write a file atomically: write a temporary file beside it, flush it to disk and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     raw = content.encode("utf-8") if isinstance(content, str) else content
@@ -141,7 +141,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """A sentence that offers the nearest known word, or the whole list."""
+    """A sentence that suggests the nearest known word, or lists all of them."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(names)}."
@@ -208,17 +208,17 @@ def _coerce_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _coerce_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise InputError(f"{where}: wanted a list, got {value!r}.")
+        raise InputError(f"{where}: expected a list, got {value!r}.")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_coerce(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(arguments) != len(value):
-        raise InputError(f"{where}: wanted {len(arguments)} values, got {len(value)}: {value!r}.")
+        raise InputError(f"{where}: expected {len(arguments)} values, got {len(value)}: {value!r}.")
     return tuple(_coerce(hint, item, where) for hint, item in zip(arguments, value, strict=True))
 
 
 def _coerce_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{where}: wanted a table, got {value!r}.")
+        raise InputError(f"{where}: expected a table, got {value!r}.")
     hint = arguments[1] if arguments else Any
     return {str(k): _coerce(hint, v, f"{where}.{k}") for k, v in value.items()}
 
@@ -235,8 +235,8 @@ def _coerce_scalar(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
-    raise InputError(f"{where}: wanted {words.get(hint, hint)}, got {value!r}.")
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+    raise InputError(f"{where}: expected {names.get(hint, hint)}, got {value!r}.")
 
 
 def _check(field: dataclasses.Field[Any], value: Any, where: str) -> None:
@@ -256,7 +256,7 @@ def _check_bounds(number: float, low: float | None, high: float | None, where: s
         limits = (
             f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
         )
-        raise InputError(f"{where}: {number} is out of bounds, wanted {limits}.")
+        raise InputError(f"{where}: {number} is out of bounds, expected {limits}.")
 
 
 def _offer(value: Any, choices: tuple[Any, ...]) -> str:

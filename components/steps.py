@@ -281,16 +281,16 @@ def evaluate(
     champion: another run's model, with labels of its own; it is scored to be compared with, no more.
     """
     from pergola.components.evaluation.evaluate import evaluate as score
-    from pergola.components.evaluation.export_notes import Inside
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.export_notes import ExportNotes
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
-    with ServedModel(saved_model) as model:
+    with LoadedModel(saved_model) as model:
         if champion:
             return score(model.probabilities, shards, split, out, settings, progress=progress,
                          model_labels=model.labels(), with_train=False)  # fmt: skip
         explain = model.saliency if model.explains() else None
-        return score(model.probabilities, shards, split, out, settings, progress=progress,
-                     inside=Inside.of(saved_model), manifest_folder=manifest, explain=explain)  # fmt: skip
+        return score(model.probabilities, shards, split, out, settings, progress=progress, explain=explain,
+                     notes=ExportNotes.of(saved_model), manifest_folder=manifest)  # fmt: skip
 
 
 def smoke_test(
@@ -338,9 +338,9 @@ def reference(
 ) -> DriftReference:
     """An accepted SavedModel and the test part -> what requests will be held against, to notice drift."""
     from pergola.components.evaluation.drift.reference import reference_of
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
-    with ServedModel(saved_model) as model:
+    with LoadedModel(saved_model) as model:
         return reference_of(shards, evaluation, model.embeddings, out, progress=progress)
 
 

@@ -13,7 +13,7 @@ from pergola.components.artifacts.release import Champion, Confirmation, Publica
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.evaluation.drift.reference import DriftReference
-from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.gate import formatting
 
 
@@ -69,7 +69,7 @@ def train(folder: Path) -> str:
 
 
 def export(folder: Path) -> str:
-    inside = Inside.of(folder / "saved_model")
+    inside = ExportNotes.of(folder / "saved_model")
     costs = ", decides by costs" if inside.costs else ""
     megabytes = Export.load(folder).num_bytes / 1e6
     return f"SavedModel, {megabytes:.1f} MB, temperature {inside.temperature:.2f}{costs}"

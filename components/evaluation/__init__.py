@@ -1,1 +1,1 @@
-"""What a model is worth, and whether it may ship."""
+"""Evaluation, the gate, the report and drift detection."""

@@ -1,9 +1,9 @@
-"""What a model must be better than: answers that need no network.
+"""Baselines that a model must beat. None of them needs a neural network.
 
 majority            the most frequent class, whatever the image
-metadata            five nearest training images by size, bytes, format, brightness and contrast alone: when
-                    this is good, the classes differ in how they were photographed, not in what they show
-nearest_neighbour   the most alike training image, as a thumbnail of 16 x 16 pixels
+metadata            five nearest training images by size, bytes, format, brightness and contrast alone: if
+                    this is accurate, the classes differ in how they were photographed, not in what they show
+nearest_neighbour   the nearest training image, as a thumbnail of 16 x 16 pixels
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What baselines see of N images, ordered by id."""
+class BaselineFeatures:
+    """The features of N images, ordered by id."""
 
     ids: tuple[str, ...]
     labels: Ints  # (N,)
@@ -40,13 +40,13 @@ class Looks:
     thumbnails: Floats  # (N, 3 * SIDE_PX ** 2), 0 to 1
 
 
-def looks(found: Iterable[ShardImage]) -> Looks:
-    """Look at images, one at a time. Those that Pillow cannot read are passed over."""
+def extract_features(images: Iterable[ShardImage]) -> BaselineFeatures:
+    """The features of images, read one at a time. Images that Pillow cannot read are skipped."""
     rows = sorted(
-        ((picture.id, picture.label, *seen) for picture in found if (seen := _look(picture.image))),
+        ((image.id, image.label, *found) for image in images if (found := _features(image.image))),
         key=lambda row: row[0],
     )
-    return Looks(
+    return BaselineFeatures(
         ids=tuple(row[0] for row in rows),
         labels=np.array([row[1] for row in rows], np.int64),
         metadata=np.array([row[2] for row in rows], np.float32).reshape(len(rows), 5),
@@ -56,14 +56,14 @@ def looks(found: Iterable[ShardImage]) -> Looks:
 
 
 def majority(answers: Bools, labels: Ints) -> Paired:
-    """The model beside the class that is most frequent among `labels`. answers: what it got right, (N,)."""
+    """The model compared with the most frequent class of `labels`.  answers: whether it was correct, (N,)."""
     return paired(MAJORITY, answers, labels == np.bincount(labels).argmax())
 
 
-def learned(answers: Bools, train: Looks, test: Looks) -> tuple[Paired, ...]:
-    """The model beside both baselines that look at training images; none without such images.
+def learned(answers: Bools, train: BaselineFeatures, test: BaselineFeatures) -> tuple[Paired, ...]:
+    """The model compared with both baselines that use training images; empty without such images.
 
-    answers: what the model got right of the images of `test`, in their order.
+    answers: whether the model was correct on each image of `test`.
     """
     if not len(train.ids) or not len(test.ids):
         return ()
@@ -76,12 +76,12 @@ def learned(answers: Bools, train: Looks, test: Looks) -> tuple[Paired, ...]:
 
 
 def paired(name: str, answers: Bools, other: Bools) -> Paired:
-    """The model beside another, by what each got right; difference: model - other."""
+    """The model compared with another predictor, by whether each was correct; difference: model - other."""
     pair = compare(answers, other)
     return Paired(name, len(answers), float(other.mean()), pair.difference, pair.interval, pair.p_value)
 
 
-def _look(image: bytes) -> tuple[list[float], str, Floats] | None:
+def _features(image: bytes) -> tuple[list[float], str, Floats] | None:
     from PIL.Image import Resampling
 
     from pergola.serving.wire import images
@@ -99,8 +99,8 @@ def _look(image: bytes) -> tuple[list[float], str, Floats] | None:
     return figures, kind, pixels.ravel()
 
 
-def _scaled(some: Looks, reference: Looks) -> Floats:
-    """Metadata with the reference's mean 0 and deviation 1, then a column a format."""
+def _scaled(some: BaselineFeatures, reference: BaselineFeatures) -> Floats:
+    """Metadata standardised by the reference's mean and deviation, then one column per format."""
     centre, scale = reference.metadata.mean(axis=0), reference.metadata.std(axis=0)
     columns = (some.metadata - centre) / np.where(scale > 1e-6, scale, 1)
     kinds = sorted(set(reference.formats))
@@ -109,7 +109,7 @@ def _scaled(some: Looks, reference: Looks) -> Floats:
 
 
 def _vote(train: Floats, test: Floats, labels: Ints, neighbours: int, chunk: int = 512) -> Ints:
-    """The most frequent label of the nearest rows; the nearest one's among the most frequent."""
+    """The most frequent label of the nearest rows; of equally frequent ones the nearest."""
     answers = np.empty(len(test), np.int64)
     norms = (train**2).sum(axis=1)
     for start in range(0, len(test), chunk):

@@ -39,22 +39,22 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration(Record):
-    """How far a model's confidence is from its accuracy on one part."""
+    """The calibration of a model on one split."""
 
     FILE: ClassVar[str] = "calibration.json"
 
     num_images: int
     error: float  # expected calibration error, equal-mass bins, 0 to 1
     error_equal_width: float
-    error_by_chance: float  # what a perfectly calibrated model with these confidences has on average
-    p_value: float  # how often such a model has at least `error`
+    error_by_chance: float  # the mean error of a perfectly calibrated model with these confidences
+    p_value: float  # probability that such a model has at least `error`
     gap: float  # mean confidence - accuracy, -1 to 1; above 0 is overconfident
     log_loss: float
     brier: float  # mean squared distance to the true class, 0 to 2
-    bins: tuple[Bin, ...]  # equal mass, rising
+    bins: tuple[Bin, ...]  # equal mass, ascending
     interval: tuple[float, float] = (0.0, 1.0)  # 95%, of the error, bootstrap corrected for its bias
-    temperature: float = 1.0  # by which the model divides its logits
-    before: Calibration | None = None  # the same images without that; None where it is 1
+    temperature: float = 1.0  # the model divides its logits by this
+    before: Calibration | None = None  # on the same images without temperature; None if it is 1
 
 
 def calibration(
@@ -66,13 +66,12 @@ def calibration(
     num_bins: int | None = None,
     num_samples: int = 1000,
 ) -> Calibration:
-    """All figures of one part.
+    """The calibration on one split.
 
     num_bins: of equal mass; None for up to 15 of at least 20 images.
-    temperature: what the model divided its logits by; with another than 1 the figures without it are given
-    too, as `before`.
-    The error is above 0 for a perfect model too, since bins are small; so `error_by_chance` and `p_value` say
-    what a model would have whose confidences are the true shares of right answers (drawn num_samples times).
+    temperature: the model divided its logits by it; unless it is 1, `before` is the calibration without it.
+    Even a perfectly calibrated model has an error above 0, since bins are small: `error_by_chance` and
+    `p_value` come from num_samples simulations of such a model with the same confidences.
     """
     check_probabilities(probabilities, labels)
     num_bins = num_bins or max(1, min(NUM_BINS, len(labels) // IN_A_BIN))
@@ -112,7 +111,7 @@ def expected_calibration_error(
 ) -> float:
     """Mean over images of |accuracy - confidence| of the bin they are in, 0 to 1.
 
-    scheme: "equal_mass" puts as many images in each bin, so none is nearly empty; "equal_width" is the
+    scheme: "equal_mass" puts equally many images in each bin, so none is nearly empty; "equal_width" is the
     older definition, with bins (0, 1/n], (1/n, 2/n], …
     """
     confidence, correct = _confidence(probabilities, labels)
@@ -122,7 +121,7 @@ def expected_calibration_error(
 def reliability(
     probabilities: Floats, labels: Ints, num_bins: int = NUM_BINS, scheme: str = EQUAL_MASS
 ) -> tuple[Bin, ...]:
-    """What a reliability diagram draws, a bin at a time, rising. Empty bins are left out."""
+    """The bins of a reliability diagram, ascending, without empty bins."""
     confidence, correct = _confidence(probabilities, labels)
     groups = _groups(confidence, num_bins, scheme)
     bins = []
@@ -149,7 +148,7 @@ def _groups(confidence: Floats, num_bins: int, scheme: str) -> Ints:
     if scheme == EQUAL_WIDTH:
         return np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     if scheme != EQUAL_MASS:
-        raise ValueError(f"'{scheme}' is no way to make bins. Wanted {EQUAL_WIDTH} or {EQUAL_MASS}.")
+        raise ValueError(f"Unknown binning scheme '{scheme}'. Expected {EQUAL_WIDTH} or {EQUAL_MASS}.")
     edges = np.sort(confidence)[(np.arange(1, num_bins) * len(confidence)) // num_bins]
     return np.searchsorted(np.unique(edges), confidence, side="right")
 
@@ -166,8 +165,8 @@ def _error_interval(
     rng: np.random.Generator,
     num_samples: int,
 ) -> tuple[float, float]:
-    """Basic bootstrap (Davison and Hinkley 1997, 5.2): drawing images adds to the error as much again as
-    having so few of them did, and this is taken off."""
+    """Basic bootstrap (Davison and Hinkley 1997, 5.2): resampling adds the same upward bias again that the
+    small sample already has, so it is subtracted."""
     gaps, size = correct - confidence, len(confidence)
     values = np.empty(num_samples)
     for index in range(num_samples):

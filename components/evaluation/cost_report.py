@@ -1,4 +1,4 @@
-"""What several ways to answer the same images cost, with intervals, by the costs of costs.py."""
+"""The cost of several decision strategies on the same images, with intervals. See costs.py."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ Ints = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
-class Spending:
-    """What one way to answer costs on one part."""
+class StrategyCost:
+    """The cost of one strategy on one split."""
 
     name: str
     per_thousand: float  # cost of 1,000 images
     interval: tuple[float, float]  # 95%, bootstrap
-    asked: float  # share of images handed to a person, 0 to 1
-    accuracy: float | None  # on the images that were answered; None when all were handed over
+    asked: float  # share of images referred to a person, 0 to 1
+    accuracy: float | None  # on the other images; None if there are none
 
 
 @dataclass(frozen=True)
 class CostReport(Record):
-    """Cost per 1,000 images of several ways to answer the same images, the model's decisions first."""
+    """Cost of 1,000 images for several strategies on the same images, the model's decisions first."""
 
     FILE: ClassVar[str] = "cost_report.json"
 
     num_images: int
-    constant: int  # the action that is best for all images alike, an index in Costs.actions
-    spendings: tuple[Spending, ...]
-    saving: float  # cost per 1,000 images that the model's decisions save over the best constant answer
+    constant: int  # the best constant action, an index in Costs.actions
+    spendings: tuple[StrategyCost, ...]
+    saving: float  # of the model's decisions over the best constant action, per 1,000 images
     saving_interval: tuple[float, float]  # 95%, paired bootstrap
     saving_over_champion: float | None = None
     saving_over_champion_interval: tuple[float, float] | None = None
-    saving_over_champion_p: float | None = None  # how surprising a difference so large is under chance
-    curve: tuple[CurvePoint, ...] = ()  # where a person can be asked
+    saving_over_champion_p: float | None = None  # p-value of the difference
+    curve: tuple[CurvePoint, ...] = ()  # empty if no person can be asked
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What it costs to answer only where the model is at least so sure."""
+    """The cost if only predictions of at least this confidence are used."""
 
-    confidence: float  # images below it are handed to a person
+    confidence: float  # images below it are referred to a person
     asked: float  # share of images, 0 to 1
-    accuracy: float | None  # on the others; None when there are none
+    accuracy: float | None  # on the other images; None if there are none
     per_thousand: float  # cost of 1,000 images, asking included
 
 
@@ -64,11 +64,11 @@ def cost_report(
     constant: int | None = None,
     seed: int = 0,
 ) -> CostReport:
-    """What the model's decisions cost on these images, beside other ways to answer them.
+    """The cost of the model's decisions on these images, compared with other strategies.
 
-    champion: an older model's probabilities of the same images and classes, (N, C).
-    constant: the constant answer to compare with, from the training part; without it the best one in
-        hindsight, which is the harder to beat.
+    champion: another model's probabilities for the same images and classes, (N, C).
+    constant: the constant action to compare with, chosen on the training split; None: the best one on these
+        images, which is harder to beat.
     """
     table = np.array(costs.matrix)
     constant = best_constant(labels, costs) if constant is None else constant
@@ -87,7 +87,7 @@ def cost_report(
         num_images=len(labels),
         constant=constant,
         spendings=tuple(
-            Spending(name, *per_thousand(paid[name], seed=seed), *_answered(chosen, labels, costs))
+            StrategyCost(name, *per_thousand(paid[name], seed=seed), *_answered(chosen, labels, costs))
             for name, chosen in answers.items()
         ),
         saving=float(1000 * saved.mean()),
@@ -100,9 +100,9 @@ def cost_report(
 
 
 def compare_costs(candidate: Path, champion: Path, *, seed: int = 0) -> CostReport | None:
-    """An evaluation folder's cost report with the champion on the same images in it; None without costs.
+    """An evaluation's cost report including the champion on the same images; None without costs.
 
-    The champion decides by the candidate's costs too, whatever it was exported with.
+    The champion's decisions use the candidate's costs, whatever it was exported with.
     """
     if not (candidate / Costs.FILE).is_file():
         return None
@@ -110,11 +110,11 @@ def compare_costs(candidate: Path, champion: Path, *, seed: int = 0) -> CostRepo
     ours, theirs = _predictions(candidate), _predictions(champion)
     if ours.keys() != theirs.keys():
         raise InputError(
-            f"{candidate} and {champion} are not about the same images. Evaluate both on the same test part."
+            f"{candidate} and {champion} are not about the same images. Evaluate both on the same test split."
         )
     labels = np.array([costs.labels.index(ours[id][0]) for id in ours])
     rows = [np.array([table[id][1] for id in ours], np.float32) for table in (ours, theirs)]
-    count = len(costs.labels)  # an older model may know further classes, which stand behind these
+    count = len(costs.labels)  # an older model may have further classes, which come after these
     return cost_report(
         rows[0][:, :count], labels, costs, rows[1][:, :count], constant=report.constant, seed=seed
     )
@@ -123,10 +123,10 @@ def compare_costs(candidate: Path, champion: Path, *, seed: int = 0) -> CostRepo
 def cost_curve(
     probabilities: Floats, labels: Ints, costs: Costs, *, num_points: int = 50
 ) -> tuple[CurvePoint, ...]:
-    """Cost, accuracy and work for people as the confidence that is asked for rises from 0 to above 1.
+    """Cost, accuracy and share of referrals as the confidence threshold rises from 0 to above 1.
 
-    The likeliest class is answered, or a person asked: the curve of one threshold, beside which the decision
-    with the lowest expected cost can be drawn as a point. Needs costs with ASK (else it is empty).
+    Below the threshold a person is asked, otherwise the most likely class is used. The decision of the lowest
+    expected cost is a point beside this curve. Empty unless the costs include ASK.
     """
     if ASK not in costs.actions:
         return ()
@@ -147,7 +147,7 @@ def per_thousand(
 ) -> tuple[float, tuple[float, float]]:
     """Cost of 1,000 images and its 95% interval (percentile bootstrap), from the cost of each, float (N,).
 
-    Images of equal cost are interchangeable, so costs are drawn and not images.
+    Images of equal cost are interchangeable, so costs are resampled instead of images.
     """
     values, counts = np.unique(paid, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(paid), counts / len(paid), size=num_samples)
@@ -156,10 +156,10 @@ def per_thousand(
 
 
 def sign_flips(differences: Floats, *, seed: int = 0, num_samples: int = 9999) -> float:
-    """Two-sided p-value of "either model is dearer as often": the sign of each difference is drawn anew.
+    """Two-sided p-value of a paired difference in cost, by a sign-flip permutation test.
 
-    Source: Fisher 1935, by simulation as in Phipson and Smyth 2010. Exact for few images and heavy costs,
-    where a bootstrap is not. Differences of equal size are interchangeable, so their signs are counted.
+    Source: Fisher 1935, by simulation as in Phipson and Smyth 2010. Exact for few images and large costs,
+    unlike a bootstrap. Differences of equal size are interchangeable, so only their signs are counted.
     """
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(sizes):
@@ -180,7 +180,7 @@ def _predictions(folder: Path) -> dict[str, tuple[str, list[float]]]:
 
 
 def _answered(chosen: Ints, labels: Ints, costs: Costs) -> tuple[float, float | None]:
-    """Share that was handed to a person, and the accuracy on the rest."""
+    """Share referred to a person, and the accuracy on the rest."""
     answered = chosen < len(costs.labels)
     right = chosen[answered] == labels[answered]
     return float(1 - answered.mean()), float(right.mean()) if answered.any() else None

@@ -1,6 +1,6 @@
-"""What a model scores on images that it has never seen.
+"""Evaluate a model on the test split.
 
-It is scored as it will be served: encoded images go into the exported model, probabilities come out.
+It is evaluated as it will be served: encoded images go into the exported model, probabilities come out.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from pergola.components.evaluation import baselines, robustness
 from pergola.components.evaluation.calibration import Calibration, calibration
 from pergola.components.evaluation.cost_report import cost_report
 from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.costs import Costs, best_constant
+from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.robustness import CHANGES
 from pergola.components.evaluation.saliency import Explain, saliency
 from pergola.components.evaluation.scoring import Predict, Scorer, Scores
@@ -41,25 +43,27 @@ from pergola.components.stats.costs import Costs, best_constant
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """How a model is scored."""
+    """How a model is evaluated."""
 
-    batch_size: int = setting(64, "images in one call of the model", low=1, high=4096)
-    train_sample: int = setting(2000, "training images scored for the gap (0: all)", low=0)
+    batch_size: int = setting(64, "images per call of the model", low=1, high=4096)
+    train_sample: int = setting(2000, "training images scored for the train accuracy (0: all)", low=0)
     golden: int = setting(8, "test images kept as golden requests", low=1, high=100)
-    golden_bytes: int = setting(262_144, "largest image wanted as a golden request, bytes", low=1024)
+    golden_bytes: int = setting(262_144, "preferred largest size of a golden request, bytes", low=1024)
     top_k: int = setting(3, "k of the top-k accuracy", low=2, high=100)
     baseline_sample: int = setting(
         1000,
-        "images that baselines look at, of the training and of the test part (0: only majority)",
+        "images that baselines use, of the training and the test split (0: majority only)",
         low=0,
     )
     robustness_sample: int = setting(
-        150, "test images that are blurred, compressed, darkened, brightened and turned (0: none)", low=0
+        150, "test images that are blurred, compressed, darkened, brightened and rotated (0: none)", low=0
     )
-    slices: bool = setting(True, "results by size, brightness, format, source and further columns of a list")
-    slice_min_images: int = setting(30, "smaller slices are too small to judge", low=2)
+    slices: bool = setting(
+        True, "results by size, brightness, format, source and additional columns of a list"
+    )
+    slice_min_images: int = setting(30, "smaller slices are not tested", low=2)
     explain: int = setting(
-        12, "surest errors for which it is shown where the model looked (0: none)", low=0, high=100
+        12, "errors of the highest confidence that get a saliency map (0: none)", low=0, high=100
     )
     seed: int = setting(0, "seed of the sample and of the bootstrap", low=0)
 
@@ -74,19 +78,19 @@ def evaluate(
     progress: Progress = silent,
     model_labels: Sequence[str] | None = None,
     with_train: bool = True,
-    inside: Inside | None = None,
+    notes: ExportNotes | None = None,
     manifest_folder: Path | None = None,
     explain: Explain | None = None,
 ) -> Evaluation:
-    """Score a model on the test part; writes what components/artifacts/ names.
+    """Evaluate a model on the test split and write the artifact (see components/artifacts/).
 
     predict: encoded images (at most `batch_size`) -> probabilities, float32 (N, C), rows sum to 1.
-    model_labels: what the model's outputs mean, when that is not the order of the shards: an older model
-        may know fewer classes, whose images it then gets wrong, or classes that are gone.
-    with_train: score training images too; False for a champion, whose training part was another.
-    inside: the model's temperature and costs.  manifest_folder: for results by slice.
-    explain: encoded images -> heat maps, for the worst errors.
-    Raises StepError when the model answers in a wrong shape or with numbers that are no probabilities.
+    model_labels: the classes of the model's outputs if they are not those of the shards: an older model may
+        lack classes, whose images then count as errors, or have classes that no longer exist.
+    with_train: score training images too; False for a champion, which had another training split.
+    notes: the model's temperature and costs.  manifest_folder: for results by slice.
+    explain: encoded images -> saliency maps, for errors.
+    Raises StepError if the model's output has a wrong shape or is not a probability distribution.
     """
     shards = Shards.load(shards_folder)
     labels = _union(shards.labels, model_labels)
@@ -98,9 +102,9 @@ def evaluate(
         test = scorer.score(read_images(shards_folder, TEST))
         train = scorer.score(read_images(shards_folder, TRAIN, chosen.train)) if chosen.train else None
         changed = _robustness(scorer, test, shards_folder, chosen.changed)
-    inside = inside or Inside()
+    notes = notes or ExportNotes()
     calibrated = calibration(
-        test.probabilities, test.labels, temperature=inside.temperature, seed=settings.seed
+        test.probabilities, test.labels, temperature=notes.temperature, seed=settings.seed
     )
     evaluation = dataclasses.replace(
         summarise(test, train, labels, settings, calibrated),
@@ -111,8 +115,8 @@ def evaluate(
     calibrated.save(out)
     _save_predictions(test, labels, split_folder, out)
     _golden(test, labels, shards_folder, settings).save(out)
-    if inside.costs:
-        _save_costs(test, inside.costs, shards, settings.seed, out)
+    if notes.costs:
+        _save_costs(test, notes.costs, shards, settings.seed, out)
     if settings.slices and manifest_folder:
         cut = SliceSettings(min_images=settings.slice_min_images)
         slice_scores(test.right, columns_of(manifest_folder, test.ids), cut).save(out)
@@ -129,7 +133,7 @@ def summarise(
     settings: EvaluateSettings,
     calibrated: Calibration,
 ) -> Evaluation:
-    """All figures of an evaluation, with their intervals."""
+    """The metrics of an evaluation, with their intervals."""
     confusion = metrics.confusion_matrix(test.predicted, test.labels, len(labels))
     accuracy = metrics.accuracy(test.predicted, test.labels)
     top = metrics.top_k_accuracy(test.probabilities, test.labels, settings.top_k)
@@ -169,12 +173,12 @@ def _count(shards: Shards, part: str) -> int:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Ids of the images that are looked at besides the test part; seeded samples."""
+    """Seeded samples of image ids that are used besides the whole test split."""
 
-    train: frozenset[str] = frozenset()  # scored for the gap
-    learned: frozenset[str] = frozenset()  # training images of the baselines
-    judged: frozenset[str] = frozenset()  # test images of the baselines
-    changed: frozenset[str] = frozenset()  # test images that are changed
+    train: frozenset[str] = frozenset()  # scored for the train accuracy
+    known: frozenset[str] = frozenset()  # training images of the baselines
+    asked: frozenset[str] = frozenset()  # test images of the baselines
+    changed: frozenset[str] = frozenset()  # test images of the robustness tests
 
     @classmethod
     def of(cls, split_folder: Path, settings: EvaluateSettings) -> _Chosen:
@@ -183,8 +187,8 @@ class _Chosen:
         most = settings.baseline_sample
         return cls(
             train=_sample(train, settings.train_sample or len(train), settings.seed),
-            learned=_sample(train, most, settings.seed),
-            judged=_sample(test, most, settings.seed),
+            known=_sample(train, most, settings.seed),
+            asked=_sample(test, most, settings.seed),
             changed=_sample(test, settings.robustness_sample, settings.seed),
         )
 
@@ -198,15 +202,15 @@ def _sample(ids: list[str], most: int, seed: int) -> frozenset[str]:
 
 def _baselines(test: Scores, shards_folder: Path, chosen: _Chosen) -> tuple[Paired, ...]:
     simplest = baselines.majority(test.right, test.labels)
-    if not chosen.learned or not chosen.judged:
+    if not chosen.known or not chosen.asked:
         return (simplest,)
-    known = baselines.looks(read_images(shards_folder, TRAIN, chosen.learned))
-    asked = baselines.looks(read_images(shards_folder, TEST, chosen.judged))
+    known = baselines.extract_features(read_images(shards_folder, TRAIN, chosen.known))
+    asked = baselines.extract_features(read_images(shards_folder, TEST, chosen.asked))
     return (simplest, *baselines.learned(test.only(asked.ids).right, known, asked))
 
 
 def _robustness(scorer: Scorer, test: Scores, shards_folder: Path, ids: frozenset[str]) -> tuple[Paired, ...]:
-    """The model on changed images beside itself on the same images as they are."""
+    """The model on changed images compared with the unchanged images."""
     found = []
     for name in CHANGES if ids else ():
         after = scorer.score(robustness.changed(read_images(shards_folder, TEST, ids), CHANGES[name]))
@@ -241,7 +245,7 @@ def _class_interval(share: float, trials: int) -> tuple[float, float] | None:
 
 
 def _save_costs(test: Scores, costs: Costs, shards: Shards, seed: int, out: Path) -> None:
-    """costs.json and cost_report.json; the constant answer is the one that is best on the training part."""
+    """Write costs.json and cost_report.json; the constant action is the best one on the training split."""
     known = shards.parts[TRAIN].by_label if TRAIN in shards.parts else {}
     counts = [known.get(label, 0) for label in costs.labels]
     constant = best_constant(np.repeat(np.arange(len(counts)), counts), costs) if any(counts) else None
@@ -255,7 +259,7 @@ def _save_costs(test: Scores, costs: Costs, shards: Shards, seed: int, out: Path
 def _save_saliency(
     explain: Explain, test: Scores, shards_folder: Path, settings: EvaluateSettings, out: Path
 ) -> None:
-    """Heat maps of the errors that the model was surest of."""
+    """Write saliency maps of the errors with the highest confidence."""
     sure = test.probabilities.max(axis=1)
     errors = sorted(np.flatnonzero(~test.right), key=lambda row: (-sure[row], test.ids[row]))
     ids = frozenset(test.ids[row] for row in errors[: settings.explain])
@@ -286,7 +290,7 @@ def _save_predictions(test: Scores, labels: tuple[str, ...], split_folder: Path,
 def _golden(
     test: Scores, labels: tuple[str, ...], shards_folder: Path, settings: EvaluateSettings
 ) -> GoldenRequests:
-    """A few images with their answers: one of each class in turn, the lowest ids first."""
+    """A few images with the model's probabilities: one per class in turn, the lowest ids first."""
     index = {id: i for i, id in enumerate(test.ids)}
     sizes = {p.id: len(p.image) for p in read_images(shards_folder, TEST)}
     chosen = _choose(test, sizes, settings)
@@ -303,7 +307,7 @@ def _golden(
 
 
 def _choose(test: Scores, sizes: dict[str, int], settings: EvaluateSettings) -> list[str]:
-    """Ids by turns from each class; within a class small images first, then by id."""
+    """Ids, one per class in turn; within a class small images first, then by id."""
     queues: dict[int, list[str]] = {}
     for id, label in sorted(
         zip(test.ids, test.labels, strict=True),

@@ -1,4 +1,4 @@
-"""What an exported model holds besides its network, as it is written down in the SavedModel's own folder."""
+"""The temperature and costs of an exported model, stored in the SavedModel's folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Self
 from pergola.components.stats.costs import Costs
 from pergola.components.stats.temperature import Temperature
 
-EXTRA = "assets.extra"  # of a SavedModel: files that servers leave alone
+EXTRA = "assets.extra"  # of a SavedModel: files that servers ignore
 
 
 @dataclass(frozen=True)
-class Inside:
-    """A model without notes, such as one that is older or was not exported by pergola, holds nothing."""
+class ExportNotes:
+    """The notes of a SavedModel; the defaults for one without notes, such as an older one."""
 
-    temperature: float = 1.0  # by which it divides its logits
-    costs: Costs | None = None  # by which it decides
+    temperature: float = 1.0  # the model divides its logits by this
+    costs: Costs | None = None  # of its decisions
 
     @classmethod
     def of(cls, saved_model: Path) -> Self:
-        """Read what components/training/export.py wrote. Raises InputError for a damaged file."""
+        """The notes that components/training/export.py wrote. Raises InputError for a damaged file."""
         folder = saved_model / EXTRA
         fitted = Temperature.load(folder) if (folder / Temperature.FILE).is_file() else None
         costs = Costs.load(folder) if (folder / Costs.FILE).is_file() else None

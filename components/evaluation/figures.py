@@ -1,4 +1,4 @@
-"""The figures of an evaluation by name, as the registry, `pergola run --json` and Kubeflow show them."""
+"""The metrics of an evaluation by name, as the registry, `pergola run --json` and Kubeflow show them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pergola.components.evaluation.slices import Slices
 
 
 def of(folder: Path) -> dict[str, float | None]:
-    """Figures on the test part, unless the name says otherwise.
+    """Metrics on the test split, unless the name says otherwise.
 
-    With costs also cost_per_1000 and cost_saved_per_1000 (over the best constant answer); with slices that
-    are large enough to judge also worst_slice_accuracy.
+    With costs also cost_per_1000 and cost_saved_per_1000 (over the best constant action); with slices that
+    are large enough also worst_slice_accuracy.
     """
     scores, calibrated = Evaluation.load(folder), Calibration.load(folder)
     found: dict[str, float | None] = {

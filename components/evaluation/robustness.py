@@ -1,6 +1,6 @@
-"""How a model does when its images change as they do in life: softer, compressed, darker, turned.
+"""Mild changes of images for robustness tests: blur, compression, brightness, rotation.
 
-The changes are mild: a person still sees the same thing. Sizes are relative to the image.
+They do not alter what an image shows. Sizes are relative to the image.
 Source of the idea: Hendrycks and Dietterich 2019, at their lowest severity.
 """
 
@@ -17,7 +17,7 @@ from pergola.components.data.shard_reader import ShardImage
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_SIDE_PX = 640  # larger images are reduced first: the model would do so too
+MAX_SIDE_PX = 640  # larger images are scaled down first, as the model would
 
 JPEG_QUALITY = 50
 DARKER = 0.7
@@ -31,18 +31,18 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "jpeg": lambda image: _changed(image, lambda picture: picture, as_jpeg=True),
     "darker": lambda image: _changed(image, lambda picture: picture.point(lambda v: v * DARKER)),
     "brighter": lambda image: _changed(image, lambda picture: picture.point(lambda v: v * BRIGHTER)),
-    "rotation": lambda image: _changed(image, _turn),
+    "rotation": lambda image: _changed(image, _rotate),
 }  # name -> the change of an encoded image, which gives an encoded image
 
 
 def changed(found: Iterable[ShardImage], change: Callable[[bytes], bytes]) -> Iterator[ShardImage]:
-    """Images after a change."""
+    """The images after a change."""
     for picture in found:
         yield ShardImage(picture.id, picture.label, change(picture.image))
 
 
 def _changed(image: bytes, change: Callable[[Image.Image], Image.Image], *, as_jpeg: bool = False) -> bytes:
-    """Images that Pillow cannot read come back as they are."""
+    """The changed image, encoded; unchanged if Pillow cannot read it."""
     from pergola.serving.wire import images
 
     try:
@@ -66,12 +66,12 @@ def _blur(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(BLUR * max(picture.size)))
 
 
-def _turn(picture: Image.Image) -> Image.Image:
-    """Turned, with its edges drawn out so that no corner is empty."""
+def _rotate(picture: Image.Image) -> Image.Image:
+    """Rotated, with the edges replicated so that no corner is empty."""
     from PIL import Image
 
     pad = max(1, round(0.1 * max(picture.size)))
     pixels = np.asarray(picture)
     padded = np.pad(pixels, [(pad, pad), (pad, pad), *[(0, 0)] * (pixels.ndim - 2)], mode="edge")
-    turned = Image.fromarray(padded).rotate(DEGREES, Image.Resampling.BILINEAR)
-    return turned.crop((pad, pad, pad + picture.width, pad + picture.height))
+    rotated = Image.fromarray(padded).rotate(DEGREES, Image.Resampling.BILINEAR)
+    return rotated.crop((pad, pad, pad + picture.width, pad + picture.height))

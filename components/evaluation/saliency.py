@@ -1,4 +1,4 @@
-"""Where a model looked when it was wrong: heat maps of a few images, kept beside its evaluation."""
+"""Saliency maps of errors: the regions that a prediction depends on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Maps = npt.NDArray[np.float32]
 Explain = Callable[[list[bytes]], Maps]  # encoded images -> float32 (N, h, w), 0 to 1
 
 _COLOURS = np.array([(0, 0, 3), (87, 15, 109), (187, 55, 84), (249, 142, 8), (252, 254, 164)], np.float64)
-_OPACITY = 0.65  # of the strongest place
+_OPACITY = 0.65  # of the strongest region
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One image's map, on the image as the network gets it."""
+    """The saliency map of one image, in the coordinates of the network's input."""
 
     height: int
     width: int
-    values: str  # base64 of uint8 (height, width), row by row; 255 is the strongest place
+    values: str  # base64 of uint8 (height, width), row by row; 255 is the strongest region
 
     @classmethod
     def of(cls, values: Maps) -> HeatMap:
@@ -43,7 +43,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Saliency(Record):
-    """Heat maps of the answers that the model was surest of and that were wrong."""
+    """Saliency maps of the errors with the highest confidence."""
 
     FILE: ClassVar[str] = "saliency.json"
 
@@ -60,10 +60,10 @@ def saliency(explain: Explain, images: Mapping[str, bytes], batch_size: int) -> 
 
 
 def overlay(image: Image.Image, heat: HeatMap, aspect: str, size: Sequence[int]) -> Image.Image:
-    """The image with the map over it, bright where the model looked.
+    """The image with the map over it, bright where the prediction depends on it.
 
-    aspect: what the network does with other aspects, see components/imaging/decode.py.
-    size: height and width of the network's input, whose aspect says where the map lies on the image.
+    aspect: how images of another aspect ratio are resized, see components/imaging/decode.py.
+    size: height and width of the network's input, which determine the position of the map on the image.
     """
     left, top, right, bottom = _box(image.size, aspect, size)
     wide, high = max(1, round(right - left)), max(1, round(bottom - top))
@@ -80,12 +80,12 @@ def overlay(image: Image.Image, heat: HeatMap, aspect: str, size: Sequence[int])
 
 
 def _box(given: tuple[int, int], aspect: str, size: Sequence[int]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what the network sees, on an image of `given` width and height."""
+    """Left, top, right and bottom of the network's input on an image of `given` width and height."""
     width, height = given
     if aspect == "stretch":
         return 0, 0, width, height
     wanted = size[1] / size[0]
-    choose = min if aspect == "crop" else max  # a part of the image, or the image with bars
+    choose = min if aspect == "crop" else max  # a crop of the image, or the image with padding
     wide = choose(width, height * wanted)
     high = wide / wanted
     return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2

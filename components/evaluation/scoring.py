@@ -1,4 +1,4 @@
-"""A model's answers to images, in the order and with the classes of the shards."""
+"""A model's predictions on images, ordered by id, with the classes of the shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model answered to the images of one part, ordered by id."""
+    """The probabilities of a model for the images of one split, ordered by id."""
 
     ids: tuple[str, ...]
     labels: npt.NDArray[np.int64]  # (N,), true
@@ -27,23 +27,23 @@ class Scores:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """Likeliest class of each image, (N,)."""
+        """The most likely class of each image, (N,)."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def right(self) -> Bools:
-        """Whether the class of each image was found, (N,)."""
+        """Whether each image was classified correctly, (N,)."""
         return self.predicted == self.labels
 
     def only(self, ids: tuple[str, ...]) -> Scores:
-        """Those of some images, in the order of `ids`."""
+        """The scores of some images, in the order of `ids`."""
         index = {id: i for i, id in enumerate(self.ids)}
         rows = [index[id] for id in ids]
         return Scores(ids, self.labels[rows], self.probabilities[rows])
 
 
 class Scorer:
-    """Runs a model over images in batches and puts its outputs where the labels say."""
+    """Runs a model on batches of images and arranges its outputs in the order of the labels."""
 
     def __init__(
         self, predict: Predict, columns: list[int], num_classes: int, batch_size: int, bar: Bar
@@ -52,7 +52,7 @@ class Scorer:
         self._batch_size, self._bar = batch_size, bar
 
     def score(self, found: Iterator[ShardImage]) -> Scores:
-        """The answers to images. Raises InputError without any, StepError for answers that are none."""
+        """The scores of images. Raises InputError if there are none, StepError for invalid outputs."""
         ids, labels, rows = [], [], []
         for batch in _batches(found, self._batch_size):
             rows.append(self._answers([image.image for image in batch]))
@@ -60,7 +60,7 @@ class Scorer:
             labels += [image.label for image in batch]
             self._bar.update(len(batch))
         if not ids:
-            raise InputError("The part to evaluate has no images. Add images or raise its share in [split].")
+            raise InputError("The split to evaluate has no images. Add images or raise its share in [split].")
         order = sorted(range(len(ids)), key=ids.__getitem__)
         truth = np.array(labels, np.int64)[order]
         return Scores(tuple(ids[i] for i in order), truth, np.concatenate(rows)[order])
@@ -70,11 +70,11 @@ class Scorer:
         wanted = (len(images), len(self._columns))
         if answers.shape != wanted:
             raise StepError(
-                f"The model answered with shape {answers.shape}, wanted {wanted} (images, classes)."
+                f"The model's output has shape {answers.shape}, expected shape {wanted} (images, classes)."
             )
         if not np.isfinite(answers).all() or (answers < 0).any() or (answers.sum(axis=1) < 0.5).any():
             raise StepError(
-                "The model answered with numbers that are no probabilities (negative, infinite or nan). "
+                "The model's outputs are not probabilities (negative, infinite or nan). "
                 "Train again with a lower learning rate."
             )
         placed = np.zeros((len(images), self._num_classes), np.float32)

@@ -1,8 +1,7 @@
-"""Accuracy by slice: small images, dark ones, one source, any column, and which slices stand out.
+"""Accuracy by slice: by size, brightness, source or any column, and which slices differ from the rest.
 
-A slice is compared with all other images by Fisher's exact test, and all slices together are corrected by
-Holm's method, so that looking at many does not make one seem bad by chance. A slice with few images is
-said to be too small to judge, whatever its accuracy.
+A slice is compared with all other images by Fisher's exact test. P-values of all slices are corrected by Holm's
+method for multiple comparisons. A slice with few images is reported as too small to judge.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ Bools = npt.NDArray[np.bool_]
 WORSE, BETTER, ALIKE, TOO_SMALL = "worse", "better", "alike", "too small to judge"
 OTHER, UNKNOWN = "(other)", "(unknown)"
 SIZE, BRIGHTNESS, FORMAT, SOURCE = "longer side, px", "brightness", "format", "source"
-MANY = 12  # more different numbers than this are cut into ranges
-_LIST = "list."  # before the names of a list's further columns in the manifest
+MANY = 12  # more distinct numbers than this are cut into ranges
+_LIST = "list."  # prefix of a list's additional columns in the manifest
 
 
 @dataclass(frozen=True)
 class SliceSettings:
-    """How slices are cut and judged."""
+    """How slices are cut and tested."""
 
-    num_bins: int = setting(4, "slices of a column of numbers, of equally many images", low=2, high=20)
-    max_values: int = setting(12, "values of a column of words; rarer ones are one slice", low=2, high=100)
-    min_images: int = setting(30, "smaller slices are not judged", low=2)
+    num_bins: int = setting(4, "slices of a numeric column, with equally many images", low=2, high=20)
+    max_values: int = setting(12, "slices of a text column; rarer values share one slice", low=2, high=100)
+    min_images: int = setting(30, "smaller slices are not tested", low=2)
     significance: float = setting(
-        0.05, "chance that any slice is called worse or better wrongly", low=1e-4, high=0.5
+        0.05, "probability that any slice is wrongly called worse or better", low=1e-4, high=0.5
     )
 
 
 @dataclass(frozen=True)
 class Slice:
-    """How a model did on some of the images."""
+    """The accuracy on a subset of the test images."""
 
     column: str
     name: str  # "12 to 80", "JPEG", "(unknown)"
@@ -54,29 +53,29 @@ class Slice:
     accuracy: float
     interval: tuple[float, float]  # 95%, Wilson
     rest: float  # accuracy on all other images
-    p_value: float | None  # after correction; None when not judged
+    p_value: float | None  # corrected; None if not tested
     verdict: str
 
 
 @dataclass(frozen=True)
 class Slices(Record):
-    """All slices, by column and rising value."""
+    """All slices, by column and ascending value."""
 
     FILE: ClassVar[str] = "slices.json"
 
     slices: tuple[Slice, ...]
 
     def worst(self) -> Slice | None:
-        """The judged slice of the lowest accuracy; None when all are too small to judge."""
+        """The tested slice of the lowest accuracy; None if all slices are too small."""
         judged = [one for one in self.slices if one.p_value is not None]
         return min(judged, key=lambda one: (one.accuracy, one.column, one.name), default=None)
 
 
 def columns_of(manifest_folder: Path, ids: Sequence[str]) -> dict[str, list[Any]]:
-    """What the manifest knows of images: size, brightness, format, source, and a list's further columns.
+    """Columns of the manifest by which slices are cut: size, brightness, format, source, columns of a list.
 
-    Source is the folder that an image lies in, without its class and without "train" and the like: the
-    camera or the place, where people keep images so.
+    Source is the path of an image's folder without its class and without "train" and the like, often the
+    camera or the place.
     """
     import pyarrow.parquet as parquet
 
@@ -102,7 +101,7 @@ def _source(path: str, label: str) -> str:
 
 
 def _values(column: pd.Series[Any]) -> list[Any]:
-    """Numbers, where a list's column has only numbers and many of them; else its words. Empty is unknown."""
+    """The values of a list's column: numbers if all are numeric and many, else texts. None: empty."""
     import pandas as pd
 
     words = column.where(column.notna() & (column != ""), None)
@@ -116,9 +115,9 @@ def slice_scores(
 ) -> Slices:
     """Accuracy of each slice of each column.
 
-    correct: bool (N,), whether the model was right.  columns: name -> N values, numbers or words; None and
-    nan
-        are a slice of their own. A column with one value is left out, since it cuts nothing.
+    correct: bool (N,), whether the prediction was correct.
+    columns: name -> N values, numbers or texts; None and nan are one slice. Columns with a single value are
+        omitted.
     """
     settings = settings or SliceSettings()
     found = []
@@ -139,13 +138,13 @@ def slice_scores(
 
 
 def cut(values: Sequence[Any], settings: SliceSettings) -> list[tuple[str, Bools]]:
-    """The slices of a column: name and which images are in it, bool (N,). Every image is in one."""
+    """The slices of a column: name, and bool (N,) which images it contains. Every image is in one slice."""
     known = np.array([value is not None and value == value for value in values], np.bool_)
     present = [value for value, is_known in zip(values, known, strict=True) if is_known]
     if present and all(isinstance(value, int | float | np.number) for value in present):
         parts = _cut_numbers(np.array(present, np.float64), settings.num_bins)
     else:
-        parts = _cut_words([str(value) for value in present], settings.max_values)
+        parts = _cut_texts([str(value) for value in present], settings.max_values)
     found = []
     for name, inside in parts:
         whole = np.zeros(len(values), np.bool_)
@@ -155,7 +154,7 @@ def cut(values: Sequence[Any], settings: SliceSettings) -> list[tuple[str, Bools
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, 0 to 1. Source: Holm 1979."""
+    """P-values corrected for multiple comparisons, 0 to 1. Source: Holm 1979."""
     order = np.argsort(p_values, kind="stable")
     scaled = np.array(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
     corrected = np.empty(len(order))
@@ -178,7 +177,7 @@ def _short(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"
 
 
-def _cut_words(values: list[str], max_values: int) -> list[tuple[str, Bools]]:
+def _cut_texts(values: list[str], max_values: int) -> list[tuple[str, Bools]]:
     words = np.array(values, dtype=object)
     names, counts = np.unique(words, return_counts=True) if len(words) else (words, words)
     order = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))

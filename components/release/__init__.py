@@ -1,1 +1,1 @@
-"""From a SavedModel to a version that answers."""
+"""From a SavedModel to a released version."""

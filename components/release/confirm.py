@@ -1,4 +1,4 @@
-"""The last step: a published version is served and gives the golden answers; then it is the champion."""
+"""Confirm a published version: a server answers its golden requests; then it becomes the champion."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def confirm(
     max_difference: float,
     timeout_s: float = 60.0,
 ) -> Confirmation:
-    """Ask a server for the published version, then move the champion's alias to it.
+    """Send the golden requests to the published version, then make it the champion.
 
-    client: of any server that watches `base`, asking the model that was published: the smoke test's own
-    (Smoke tests.serve), or that of a running `pergola serve`.
-    Raises StepError when the version is not there in time or answers otherwise; it is withdrawn then,
-    from the folder and in the registry, and the champion stays what it was. A version that is the champion
-    already is not withdrawn.
+    client: of a server that watches `base`, for the published model: the smoke test's own server
+    (SmokeTestServer.serve) or a running `pergola serve`.
+    Raises StepError if the version is not available in time or answers differently. It is then withdrawn
+    from the folder and the registry, and the champion does not change. A version that is already the
+    champion is not withdrawn.
     """
     model, version = publication.model, publication.version
     try:
         difference = served_difference(client.at(version=version), golden, version, timeout_s)
         if difference > max_difference:
             raise WrongAnswer(
-                f"its probabilities are up to {difference:.2g} away, allowed is {max_difference:g}"
+                f"its probabilities differ by up to {difference:.2g}, {max_difference:g} is allowed"
             )
     except Exception as error:
         champion = registry.champion(model)
         if champion is not None and champion.version == version:
             raise StepError(
-                f"Version {version} of '{model}' is the champion and stays it, but could not be confirmed "
-                f"again: {error}. Look at the server's log."
+                f"Version {version} of '{model}' is the champion and remains it, but could not be confirmed "
+                f"again: {error}. See the server's log."
             ) from error
         withdraw(base, model, version)
         registry.withdraw(model, version)
-        now = f"Version {champion.version} stays the champion." if champion else "There is no champion."
+        now = f"Version {champion.version} remains the champion." if champion else "There is no champion."
         raise StepError(
             f"Version {version} of '{model}' was published but could not be confirmed, so it was withdrawn: "
             f"{error}. {now}"
@@ -61,9 +61,9 @@ def confirm(
 
 
 def served_difference(client: Client, golden: GoldenRequests, version: int, timeout_s: float) -> float:
-    """How far a server's answers are from the golden ones. Waits for the version; see golden.ask."""
+    """Largest difference of a served probability from the golden one. Waits for the version."""
     client.wait_until_available(timeout_s=timeout_s)
     answers = golden_requests.ask(client, golden)
     if answers.version != version:
-        raise WrongAnswer(f"version {answers.version} answered, wanted {version}")
+        raise WrongAnswer(f"version {answers.version} answered instead of {version}")
     return answers.max_difference

@@ -1,4 +1,4 @@
-"""The golden requests to a server: does it give the answers that the model gave when it was evaluated?"""
+"""Golden requests: does a server answer as the model did when it was evaluated?"""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a server answered."""
+    """A server's answers to the golden requests."""
 
     num_requests: int
     max_difference: float  # largest |served - golden| probability, 0 to 1
     version: int  # of the model that answered
-    latencies_ms: tuple[float, ...]  # of each request with one image, in order; the first opened the way
+    latencies_ms: tuple[float, ...]  # of each request with one image, in order, without the first
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile of the latencies, 0 to 100."""
@@ -35,10 +35,10 @@ class WrongAnswer(Exception):
 
 
 def ask(client: Client, golden: GoldenRequests, *, rounds: int = 1) -> Answers:
-    """Send each golden image alone, `rounds` times, and then all of them at once.
+    """Send each golden image alone, `rounds` times, then all of them in one request.
 
-    The very first request opens the connection; its latency counts only where there is no other.
-    Raises WrongAnswer, and what the client raises when there is no answer.
+    The first request opens the connection; its latency counts only if there is no other.
+    Raises WrongAnswer, and the client's errors if there is no answer.
     """
     images = [base64.b64decode(request.image) for request in golden.requests]
     wanted = np.array([request.probabilities for request in golden.requests])
@@ -61,7 +61,7 @@ def _served(client: Client, images: list[bytes]) -> tuple[np.ndarray, int]:
 
 def _difference(served: np.ndarray, wanted: np.ndarray) -> float:
     if served.shape != wanted.shape:
-        raise WrongAnswer(f"it answered with shape {served.shape}, wanted {wanted.shape} (images, classes)")
+        raise WrongAnswer(f"it answered with shape {served.shape}, expected {wanted.shape} (images, classes)")
     if not np.isfinite(served).all():
         raise WrongAnswer("it answered with numbers that are not finite")
     return float(np.abs(served - wanted).max())

@@ -1,13 +1,13 @@
-"""What a version was made of, in files of its own that stay when the run's own are tidied away.
+"""The provenance of a released version, in files of its own that remain when the run's are deleted.
 
 <workspace>/versions/<model>/<N>/
   origin.json        run, source, code, command, reason
   settings.toml      all settings of the run
-  images.parquet   every file: path, label, id, part, group, and why it was kept out
+  images.parquet     every file: path, label, id, part, group, and why it was excluded (kept_out)
   split.json, split.parquet, manifest.json, validation.json, training.json, export.json,
-  evaluation.json, decision.json, registration.json    as the steps left them
+  evaluation.json, decision.json, registration.json    as the steps wrote them
 
-A version never changes, so neither does this: what is there is left as it is.
+A version never changes, so its provenance is written only once.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ SETTINGS, IMAGES = "settings.toml", "images.parquet"
 
 
 @dataclass(frozen=True)
-class Origin(Record):
-    """Where a version comes from. A history, so unlike an artifact it has a clock and a path in it."""
+class Provenance(Record):
+    """Where a version comes from. Unlike an artifact, it contains a time and a path."""
 
     FILE: ClassVar[str] = "origin.json"
+    SCHEMA_NAME: ClassVar[str] = "Origin"
 
     model: str
     version: int
     run: str
     source: str  # of the images
     code: str  # version of the code
-    command: str  # that a person typed; empty on a cluster
-    reason: str  # why there was a run; empty when a person wanted it
+    command: str  # as typed; empty on a cluster
+    reason: str  # why a run was started automatically; empty otherwise
     released_s: int  # seconds since 1970
 
 
 @dataclass(frozen=True)
-class Made:
-    """Folders of what a version was made of."""
+class ProvenanceSources:
+    """The artifact folders that a version was built from."""
 
     manifest: Path
     validation: Path
@@ -62,21 +63,21 @@ class Made:
     registration: Path
 
 
-def keep(place: Path, origin: Origin, settings: str, made: Made) -> None:
-    """Write the dossier of a version, whole or not at all; nothing happens when there is one.
+def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSources) -> None:
+    """Write the provenance of a version atomically. Does nothing if it exists.
 
-    settings: of the run, as TOML.
+    settings: the run's settings as TOML.
     """
-    if (place / Origin.FILE).is_file():
+    if (place / Provenance.FILE).is_file():
         return
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         origin.save(partial)
         records.write_atomic(partial / SETTINGS, settings)
-        for file in _records(made):
+        for file in _records(sources):
             shutil.copyfile(file, partial / file.name)
-        _images(made).to_parquet(partial / IMAGES, index=False)
+        _images(sources).to_parquet(partial / IMAGES, index=False)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
     finally:
@@ -84,7 +85,7 @@ def keep(place: Path, origin: Origin, settings: str, made: Made) -> None:
 
 
 def images(place: Path, id: str) -> list[dict[str, str | None]]:
-    """The files of a version's data set with this content: path, label, part, group, kept_out."""
+    """The files with this id in a version's dataset: path, label, part, group, kept_out."""
     import pandas as pd
 
     table = pd.read_parquet(place / IMAGES, filters=[("id", "==", id)])
@@ -93,31 +94,31 @@ def images(place: Path, id: str) -> list[dict[str, str | None]]:
 
 
 def ids(place: Path) -> set[str]:
-    """Of all files of a version's data set."""
+    """The ids of all files of a version's dataset."""
     import pandas as pd
 
     return set(pd.read_parquet(place / IMAGES, columns=["id"])["id"])
 
 
-def _records(made: Made) -> list[Path]:
+def _records(sources: ProvenanceSources) -> list[Path]:
     return [
-        made.manifest / Manifest.FILE,
-        made.validation / ValidationReport.FILE,
-        made.split / Split.FILE,
-        made.split / "split.parquet",
-        made.training / Training.FILE,
-        made.export / Export.FILE,
-        made.evaluation / Evaluation.FILE,
-        made.decision / Decision.FILE,
-        made.registration / Registration.FILE,
+        sources.manifest / Manifest.FILE,
+        sources.validation / ValidationReport.FILE,
+        sources.split / Split.FILE,
+        sources.split / "split.parquet",
+        sources.training / Training.FILE,
+        sources.export / Export.FILE,
+        sources.evaluation / Evaluation.FILE,
+        sources.decision / Decision.FILE,
+        sources.registration / Registration.FILE,
     ]
 
 
-def _images(made: Made) -> pd.DataFrame:
-    files = Manifest.table(made.manifest, ["path", "label", "id"])
-    split = Split.table(made.split, ["id", "part", "group"])
-    kept_out = ValidationReport.load(made.validation).quarantined
+def _images(sources: ProvenanceSources) -> pd.DataFrame:
+    files = Manifest.table(sources.manifest, ["path", "label", "id"])
+    split = Split.table(sources.split, ["id", "part", "group"])
+    excluded = ValidationReport.load(sources.validation).quarantined
     table = files.merge(split, on="id", how="left")
-    table["kept_out"] = table["path"].map(kept_out)
+    table["kept_out"] = table["path"].map(excluded)
     table.loc[table["kept_out"].notna(), ["part", "group"]] = None
     return table.sort_values(["id", "path"], ignore_index=True)

@@ -1,6 +1,6 @@
-"""Whether it is time to train anew: because of new images, drift or age, and not too eagerly.
+"""Whether to retrain: because of new images, drift or age, and not too often.
 
-A pure decision on facts. `pergola retrain` and the pipeline "retraining" gather the facts, each in its way.
+A pure decision. `pergola retrain` and the pipeline "retraining" collect the inputs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pergola.components import formatting
 from pergola.components.records import setting
 
 Rows = npt.NDArray[np.uint64]
@@ -18,59 +19,59 @@ Rows = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class RetrainSettings:
-    """When a model is trained anew."""
+    """When a model is retrained."""
 
     min_images: int = setting(
-        1, "fewer new, changed or missing images wait for more", low=1, was="min_pictures"
+        1, "new, changed or removed images that trigger a retraining", low=1, was="min_pictures"
     )
     quiet_minutes: float = setting(
-        0.0, "wait while the newest image is younger: a copy may be going on", low=0, high=10_080
+        0.0, "wait while the newest image is younger: a copy may be in progress", low=0, high=10_080
     )
-    drift_looks: int = setting(1, "looks in a row that must have found drift", low=1, high=100)
-    max_age_days: float = setting(0.0, "older models are trained anew (0: none is too old)", low=0)
-    min_hours: float = setting(1.0, "hours between two trainings for drift or age alone", low=0)
+    drift_looks: int = setting(1, "drift checks in a row that must have found drift", low=1, high=100)
+    max_age_days: float = setting(0.0, "older models are retrained (0: no limit)", low=0)
+    min_hours: float = setting(1.0, "hours between two retrainings for drift or age alone", low=0)
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of a model when it is asked about. Unknown is None."""
+class RetrainInputs:
+    """What is known about a model. None: unknown."""
 
-    num_changed: int | None  # images that came, went or changed since the last run; None: no run yet
+    num_changed: int | None  # images added, removed or changed since the last run; None: no run yet
     settings_changed: bool = False
-    newest_minutes: float | None = None  # since the last image came
-    drifted_looks: int = 0  # looks in a row, up to now, that found drift; 0 once a run came after them
+    newest_minutes: float | None = None  # since the last image arrived
+    drifted_looks: int = 0  # latest drift checks in a row that found drift; 0 after a newer run
     age_days: float | None = None  # of the model
     hours_since_run: float | None = None
 
 
 @dataclass(frozen=True)
 class Due:
-    """Whether to train, and why or why not, in words."""
+    """Whether to retrain, and why."""
 
     fire: bool
     reason: str
 
 
-def due(facts: Facts, settings: RetrainSettings) -> Due:
-    """Decide. Images that are still arriving stop everything; small changes and haste wait."""
-    if facts.num_changed is None:
-        return Due(True, "There has been no run on these images yet.")
-    if _arriving(facts, settings):
+def due(inputs: RetrainInputs, settings: RetrainSettings) -> Due:
+    """Decide whether to retrain. Waits while images are arriving, changes are few or a run is recent."""
+    if inputs.num_changed is None:
+        return Due(True, "There is no run on these images yet.")
+    if _arriving(inputs, settings):
         return Due(
             False,
-            f"{_images(facts.num_changed)} changed, the last {facts.newest_minutes:.0f} minutes ago: more "
-            f"may be coming, so this waits for {settings.quiet_minutes:g} quiet minutes "
+            f"{_images(inputs)} changed, the last {inputs.newest_minutes:.0f} minutes ago. More may "
+            f"follow: waiting until no image arrived for {settings.quiet_minutes:g} minutes "
             "(retrain.quiet_minutes).",
         )
-    fires, waits = _pressing(facts, settings)
-    reasons = _changes(facts, settings) + fires
+    fires, waits = _pressing(inputs, settings)
+    reasons = _changes(inputs, settings) + fires
     if reasons:
-        return Due(True, " ".join(reasons) + _same_again(facts))
-    return Due(False, " ".join([_nothing(facts, settings), *waits]))
+        return Due(True, " ".join(reasons) + _same_again(inputs))
+    return Due(False, " ".join([_nothing(inputs, settings), *waits]))
 
 
 def rows_of(manifest_folder: Path) -> Rows:
-    """A number for each row of a manifest, sorted, of its path, label, given part and content."""
+    """A sorted hash of each row of a manifest: path, label, given split and content."""
     import pandas as pd
 
     from pergola.components.artifacts.data import Manifest
@@ -81,57 +82,59 @@ def rows_of(manifest_folder: Path) -> Rows:
 
 
 def num_changed(before: Rows, now: Rows) -> int:
-    """Images that came, went or changed. One that was moved or labelled anew counts once."""
+    """Images added, removed or changed. A moved or relabelled image counts once."""
     came, went = np.setdiff1d(now, before), np.setdiff1d(before, now)
     return max(len(came), len(went))
 
 
-def _arriving(facts: Facts, settings: RetrainSettings) -> bool:
-    newest = facts.newest_minutes
-    return bool(facts.num_changed) and newest is not None and newest < settings.quiet_minutes
+def _arriving(inputs: RetrainInputs, settings: RetrainSettings) -> bool:
+    newest = inputs.newest_minutes
+    return bool(inputs.num_changed) and newest is not None and newest < settings.quiet_minutes
 
 
-def _changes(facts: Facts, settings: RetrainSettings) -> list[str]:
+def _changes(inputs: RetrainInputs, settings: RetrainSettings) -> list[str]:
     found = []
-    if (facts.num_changed or 0) >= settings.min_images:
-        found.append(f"{_images(facts.num_changed)} changed since the last run.")
-    if facts.settings_changed:
+    if (inputs.num_changed or 0) >= settings.min_images:
+        found.append(f"{_images(inputs)} changed since the last run.")
+    if inputs.settings_changed:
         found.append("The settings changed since the last run.")
     return found
 
 
-def _pressing(facts: Facts, settings: RetrainSettings) -> tuple[list[str], list[str]]:
-    """What drift and age ask for, and what has to wait because a run was only just."""
+def _pressing(inputs: RetrainInputs, settings: RetrainSettings) -> tuple[list[str], list[str]]:
+    """Reasons to retrain by drift and age; the second list if they must wait since the last run is recent."""
     asked = []
-    if facts.drifted_looks >= settings.drift_looks:
-        looks = "look" if facts.drifted_looks == 1 else f"{facts.drifted_looks} looks"
-        asked.append(f"The last {looks} at requests found drift.")
-    if settings.max_age_days and (facts.age_days or 0) >= settings.max_age_days:
-        asked.append(f"The model is {facts.age_days:.1f} days old, {settings.max_age_days:g} are allowed.")
-    rested = facts.hours_since_run is None or facts.hours_since_run >= settings.min_hours
+    if inputs.drifted_looks >= settings.drift_looks:
+        looks = "check" if inputs.drifted_looks == 1 else f"{inputs.drifted_looks} checks"
+        asked.append(f"The last {looks} of requests found drift.")
+    if settings.max_age_days and (inputs.age_days or 0) >= settings.max_age_days:
+        asked.append(f"The model is {inputs.age_days:.1f} days old; the limit is {settings.max_age_days:g}.")
+    rested = inputs.hours_since_run is None or inputs.hours_since_run >= settings.min_hours
     if rested:
         return asked, []
-    wait = f"The last run was {facts.hours_since_run:.1f} hours ago, {settings.min_hours:g} are wanted."
+    wait = (
+        f"The last run was {inputs.hours_since_run:.1f} hours ago; at least {settings.min_hours:g} must pass."
+    )
     return [], [*asked, wait] if asked else []
 
 
-def _same_again(facts: Facts) -> str:
-    if facts.num_changed or facts.settings_changed:
+def _same_again(inputs: RetrainInputs) -> str:
+    if inputs.num_changed or inputs.settings_changed:
         return ""
     return (
-        " Images and settings are those of the last run, so the model will be the same one: new images "
-        "help, such as requests with true labels (pergola feedback)."
+        " Images and settings are those of the last run, so the model will be the same one. Add new images, "
+        "such as requests with true labels (pergola feedback)."
     )
 
 
-def _nothing(facts: Facts, settings: RetrainSettings) -> str:
-    if facts.num_changed:
+def _nothing(inputs: RetrainInputs, settings: RetrainSettings) -> str:
+    if inputs.num_changed:
         return (
-            f"{_images(facts.num_changed)} changed since the last run, {settings.min_images} are wanted "
+            f"{_images(inputs)} changed since the last run; at least {settings.min_images} are needed "
             "(retrain.min_images)."
         )
     return "Nothing changed: images and settings are those of the last run."
 
 
-def _images(count: int | None) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
+def _images(inputs: RetrainInputs) -> str:
+    return formatting.count(inputs.num_changed or 0, "image")

@@ -1,9 +1,9 @@
-"""A model is tried in a real server before anyone depends on it.
+"""The smoke test: a real server loads a model and answers its golden requests before it is released.
 
-with SmokeTestServer(RehearseSettings()) as smoke tests:
-    smoke tests.start()                                        # returns at once
-    smoke test = smoke tests.smoke test(saved_model, golden, out)
-    client = smoke tests.serve(base, "leaves", 3)              # the same process, the published folder
+with SmokeTestServer(SmokeTestSettings()) as server:
+    server.start()                                         # returns at once
+    result = server.smoke_test(saved_model, golden, out)
+    client = server.serve(base, "leaves", 3)               # the same process, the published folder
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ CANDIDATE = "candidate"
 
 @dataclass(frozen=True)
 class SmokeTestSettings:
-    """How a model is tried in a real server."""
+    """How a model is smoke-tested."""
 
     timeout_s: float = setting(
-        120.0, "seconds that the server may take to start, and again to load a model", low=1, high=3600
+        120.0, "seconds for the server to start, and again to load a model", low=1, high=3600
     )
     rounds: int = setting(
-        5, "times that each golden request is sent alone, for the answers and the latency", low=1, high=1000
+        5, "how often each golden request is sent alone, for answers and latency", low=1, high=1000
     )
 
 
 class SmokeTestServer:
-    """Holds the server's process for as many smoke tests and confirmations as there are."""
+    """The server process for any number of smoke tests and confirmations."""
 
     def __init__(self, settings: SmokeTestSettings) -> None:
         self._settings = settings
@@ -60,7 +60,7 @@ class SmokeTestServer:
         self.close()
 
     def start(self) -> None:
-        """Start the server. Returns at once; it loads TensorFlow meanwhile."""
+        """Start the server. Returns at once, while the server loads TensorFlow."""
         self._server.start()
 
     def close(self) -> None:
@@ -70,16 +70,16 @@ class SmokeTestServer:
     def smoke_test(
         self, saved_model: Path, golden: GoldenRequests, out: Path, *, timing: Path | None = None
     ) -> SmokeTest:
-        """Have a server load the model and answer the golden requests; writes smoke_test.json.
+        """Load the model in the server and send the golden requests; writes smoke_test.json.
 
-        A model that does not load, answers with an error or brings the server down gives `ok` False
-        and the reason.  timing: a file for the latencies, which differ from run to run, as JSON.
-        Raises StepError when the server itself does not start.
+        If the model does not load, answers with an error or crashes the server, `ok` is False and `reason`
+        says why.  timing: a JSON file for the latencies, which differ from run to run.
+        Raises StepError if the server itself does not start.
         """
         if not (saved_model / "saved_model.pb").is_file():
-            raise InputError(f"{saved_model} is no SavedModel: it has no saved_model.pb.")
+            raise InputError(f"{saved_model} is not a SavedModel: it has no saved_model.pb.")
         self._server.start()
-        self._count += 1  # a number is never used twice: the server would keep what it has under it
+        self._count += 1  # a number is never reused: the server would keep the loaded version
         link = self._server.folder / "models" / CANDIDATE / str(self._count)
         link.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(saved_model.absolute(), link, target_is_directory=True)
@@ -87,13 +87,13 @@ class SmokeTestServer:
         smoke_test = replace(smoke_test, num_bytes=folder_size(saved_model))
         smoke_test.save(out)
         if answers is not None:
-            _tell(answers, timing)
+            _log_latencies(answers, timing)
         return smoke_test
 
     def serve(self, base: Path, model: str, version: int) -> Client:
-        """A client of the server, which now serves this version of the published folder.
+        """A client of the server, which then serves this version of the published folder.
 
-        Raises ClientError when it does not load, StepError when the server does not start.
+        Raises ClientError if it does not load, StepError if the server does not start.
         """
         from pergola.serving.client.client import ServedModel
 
@@ -128,12 +128,12 @@ class SmokeTestServer:
         return smoke_test, answers
 
     def _reason(self, error: Exception, link: Path) -> str:
-        """What went wrong, without the names of folders that live only as long as the server."""
+        """The reason of a failure, without the names of temporary folders."""
         if self._server.status is None:
             text = str(error).replace(str(link.resolve()), "the model").replace(str(link), "the model")
             return text.replace(str(self._server.folder), "")
         log.warning("the model server died, its last lines:\n%s", self._server.last_lines())
-        return f"the model brought the server down (exit status {self._server.status})"
+        return f"the model crashed the server (exit status {self._server.status})"
 
 
 def folder_size(folder: Path) -> int:
@@ -141,7 +141,7 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _tell(answers: Answers, timing: Path | None) -> None:
+def _log_latencies(answers: Answers, timing: Path | None) -> None:
     figures = {
         "requests": len(answers.latencies_ms),
         "p50_ms": round(answers.percentile_ms(50), 3),

@@ -1,7 +1,7 @@
-"""Figures of each epoch to the registry while training goes on, without ever holding it up.
+"""Log the metrics of each epoch to the registry during training, without ever delaying it.
 
-Loading MLflow takes seconds and a disk can be slow or full; training must not notice. A thread of its
-own takes the figures from a queue; what goes wrong there is kept and told at the end.
+Importing MLflow takes seconds, and a disk can be slow or full. A separate thread takes the metrics from a
+queue; its errors are kept and reported at the end.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _STOP = None
 
 
 class Tracker:
-    """`epoch(step, figures)` notes figures of one epoch; use it in a `with` block.
+    """`epoch(step, figures)` logs the metrics of one epoch; use it in a `with` block.
 
-    tracking_uri, key: of the registry, and of the run in it (see Registry.run).  problem: what went wrong,
-    empty when nothing did.
+    tracking_uri, key: the registry and its run (see Registry.run).  problem: the error message, empty if
+    there was no error.
     """
 
     def __init__(self, tracking_uri: str, key: str, name: str = "", *, close_timeout_s: float = 20.0) -> None:
@@ -35,20 +35,22 @@ class Tracker:
         self.close()
 
     def epoch(self, step: int, figures: Mapping[str, float]) -> None:
-        """Note the figures of epoch `step`, 1-based. Returns at once and never raises."""
+        """Log the metrics of epoch `step`, 1-based. Returns at once and never raises."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
             self._thread.start()
         self._waiting.put((step, dict(figures)))
 
     def close(self) -> None:
-        """Wait until all is noted, at most `close_timeout_s`."""
+        """Wait until everything is logged, at most `close_timeout_s`."""
         if self._thread is None:
             return
         self._waiting.put(_STOP)
         self._thread.join(self._close_timeout_s)
         if self._thread.is_alive():
-            self.problem = f"The registry did not take the epochs within {self._close_timeout_s:g} s."
+            self.problem = (
+                f"The registry did not accept the metrics of the epochs within {self._close_timeout_s:g} s."
+            )
         self._thread = None
 
     def _work(self) -> None:

@@ -1,15 +1,15 @@
-"""What errors cost, and the answers that cost least.
+"""The cost of errors, and the decisions with the lowest expected cost.
 
-costs.csv says in money or any unit what it costs to answer `predicted` when `true` is the truth:
+costs.csv gives, in any unit, the cost of predicting `predicted` for an image of class `true`:
 
     true,predicted,cost,ask a person
     *,*,1,0.3
     death cap,champignon,1000,0.3
 
-`*` stands for every class that no other row names; a right answer costs nothing unless a row says otherwise.
-The optional column is what it costs to ask a person about an image of that true class; with it, abstaining
-is one more answer. The answer chosen is the one with the lowest expected cost under the model's probabilities
-(Chow 1970; Elkan 2001), so these must be calibrated (see calibration.py).
+`*` stands for every class that no other row names; a correct prediction costs nothing unless a row says
+otherwise. The optional column is the cost of asking a person about an image of that class; with it, asking is
+one more action. The chosen action has the lowest expected cost under the model's probabilities (Chow 1970;
+Elkan 2001), which must therefore be calibrated (see calibration.py).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ COLUMNS = ("true", "predicted", "cost")
 
 @dataclass(frozen=True)
 class Costs(Record):
-    """The cost of every answer to every truth."""
+    """The cost of every action for every true class."""
 
     FILE: ClassVar[str] = "costs.json"
 
     labels: tuple[str, ...]
-    actions: tuple[str, ...]  # the labels, then ASK where asking is offered
+    actions: tuple[str, ...]  # the labels, then ASK if it is allowed
     matrix: tuple[tuple[float, ...], ...]  # [true class][action]
 
     def constants(self) -> npt.NDArray[np.float32]:
@@ -53,9 +53,9 @@ class Costs(Record):
 
 
 def read_text(given: str) -> str:
-    """The text of the file that a setting names; a setting with more than one line is the text itself.
+    """The text of the file in a setting; a setting of several lines is the text itself.
 
-    Raises InputError for a file that cannot be read or whose columns are others.
+    Raises InputError for a file that cannot be read or has other columns.
     """
     if "\n" in given:
         text = given
@@ -73,8 +73,8 @@ def read_text(given: str) -> str:
 def read_costs(given: str | Path, labels: Sequence[str]) -> Costs:
     """The costs in a CSV file, or in its text, for a model with these labels, in their order.
 
-    Raises InputError for a file that cannot be read, an unknown class, a pair given twice, a cost that is no
-    finite number, a pair that no row covers, or costs of asking for some classes and not for others.
+    Raises InputError for a file that cannot be read, an unknown class, a pair given twice, a cost that is
+    not a finite number, a pair without a cost, or a cost of asking for some classes only.
     """
     path = _place(str(given))
     rows = _rows(read_text(str(given)), path)
@@ -86,7 +86,7 @@ def read_costs(given: str | Path, labels: Sequence[str]) -> Costs:
         true, predicted = (_name(row, key, known, where) for key in ("true", "predicted"))
         if (true, predicted) in pairs:
             raise InputError(
-                f"{where}: '{true}' answered with '{predicted}' has a cost already. Keep one row."
+                f"{where}: '{true}' predicted as '{predicted}' already has a cost. Keep one row."
             )
         pairs[true, predicted] = _number(row["cost"], where)
         asked = (row.get(ASK) or "").strip()
@@ -108,18 +108,18 @@ def expected_costs(probabilities: Floats, costs: Costs) -> Floats:
 
 
 def decide(probabilities: Floats, costs: Costs) -> Ints:
-    """The cheapest action of every image, int (N,), an index in costs.actions. Equal costs: the first."""
+    """The cheapest action for every image, int (N,), an index in costs.actions. Ties: the first."""
     return expected_costs(probabilities, costs).argmin(axis=1)
 
 
 def best_constant(labels: Ints, costs: Costs) -> int:
-    """The one action that is cheapest for all images of these true classes: what to do without a model."""
+    """The action that is cheapest if used for all images of these true classes."""
     shares = np.bincount(labels, minlength=len(costs.labels)) / len(labels)
     return int((shares @ np.array(costs.matrix)).argmin())
 
 
 def _place(given: str) -> str:
-    """What to call a setting's file in an error."""
+    """The name of a setting's file in error messages."""
     return "export.costs" if "\n" in given else given
 
 
@@ -130,7 +130,9 @@ def _rows(text: str, path: str) -> list[tuple[int, dict[str, str]]]:
     reader.fieldnames = names
     for name in COLUMNS:
         if name not in names:
-            raise InputError(f"{path} has no column '{name}'. Wanted {', '.join(COLUMNS)} and maybe '{ASK}'.")
+            raise InputError(
+                f"{path} has no column '{name}'. Expected {', '.join(COLUMNS)} and optionally '{ASK}'."
+            )
     for name in names:
         if name not in (*COLUMNS, ASK):
             raise InputError(
@@ -155,21 +157,21 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: '{text}' is no cost. Wanted a number such as 2.5.")
+        raise InputError(f"{where}: '{text}' is not a cost. Expected a number such as 2.5.")
     return value
 
 
 def _pair(pairs: dict[tuple[str, str], float], true: str, answer: str, path: str) -> float:
-    """The cost of a pair: its own row before a row for the truth before one for the answer before `*,*`."""
+    """The cost of a pair: its own row, else the row of the true class, else that of the prediction, else `*,*`."""
     if true == answer:
         return pairs.get((true, answer), 0.0)
     for key in ((true, answer), (true, ANY), (ANY, answer), (ANY, ANY)):
         if key in pairs:
             return pairs[key]
-    raise InputError(f"{path} has no cost for '{true}' answered with '{answer}'. Add a row, or '*,*,1'.")
+    raise InputError(f"{path} has no cost for '{true}' predicted as '{answer}'. Add a row, or '*,*,1'.")
 
 
 def _asking(asking: dict[str, float], true: str, path: str) -> float:
     if true not in asking and ANY not in asking:
-        raise InputError(f"{path} says for some classes what asking a person costs, and not for '{true}'.")
+        raise InputError(f"{path} has no cost of asking a person for '{true}', but for others. Add it.")
     return asking.get(true, asking.get(ANY, 0.0))

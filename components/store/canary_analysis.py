@@ -1,7 +1,7 @@
-"""A canary beside the stable version: is it as sound? By error rate, p99 and golden answers over a window.
+"""Canary analysis: error rate, p99 latency and golden requests of a canary and the stable version.
 
-The figures come from the monitoring pages of the model servers (TensorFlow Serving's or ours), whose
-latencies are histograms; a percentile is read off them by linear interpolation within its bucket.
+The metrics come from the servers' Prometheus pages (TensorFlow Serving's or ours). Latencies are histograms;
+percentiles are linear interpolations within a bucket.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:req
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """When a canary is good enough."""
+    """The limits of a canary analysis."""
 
-    window_s: float = records.setting(300.0, "seconds to watch", low=1)
-    poll_s: float = records.setting(15.0, "seconds between two looks", low=0.01)
-    min_requests: int = records.setting(200, "requests to the canary below which nothing is decided", low=1)
-    error_margin: float = records.setting(0.01, "by how much its error rate may be higher", low=0, high=1)
-    p99_ratio: float = records.setting(1.5, "times that its p99 may be stable's", low=1)
+    window_s: float = records.setting(300.0, "seconds to observe", low=1)
+    poll_s: float = records.setting(15.0, "seconds between two readings", low=0.01)
+    min_requests: int = records.setting(200, "requests that the canary must get for a decision", low=1)
+    error_margin: float = records.setting(
+        0.01, "largest error rate of the canary - error rate of stable", low=0, high=1
+    )
+    p99_ratio: float = records.setting(1.5, "largest p99 of the canary / p99 of stable", low=1)
     golden_difference: float = records.setting(0.01, "largest |served - golden| probability", low=0, high=1)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Requests since the servers started, or within a window by subtraction."""
+    """Requests since the servers started, or the difference of two readings."""
 
     requests: int = 0
     errors: int = 0
@@ -46,7 +48,7 @@ class Figures:
     )  # upper bound in microseconds -> requests up to it
 
     def __sub__(self, earlier: Figures) -> Figures:
-        if earlier.requests > self.requests:  # a server was restarted: what it counts now is new
+        if earlier.requests > self.requests:  # a server was restarted and counts from 0
             return self
         left = Counter({bound: count - earlier.buckets[bound] for bound, count in self.buckets.items()})
         return Figures(self.requests - earlier.requests, self.errors - earlier.errors, left)
@@ -61,7 +63,7 @@ class Figures:
         return self.errors / self.requests if self.requests else 0.0
 
     def p99_ms(self) -> float:
-        """99th percentile of the latency; 0 when nothing was answered."""
+        """99th percentile of the latency; 0 without requests."""
         bounds = sorted(self.buckets)
         total = self.buckets[bounds[-1]] if bounds else 0
         below, low = 0, 0.0
@@ -76,42 +78,46 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What to do with the canary, and why: a sentence a rule."""
+class CanaryVerdict:
+    """What to do with the canary, and why: one sentence per rule."""
 
     action: str  # PROMOTE, WITHDRAW or WAIT
     reasons: tuple[str, ...]
 
 
-def judge(stable: Figures, canary: Figures, golden: float | None, settings: WatchSettings) -> Verdict:
+def judge(stable: Figures, canary: Figures, golden: float | None, settings: WatchSettings) -> CanaryVerdict:
     """The verdict at the end of a window.
 
-    golden: largest |served - golden| probability; None when no golden answers were asked for.
-    The error rate is judged by the 95% Wilson interval: the canary's lower bound above stable's rate
-    and margin is a fault; its upper bound must not be above for a promotion.
+    golden: largest |served - golden| probability; None if no golden requests were sent.
+    The error rate is compared by its 95% Wilson interval: it is too high if the canary's lower bound is above
+    stable's rate plus the margin, and low enough for a promotion if the upper bound is not.
     """
     if golden is not None and golden > settings.golden_difference:
         limit = settings.golden_difference
-        return Verdict(WITHDRAW, (f"golden answers differ by {golden:.4f}, at most {limit:.4f} allowed.",))
+        return CanaryVerdict(
+            WITHDRAW, (f"golden requests differ by {golden:.4f}, at most {limit:.4f} is allowed.",)
+        )
     if canary.requests < settings.min_requests:
         wanted = settings.min_requests
-        return Verdict(WAIT, (f"the canary got {canary.requests} requests, wanted {wanted} to judge it.",))
+        return CanaryVerdict(
+            WAIT, (f"the canary got {canary.requests} requests, at least {wanted} are needed.",)
+        )
     low, high = wilson_interval(canary.errors, canary.requests)
     limit = stable.error_rate + settings.error_margin
     errors = (
         f"error rate {canary.error_rate:.2%} ({low:.2%} to {high:.2%}) "
-        f"beside stable's {stable.error_rate:.2%}, limit {limit:.2%}."
+        f"compared with {stable.error_rate:.2%} of stable, limit {limit:.2%}."
     )
     before, now = stable.p99_ms(), canary.p99_ms()
-    p99 = f"p99 {now:.1f} ms beside stable's {before:.1f} ms, limit {settings.p99_ratio:g} times."
+    p99 = f"p99 {now:.1f} ms compared with {before:.1f} ms of stable, limit {settings.p99_ratio:g} times."
     faults = [errors] if low > limit else []
     faults += [p99] if before and now > before * settings.p99_ratio else []
     if faults:
-        return Verdict(WITHDRAW, tuple(faults))
+        return CanaryVerdict(WITHDRAW, tuple(faults))
     if high > limit:
-        return Verdict(WAIT, (f"{errors} Too few requests to be sure.",))
-    answers = (f"golden answers differ by {golden:.4f}.",) if golden is not None else ()
-    return Verdict(PROMOTE, (errors, p99, *answers))
+        return CanaryVerdict(WAIT, (f"{errors} Too few requests to be sure.",))
+    answers = (f"golden requests differ by {golden:.4f}.",) if golden is not None else ()
+    return CanaryVerdict(PROMOTE, (errors, p99, *answers))
 
 
 def watch(
@@ -122,11 +128,11 @@ def watch(
     on_look: Callable[[Figures, Figures], None] = lambda stable, canary: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Verdict:
-    """Look until the window ends, then judge. Ends early only for what no patience mends.
+) -> CanaryVerdict:
+    """Take readings until the window ends, then decide. Ends early only if the canary is certain to fail.
 
-    look: figures of stable and canary since their servers started.
-    ask_golden: asks the canary, and gives the largest difference of a probability.
+    look: metrics of stable and canary since their servers started.
+    ask_golden: sends the golden requests to the canary; returns the largest difference of probabilities.
     """
     golden = ask_golden() if ask_golden else None
     if golden is not None and golden > settings.golden_difference:
@@ -140,7 +146,7 @@ def watch(
         if clock() >= deadline:
             return judge(stable, canary, golden, settings)
         if canary.requests >= settings.min_requests and canary.errors == canary.requests:
-            return Verdict(WITHDRAW, (f"all of {canary.requests} requests to the canary failed.",))
+            return CanaryVerdict(WITHDRAW, (f"all of {canary.requests} requests to the canary failed.",))
 
 
 def figures_of(page: str, model: str) -> Figures:
@@ -161,9 +167,10 @@ def figures_of(page: str, model: str) -> Figures:
 
 
 def scrape(addresses: Sequence[str], model: str) -> Figures:
-    """The sum over all servers. A name that stands for several (a headless Service) is asked at each of them.
+    """The sum over all servers, including all addresses of a name (a headless Service).
 
-    addresses: of REST, such as http://model-server-canary:8501.  Raises StepError when one does not answer.
+    addresses: REST addresses, such as http://model-server-canary:8501.  Raises
+    StepError if one does not answer.
     """
     total = Figures()
     for address in addresses:
@@ -175,8 +182,8 @@ def scrape(addresses: Sequence[str], model: str) -> Figures:
                 reason = getattr(error, "reason", None) or error
                 why = getattr(reason, "strerror", None) or reason
                 raise StepError(
-                    f"{url} does not tell its figures: {why}. Nothing was changed. Is the server ready, and "
-                    f"its monitoring on?"
+                    f"{url} does not report metrics: {why}. Nothing was changed. Check that the server is "
+                    f"ready and its monitoring is on."
                 ) from None
             except ValueError as error:
                 raise StepError(
@@ -196,8 +203,8 @@ def _each(address: str) -> list[str]:
         found = socket.getaddrinfo(parts.hostname, parts.port or 8501, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
         raise StepError(
-            f"{parts.hostname} has no address: {error.strerror or error}. Nothing was changed. A headless "
-            f"Service has none while no pod of it is ready; elsewhere than in the cluster it has no name."
+            f"{parts.hostname} cannot be resolved: {error.strerror or error}. Nothing was changed. "
+            f"A headless Service resolves only inside the cluster and while one of its pods is ready."
         ) from None
     hosts = sorted({str(entry[4][0]) for entry in found})
     return [urlunsplit(("http", f"{host}:{parts.port or 8501}", parts.path, "", "")) for host in hosts]

@@ -1,16 +1,16 @@
 """The model store: where published versions and the release record of each model lie.
 
     <store>/<model>/<version>/…                 a SavedModel
-    <store>/<model>/<version>/checksums.sha256  its files, as sha256sum writes and checks them; last to come
-    <store>/<model>/<version>/assets.extra/pergola/  what was noted of it at its release, see publish.py
-    <store>/<model>/release.json                which version is stable, which is canary (traffic.py)
+    <store>/<model>/<version>/checksums.sha256  SHA-256 of its files in sha256sum's format; written last
+    <store>/<model>/<version>/assets.extra/pergola/  notes of its release, see publish.py
+    <store>/<model>/release.json                which version is stable, which is canary (release_record.py)
 
-A store is a folder (a PVC) or an address that fsspec knows (s3://, gs://). A version without its
-checksum list does not exist: it is still on its way, or half of it was lost.
+A store is a folder (a PVC) or an fsspec address (s3://, gs://). A version without its checksum list does not
+exist: its upload is in progress or was interrupted.
 
     store = open_store("s3://models/pergola")
     store.put(Path("out/leaves/3"), "leaves", 3)
-    store.change("leaves", lambda release: traffic.make_stable(release, 3))
+    store.change("leaves", lambda release: release_record.make_stable(release, 3))
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class StoreError(StepError):
-    """The store cannot be reached, or does not let us in."""
+    """The store cannot be reached, or access is denied."""
 
 
 class MissingVersion(StepError):
-    """The store has no such version (any more)."""
+    """The store does not have this version."""
 
 
 class ChecksumError(StepError):
-    """A file is not what its checksum list says."""
+    """A file does not match its checksum."""
 
 
-class Conflict(StepError):
-    """Someone else changed the same record in between."""
+class WriteConflict(StepError):
+    """Another writer changed the record in the meantime."""
 
 
 class Files(Protocol):
-    """What a store needs of the place where it lies. Keys are relative, with "/" between parts.
+    """The storage operations of a store. Keys are relative, separated by "/".
 
-    All raise FileNotFoundError for a missing key and StoreError for everything else that goes wrong there.
+    All raise FileNotFoundError for a missing key and StoreError for every other failure.
     """
 
     @property
     def uri(self) -> str: ...
     @property
-    def guarded(self) -> bool: ...  # whether `replace` really refuses a stale tag
+    def guarded(self) -> bool: ...  # whether `replace` refuses a stale tag
 
-    def folders(self, key: str) -> list[str]: ...  # names of the folders below; none when it is missing
-    def read(self, key: str, limit: int) -> tuple[bytes, Any]: ...  # content, and a tag of this very content
+    def folders(self, key: str) -> list[str]: ...  # names of the subfolders; empty if it is missing
+    def read(self, key: str, limit: int) -> tuple[bytes, Any]: ...  # content, and a tag of this content
     def replace(
         self, key: str, content: bytes, tag: Any
-    ) -> None: ...  # tag None: only if missing; else Conflict
+    ) -> None: ...  # tag None: only if missing; else WriteConflict
     def download(self, key: str, path: Path) -> None: ...
     def publish(self, folder: Path, model: str, version: int, sums: Mapping[str, str]) -> None: ...
-    def remove(self, key: str) -> None: ...  # a folder; nothing happens when it is missing
+    def remove(self, key: str) -> None: ...  # a folder; does nothing if it is missing
 
 
 class Store:
@@ -81,12 +81,12 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """Where it lies."""
+        """Its address."""
         return self._files.uri
 
     @property
     def guarded(self) -> bool:
-        """Whether two writers of a release record are kept apart. If not, the last one wins."""
+        """Whether concurrent writes of a release record are detected. If not, the last one wins."""
         return self._files.guarded
 
     def models(self) -> list[str]:
@@ -110,9 +110,9 @@ class Store:
         return parse_checksums(content, f"{self.uri}/{key}")
 
     def put(self, folder: Path, model: str, version: int) -> None:
-        """Publish the SavedModel in `folder`. The same again is no error, another one under its number is.
+        """Publish the SavedModel in `folder`, or do nothing if it is there. Its number cannot be reused.
 
-        Nobody sees half of it: a folder is renamed into place; a bucket gets the graph late, the list last.
+        It appears atomically: a folder is renamed into place, a bucket gets the checksum list last.
         """
         sums = _sums_of(folder)
         if self._has(model, version):
@@ -120,16 +120,16 @@ class Store:
                 return
             raise InputError(
                 f"{self.uri} already has another version {version} of '{model}'. "
-                f"Published versions never change: publish under a new number, or remove it first."
+                f"Published versions never change: use a new number, or remove it first."
             )
         self._files.publish(folder, model, version, sums)
 
     def fetch(
         self, model: str, version: int, folder: Path, on_file: Callable[[str], None] = lambda name: None
     ) -> None:
-        """Copy a version to `folder`, which appears only when every checksum is right.
+        """Copy a version to `folder`, which appears only if every checksum matches.
 
-        on_file: told each name before it is copied.
+        on_file: called with each name before it is copied.
         Raises MissingVersion, ChecksumError, StoreError, and OSError of the local disk.
         """
         sums = self.checksums(model, version)
@@ -146,7 +146,7 @@ class Store:
             raise
 
     def remove(self, model: str, version: int) -> None:
-        """Delete a version. Raises InputError while it is stable, canary or where a rollback would go."""
+        """Delete a version. Raises InputError if it is stable, canary or the target of a rollback."""
         release = self.release(model)
         if version in (release.stable, release.canary, release.previous):
             raise InputError(
@@ -155,16 +155,17 @@ class Store:
         self._files.remove(f"{_checked(model)}/{version}")
 
     def release(self, model: str) -> Release:
-        """The release record; an empty one (generation 0) when there is none yet."""
+        """The release record; an empty one (generation 0) if there is none yet."""
         return self._release(model)[0]
 
     def change(
         self, model: str, change: Callable[[Release], Release], attempts: int = 5, anew: bool = False
     ) -> Release:
-        """Apply `change` to the release record, again from the start when someone else was faster.
+        """Apply `change` to the release record; on a concurrent write, read it again and retry.
 
         anew: a record that cannot be read counts as empty.
-        Raises InputError for a version that is not in the store, Conflict when others are always faster.
+        Raises InputError for a version that is not in the store, WriteConflict if every
+        attempt conflicts.
         """
         for _ in range(attempts):
             release, tag = self._release(model, anew)
@@ -175,10 +176,11 @@ class Store:
             try:
                 self._files.replace(f"{model}/{RELEASE}", release_record.to_json(changed), tag)
                 return changed
-            except Conflict:
+            except WriteConflict:
                 continue
-        raise Conflict(
-            f"{self.uri}/{model}/{RELEASE} was changed by others {attempts} times. Look who, then try again."
+        raise WriteConflict(
+            f"{self.uri}/{model}/{RELEASE} was changed by others {attempts} times. "
+            "Find out by whom, then try again."
         )
 
     def _release(self, model: str, anew: bool = False) -> tuple[Release, Any]:
@@ -212,17 +214,19 @@ class Store:
         try:
             self._files.download(key, path)
         except FileNotFoundError:
-            raise MissingVersion(f"{self.uri}/{key} is on the checksum list but not in the store.") from None
+            raise MissingVersion(
+                f"{self.uri}/{key} is on the checksum list but not in the store. Publish the version again."
+            ) from None
         got = digest.of_file(path)
         if got != wanted:
             raise ChecksumError(
-                f"{self.uri}/{key} has SHA-256 {got[:12]}…, its checksum list says {wanted[:12]}…. "
+                f"{self.uri}/{key} has SHA-256 {got[:12]}…, expected {wanted[:12]}…. "
                 f"Publish the version again."
             )
 
 
 def of_model(sums: Mapping[str, str]) -> dict[str, str]:
-    """The files that are the model: all but the notes of its release."""
+    """The checksums of the model's own files, without the notes of its release."""
     return {name: sum for name, sum in sums.items() if not name.startswith(f"{NOTES}/")}
 
 
@@ -239,7 +243,7 @@ def open_store(uri: str | Path) -> Store:
 
 
 def verify(folder: Path) -> None:
-    """Hold a version's folder against the checksum list in it. Raises ChecksumError, MissingVersion."""
+    """Check a version's folder against its checksum list. Raises ChecksumError, MissingVersion."""
     try:
         sums = parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
     except FileNotFoundError:
@@ -247,7 +251,7 @@ def verify(folder: Path) -> None:
     for name, wanted in sums.items():
         path = folder / name
         if not path.is_file() or digest.of_file(path) != wanted:
-            raise ChecksumError(f"{path} is missing or is not what {CHECKSUMS} says.")
+            raise ChecksumError(f"{path} is missing or does not match {CHECKSUMS}.")
 
 
 def parse_checksums(content: bytes, where: str) -> dict[str, str]:
@@ -256,7 +260,9 @@ def parse_checksums(content: bytes, where: str) -> dict[str, str]:
     for line in content.decode("utf-8", errors="replace").splitlines():
         match = _LINE.fullmatch(line)
         if not match or not _is_inside(match[2]):
-            raise ChecksumError(f"{where} has a line that is no checksum of a file below it: {line[:120]!r}.")
+            raise ChecksumError(
+                f"{where} has a line that is not the checksum of a file below it: {line[:120]!r}."
+            )
         sums[match[2]] = match[1]
     if not any(name in sums for name in GRAPHS):
         raise ChecksumError(f"{where} lists no model ({', '.join(GRAPHS)}).")
@@ -274,7 +280,7 @@ def _sums_of(folder: Path) -> dict[str, str]:
     )
     sums = {name: digest.of_file(folder / name) for name in names if name != CHECKSUMS}
     if not any(name in sums for name in GRAPHS):
-        raise InputError(f"{folder} holds no SavedModel: wanted {' or '.join(GRAPHS)} in it.")
+        raise InputError(f"{folder} holds no SavedModel: expected {' or '.join(GRAPHS)} in it.")
     return sums
 
 
@@ -286,6 +292,7 @@ def _is_inside(name: str) -> bool:
 def _checked(model: str) -> str:
     if not _MODEL.fullmatch(model):
         raise InputError(
-            f"A model's name is letters, digits, '.', '_' and '-', first a letter or digit. Got {model!r}."
+            f"A model's name is letters, digits, '.', '_' and '-' and starts with a letter or digit. "
+            f"Got {model!r}."
         )
     return model

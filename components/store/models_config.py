@@ -1,7 +1,7 @@
-"""TensorFlow Serving's `models.config`: which versions it loads, and which label names which version.
+"""TensorFlow Serving's `models.config`: the versions it loads and the labels of versions.
 
-The server polls the file and takes a change as a whole. A label must not move before its new version
-is loaded, or requests by label fail meanwhile: `step` moves it when the server says it is ready.
+The server polls the file and applies a change as a whole. If a label moved before its new version is loaded,
+requests by label would fail: `step` moves it once the server reports the version as available.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ TRACKS = (STABLE, CANARY, BOTH)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The part of models.config that speaks of one model."""
+class ConfigEntry:
+    """The entry of one model in models.config."""
 
     versions: tuple[int, ...] = ()  # that the server loads, ascending
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def wanted(release: Release, track: str) -> ModelConfig:
-    """What a server on this track ends up with.
+def wanted(release: Release, track: str) -> ConfigEntry:
+    """The final entry for a server on this track.
 
-    stable: the stable version.  canary: the canary, or the stable version while there is none, so that
-    its pods are never idle.  both: the two side by side; a request that names none gets the higher number.
+    stable: the stable version.  canary: the canary, or the stable version if there is none, so that
+    its pods are never idle.  both: both of them; a request without version or label gets the higher number.
     """
     labels: dict[str, int] = {}
     if release.stable is not None and (track != CANARY or release.canary is None):
         labels[STABLE] = release.stable
     if release.canary is not None and track != STABLE:
         labels[CANARY] = release.canary
-    return ModelConfig(tuple(sorted(set(labels.values()))), labels)
+    return ConfigEntry(tuple(sorted(set(labels.values()))), labels)
 
 
-def step(current: ModelConfig, goal: ModelConfig, is_ready: Callable[[int], bool]) -> ModelConfig:
-    """The next config on the way to `goal`: the new version is loaded beside the old, then its label moves.
+def step(current: ConfigEntry, goal: ConfigEntry, is_ready: Callable[[int], bool]) -> ConfigEntry:
+    """The next entry towards `goal`: the new version is loaded beside the old one, then its label moves.
 
-    is_ready: whether the server has loaded a version; always true where no server can be asked.
-    A label that is new waits, too: what a label names counts as loaded from then on.
+    is_ready: whether the server has loaded a version; always true without a server to ask.
+    A new label waits as well, since a labelled version counts as loaded.
     """
     if not current.versions or all(is_ready(version) for version in goal.versions):
         return goal
     labels = {label: version for label, version in goal.labels.items() if is_ready(version)}
     labels = {**current.labels, **labels}
-    return ModelConfig(tuple(sorted({*goal.versions, *labels.values()})), labels)
+    return ConfigEntry(tuple(sorted({*goal.versions, *labels.values()})), labels)
 
 
-def to_text(configs: Mapping[str, ModelConfig], folder: PurePath) -> str:
+def to_text(configs: Mapping[str, ConfigEntry], folder: PurePath) -> str:
     """The file, a text proto of tensorflow.serving.ModelServerConfig.
 
-    folder: absolute, with `<model>/<version>/` below it. A model without versions is left out.
+    folder: absolute, with `<model>/<version>/` below it. A model without versions is omitted.
     """
     entries = "".join(
         _entry(name, configs[name], folder) for name in sorted(configs) if configs[name].versions
@@ -63,7 +63,7 @@ def to_text(configs: Mapping[str, ModelConfig], folder: PurePath) -> str:
     return f"model_config_list {{\n{entries}}}\n"
 
 
-def _entry(name: str, config: ModelConfig, folder: PurePath) -> str:
+def _entry(name: str, config: ConfigEntry, folder: PurePath) -> str:
     lines: Iterable[str] = (
         "  config {",
         f"    name: {_quoted(name)}",

@@ -1,7 +1,7 @@
-"""A model store in a bucket: s3:// and gs:// through fsspec. EDGE: nothing else here imports fsspec.
+"""A model store in a bucket: s3:// and gs:// through fsspec. EDGE: fsspec.
 
-Credentials come from where the cloud's own tools find them: environment, files, the pod's identity.
-AWS_ENDPOINT_URL points s3:// to another server, STORAGE_EMULATOR_HOST points gs:// to one.
+Credentials are found as by the cloud's own tools: environment, files, the pod's identity.
+AWS_ENDPOINT_URL selects another S3 server, STORAGE_EMULATOR_HOST another GCS server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components.errors import InputError
-from pergola.components.store.model_store import CHECKSUMS, GRAPHS, Conflict, StoreError, format_checksums
+from pergola.components.store.model_store import (
+    CHECKSUMS,
+    GRAPHS,
+    StoreError,
+    WriteConflict,
+    format_checksums,
+)
 
 _log = logging.getLogger(__name__)
 _KINDS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}
@@ -23,7 +29,7 @@ _TIMEOUT_S = 20
 
 
 class ObjectFiles:
-    """`Files` in a bucket. Objects appear whole; folders are what their keys share."""
+    """`Files` in a bucket. Objects are written atomically; folders are common prefixes of their keys."""
 
     def __init__(self, uri: str) -> None:
         kind, _, path = uri.partition("://")
@@ -40,13 +46,13 @@ class ObjectFiles:
 
     @property
     def guarded(self) -> bool:
-        """Whether the server refuses a conditional write whose condition does not hold: it is tried once."""
+        """Whether the server supports conditional writes. Tested once by writing a small object."""
         if self._probed is None:
             self._probed = self._kind != "memory" and self._refuses_second_create()
         return self._probed
 
     def folders(self, key: str) -> list[str]:
-        with self._said():
+        with self._store_errors():
             try:
                 entries = self._fs.ls(self._at(key), detail=True, refresh=True)
             except FileNotFoundError:
@@ -55,8 +61,8 @@ class ObjectFiles:
         return [str(e["name"]).rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"]
 
     def read(self, key: str, limit: int) -> tuple[bytes, Any]:
-        """The tag is taken first: if the object changes in between, a write with the tag is refused."""
-        with self._said():
+        """The tag is read first: if the object changes in between, a write with this tag is refused."""
+        with self._store_errors():
             self._fs.invalidate_cache()
             try:
                 info = self._fs.info(self._at(key))
@@ -75,32 +81,35 @@ class ObjectFiles:
     def replace(self, key: str, content: bytes, tag: Any) -> None:
         if not self.guarded:
             _log.warning(
-                "store=%s cannot refuse a stale write; of two writers at once the last one wins", self.uri
+                "store=%s does not support conditional writes; of two concurrent writers the last one wins",
+                self.uri,
             )
-            with self._said():
+            with self._store_errors():
                 self._fs.pipe_file(self._at(key), content)
             return
         self._write_if(key, content, tag)
 
     def download(self, key: str, path: Path) -> None:
-        with self._said():
+        with self._store_errors():
             self._fs.get_file(self._at(key), str(path))
 
     def publish(self, folder: Path, model: str, version: int, sums: Mapping[str, str]) -> None:
-        """The graph after the variables, the list last; what was sent before a failure is harmless."""
+        """The graph after the variables, the checksum list last: a partial upload is not visible."""
         key = f"{model}/{version}"
         for name in sorted(sums, key=lambda name: (name in GRAPHS, name)):
-            with self._said():
+            with self._store_errors():
                 self._require_bucket()
                 self._fs.put_file(str(folder / name), f"{self._at(key)}/{name}")
         try:
             self.replace(f"{key}/{CHECKSUMS}", format_checksums(sums), None)
-        except Conflict:
-            raise Conflict(f"Someone else publishes version {version} of '{model}' to {self.uri}.") from None
+        except WriteConflict:
+            raise WriteConflict(
+                f"Someone else is publishing version {version} of '{model}' to {self.uri}."
+            ) from None
 
     def remove(self, key: str) -> None:
-        """The checksum list goes first: from then on the version does not exist."""
-        with self._said(), contextlib.suppress(FileNotFoundError):
+        """The checksum list is deleted first: from then on the version does not exist."""
+        with self._store_errors(), contextlib.suppress(FileNotFoundError):
             self._fs.invalidate_cache()
             paths = sorted(self._fs.find(self._at(key)), key=lambda path: not path.endswith(".sha256"))
             for path in paths:
@@ -110,19 +119,21 @@ class ObjectFiles:
         return f"{self._root}/{key}" if key else self._root
 
     def _require_bucket(self) -> None:
-        """A missing bucket is a mistake in the address; a missing key in it is no news."""
+        """A missing bucket is an error in the address; a missing key is not an error."""
         if self._has_bucket:
             return
         try:
             self._fs.ls(self._root.split("/")[0])
         except FileNotFoundError:
-            raise StoreError(f"There is no bucket for {self.uri}: make it, or correct the address.") from None
+            raise StoreError(
+                f"There is no bucket for {self.uri}. Create it, or correct the address."
+            ) from None
         self._has_bucket = True
 
     def _write_if(self, key: str, content: bytes, tag: Any) -> None:
-        """Write if the object still has this tag (None: if it does not exist). Raises Conflict otherwise."""
+        """Write if the object still has this tag (None: does not exist). Raises WriteConflict otherwise."""
         try:
-            with self._said():
+            with self._store_errors():
                 if self._kind == "s3":
                     condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
                     self._fs.pipe_file(self._at(key), content, **condition)
@@ -130,7 +141,9 @@ class ObjectFiles:
                     self._write_generation(key, content, int(tag or 0))
         except StoreError as error:
             if _is_refusal(error.__cause__):
-                raise Conflict(f"{self.uri}/{key} was changed by someone else in between.") from None
+                raise WriteConflict(
+                    f"{self.uri}/{key} was changed by another writer in the meantime."
+                ) from None
             raise
 
     def _write_generation(self, key: str, content: bytes, generation: int) -> None:
@@ -150,29 +163,29 @@ class ObjectFiles:
         try:
             self._write_if(key, b"1", None)
             self._write_if(key, b"2", None)
-        except Conflict:
+        except WriteConflict:
             return True
         finally:
-            with self._said(), contextlib.suppress(FileNotFoundError):
+            with self._store_errors(), contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(self._at(key))
         return False
 
     @contextlib.contextmanager
-    def _said(self) -> Iterator[None]:
+    def _store_errors(self) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, StoreError):
             raise
         except PermissionError as error:
             raise StoreError(
-                f"No right to use the model store {self.uri}: {_words(error)}. Check its credentials."
+                f"No permission to use the model store {self.uri}: {_summary(error)}. Check its credentials."
             ) from error
         except Exception as error:  # each cloud has a hierarchy of its own
-            raise StoreError(f"The model store {self.uri} cannot be used: {_words(error)}.") from error
+            raise StoreError(f"The model store {self.uri} cannot be used: {_summary(error)}.") from error
 
 
 def _filesystem(kind: str) -> Any:
-    # A look at the bucket's layout by gRPC, with credentials of its own, that a store has no use for.
+    # gcsfs would inspect the bucket's layout through gRPC, with separate credentials; not needed here.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec
@@ -194,7 +207,7 @@ def _filesystem(kind: str) -> Any:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether a server said 412 Precondition Failed, or 409 since another conditional write was under way."""
+    """Whether the server answered 412 Precondition Failed, or 409 for a concurrent conditional write."""
     while error is not None:
         response = getattr(error, "response", None)
         code = (
@@ -210,6 +223,6 @@ def _is_refusal(error: BaseException | None) -> bool:
     return False
 
 
-def _words(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.rstrip(".")[:300]

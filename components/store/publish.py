@@ -1,12 +1,11 @@
-"""A SavedModel into the folder that servers watch: <base>/<model>/<version>/.
+"""Publish a SavedModel to the folder that servers watch: <base>/<model>/<version>/.
 
-A server must never see half a version: it is written beside its place under a name that is no number
-(which TF-Serving passes over), flushed, checked, and renamed. A published version never changes; its
-checksum list, as sha256sum writes it, lies in it and tells whether it is still what it was.
+A server must never see an incomplete version: it is written under a name that is not a number (which
+TF-Serving ignores), flushed, verified and renamed. A published version never changes; its checksum list, in
+sha256sum's format, shows whether it is still intact.
 
-What was noted of a version at its release (the reference of drift) lies in it too, in assets.extra/pergola/,
-which TF-Serving passes over: so it goes wherever the version goes. It is no part of what makes two models
-equal.
+The notes of a release (the drift reference) are stored with the version in assets.extra/pergola/, which
+TF-Serving ignores, so they are copied wherever the version is. They do not count when models are compared.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 def publish(
     saved_model: Path, base: Path, model: str, version: int, *, notes: Path | None = None
 ) -> Publication:
-    """Put a SavedModel's folder in its place. The same again changes nothing.
+    """Publish a SavedModel. Publishing it again changes nothing.
 
-    base: where all models of a server lie, made when missing.  version: at least 1.
-    notes: a folder whose files are kept with the version, see `notes_of`.
-    Raises StepError when another model has this number or the disk is full, InputError for a folder
-    that is no SavedModel, a name that is no folder's name, or a place that may not be written.
+    base: the folder of all models of a server, created if missing.  version: at least 1.
+    notes: a folder whose files are stored with the version, see `notes_of`.
+    Raises StepError if another model has this number or the disk is full, InputError for a folder that is
+    not a SavedModel, an invalid model name, or a folder without write permission.
     """
     folder = _folder(base, model, version)
     sources = _sources(saved_model, notes)
@@ -68,9 +67,9 @@ def publish(
 
 
 def withdraw(base: Path, model: str, version: int) -> bool:
-    """Take a version away from the servers; whether it was there.
+    """Remove a version from the served folder. Returns whether it was there.
 
-    It leaves by one rename, so that no server loads what is being deleted.
+    It is renamed before it is deleted, so that no server loads an incomplete version.
     """
     folder = _folder(base, model, version)
     gone = folder.with_name(f".{version}.withdrawn")
@@ -86,7 +85,7 @@ def withdraw(base: Path, model: str, version: int) -> bool:
 
 
 def published(base: Path, model: str) -> list[int]:
-    """The versions that servers can see, ascending; none when there is no such model."""
+    """The versions that servers can see, ascending; empty for an unknown model."""
     try:
         entries = list(os.scandir(base / model))
     except (FileNotFoundError, NotADirectoryError):
@@ -95,12 +94,12 @@ def published(base: Path, model: str) -> list[int]:
 
 
 def notes_of(folder: Path) -> Path:
-    """Where a published version keeps what was noted of it at its release."""
+    """The folder of the notes of a published version's release."""
     return folder / NOTES
 
 
 def sha256_of(folder: Path) -> str:
-    """SHA-256 of a published version by its checksum list: that of the SavedModel it came from.
+    """SHA-256 of the SavedModel that was published, computed from the checksum list.
 
     The files are not read. Raises what `pergola.components.store.model_store.parse_checksums` raises.
     """
@@ -113,14 +112,14 @@ def _folder(base: Path, model: str, version: int) -> Path:
             f"A model's name is letters, digits, '.', '_' and '-', a letter or digit first. Got {model!r}."
         )
     if version < 1:
-        raise InputError(f"A version is a whole number from 1 on. Got {version}.")
+        raise InputError(f"A version is an integer of at least 1. Got {version}.")
     return base / model / str(version)
 
 
 def _sources(saved_model: Path, notes: Path | None) -> dict[str, Path]:
-    """Path in the published folder -> the file that goes there."""
+    """Path in the published folder -> source file."""
     if not (saved_model / "saved_model.pb").is_file():
-        raise InputError(f"{saved_model} is no SavedModel: it has no saved_model.pb.")
+        raise InputError(f"{saved_model} is not a SavedModel: it has no saved_model.pb.")
     sources = _below(saved_model)
     sources.pop(CHECKSUMS, None)
     if notes is not None:
@@ -133,7 +132,7 @@ def _below(folder: Path) -> dict[str, Path]:
 
 
 def _sha256(sums: Mapping[str, str]) -> str:
-    """What `digest.of_folder` gives for the model's files, without their checksum list."""
+    """The digest that `digest.of_folder` gives for the model's files without the checksum list."""
     ordered = sorted(of_model(sums), key=PurePosixPath)
     return digest.of_rows((f"{name}", sums[name]) for name in ordered)
 
@@ -148,7 +147,7 @@ def _check_same(folder: Path, sums: Mapping[str, str]) -> None:
         ) from None
     if of_model(listed) != of_model(sums):
         raise StepError(
-            f"{what} is another model. Published versions never change: publish under a new number."
+            f"{what} is another model. Published versions never change: publish with a new number."
         )
     verify(folder)
 
@@ -174,7 +173,7 @@ def _sync_folders(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Flush a folder's list of names to the disk."""
+    """Flush a folder's directory entries to disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

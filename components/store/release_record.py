@@ -1,7 +1,7 @@
-"""Which published version is stable, which is canary, and its share: one small record a model.
+"""The release record of a model: which version is stable, which is canary, and the canary's share.
 
-Every change is a pure function from a `Release` to the next. Where it lies and how two writers are
-kept apart is the business of components/store/model_store.py.
+Every change is a pure function from one `Release` to the next. components/store/model_store.py stores it and
+handles concurrent writers.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ STABLE, CANARY = LABELS = ("stable", "canary")
 
 
 class Unreadable(InputError):
-    """A release record that is no JSON: half of it was lost, or a person wrote it."""
+    """A release record that is not valid JSON: truncated or edited by hand."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What the servers of one model serve, as `<store>/<model>/release.json`."""
+    """The versions that servers of one model serve, in `<store>/<model>/release.json`."""
 
-    stable: int | None = None  # the version that requests get; None serves nothing
+    stable: int | None = None  # the version for all other requests; None: nothing is served
     canary: int | None = None  # the version on trial
-    share: float = 0.0  # of the requests that go to the canary, 0 to 1
-    previous: int | None = None  # stable before this one: where a rollback goes
-    generation: int = 0  # grows by one with each change
+    share: float = 0.0  # share of requests for the canary, 0 to 1
+    previous: int | None = None  # the previous stable version, the target of a rollback
+    generation: int = 0  # increases by one with each change
 
 
 def to_json(release: Release) -> bytes:
@@ -37,20 +37,20 @@ def to_json(release: Release) -> bytes:
 
 
 def from_json(raw: bytes, where: str) -> Release:
-    """What `to_json` wrote.  where: its address, for the error."""
+    """The record from the bytes of release.json.  where: its address, for error messages."""
     try:
         data = json.loads(raw)
     except ValueError as error:
         raise Unreadable(
-            f"{where} is not readable as JSON ({error}). Write it anew: pergola release stable N."
+            f"{where} is not readable as JSON ({error}). Write a new one: pergola release stable N."
         ) from None
     if not isinstance(data, dict) or data.pop("schema", None) != "Release/1":
-        raise InputError(f"{where} is no release record of this version of pergola (schema 'Release/1').")
+        raise InputError(f"{where} is not a release record of this version of pergola (schema 'Release/1').")
     return records.from_dict(Release, data, where)
 
 
 def make_stable(release: Release, version: int) -> Release:
-    """`version` gets all requests; the stable one before it is remembered for a rollback."""
+    """`version` gets all requests; the previous stable version is kept for a rollback."""
     if release.stable == version and release.canary is None:
         return release
     previous = release.previous if release.stable == version else release.stable
@@ -63,13 +63,11 @@ def make_stable(release: Release, version: int) -> Release:
 def make_canary(release: Release, version: int, share: float) -> Release:
     """`version` gets `share` of the requests, 0 < share < 1, the stable one the rest."""
     if release.stable is None:
-        raise InputError(
-            "There is no stable version beside which a canary could run: pergola release stable N."
-        )
+        raise InputError("A canary needs a stable version beside it: pergola release stable N.")
     if release.stable == version:
-        raise InputError(f"Version {version} is stable already. Name another version as canary.")
+        raise InputError(f"Version {version} is already stable. Choose another version as the canary.")
     if not 0 < share < 1:
-        raise InputError(f"A canary's share lies between 0% and 100%, got {share:.0%}. 10% is a good start.")
+        raise InputError(f"A canary's share must be between 0% and 100%. Got {share:.0%}. Start with 10%.")
     if (release.canary, release.share) == (version, share):
         return release
     return _next(release, canary=version, share=share)
@@ -83,13 +81,13 @@ def promote(release: Release) -> Release:
 
 
 def withdraw(release: Release, version: int | None = None) -> Release:
-    """`version` (the canary unless named) gets no requests any more.
+    """`version` (default: the canary) no longer gets requests.
 
-    A stable version gives way to the one before it, or to nothing when there is none.
+    A stable version is replaced by the previous one, or by nothing if there is none.
     """
     target = release.canary if version is None else version
     if target is None:
-        raise InputError("There is no canary to withdraw. Name the version: pergola release withdraw N.")
+        raise InputError("There is no canary to withdraw. Specify the version: pergola release withdraw N.")
     if target == release.canary:
         return _next(release, canary=None, share=0.0)
     if target == release.stable:
@@ -100,12 +98,12 @@ def withdraw(release: Release, version: int | None = None) -> Release:
 
 
 def rollback(release: Release) -> Release:
-    """The version before the stable one is stable again; a canary is withdrawn as well."""
+    """The previous stable version is stable again; a canary is withdrawn as well."""
     if release.previous is None:
         why = f"No version before {release.stable} is known."
         if release.stable is None:
-            why = "Nothing is stable, so no version is before it."
-        raise InputError(f"{why} Name one: pergola release stable N.")
+            why = "Nothing is stable, so there is no previous version."
+        raise InputError(f"{why} Specify a version: pergola release stable N.")
     return _next(release, stable=release.previous, previous=None, canary=None, share=0.0)
 
 

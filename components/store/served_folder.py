@@ -1,8 +1,8 @@
-"""The folder that a server beside us loads from, as sync writes it.
+"""The folder that sync writes and a server beside it loads from.
 
-<folder>/<model>/<version>/…  whole, verified versions
+<folder>/<model>/<version>/…  complete, verified versions
 <folder>/models.config        for the server to poll
-<folder>/sync.json            what models.config says, for ourselves after a restart
+<folder>/sync.json            the state of models.config, for sync after a restart
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from pergola.components import records
 from pergola.components.errors import InputError, PergolaError
 from pergola.components.store import model_store, models_config
-from pergola.components.store.models_config import ModelConfig
+from pergola.components.store.models_config import ConfigEntry
 
 CONFIG = "models.config"
 STATE = "sync.json"
@@ -26,13 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 class ServedFolder:
-    """One folder. `restore` it once before anything else: what is not whole any more is dropped."""
+    """One folder. Call `restore` first: it removes versions that are incomplete."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def restore(self) -> dict[str, ModelConfig]:
-        """What models.config said, as far as it is whole. Raises InputError for a folder of others."""
+    def restore(self) -> dict[str, ConfigEntry]:
+        """The entries of models.config whose versions are complete.
+
+        Raises InputError for a folder that sync did not write.
+        """
         try:
             state = json.loads((self.root / STATE).read_bytes())
         except FileNotFoundError:
@@ -47,27 +50,27 @@ class ServedFolder:
         return {name: self._restored(name, data) for name, data in state.items()}
 
     def path(self, model: str, version: int) -> Path:
-        """Where a version is or will be."""
+        """The folder of a version, whether it exists or not."""
         return self.root / model / str(version)
 
     def has(self, model: str, version: int) -> bool:
-        """Whether a version is here, whole."""
+        """Whether a version is here and complete."""
         return self.path(model, version).is_dir()
 
     def versions(self, model: str) -> list[int]:
-        """The versions here, in use or not."""
+        """The versions here, whether in use or not."""
         folder = self.root / model
         return [int(p.name) for p in folder.iterdir() if p.name.isdecimal()] if folder.is_dir() else []
 
     def remove(self, model: str, version: int) -> None:
-        """Delete a version, which nobody serves any more."""
+        """Delete a version that is no longer served."""
         shutil.rmtree(self.path(model, version), ignore_errors=True)
         _log.info("model=%s version=%d removed", model, version)
 
-    def write(self, configs: Mapping[str, ModelConfig]) -> None:
-        """Both files, each whole, and only when they change, since the server polls.
+    def write(self, configs: Mapping[str, ConfigEntry]) -> None:
+        """Write both files atomically, and only if they change, since the server polls.
 
-        The first models.config names a version: a server that starts had better wait for one than serve none.
+        The first models.config has at least one version: a server that starts waits for it.
         """
         data = {name: {"versions": c.versions, "labels": dict(c.labels)} for name, c in configs.items()}
         _write_if_changed(self.root / STATE, json.dumps(data, indent=1) + "\n")
@@ -77,9 +80,9 @@ class ServedFolder:
         if _write_if_changed(self.root / CONFIG, models_config.to_text(configs, self.root)):
             _log.info("config=%s", {name: dict(c.labels) for name, c in configs.items()})
 
-    def _restored(self, model: str, data: Mapping[str, object]) -> ModelConfig:
-        config = records.from_dict(ModelConfig, data, f"{self.root / STATE}: {model}")
-        return ModelConfig(
+    def _restored(self, model: str, data: Mapping[str, object]) -> ConfigEntry:
+        config = records.from_dict(ConfigEntry, data, f"{self.root / STATE}: {model}")
+        return ConfigEntry(
             tuple(v for v in config.versions if self.has(model, v)),
             {label: v for label, v in config.labels.items() if self.has(model, v)},
         )

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's `--ssl_config_file`, made of the three files that a Secret or cert-manager gives."""
+"""TensorFlow Serving's `--ssl_config_file`, built from the three files of a Secret or of cert-manager."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIELDS = {"server_key": "tls.key", "server_cert": "tls.crt", "custom_ca": "ca.c
 
 
 def write_ssl_config(certificates: Path, path: Path) -> None:
-    """Write key, certificate and authority into one text proto that only its owner may read.
+    """Write key, certificate and CA into one text proto that only its owner can read.
 
-    certificates: a folder with tls.key, tls.crt and ca.crt (PEM). Clients must show a certificate of
-    that authority. The server reads the file when it starts, so renewed certificates want a restart.
+    certificates: a folder with tls.key, tls.crt and ca.crt (PEM). Clients must present a certificate
+    of that CA. The server reads the file at start, so it must be restarted after a renewal.
     """
     lines = [f"{field}: {json.dumps(_pem(certificates / name))}\n" for field, name in _FIELDS.items()]
     partial = path.with_name(f".{path.name}.partial")
@@ -29,9 +29,9 @@ def _pem(path: Path) -> str:
     try:
         text = path.read_text(encoding="ascii")
     except FileNotFoundError:
-        raise InputError(f"{path} is missing. The Secret holds tls.key, tls.crt and ca.crt.") from None
+        raise InputError(f"{path} is missing. The Secret must contain tls.key, tls.crt and ca.crt.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as PEM: {error}.") from None
     if "-----BEGIN " not in text:
-        raise InputError(f"{path} holds no PEM: it does not say -----BEGIN.")
+        raise InputError(f"{path} holds no PEM: it does not contain '-----BEGIN '.")
     return text

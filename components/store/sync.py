@@ -1,8 +1,8 @@
-"""Bring the released versions of a store to the folder that a TensorFlow Serving beside us loads from.
+"""Copy the released versions of a store to the folder that a TensorFlow Serving beside it loads from.
 
-The server needs no credentials, knows no bucket and never sees half a model. When the store is away,
-when a checksum fails or when the server cannot load a version, it goes on with what it has; that is
-said in the status, the metrics and the log.
+The server needs no credentials, does not know the bucket and never sees an incomplete model. If the store is
+unavailable, a checksum does not match or the server cannot load a version, the served versions stay; status,
+metrics and log report the failure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pergola.components import records
 from pergola.components.errors import PergolaError
 from pergola.components.store import model_store, models_config
 from pergola.components.store.model_store import ChecksumError, MissingVersion, Store, StoreError
-from pergola.components.store.models_config import ModelConfig
+from pergola.components.store.models_config import ConfigEntry
 from pergola.components.store.release_record import STABLE, Release
 from pergola.components.store.served_folder import ServedFolder
 from pergola.components.store.sync_status import Counters, ModelStatus, Rejection, StatusServer, SyncStatus
@@ -46,15 +46,15 @@ class SyncSettings:
 
     models: tuple[str, ...] = records.setting((), "Models to follow; none means every model in the store.")
     track: str = records.setting(STABLE, "Which version to serve.", choices=models_config.TRACKS)
-    interval_s: float = records.setting(5.0, "Seconds between two looks at the store.", low=0.05, high=3600)
+    interval_s: float = records.setting(5.0, "Seconds between two reads of the store.", low=0.05, high=3600)
     grace_s: float = records.setting(60.0, "Seconds that an unused version stays on disk.", low=0, high=86400)
     server: str = records.setting(
-        "", "The server's REST address, asked before a label moves; none to not ask."
+        "", "The server's REST address, queried before a label moves; empty: do not query."
     )
 
 
 class Sync:
-    """Follows one store. `round` looks once; fetching goes on beside it, so that a rollback never waits."""
+    """Follows one store. `round` reads it once; fetches run in the background, so a rollback never waits."""
 
     def __init__(
         self, source: Store, folder: Path, settings: SyncSettings, clock: Callable[[], float] = time.monotonic
@@ -66,12 +66,12 @@ class Sync:
         self._rejected: dict[tuple[str, int], Rejection] = {}
         self._fetches: dict[tuple[str, int], Future[None]] = {}
         self._unused_since: dict[tuple[str, int], float] = {}
-        self._store_error = "no look at the store yet"
+        self._store_error = "the store was not read yet"
         self._counters = Counters()
         self._closed = False
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
         self._beat = clock()
-        if self._configs:  # a server must find its models though the store is away
+        if self._configs:  # a server must find its models while the store is unavailable
             self._folder.write(self._configs)
 
     def __enter__(self) -> Sync:
@@ -82,9 +82,9 @@ class Sync:
         self._pool.shutdown(cancel_futures=True)
 
     def round(self) -> None:
-        """Look at the store once, take what is there, start fetching what is missing."""
+        """Read the store once, apply what is here, fetch what is missing."""
         self._beat = self._clock()
-        self._store_error = self._look()
+        self._store_error = self._follow_all()
         if self._store_error:
             self._count("store", self._store_error)
         else:
@@ -94,7 +94,7 @@ class Sync:
         self._remove_unused()
 
     def settle(self, timeout_s: float = 60.0) -> None:
-        """Rounds until no fetch is under way."""
+        """Run rounds until no fetch is in progress."""
         deadline = time.monotonic() + timeout_s
         self.round()
         while self._fetches and time.monotonic() < deadline:
@@ -104,7 +104,7 @@ class Sync:
             self.round()
 
     def run(self, stop: threading.Event) -> None:
-        """Rounds until `stop`."""
+        """Run rounds until `stop` is set."""
         while not stop.is_set():
             try:
                 self.round()
@@ -113,7 +113,7 @@ class Sync:
             stop.wait(self._settings.interval_s)
 
     def status(self) -> SyncStatus:
-        """What is served, what is refused and why."""
+        """What is served, and which versions were rejected and why."""
         names = sorted({*self._settings.models, *self._releases, *self._configs})
         return SyncStatus(
             store=self._store.uri,
@@ -126,8 +126,8 @@ class Sync:
             is_alive=self._clock() - self._beat < max(60.0, 10 * self._settings.interval_s),
         )
 
-    def _look(self) -> str:
-        """Follow every model; the last error, if the store is away or a release record is broken."""
+    def _follow_all(self) -> str:
+        """Follow every model and return the last error: store unavailable, release record invalid."""
         error = ""
         try:
             models = list(self._settings.models) or sorted({*self._store.models(), *self._configs})
@@ -141,27 +141,27 @@ class Sync:
         return error
 
     def _follow(self, model: str, release: Release) -> None:
-        """Bring one model nearer to its release record."""
+        """Take the next step of one model towards its release record."""
         if self._releases.get(model) != release:
             self._releases[model] = release
-            self._forgive(model)
+            self._clear_rejections(model)
             _log.info("model=%s stable=%s canary=%s", model, release.stable, release.canary)
         goal = models_config.wanted(release, self._settings.track)
         for version in goal.versions:
             self._fetch_if_missing(model, version)
-        current = self._configs.get(model, ModelConfig())
-        # Asked before what is usable is chosen, since the answer may be that the server cannot load it.
+        current = self._configs.get(model, ConfigEntry())
+        # Queried before usable versions are chosen, since the server may report that it cannot load one.
         loaded = {v for v in goal.versions if v not in current.labels.values() and self._is_loaded(model, v)}
         goal = self._reachable(model, goal, current)
         current_or_loaded = {*current.labels.values(), *loaded}
         self._configs[model] = models_config.step(current, goal, lambda v: v in current_or_loaded)
 
-    def _reachable(self, model: str, goal: ModelConfig, current: ModelConfig) -> ModelConfig:
-        """The goal as far as its versions are here; while one is not, the labels keep what they have."""
+    def _reachable(self, model: str, goal: ConfigEntry, current: ConfigEntry) -> ConfigEntry:
+        """The goal restricted to versions that are here; while one is missing, labels stay where they are."""
         labels = {label: v for label, v in goal.labels.items() if self._is_usable(model, v)}
         if len(labels) < len(goal.labels):
             labels = {**current.labels, **labels}
-        return ModelConfig(tuple(sorted(set(labels.values()))), labels)
+        return ConfigEntry(tuple(sorted(set(labels.values()))), labels)
 
     def _is_usable(self, model: str, version: int) -> bool:
         return self._folder.has(model, version) and (model, version) not in self._rejected
@@ -207,8 +207,8 @@ class Sync:
         self._rejected[key] = Rejection(kind, str(error) or type(error).__name__, attempts, retry_at)
         self._count(kind, str(error))
 
-    def _forgive(self, model: str) -> None:
-        """A new release record is a new chance, and ends the story of versions that it does not name."""
+    def _clear_rejections(self, model: str) -> None:
+        """A new release record clears all rejections of the model."""
         for key in [key for key in self._rejected if key[0] == model]:
             del self._rejected[key]
 
@@ -221,7 +221,7 @@ class Sync:
         return state == "AVAILABLE"
 
     def _remove_unused(self) -> None:
-        """Versions that nobody names go, after the server has had the time to let go of them."""
+        """Remove versions that are no longer referenced, once the server had time to unload them."""
         for model, release in self._releases.items():
             goal = models_config.wanted(release, self._settings.track)
             kept = {*self._configs[model].versions, *goal.versions, release.previous}
@@ -235,7 +235,7 @@ class Sync:
             del self._fetches[key]
 
     def _status_of(self, model: str) -> ModelStatus:
-        config = self._configs.get(model, ModelConfig())
+        config = self._configs.get(model, ConfigEntry())
         release = self._releases.get(model, Release())
         return ModelStatus(
             wanted=dict(models_config.wanted(release, self._settings.track).labels),
@@ -259,9 +259,9 @@ def run(
     port: int | None = STATUS_PORT,
     once: bool = False,
 ) -> SyncStatus:
-    """The body of `pergola sync STORE FOLDER`: follow until SIGTERM or SIGINT, then say how it stood.
+    """The body of `pergola sync STORE FOLDER`: follow until SIGTERM or SIGINT, then return the status.
 
-    port: of /healthz, /readyz, /status and /metrics; None for none.  once: fetch what is wanted and stop.
+    port: of /healthz, /readyz, /status and /metrics; None: no server.  once: fetch and stop.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -278,7 +278,7 @@ def run(
 
 
 def _server_state(server: str, model: str, version: int) -> tuple[str, str]:
-    """State and error text of a version as the server tells them; empty when it does not answer."""
+    """State and error message of a version from the server; empty if it does not answer."""
     try:
         with urllib.request.urlopen(f"{server}/v1/models/{model}/versions/{version}", timeout=2) as reply:
             data: Mapping[str, Any] = json.load(reply)["model_version_status"][0]

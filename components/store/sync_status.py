@@ -1,4 +1,4 @@
-"""What a sync says of itself: health, readiness, a status page and Prometheus metrics."""
+"""The status of a sync: health, readiness, a status page and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rejection:
 
 @dataclass
 class Counters:
-    """What happened since the start."""
+    """Event counts since the start."""
 
     failures: Counter[str] = field(default_factory=Counter)  # by kind
     fetched: int = 0  # versions
@@ -38,7 +38,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model: what the release record wants here, and what models.config says."""
+    """One model: the labels in the release record and in models.config."""
 
     wanted: Mapping[str, int]  # label -> version
     labels: Mapping[str, int]
@@ -49,12 +49,12 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class SyncStatus:
-    """The whole of it, at one moment."""
+    """The status of all models at one moment."""
 
     store: str
     track: str
     store_error: str  # empty when the last round reached the store
-    asked: tuple[str, ...]  # models asked for by name
+    asked: tuple[str, ...]  # models configured by name
     models: Mapping[str, ModelStatus]
     counters: Counters
     age_s: float  # since the last round began
@@ -62,7 +62,7 @@ class SyncStatus:
 
     @property
     def reason(self) -> str:
-        """Why it is not ready; empty when every model has a version to serve."""
+        """Why sync is not ready; empty if every model has a version to serve."""
         behind = f": {self.store_error}" if self.store_error else ""
         waiting = [
             name for name, m in self.models.items() if not m.versions and (m.wanted or name in self.asked)
@@ -104,24 +104,24 @@ class SyncStatus:
         )
         yield from _metric("fetches_total", "counter", "Versions fetched.", {(): counters.fetched})
         yield from _metric(
-            "fetch_seconds_total", "counter", "Spent on fetching.", {(): counters.fetch_seconds}
+            "fetch_seconds_total", "counter", "Seconds spent fetching.", {(): counters.fetch_seconds}
         )
         failures = {(("kind", kind),): counters.failures[kind] for kind in _KINDS}
-        yield from _metric("failures_total", "counter", "What went wrong, by kind.", failures)
+        yield from _metric("failures_total", "counter", "Failures by kind.", failures)
         served = {
             (("model", name), ("label", label)): v for name, m in models for label, v in m.labels.items()
         }
-        yield from _metric("version", "gauge", "Version that a label names in models.config.", served)
+        yield from _metric("version", "gauge", "Version of a label in models.config.", served)
         wanted = {
             (("model", name), ("label", label)): v for name, m in models for label, v in m.wanted.items()
         }
-        yield from _metric("wanted_version", "gauge", "Version that the release record wants.", wanted)
+        yield from _metric("wanted_version", "gauge", "Version of a label in the release record.", wanted)
         rejected = {
             (("model", name), ("version", str(version)), ("kind", rejection.kind)): 1
             for name, m in models
             for version, rejection in m.rejected.items()
         }
-        yield from _metric("rejected", "gauge", "1 for a wanted version that is not served.", rejected)
+        yield from _metric("rejected", "gauge", "1 for a released version that is not served.", rejected)
 
 
 class StatusServer:
@@ -137,7 +137,7 @@ class StatusServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port it listens on."""
         return int(self._server.server_address[1])
 
     def __enter__(self) -> StatusServer:
@@ -171,7 +171,7 @@ def _handler(status: Callable[[], SyncStatus]) -> type[BaseHTTPRequestHandler]:
                 self.send_error(HTTPStatus.NOT_FOUND, "Known: /healthz /readyz /status /metrics")
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Probes are no news."""
+            """Probes are not logged."""
 
         def _answer(self, ok: bool, text: str, kind: str = "text/plain; charset=utf-8") -> None:
             body = text.encode()

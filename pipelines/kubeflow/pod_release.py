@@ -25,7 +25,7 @@ from pergola.components.artifacts.release import Confirmation, Publication, Regi
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.evaluation import figures
 from pergola.components.evaluation.drift.history import DriftHistory
-from pergola.components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
+from pergola.components.release.retrain import RetrainInputs, RetrainSettings, due, num_changed, rows_of
 from pergola.pipelines.kubeflow.failures import noted
 from pergola.pipelines.kubeflow.pod_model import Champion
 from pergola.pipelines.kubeflow.pod_workspace import Workspace, made, settings_of
@@ -170,7 +170,7 @@ def _keep_dossier(
     """Keep what a version was made of in the workspace."""
     from pergola.components.release import provenance
 
-    origin = provenance.Origin(
+    origin = provenance.Provenance(
         model=registration.model,
         version=registration.version,
         run=record.key,
@@ -180,7 +180,7 @@ def _keep_dossier(
         reason="",
         released_s=int(time.time()),
     )
-    made = provenance.Made(
+    made = provenance.ProvenanceSources(
         manifest=folders.manifest,
         validation=folders.validation,
         split=folders.split,
@@ -190,7 +190,7 @@ def _keep_dossier(
         decision=folders.decision,
         registration=out,
     )
-    provenance.keep(place.version(registration.model, registration.version), origin, settings, made)
+    provenance.write(place.version(registration.model, registration.version), origin, settings, made)
 
 
 def _verdict(decision: Path) -> dict[str, Any]:
@@ -296,13 +296,13 @@ def changes(
     return UNCHANGED, f"{found.reason} The last run was {last.decision}{number}."
 
 
-def _facts(manifest: Path, model: str, settings: str, place: Workspace, last: LastRun) -> Facts:
+def _facts(manifest: Path, model: str, settings: str, place: Workspace, last: LastRun) -> RetrainInputs:
     found, rows = Manifest.load(manifest), place.state(model) / LastRun.ROWS
     changed = 0
     if last.fingerprint != found.fingerprint:
         changed = num_changed(np.load(rows), rows_of(manifest)) if rows.is_file() else found.num_rows
     ended = time.time() - last.ended_s if last.ended_s else None
-    return Facts(
+    return RetrainInputs(
         num_changed=changed,
         settings_changed=last.settings != digest.of_data(tomllib.loads(settings)),
         drifted_looks=_drifted_looks(place, model, last.ended_s),

@@ -19,6 +19,8 @@ from pergola.components.errors import InputError
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Origin
 from pergola.components.settings import Settings
+from pergola.components.release.provenance import Provenance
+from pergola.pipelines import settings as config
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +56,12 @@ class Like:
     """A version to be made again, by its dossier."""
 
     place: Path
-    origin: Origin
+    origin: Provenance
 
     @classmethod
     def of(cls, place: Path) -> Like:
         """From the folder of a dossier."""
-        return cls(place, Origin.load(place))
+        return cls(place, Provenance.load(place))
 
     def __str__(self) -> str:
         return f"{self.origin.model}/{self.origin.version}"

@@ -176,10 +176,10 @@ def _embedding(
     if not reference.width or not settings.max_embedded:
         yield None
         return
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
     from pergola.pipelines.local.native import stderr_to
 
-    with stderr_to(place / "native.log"), ServedModel(version.folder) as model:
+    with stderr_to(place / "native.log"), LoadedModel(version.folder) as model:
         yield model.embeddings
 
 

@@ -22,6 +22,7 @@ from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Origin
 from pergola.components.workspace import Workspace
+from pergola.components.release.provenance import Provenance
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -57,7 +58,7 @@ def place_of(workspace: Workspace, text: str) -> Path:
 def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
     """What a version was made of, and what became of it."""
     place = place_of(workspace, text)
-    origin = Origin.load(place)
+    origin = Provenance.load(place)
     manifest, split = Manifest.load(place), Split.load(place)
     training, export = Training.load(place), Export.load(place)
     evaluation, decision = Evaluation.load(place), Decision.load(place)
@@ -138,13 +139,13 @@ def _ids(text: str) -> list[str]:
 
 def _dossiers(workspace: Workspace) -> list[tuple[str, int, Path]]:
     found = []
-    for path in workspace.versions.glob(f"*/*/{Origin.FILE}"):
+    for path in workspace.versions.glob(f"*/*/{Provenance.FILE}"):
         if path.parent.name.isdecimal():
             found.append((path.parent.parent.name, int(path.parent.name), path.parent))
     return sorted(found)
 
 
-def _release(workspace: Workspace, origin: Origin, sha256: str) -> dict[str, Any]:
+def _release(workspace: Workspace, origin: Provenance, sha256: str) -> dict[str, Any]:
     from pergola.components.release.registry import champion_of
     from pergola.components.store.publish import published, sha256_of
 
@@ -158,7 +159,7 @@ def _release(workspace: Workspace, origin: Origin, sha256: str) -> dict[str, Any
     }
 
 
-def _use(workspace: Workspace, origin: Origin) -> dict[str, Any]:
+def _use(workspace: Workspace, origin: Provenance) -> dict[str, Any]:
     model, version = origin.model, origin.version
     span = request_log.span_of(_log(workspace, model), model=model, version=version)
     looks = DriftHistory.of(workspace.drift(model, version)).looks

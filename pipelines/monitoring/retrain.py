@@ -20,6 +20,7 @@ from pergola.components.release.registry import champion_of
 from pergola.components.release.retrain import Facts, due, num_changed, rows_of
 from pergola.components.settings import Settings
 from pergola.components.workspace import Workspace
+from pergola.components.release.retrain import RetrainInputs, due, num_changed, rows_of
 from pergola.pipelines.local import run as local
 from pergola.pipelines.local import runs
 from pergola.pipelines.local.progress import Show
@@ -81,15 +82,15 @@ def with_feedback(settings: Settings, workspace: Workspace, model: str) -> Setti
     return dataclasses.replace(settings, scan=dataclasses.replace(settings.scan, also=str(labelled)))
 
 
-def _facts(dataset: Path, settings: Settings, workspace: Workspace, model: str, show: Show) -> Facts:
+def _facts(dataset: Path, settings: Settings, workspace: Workspace, model: str, show: Show) -> RetrainInputs:
     manifest = local.scan(dataset, settings, workspace, show=show)
     last = _last_run(workspace, dataset.expanduser().absolute())
     if last is None:
-        return Facts(None)
+        return RetrainInputs(None)
     before = workspace.steps / "scan" / last["steps"]["scan"]["key"]
     ended_s = _seconds(last["ended"])
     now = time.time()
-    return Facts(
+    return RetrainInputs(
         num_changed=_num_changed(before, manifest),
         settings_changed=_plain(last["settings"]) != _plain(records.to_dict(settings.of_a_run())),
         newest_minutes=_newest_minutes(dataset, settings, workspace, now),

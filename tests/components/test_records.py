@@ -41,15 +41,15 @@ def test_from_dict_takes_kubeflow_floats_for_integers():
     ("data", "words"),
     [
         ({"degreees": 1}, "unknown key 'degreees'. Did you mean 'degrees'?"),
-        ({"degrees": "hot"}, "degrees: wanted a whole number, got 'hot'"),
-        ({"degrees": 1.5}, "degrees: wanted a whole number, got 1.5"),
-        ({"degrees": True}, "degrees: wanted a whole number, got True"),
-        ({"degrees": 10}, "degrees: 10 is out of bounds, wanted 50 to 300"),
+        ({"degrees": "hot"}, "degrees: expected a whole number, got 'hot'"),
+        ({"degrees": 1.5}, "degrees: expected a whole number, got 1.5"),
+        ({"degrees": True}, "degrees: expected a whole number, got True"),
+        ({"degrees": 10}, "degrees: 10 is out of bounds, expected 50 to 300"),
         ({"share": float("nan")}, "share: nan is out of bounds"),
         ({"mode": "grll"}, "'grll' is not one of fan, grill. Did you mean 'grill'?"),
-        ({"steps": 3}, "steps: wanted a list, got 3"),
-        ({"steps": [2, 10]}, "steps: 10 is out of bounds, wanted 1 to 9"),
-        ({"notes": {"a": "b"}}, "notes.a: wanted a number, got 'b'"),
+        ({"steps": 3}, "steps: expected a list, got 3"),
+        ({"steps": [2, 10]}, "steps: 10 is out of bounds, expected 1 to 9"),
+        ({"notes": {"a": "b"}}, "notes.a: expected a number, got 'b'"),
     ],
 )
 def test_from_dict_says_what_is_wrong(data, words):
@@ -72,7 +72,7 @@ def test_load_json_refuses_another_schema(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("{", "not readable as JSON"), ("[]", "wanted a JSON object")]
+    ("content", "words"), [("{", "not readable as JSON"), ("[]", "expected a JSON object")]
 )
 def test_load_json_refuses_broken_files(tmp_path: Path, content, words):
     (tmp_path / "a.json").write_text(content)

@@ -64,7 +64,7 @@ def test_config_prints_what_it_takes_back(tmp_path):
     [
         (["--set", "train.epoch=7"], "unknown key 'epoch'. Did you mean 'epochs'?"),
         (["--set", "trian.epochs=7"], "unknown section 'trian'. Did you mean 'train'?"),
-        (["--set", "train.epochs=many"], "epochs: wanted a whole number, got 'many'"),
+        (["--set", "train.epochs=many"], "epochs: expected a whole number, got 'many'"),
         (["--set", "epochs"], "--set wants section.key=value, got 'epochs'"),
         (["--config", "absent.toml"], "absent.toml does not exist"),
     ],

@@ -122,7 +122,7 @@ def test_a_store_without_permission_says_so_and_stays_as_it_was(store, tmp_path)
     folder.chmod(0o755)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     said = json.loads(done.stdout)["error"]
-    assert said.startswith("No right to use the model store: ") and "owner and fsGroup" in said
+    assert said.startswith("No permission to use the model store: ") and "owner and fsGroup" in said
     assert store.release("leaves").stable == 1
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "1", "2", "3", "release.json"]
 

@@ -26,13 +26,13 @@ def image_of(number: int, shift: int = 0) -> bytes:
 
 def workspace(root: Path, num_images: int = 80) -> Workspace:
     """Version 1 of "shades", published with the reference of `num_images` images."""
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
     made = Workspace(root)
     made.create()
     saved_model = models.classifier(root.parent / "trained")
     encoded = [image_of(number) for number in range(num_images)]
-    with ServedModel(saved_model) as model:
+    with LoadedModel(saved_model) as model:
         answers = model.probabilities(encoded)
         sample = describe(encoded, answers, model.embeddings)
     true = np.arange(num_images) % 2
@@ -62,9 +62,9 @@ def write_log(workspace: Workspace, images: list[bytes], at_s: int = 1_800_000_0
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
-    with ServedModel(workspace.models / MODEL / "1") as model:
+    with LoadedModel(workspace.models / MODEL / "1") as model:
         answers = model.probabilities(images)
     path = Path(f"{workspace.request_log(MODEL)}-20270115-080000-1-00000.tfrecord")
     path.parent.mkdir(parents=True)

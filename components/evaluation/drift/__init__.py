@@ -1,1 +1,1 @@
-"""Has the world moved since a model was released?"""
+"""Drift detection and feedback after a release."""

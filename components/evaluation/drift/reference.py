@@ -129,10 +129,10 @@ def reference_of(
             f"{shards_folder}. Evaluate the model again."
         )
     confusion = np.array(evaluation.confusion, np.int64)
-    return make_reference(joined(parts), evaluation.labels, confusion, out, seed=seed)
+    return make_reference(concatenated(parts), evaluation.labels, confusion, out, seed=seed)
 
 
-def joined(parts: Sequence[Sample]) -> Sample:
+def concatenated(parts: Sequence[Sample]) -> Sample:
     """Samples one after another, at least one. All have the same columns."""
     starts = np.cumsum([0, *map(len, parts)])
     with_vectors = [

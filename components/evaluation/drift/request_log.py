@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pergola.components.errors import InputError
-from pergola.components.evaluation.drift.reference import Sample, describe, joined
+from pergola.components.evaluation.drift.reference import Sample, concatenated, describe
 from pergola.components.imaging.embeddings import Embed, embed_all
 from pergola.components.progress import Progress, silent
 from pergola.serving.wire import contract, prediction_log, tensors
@@ -140,7 +140,7 @@ def sample_log(
             start = sum(map(len, parts))
             parts.append(_described(batch, embed, np.flatnonzero(drawn[start : start + len(batch)])))
             bar.update(len(batch))
-    return joined(parts)
+    return concatenated(parts)
 
 
 def _described(batch: list[Logged], embed: Embed | None, drawn: npt.NDArray[np.integer]) -> Sample:

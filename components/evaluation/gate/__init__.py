@@ -1,1 +1,1 @@
-"""May a model ship?"""
+"""The gate: can a model be released?"""

@@ -22,29 +22,31 @@ def answer_of(found, name):
 
 
 def test_metadata_gives_classes_away_that_differ_in_size_alone():
-    train = baselines.looks(image(i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(40))
-    test = baselines.looks(image(100 + i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(20))
+    train = baselines.extract_features(image(i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(40))
+    test = baselines.extract_features(
+        image(100 + i, i % 2, (20, 20) if i % 2 else (40, 40)) for i in range(20)
+    )
     found = baselines.learned(np.ones(20, bool), train, test)
     assert answer_of(found, "metadata").accuracy == 1.0
 
 
 def test_metadata_gives_classes_away_that_differ_in_format_alone():
-    train = baselines.looks(image(i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(40))
-    test = baselines.looks(image(100 + i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(20))
+    train = baselines.extract_features(image(i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(40))
+    test = baselines.extract_features(image(100 + i, i % 2, kind=("PNG", "JPEG")[i % 2]) for i in range(20))
     found = baselines.learned(np.ones(20, bool), train, test)
     assert answer_of(found, "metadata").accuracy == 1.0
 
 
 def test_metadata_is_near_chance_when_nothing_gives_the_class_away():
-    train = baselines.looks(image(i, i % 2) for i in range(200))
-    test = baselines.looks(image(1000 + i, i % 2) for i in range(200))
+    train = baselines.extract_features(image(i, i % 2) for i in range(200))
+    test = baselines.extract_features(image(1000 + i, i % 2) for i in range(200))
     found = baselines.learned(np.ones(200, bool), train, test)
     assert 0.35 < answer_of(found, "metadata").accuracy < 0.65
 
 
 def test_nearest_neighbour_finds_the_image_itself():
-    train = baselines.looks(image(i, i % 3, seed=i + 1) for i in range(30))
-    test = baselines.looks(image(100 + i, i % 3, seed=i + 1) for i in range(30))
+    train = baselines.extract_features(image(i, i % 3, seed=i + 1) for i in range(30))
+    test = baselines.extract_features(image(100 + i, i % 3, seed=i + 1) for i in range(30))
     found = baselines.learned(np.zeros(30, bool), train, test)
     near = answer_of(found, "nearest_neighbour")
     assert (near.accuracy, near.difference) == (1.0, -1.0)
@@ -69,5 +71,5 @@ def test_majority_counts_the_most_frequent_class():
 
 
 def test_looks_passes_over_what_cannot_be_read():
-    seen = baselines.looks([image(1, 0), ShardImage("bad", 1, b"no image")])
+    seen = baselines.extract_features([image(1, 0), ShardImage("bad", 1, b"no image")])
     assert seen.ids == ("0001",)

@@ -75,7 +75,7 @@ def test_expected_calibration_error_worked_by_hand():
     labels = np.array([0, 0, 1, 0])
     assert c.expected_calibration_error(probabilities, labels, 10, c.EQUAL_WIDTH) == pytest.approx(0.1)
     assert c.expected_calibration_error(probabilities, labels, 2) == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="'odd' is no way"):
+    with pytest.raises(ValueError, match="Unknown binning scheme 'odd'"):
         c.expected_calibration_error(probabilities, labels, 2, "odd")
 
 

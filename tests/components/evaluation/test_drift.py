@@ -12,8 +12,8 @@ from pergola.components.evaluation.drift import drift as d
 from pergola.components.evaluation.drift.reference import (
     DriftReference,
     Sample,
+    concatenated,
     describe,
-    joined,
     make_reference,
 )
 from tests.support import images
@@ -159,12 +159,12 @@ def test_samples_are_joined_and_cut_with_their_embeddings():
     first = dataclasses.replace(sample(4, 0), embeddings=np.array([[1.0], [3.0]]), embedded=np.array([1, 3]))
     second = dataclasses.replace(sample(3, 1), embeddings=None)
     third = dataclasses.replace(sample(2, 2), embeddings=np.array([[7.0], [8.0]]))
-    both = joined([first, second, third])
+    both = concatenated([first, second, third])
     assert len(both) == 9 and both.embedded.tolist() == [1, 3, 7, 8] and not both.all_embedded
     assert both.embeddings.ravel().tolist() == [1, 3, 7, 8]
     cut = both.rows(slice(3, None))
     assert cut.embedded.tolist() == [0, 4, 5] and cut.embeddings.ravel().tolist() == [3, 7, 8]
-    assert joined([third, third]).embedded is None
+    assert concatenated([third, third]).embedded is None
 
 
 def test_reference_comes_back_and_is_bounded(tmp_path):

@@ -13,7 +13,7 @@ from pergola.components.evaluation import figures
 from pergola.components.evaluation.calibration import Calibration
 from pergola.components.evaluation.cost_report import CostReport, compare_costs
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
-from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.saliency import Saliency
 from pergola.components.evaluation.slices import Slices
 from pergola.components.stats.compare import compare_evaluations
@@ -82,7 +82,7 @@ COSTS = Costs(LABELS, (*LABELS, "ask a person"), ((0, 1, 1, 0.2), (1, 0, 9, 0.2)
 
 
 def test_evaluate_measures_calibration_before_and_after_the_temperature(walk, tmp_path):
-    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS, inside=Inside(2.0))
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS, notes=ExportNotes(2.0))
     found = Calibration.load(tmp_path)
     rows = pd.read_parquet(tmp_path / "predictions.parquet")
     served = np.stack(rows["probabilities"])
@@ -98,8 +98,8 @@ def test_evaluate_measures_calibration_before_and_after_the_temperature(walk, tm
 
 def test_evaluate_counts_what_errors_cost_beside_the_champion(walk, tmp_path):
     new = by_brightness((40, 195, 210))
-    inside = Inside(costs=COSTS)
-    evaluate(new, walk.shards, walk.split, tmp_path / "new", SETTINGS, inside=inside)
+    inside = ExportNotes(costs=COSTS)
+    evaluate(new, walk.shards, walk.split, tmp_path / "new", SETTINGS, notes=inside)
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "old", SETTINGS, with_train=False)
     assert Costs.load(tmp_path / "new") == COSTS
     alone = CostReport.load(tmp_path / "new")
@@ -224,7 +224,7 @@ def test_champion_with_a_class_that_is_gone_gets_no_credit_for_it(walk, tmp_path
 
 
 def test_evaluate_refuses_a_model_with_another_number_of_classes(walk, tmp_path):
-    with pytest.raises(StepError, match=r"shape \(7, 2\), wanted \(7, 3\)"):
+    with pytest.raises(StepError, match=r"shape \(7, 2\), expected shape \(7, 3\)"):
         evaluate(by_brightness((40, 210)), walk.shards, walk.split, tmp_path, SETTINGS)
     assert not (tmp_path / "evaluation.json").exists()
 
@@ -233,7 +233,7 @@ def test_evaluate_refuses_answers_that_are_no_probabilities(walk, tmp_path):
     def broken(images):
         return np.full((len(images), 3), np.nan, np.float32)
 
-    with pytest.raises(StepError, match="no probabilities"):
+    with pytest.raises(StepError, match="are not probabilities"):
         evaluate(broken, walk.shards, walk.split, tmp_path, SETTINGS)
 
 

@@ -17,7 +17,7 @@ from pergola.components.data.shard_reader import read_images
 from pergola.components.evaluation import charts, thumbnails
 from pergola.components.evaluation.calibration import reliability
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
-from pergola.components.evaluation.export_notes import Inside
+from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.gate.gate import GateInputs, GateSettings, decide
 from pergola.components.evaluation.report.report import MAX_BYTES, About, Parts, with_run, write_report
 from pergola.components.evaluation.saliency import HeatMap, overlay
@@ -38,7 +38,7 @@ def run(walk, tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     settings = EvaluateSettings()
     evaluate(by_brightness((40, 195, 210)), walk.shards, walk.split, root / "evaluation", settings,
-             inside=Inside(1.5, COSTS), manifest_folder=walk.manifest, explain=saliency)  # fmt: skip
+             notes=ExportNotes(1.5, COSTS), manifest_folder=walk.manifest, explain=saliency)  # fmt: skip
     evaluate(by_brightness(), walk.shards, walk.split, root / "champion", settings, with_train=False)
     smoke_test = SmokeTest(True, "", 9, 1e-7, 12.0, (9.0, 30.0), 24, 2_000_000)
     smoke_test.save(root / "smoke_test")

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pergola.components.release.retrain import Facts, RetrainSettings, due, num_changed, rows_of
+from pergola.components.release.retrain import RetrainInputs, RetrainSettings, due, num_changed, rows_of
 
-QUIET = Facts(0, hours_since_run=48.0, age_days=3.0)
+QUIET = RetrainInputs(0, hours_since_run=48.0, age_days=3.0)
 
 
-def changed(**facts) -> Facts:
-    return Facts(**{**vars(QUIET), **facts})
+def changed(**facts) -> RetrainInputs:
+    return RetrainInputs(**{**vars(QUIET), **facts})
 
 
 def test_nothing_changed_means_nothing_is_done():
@@ -21,7 +21,7 @@ def test_nothing_changed_means_nothing_is_done():
 @pytest.mark.parametrize(
     ("facts", "settings", "reason"),
     [
-        (Facts(None), {}, "There has been no run"),
+        (RetrainInputs(None), {}, "There has been no run"),
         (changed(num_changed=1), {}, "1 image changed since the last run."),
         (changed(num_changed=1200), {"min_images": 1000}, "1,200 images changed since the last run."),
         (changed(settings_changed=True), {}, "The settings changed"),

@@ -101,7 +101,7 @@ def test_smoke_test_of_a_model_with_other_classes(smoke_test_server, built, tmp_
     )
     result = smoke_test_server.smoke_test(built["good"], three, tmp_path)
     assert not result.ok
-    assert "wanted (1, 3)" in result.reason
+    assert "expected (1, 3)" in result.reason
 
 
 def test_smoke_test_refuses_what_is_no_saved_model(smoke_test_server, tmp_path):
@@ -140,7 +140,7 @@ def test_confirm_withdraws_what_answers_otherwise(smoke_test_server, registry, b
     second = release(registry, tmp_path, "ferns", built["tilted"], 2)
     with (
         smoke_test_server.serve(tmp_path, "ferns", 2) as client,
-        pytest.raises(StepError, match=r"withdrawn: its probabilities.*Version 1 stays the champion"),
+        pytest.raises(StepError, match=r"withdrawn: its probabilities.*Version 1 remains the champion"),
     ):
         confirm(client, golden_of(), second, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, "ferns") == [1]
@@ -154,7 +154,7 @@ def test_confirm_never_withdraws_the_champion(smoke_test_server, registry, built
         confirm(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
         again = confirm(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
         assert (again.version, again.previous) == (1, None)
-        with pytest.raises(StepError, match="is the champion and stays it"):
+        with pytest.raises(StepError, match="is the champion and remains it"):
             confirm(client, golden_of(1.0), publication, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, "palms") == [1]
     assert registry.champion("palms").version == 1

@@ -16,9 +16,9 @@ from pergola.components.errors import InputError, StepError
 from pergola.components.store import model_store, release_record
 from pergola.components.store.model_store import (
     ChecksumError,
-    Conflict,
     MissingVersion,
     StoreError,
+    WriteConflict,
     open_store,
 )
 from tests.support.s3_server import BUCKET, TOOLS, free_port, program, s3_server
@@ -174,7 +174,7 @@ def test_a_stale_write_is_a_conflict(place, tmp_path):
         other.change("leaves", lambda r: _counted(r, 1))
         return _counted(release, 1)
 
-    with pytest.raises(Conflict, match="changed by others 2 times"):
+    with pytest.raises(WriteConflict, match="changed by others 2 times"):
         models.change("leaves", overtaken, attempts=2)
 
 
@@ -226,7 +226,7 @@ def test_s3_store_says_what_is_wrong(s3, monkeypatch):
     with pytest.raises(StoreError, match="no bucket for s3://nobucket/x"):
         open_store("s3://nobucket/x").models()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StoreError, match="No right to use the model store"):
+    with pytest.raises(StoreError, match="No permission to use the model store"):
         open_store(f"s3://{BUCKET}/x").models()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="cannot be used"):
@@ -340,7 +340,7 @@ def test_gs_store_keeps_versions_and_refuses_a_stale_write(gs, tmp_path, target)
         open_store(gs).change("leaves", lambda r: _counted(r, 1))
         return _counted(release, 1)
 
-    with pytest.raises(Conflict, match="changed by others 2 times"):
+    with pytest.raises(WriteConflict, match="changed by others 2 times"):
         models.change("leaves", overtaken, attempts=2)
     models.change("leaves", lambda release: release_record.Release(generation=release.generation + 1))
     models.remove("leaves", 1)

@@ -13,7 +13,7 @@ import pytest
 
 from pergola.components.errors import InputError
 from pergola.components.store import release_record
-from pergola.components.store.models_config import ModelConfig
+from pergola.components.store.models_config import ConfigEntry
 from pergola.components.store.sync import Sync, SyncSettings
 from pergola.components.store.sync_status import StatusServer
 from tests.support.versions import labels
@@ -293,7 +293,7 @@ def test_configs_survive_a_restart(models, follow, served):
     assert json.loads((served / "sync.json").read_text()) == {
         "leaves": {"versions": [1], "labels": {"stable": 1}}
     }
-    assert labels(follow()) == ModelConfig((1,), {"stable": 1}).labels
+    assert labels(follow()) == ConfigEntry((1,), {"stable": 1}).labels
 
 
 def test_sync_restarted_after_a_kill_drops_what_was_half_fetched(follow, served):

@@ -44,9 +44,9 @@ def test_rollback_goes_to_the_version_before_once():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: release_record.make_canary(Release(), 2, 0.1), "no stable version"),
-        (lambda: release_record.make_canary(Release(stable=2), 2, 0.1), "stable already"),
-        (lambda: release_record.make_canary(Release(stable=2), 3, 1.0), "between 0% and 100%, got 100%"),
+        (lambda: release_record.make_canary(Release(), 2, 0.1), "needs a stable version"),
+        (lambda: release_record.make_canary(Release(stable=2), 2, 0.1), "already stable"),
+        (lambda: release_record.make_canary(Release(stable=2), 3, 1.0), "between 0% and 100%. Got 100%"),
         (lambda: release_record.promote(Release(stable=2)), "no canary to promote"),
         (lambda: release_record.withdraw(Release(stable=2)), "no canary to withdraw"),
         (lambda: release_record.withdraw(Release(stable=2), 9), "neither stable"),

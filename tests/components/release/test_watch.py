@@ -31,7 +31,7 @@ def test_judge_promotes_a_canary_that_is_as_sound():
     [
         (figures(2_000, 200), None, "error rate 10.00%"),
         (figures(2_000, 2, p99_ms=100), None, "p99"),
-        (figures(2_000), 0.2, "golden answers differ by 0.2000"),
+        (figures(2_000), 0.2, "golden requests differ by 0.2000"),
     ],
 )
 def test_judge_withdraws_and_says_why(canary, golden, reason):
@@ -160,7 +160,7 @@ def test_scrape_adds_up_servers():
         server.shutdown()
         thread.join()
         server.server_close()
-    with pytest.raises(StepError, match="does not tell its figures"):
+    with pytest.raises(StepError, match="does not report metrics"):
         canary_analysis.scrape([address], "leaves")
     with pytest.raises(InputError, match="looks like http://"):
         canary_analysis.scrape(["model-server:8500"], "leaves")

@@ -1,4 +1,4 @@
-"""A SavedModel scored in this process exactly as the server runs it."""
+"""A SavedModel that runs in this process exactly as in the server."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pergola.serving.server.core.model import RuntimeSettings, SessionModel, loa
 from pergola.serving.wire import contract
 
 
-class ServedModel:
+class LoadedModel:
     """The signatures of serving/wire/contract.py of a SavedModel folder; use it in a `with` block.
 
-    Raises StepError when the model cannot be loaded or has no such signatures.
+    Raises StepError if the model cannot be loaded or has no such signatures.
     """
 
     def __init__(self, saved_model: Path) -> None:
@@ -47,7 +47,7 @@ class ServedModel:
         return self._run(contract.EMBEDDING, contract.IMAGE, _strings(images), contract.EMBEDDING)
 
     def explains(self) -> bool:
-        """Whether the model says where it looked; older ones do not."""
+        """Whether the model has saliency maps; older models do not."""
         return contract.SALIENCY in self._model.signatures
 
     def saliency(self, images: list[bytes]) -> npt.NDArray[np.float32]:
@@ -55,7 +55,7 @@ class ServedModel:
         return self._run(contract.SALIENCY, contract.IMAGE, _strings(images), contract.SALIENCY)
 
     def labels(self) -> tuple[str, ...]:
-        """What the columns of the probabilities mean."""
+        """The classes of the probabilities, in order."""
         outputs = self._model.signature_defs[contract.SERVING_DEFAULT].outputs
         count = outputs[contract.PROBABILITIES].tensor_shape.dim[1].size
         names = self._run(contract.LABELS, contract.INDEX, np.arange(count, dtype=np.int64), contract.LABEL)
