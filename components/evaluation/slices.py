@@ -1,7 +1,7 @@
-"""Accuracy by slice: by size, brightness, source or any column, and which slices differ from the rest.
+"""Accuracy by slice: by size, brightness, source or any column.
 
-A slice is compared with all other images by Fisher's exact test. P-values of all slices are corrected by Holm's
-method for multiple comparisons. A slice with few images is reported as too small to judge.
+A slice is compared with all other images by Fisher's exact test. P-values are corrected for the number of
+slices by Holm's method. A slice with few images is reported as too small to judge.
 """
 
 from __future__ import annotations

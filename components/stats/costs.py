@@ -162,7 +162,7 @@ def _number(text: str, where: str) -> float:
 
 
 def _pair(pairs: dict[tuple[str, str], float], true: str, answer: str, path: str) -> float:
-    """The cost of a pair: its own row, else the row of the true class, else that of the prediction, else `*,*`."""
+    """The cost of a pair: its own row, else the row of the true class, of the prediction, `*,*`."""
     if true == answer:
         return pairs.get((true, answer), 0.0)
     for key in ((true, answer), (true, ANY), (ANY, answer), (ANY, ANY)):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pergola.components import records
 from pergola.components.store import publish
-from pergola.components.store.model_store import StoreError, WriteConflict
+from pergola.components.store.store_errors import StoreError, WriteConflict
 
 
 class FolderFiles:

@@ -19,37 +19,20 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from pergola.components import digest
-from pergola.components.errors import InputError, StepError
+from pergola.components.errors import InputError
 from pergola.components.store import release_record
+from pergola.components.store.checksums import CHECKSUMS, GRAPHS, format_checksums, of_model, parse_checksums
+from pergola.components.store.local_store import FolderFiles
 from pergola.components.store.release_record import Release
+from pergola.components.store.store_errors import ChecksumError, MissingVersion, WriteConflict
 
-CHECKSUMS = "checksums.sha256"
 RELEASE = "release.json"
-NOTES = "assets.extra/pergola"
-GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "model.tflite")
 _MAX_LIST_BYTES = 16 << 20
-_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class StoreError(StepError):
-    """The store cannot be reached, or access is denied."""
-
-
-class MissingVersion(StepError):
-    """The store does not have this version."""
-
-
-class ChecksumError(StepError):
-    """A file does not match its checksum."""
-
-
-class WriteConflict(StepError):
-    """Another writer changed the record in the meantime."""
 
 
 class Files(Protocol):
@@ -225,11 +208,6 @@ class Store:
             )
 
 
-def of_model(sums: Mapping[str, str]) -> dict[str, str]:
-    """The checksums of the model's own files, without the notes of its release."""
-    return {name: sum for name, sum in sums.items() if not name.startswith(f"{NOTES}/")}
-
-
 def open_store(uri: str | Path) -> Store:
     """The store at a folder or an fsspec address (s3://bucket/prefix, gs://bucket/prefix)."""
     text = str(uri)
@@ -237,41 +215,7 @@ def open_store(uri: str | Path) -> Store:
         from pergola.components.store.object_store import ObjectFiles
 
         return Store(ObjectFiles(text))
-    from pergola.components.store.local_store import FolderFiles
-
     return Store(FolderFiles(Path(text.removeprefix("file://"))))
-
-
-def verify(folder: Path) -> None:
-    """Check a version's folder against its checksum list. Raises ChecksumError, MissingVersion."""
-    try:
-        sums = parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
-    except FileNotFoundError:
-        raise MissingVersion(f"{folder} has no {CHECKSUMS}.") from None
-    for name, wanted in sums.items():
-        path = folder / name
-        if not path.is_file() or digest.of_file(path) != wanted:
-            raise ChecksumError(f"{path} is missing or does not match {CHECKSUMS}.")
-
-
-def parse_checksums(content: bytes, where: str) -> dict[str, str]:
-    """Path -> SHA-256, from sha256sum's format. Raises ChecksumError for anything else, also ../paths."""
-    sums: dict[str, str] = {}
-    for line in content.decode("utf-8", errors="replace").splitlines():
-        match = _LINE.fullmatch(line)
-        if not match or not _is_inside(match[2]):
-            raise ChecksumError(
-                f"{where} has a line that is not the checksum of a file below it: {line[:120]!r}."
-            )
-        sums[match[2]] = match[1]
-    if not any(name in sums for name in GRAPHS):
-        raise ChecksumError(f"{where} lists no model ({', '.join(GRAPHS)}).")
-    return sums
-
-
-def format_checksums(sums: Mapping[str, str]) -> bytes:
-    """What `sha256sum -c` reads, sorted by path."""
-    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
 
 
 def _sums_of(folder: Path) -> dict[str, str]:
@@ -282,11 +226,6 @@ def _sums_of(folder: Path) -> dict[str, str]:
     if not any(name in sums for name in GRAPHS):
         raise InputError(f"{folder} holds no SavedModel: expected {' or '.join(GRAPHS)} in it.")
     return sums
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and str(path) == name
 
 
 def _checked(model: str) -> str:

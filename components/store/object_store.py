@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components.errors import InputError
-from pergola.components.store.model_store import (
-    CHECKSUMS,
-    GRAPHS,
-    StoreError,
-    WriteConflict,
-    format_checksums,
-)
+from pergola.components.store.checksums import CHECKSUMS, GRAPHS, format_checksums
+from pergola.components.store.store_errors import StoreError, WriteConflict
 
 _log = logging.getLogger(__name__)
 _KINDS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}

@@ -20,7 +20,7 @@ from pergola.components import digest
 from pergola.components.artifacts.release import Publication
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
-from pergola.components.store.model_store import (
+from pergola.components.store.checksums import (
     CHECKSUMS,
     NOTES,
     format_checksums,
@@ -101,7 +101,7 @@ def notes_of(folder: Path) -> Path:
 def sha256_of(folder: Path) -> str:
     """SHA-256 of the SavedModel that was published, computed from the checksum list.
 
-    The files are not read. Raises what `pergola.components.store.model_store.parse_checksums` raises.
+    The files are not read. Raises what `pergola.components.store.checksums.parse_checksums` raises.
     """
     return _sha256(parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS)))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pergola.components import records
 from pergola.components.errors import InputError, PergolaError
-from pergola.components.store import model_store, models_config
+from pergola.components.store import checksums, models_config
 from pergola.components.store.models_config import ConfigEntry
 
 CONFIG = "models.config"
@@ -95,7 +95,7 @@ class ServedFolder:
 
     def _drop_unless_whole(self, path: Path) -> None:
         try:
-            model_store.verify(path)
+            checksums.verify(path)
         except (PergolaError, OSError) as error:
             _log.warning("version=%s dropped message=%s", path, error)
             shutil.rmtree(path, ignore_errors=True)

@@ -23,10 +23,11 @@ from typing import Any
 from pergola.components import records
 from pergola.components.errors import PergolaError
 from pergola.components.store import model_store, models_config
-from pergola.components.store.model_store import ChecksumError, MissingVersion, Store, StoreError
+from pergola.components.store.model_store import Store
 from pergola.components.store.models_config import ConfigEntry
 from pergola.components.store.release_record import STABLE, Release
 from pergola.components.store.served_folder import ServedFolder
+from pergola.components.store.store_errors import ChecksumError, MissingVersion, StoreError
 from pergola.components.store.sync_status import Counters, ModelStatus, Rejection, StatusServer, SyncStatus
 
 STATUS_PORT = 8502

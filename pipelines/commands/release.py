@@ -95,7 +95,8 @@ def push(version: int, uri: str, source: Path, model: str | None) -> tuple[Any, 
     pergola push 3 --store s3://models/pergola
     pergola release canary 3 --share 10% --store s3://models/pergola
     """
-    from pergola.components.store.model_store import MissingVersion, open_store
+    from pergola.components.store.model_store import open_store
+    from pergola.components.store.store_errors import MissingVersion
 
     here, there = open_store(source), open_store(uri)
     name = model or _only_model(here)

@@ -107,10 +107,10 @@ def test_feedback_refuses_conflicts_as_a_whole(place, sent):
     [
         ("image,label", "1.png,brigth", r"line 2: 'brigth' is not a class .* Did you mean 'bright'\?"),
         ("image,label", "gone.png,dark", r"line 2: 'gone\.png' cannot be read"),
-        ("id,label", "abc,dark", "'abc' is no id"),
+        ("id,label", "abc,dark", "'abc' is not an id"),
         ("image,label", "1.png,", "has no row with a label"),
         ("image,class", "1.png,dark", "has the columns image, class: its first line must name 'label'"),
-        ("image,label", ",dark", "belongs to no image"),
+        ("image,label", ",dark", "has no image"),
     ],
 )
 def test_feedback_refuses_a_list_that_cannot_be_used(place, sent, header, row, error):

@@ -1,16 +1,16 @@
-"""Has the world moved since a model was released?
+"""Drift detection: do requests differ from the test split of the released model?
 
-What comes in after a release is held against the reference that was made then (drift_reference.py):
+Requests are compared with the reference of the release (reference.py):
 
-    prior        which classes are answered             G-test
-    confidence   how sure the model is                  Kolmogorov, Smirnov
-    brightness, contrast, sharpness, width, height, bytes   the same, a column each
-    embedding    where images lie                     maximum mean discrepancy
+    prior        predicted classes                      G-test
+    confidence   confidence of the predictions          Kolmogorov-Smirnov
+    brightness, contrast, sharpness, width, height, bytes   the same, one test per column
+    embedding    embeddings of the images               maximum mean discrepancy
 
-All tests share one set of permutations (two_samples.py), so `alpha` is the chance of any false alarm at all,
-and it is shared out over repeated looks (`alpha_at`). Where only some of the requests have embeddings, that
-test has permutations of its own and Bonferroni's bound puts the two together. Drift is not yet loss: only
-true labels show that.
+All tests share one set of permutations (stats/two_samples.py), so `alpha` is the probability of any false
+alarm; it is divided among repeated checks (`alpha_at`). If only some requests have embeddings, that test has
+separate permutations and the two are combined by Bonferroni's bound. Drift does not mean that accuracy fell:
+only true labels show that.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from pergola.components.artifacts.record import Record
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.reference import DriftReference, Sample
+from pergola.components.formatting import percent
 from pergola.components.records import setting
 from pergola.components.stats.two_samples import Columns, Outcome, compare_samples, random_features
 
@@ -40,88 +41,90 @@ RENEWING, ENDLESS = "renewing", "endless"
 class DriftSettings:
     """When a change counts as drift."""
 
-    alpha: float = setting(0.05, "chance of any false alarm in a period of `looks` looks", low=1e-4, high=0.5)
-    looks: int = setting(20, "looks in a period; each gets an equal share of alpha", low=1, high=365)
+    alpha: float = setting(
+        0.05, "probability of any false alarm in a period of `looks` checks", low=1e-4, high=0.5
+    )
+    looks: int = setting(20, "checks in a period; each uses an equal share of alpha", low=1, high=365)
     spending: str = setting(
         RENEWING,
-        "renewing: alpha is a period's; endless: it is for ever, and later looks get less and less",
+        "renewing: alpha holds for each period; endless: for all checks together, later ones use less",
         choices=(RENEWING, ENDLESS),
     )
     min_shift: float = setting(
         0.05,
-        "smallest share of images that must have moved, for prior, confidence and columns",
+        "smallest effect that counts, as a share of images, for prior, confidence and columns",
         low=0,
         high=1,
     )
-    min_requests: int = setting(50, "fewer requests are not judged", low=10)
-    max_requests: int = setting(10_000, "only the last so many requests are judged", low=50)
+    min_requests: int = setting(50, "requests needed for a check", low=10)
+    max_requests: int = setting(10_000, "most requests in a check: the latest ones", low=50)
     max_embedded: int = setting(
-        1_000, "of more requests, a draw of so many is embedded, which takes the model (0: none)", low=0
+        1_000, "most requests that are embedded by the model, a random sample (0: none)", low=0
     )
-    num_permutations: int = setting(999, "permutations at least", low=99, high=100_000)
+    num_permutations: int = setting(999, "minimum number of permutations", low=99, high=100_000)
     seed: int = setting(0, "seed of the permutations", low=0)
 
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One way to look for drift."""
+    """The result of one test."""
 
     name: str
-    effect: float  # see components/evaluation/two_samples.Outcome
+    effect: float  # see components/stats/two_samples.Outcome
     p_value: float
     adjusted_p: float
     drifted: bool
-    message: str  # what it was and what it is, one sentence
+    message: str  # before and now, one sentence
 
 
 @dataclass(frozen=True)
 class ClassShift:
-    """How often a class is answered, and how often it likely occurs. Shares, 0 to 1."""
+    """How often a class is predicted, and its estimated true share. Shares, 0 to 1."""
 
     label: str
     reference: float
     live: float
-    estimated: float | None  # true share by BBSE; None where the confusion does not allow it
+    estimated: float | None  # true share by BBSE; None if the confusion matrix does not allow it
 
 
 @dataclass(frozen=True)
 class DriftReport(Record):
-    """What moved, and by how much."""
+    """The result of a drift check."""
 
     FILE: ClassVar[str] = "drift.json"
 
     drifted: bool
     judged: bool  # False: too few requests
-    reasons: tuple[str, ...]  # messages of the tests that found drift, or why nothing was judged
+    reasons: tuple[str, ...]  # messages of the tests that found drift, or why nothing was tested
     num_reference: int
     num_live: int
     look: int
-    alpha: float  # chance of a false alarm that this look may spend
+    alpha: float  # probability of a false alarm in this check
     tests: tuple[DriftTest, ...]
     classes: tuple[ClassShift, ...]
-    unlike: tuple[int, ...]  # requests that are most unlike the reference, as rows of what was given
+    unlike: tuple[int, ...]  # rows of the requests that differ most from the reference
 
 
 def alpha_at(look: int, settings: DriftSettings) -> float:
-    """What the k-th look (from 1) may spend of alpha.
+    """The share of alpha that the k-th check (from 1) uses.
 
-    By Bonferroni's bound, which holds however looks depend on one another, as they do here: all are held
-    against one reference. renewing: alpha / looks, so a period of `looks` looks has at most one false alarm
-    in 1 / alpha periods. endless: alpha * 6 / (pi k)^2, whose sum over all k is alpha.
+    By Bonferroni's bound, since checks are dependent: all use the same reference. renewing: alpha / looks, so
+    at most a share alpha of the periods of `looks` checks has a false alarm. endless: alpha * 6 / (pi k)^2,
+    whose sum over all k is alpha.
     """
     if look < 1:
-        raise ValueError(f"Looks are counted from 1. Got {look}.")
+        raise ValueError(f"Checks are counted from 1. Got {look}.")
     if settings.spending == RENEWING:
         return settings.alpha / settings.looks
     return settings.alpha * 6 / (np.pi * look) ** 2
 
 
 def drift(folder: Path, live: Sample, settings: DriftSettings | None = None, *, look: int = 1) -> DriftReport:
-    """Hold what came in against the reference in `folder`.
+    """Compare requests with the reference in `folder`.
 
-    live: only requests since the last look, so that looks are about different images.
-    look: which look at this model it is, from 1.
-    Raises InputError when answers or embeddings are not those of the reference's model.
+    live: requests since the last check only, so that checks are about different images.
+    look: the number of this check, from 1.
+    Raises InputError if predictions or embeddings come from another model than the reference.
     """
     settings = settings or DriftSettings()
     reference, sample = DriftReference.load(folder), DriftReference.sample(folder)
@@ -129,7 +132,7 @@ def drift(folder: Path, live: Sample, settings: DriftSettings | None = None, *, 
     live = live.rows(slice(start, None))
     alpha = alpha_at(look, settings)
     if len(live) < settings.min_requests:
-        reason = f"{len(live)} requests are too few to judge: {settings.min_requests} are wanted."
+        reason = f"{len(live)} requests are too few: at least {settings.min_requests} are needed."
         return DriftReport(False, False, (reason,), len(sample), len(live), look, alpha, (), (), ())
     _check(reference, live)
     outcomes = _outcomes(_families(sample, live), alpha, settings)
@@ -143,11 +146,12 @@ def drift(folder: Path, live: Sample, settings: DriftSettings | None = None, *, 
 
 
 def class_shifts(reference: DriftReference, before: Ints, after: Ints) -> tuple[ClassShift, ...]:
-    """Share of each class among the answers before and now, and the true share now if only that moved.
+    """Share of each class in the predictions before and now, and the estimated true share now.
 
     Source: Lipton, Wang, Smola 2018 (black box shift estimation). With C[i, j] the share of images that are
-    of class j and answered i, and m the answers now, w solves C w = m, and class j now has w_j times its
-    share. Not estimated when a class has no image in the reference or C is nearly singular.
+    of class j and predicted as i, and m the predictions now, w solves C w = m, and class j now has w_j times
+    its share, if only the shares changed. Not estimated if a class has no image in the reference or C is
+    nearly singular.
     """
     size = len(reference.labels)
     old, new = (np.bincount(answers, minlength=size) / len(answers) for answers in (before, after))
@@ -169,8 +173,8 @@ def _estimated(confusion: Floats, answers: Floats) -> Floats | None:
 def _check(reference: DriftReference, live: Sample) -> None:
     if live.predicted.max() >= len(reference.labels) or live.predicted.min() < 0:
         raise InputError(
-            f"The log has answers with class number {live.predicted.max()}, the reference has "
-            f"{len(reference.labels)} classes. Give the log of the version that the reference is of."
+            f"The log has predictions of class number {live.predicted.max()}, the reference has "
+            f"{len(reference.labels)} classes. Use the log of the same version as the reference."
         )
     width = 0 if live.embeddings is None else live.embeddings.shape[1]
     if reference.width and width and width != reference.width:
@@ -181,7 +185,7 @@ def _check(reference: DriftReference, live: Sample) -> None:
 
 
 def _outcomes(families: list[Columns], alpha: float, settings: DriftSettings) -> list[Outcome]:
-    """Of all families together: each gets its share of alpha, by Bonferroni's bound."""
+    """The outcomes of all families; each uses an equal share of alpha, by Bonferroni's bound."""
     share = len(families)
     found = [
         compare_samples(
@@ -197,19 +201,19 @@ def _outcomes(families: list[Columns], alpha: float, settings: DriftSettings) ->
 
 
 def _families(sample: Sample, live: Sample) -> list[Columns]:
-    """What is permuted together: all columns, or two families when only some requests have embeddings."""
+    """Columns that are permuted together: all, or two families if only some requests have embeddings."""
     both = {
         name: np.concatenate([sample.statistics[name], live.statistics[name]])
         for name in sample.statistics
         if name in live.statistics
     }
-    # Unknown values lie above all known ones, alike in both samples.
+    # Unknown values are ranked above all known ones in both samples.
     numbers = {CONFIDENCE: np.concatenate([sample.confidence, live.confidence]).astype(np.float32)}
     numbers |= {name: np.where(np.isnan(values), np.inf, values) for name, values in both.items()}
     answers = {PRIOR: np.concatenate([sample.predicted, live.predicted])}
     if sample.embeddings is None or live.embeddings is None:
         return [Columns(len(sample), answers, numbers, {})]
-    # The reference was stored with 16 bits; a difference of rounding must not be found.
+    # The reference is stored with 16 bits; rounding must not count as drift.
     rounded = live.embeddings.astype(np.float16).astype(np.float32)
     vectors = {EMBEDDING: np.concatenate([sample.embeddings, rounded])}
     if live.all_embedded:
@@ -229,14 +233,14 @@ def _test(
     drifted = moved and outcome.adjusted_p <= alpha
     if outcome.name == PRIOR:
         most = max(classes, key=lambda c: abs(c.live - c.reference))
-        what = f"'{most.label}' is answered to {_percent(most.live)}, was {_percent(most.reference)}"
+        what = f"{percent(most.live)} of predictions are '{most.label}', was {percent(most.reference)}"
     elif outcome.name == EMBEDDING:
-        where = "elsewhere" if drifted else "about where they did"
-        what = f"images lie {where} in embedding space (squared MMD {outcome.effect:.4f})"
+        change = "changed" if drifted else "did not change"
+        what = f"the distribution of embeddings {change} (squared MMD {outcome.effect:.4f})"
     else:
         before, after = (_values(one, outcome.name) for one in (sample, live))
         what = f"the median of {outcome.name} is {np.median(after):.4g}, was {np.median(before):.4g}"
-        what += f", and the distributions differ by {_percent(outcome.effect)}"
+        what += f", and the distributions differ by {percent(outcome.effect)}"
     message = f"{outcome.name}: {what} (p = {outcome.adjusted_p:.2g} after correction, limit {alpha:.2g})."
     return DriftTest(outcome.name, outcome.effect, outcome.p_value, outcome.adjusted_p, drifted, message)
 
@@ -248,7 +252,7 @@ def _values(sample: Sample, name: str) -> Floats:
 
 
 def _unlike(sample: Sample, live: Sample, seed: int, count: int = 12) -> Ints:
-    """Live rows where their own density most exceeds the reference's (the witness function of MMD)."""
+    """Rows of the requests whose density most exceeds the reference's (the witness function of MMD)."""
     if sample.embeddings is None or live.embeddings is None:
         return np.array([], np.int64)
     features = random_features(np.concatenate([sample.embeddings, live.embeddings]), seed)
@@ -256,7 +260,3 @@ def _unlike(sample: Sample, live: Sample, seed: int, count: int = 12) -> Ints:
     witness = after @ (after.mean(axis=0) - before.mean(axis=0))
     most = np.argsort(-witness, kind="stable")[:count]
     return most if live.embedded is None else live.embedded[most]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"

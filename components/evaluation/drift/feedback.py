@@ -1,7 +1,7 @@
-"""True labels for requests that were answered: how right a model is where it works.
+"""True labels for logged requests: the accuracy of a model in production.
 
-An image counts once a version, however often it was asked about. An image's id is the SHA-256 of the bytes
-that the server got.
+An image counts once per version, however often it was requested. An image's id is the SHA-256 of the bytes
+that the server received.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pergola.components.stats.metrics import wilson_interval
 
 @dataclass(frozen=True)
 class Answered:
-    """An image, what a version answered, and what it is."""
+    """A labelled request: the prediction of a version and the true label."""
 
     id: str
     version: int
     label: str  # true
     predicted: str
     probability: float
-    at_s: int  # when it was first asked about, seconds since 1970
+    at_s: int  # first request, seconds since 1970
 
 
 @dataclass(frozen=True)
 class Feedback(Record):
-    """All labels that people gave for requests to a model."""
+    """All labels given for requests to a model."""
 
     FILE: ClassVar[str] = "feedback.json"
 
@@ -44,7 +44,7 @@ class Feedback(Record):
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How many images of a class were answered right."""
+    """The recall of a class on labelled requests."""
 
     label: str
     num_images: int
@@ -55,7 +55,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class LiveAccuracy:
-    """How right a version is on the requests that were labelled."""
+    """The accuracy of a version on labelled requests."""
 
     version: int
     num_images: int
@@ -66,7 +66,7 @@ class LiveAccuracy:
 
 
 def image_id(image: bytes) -> str:
-    """By which a logged image is known."""
+    """The id of a logged image."""
     return hashlib.sha256(image).hexdigest()
 
 
@@ -76,13 +76,13 @@ def answered(
     names_of: Callable[[int], Sequence[str] | None],
     on_image: Callable[[str, bytes], None] = lambda id, image: None,
 ) -> list[Answered]:
-    """The logged images that `labels` (id -> true label) knows, one row an image and version.
+    """The logged images in `labels` (id -> true label), one row per image and version.
 
-    names_of: version -> what its outputs mean, None where nobody knows any more; those are passed over.
-    on_image: told each image once, by its id.
+    names_of: version -> its classes; None if they are unknown, whose requests are skipped.
+    on_image: called once with each id and image.
     """
     found: dict[tuple[str, int], Answered] = {}
-    told: set[str] = set()
+    seen: set[str] = set()
     for one in logged:
         id = image_id(one.image)
         if id not in labels or (id, one.version) in found:
@@ -94,16 +94,16 @@ def answered(
         found[id, one.version] = Answered(
             id, one.version, labels[id], names[best], float(one.probabilities[best]), one.at_s
         )
-        if id not in told:
-            told.add(id)
+        if id not in seen:
+            seen.add(id)
             on_image(id, one.image)
     return list(found.values())
 
 
 def merge(old: Feedback, new: Iterable[Answered], *, replace: bool = False) -> Feedback:
-    """Old and new rows without doubles, by version and id.
+    """Old and new rows without duplicates, by version and id.
 
-    Raises InputError when an image gets another label than it had, unless `replace`; then all its rows do.
+    Raises InputError if an image gets another label than before, unless `replace`.
     """
     new = list(new)
     labels, known = {row.id: row.label for row in new}, old.labels()
@@ -111,9 +111,9 @@ def merge(old: Feedback, new: Iterable[Answered], *, replace: bool = False) -> F
     if changed and not replace:
         first = changed[0]
         raise InputError(
-            f"{len(changed)} images have another label than they were given before, the first {first}: "
-            f"'{labels[first]}', was '{known[first]}'. Correct the list, or take the new ones with "
-            "--replace. Nothing was taken."
+            f"{len(changed)} images have another label than before, the first {first}: "
+            f"'{labels[first]}', was '{known[first]}'. Correct the list, or use the new labels with "
+            "--replace. Nothing was imported."
         )
     rows = {(row.version, row.id): row for row in new}
     for row in old.rows:
@@ -125,7 +125,7 @@ def merge(old: Feedback, new: Iterable[Answered], *, replace: bool = False) -> F
 
 
 def live_accuracy(feedback: Feedback) -> tuple[LiveAccuracy, ...]:
-    """Accuracy and recall of each version on what was labelled, the newest version first."""
+    """Accuracy and recall of each version on labelled requests, the newest version first."""
     versions = sorted({row.version for row in feedback.rows}, reverse=True)
     return tuple(
         _accuracy(version, [row for row in feedback.rows if row.version == version]) for version in versions

@@ -1,11 +1,11 @@
-"""Lists of labels as people write them: which image, and what it is.
+"""Label lists: CSV files with an image and its true label per row.
 
     image,label                           id,label
     photos/7.jpg,maple                    9f86d08188…,maple
 
-An image is named by the file that was sent, or by its id, the SHA-256 of the bytes that the server got.
-`pergola predict --json` and `pergola feedback --ask` tell it. The client may rewrite a file before sending it
-(serving/wire/images.py); a file is found either way. Rows without a label are not labelled yet.
+An image is given by the file that was sent, or by its id, the SHA-256 of the bytes that the server received,
+which `pergola predict --json` and `pergola feedback --ask` print. The client may rewrite a file before
+sending it (serving/wire/images.py); both forms match. Rows without a label are skipped.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Labelled:
-    """One row: an image by one or two ids, as it is and as the client sends it."""
+    """One row: an image with one or two ids, of the file and of what the client sends."""
 
     line: int
-    name: str  # as the list has it
+    name: str  # as in the list
     ids: tuple[str, ...]
     label: str
 
@@ -40,10 +40,10 @@ class Labelled:
 def read_labels(path: Path, known: Collection[str] | None = None) -> list[Labelled]:
     """The labelled rows of a list.
 
-    known: the classes that there are; another name is refused with the nearest one.
-    Commas, semicolons and tabs are understood, and a byte order mark, as spreadsheets write them.
+    known: the allowed classes.  Commas, semicolons, tabs and a byte order mark are accepted, as spreadsheets
+    write them.
     Raises InputError for a list that cannot be read, a missing column, an unknown class, a file that is
-    missing, an image with two labels, or when no row has a label. Nothing is taken then.
+    missing, an image with two labels, or a list without labels.
     """
     found: list[Labelled] = []
     labels: dict[str, Labelled] = {}
@@ -54,7 +54,7 @@ def read_labels(path: Path, known: Collection[str] | None = None) -> list[Labell
         if known is not None and label not in known:
             raise InputError(
                 f"{path}, line {line}: '{label}' is not a class of this model.{records.nearest(label, known)}"
-                " A class that is really new wants --new-class."
+                " For a new class use --new-class."
             )
         name, ids = _image(path, line, row)
         one = Labelled(line, name, ids, label)
@@ -63,16 +63,16 @@ def read_labels(path: Path, known: Collection[str] | None = None) -> list[Labell
             if other.label != label:
                 raise InputError(
                     f"{path}: {name} is '{other.label}' in line {other.line} and '{label}' in line {line}. "
-                    "Keep one of them; nothing was taken."
+                    "Keep one of them. Nothing was imported."
                 )
         found.append(one)
     if not found:
-        raise InputError(f"{path} has no row with a label: fill in the column '{LABEL}'.")
+        raise InputError(f"{path} has no row with a label. Fill in the column '{LABEL}'.")
     return found
 
 
 def write_list(columns: Sequence[str], rows: Iterable[Mapping[str, object]], path: Path) -> None:
-    """A list with these columns, whole or not at all."""
+    """Write a list with these columns atomically."""
     sink = io.StringIO()
     writer = csv.DictWriter(sink, columns)
     writer.writeheader()
@@ -84,24 +84,24 @@ def _image(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[str, t
     id = next((value.strip().lower() for name in IDS if (value := row.get(name)) and value.strip()), "")
     if id:
         if not _ID.fullmatch(id):
-            raise InputError(f"{path}, line {line}: '{id}' is no id. Wanted a SHA-256, 64 hex digits.")
+            raise InputError(f"{path}, line {line}: '{id}' is not an id. Expected a SHA-256, 64 hex digits.")
         return id, (id,)
     name = next((value.strip() for key in FILES if (value := row.get(key)) and value.strip()), "")
     if not name:
-        raise InputError(f"{path}, line {line}: the label belongs to no image; id and image are empty.")
+        raise InputError(f"{path}, line {line}: the label has no image. Fill in id or image.")
     file = path.parent / name
     try:
         data = file.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path}, line {line}: '{name}' cannot be read ({error.strerror}). Files are looked for beside "
-            "the list; give the id instead where the file is gone."
+            f"{path}, line {line}: '{name}' cannot be read ({error.strerror}). Paths are relative "
+            "to the list. Use the id if the file no longer exists."
         ) from None
     return name, tuple(dict.fromkeys((image_id(data), _sent(data))))
 
 
 def _sent(data: bytes) -> str:
-    """The id under which the client sends a file."""
+    """The id of a file as the client sends it."""
     try:
         return image_id(prepare(data))
     except ValueError:
@@ -114,7 +114,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text: save it as 'CSV UTF-8'.") from None
+        raise InputError(f"{path} is not UTF-8 text. Save it as 'CSV UTF-8'.") from None
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns = reader.fieldnames or ()

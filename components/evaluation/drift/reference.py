@@ -1,4 +1,4 @@
-"""What a released model saw in its test part, kept beside it to notice later that the world has moved.
+"""The drift reference of a released model: its test split as the model saw it.
 
 reference = make_reference(describe(images, probabilities, embed), labels, confusion, folder)
 """
@@ -34,10 +34,10 @@ _TABLE = "drift_reference.parquet"
 
 @dataclass(frozen=True)
 class Sample:
-    """N images as a model saw them, in order of time."""
+    """N images with a model's predictions, in order of time."""
 
-    predicted: Ints  # (N,), index of the answered class
-    confidence: Floats  # (N,), probability of the answered class
+    predicted: Ints  # (N,), index of the predicted class
+    confidence: Floats  # (N,), probability of the predicted class
     statistics: Mapping[str, Floats] = field(default_factory=dict)  # column -> (N,); nan where unknown
     embeddings: Floats | None = None  # (M, D), of the images `embedded`
     embedded: Ints | None = None  # (M,), ascending; None: all N
@@ -67,18 +67,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class DriftReference(Record):
-    """What a released model saw in its test part. drift_reference.parquet beside it holds the rows:
+    """The test split as a released model saw it. Rows in drift_reference.parquet:
 
-    predicted int32, confidence float32, a float32 column a statistic, embedding list<float16> or null
+    predicted int32, confidence float32, one float32 column per statistic, embedding list<float16> or null
     """
 
     FILE: ClassVar[str] = "drift_reference.json"
 
     labels: tuple[str, ...]
     num_images: int
-    confusion: tuple[tuple[int, ...], ...]  # [true][predicted], of the whole test part
+    confusion: tuple[tuple[int, ...], ...]  # [true][predicted], of the whole test split
     statistics: tuple[str, ...]
-    width: int  # of the embedding; 0 when there is none
+    width: int  # of the embedding; 0 if there is none
 
     @staticmethod
     def sample(folder: Path) -> Sample:
@@ -106,12 +106,12 @@ def reference_of(
     batch_size: int = 64,
     progress: Progress = silent,
 ) -> DriftReference:
-    """Write the reference of a released model from its test part; a batch of images in memory at a time.
+    """Write the reference of a released model from its test split, one batch of images in memory at a time.
 
-    embed: the released model's own.  Raises InputError when the evaluation is of other images.
+    embed: of the released model.  Raises InputError if the evaluation is about other images.
     """
     evaluation = Evaluation.load(evaluation_folder)
-    answers = _answers(evaluation_folder)
+    answers = _probabilities(evaluation_folder)
     chosen = sorted(answers)
     if len(chosen) > MAX_REFERENCE:
         rows = np.random.default_rng(seed).choice(len(chosen), MAX_REFERENCE, replace=False)
@@ -125,7 +125,7 @@ def reference_of(
             bar.update(len(batch))
     if sum(map(len, parts)) != len(chosen):
         raise InputError(
-            f"The evaluation in {evaluation_folder} is of other images than the test part in "
+            f"The evaluation in {evaluation_folder} is about other images than the test split in "
             f"{shards_folder}. Evaluate the model again."
         )
     confusion = np.array(evaluation.confusion, np.int64)
@@ -133,7 +133,7 @@ def reference_of(
 
 
 def concatenated(parts: Sequence[Sample]) -> Sample:
-    """Samples one after another, at least one. All have the same columns."""
+    """At least one sample with the same columns, concatenated."""
     starts = np.cumsum([0, *map(len, parts)])
     with_vectors = [
         (start, one) for start, one in zip(starts, parts, strict=False) if one.embeddings is not None
@@ -157,9 +157,9 @@ def concatenated(parts: Sequence[Sample]) -> Sample:
 def describe(
     encoded: Sequence[bytes], probabilities: Floats, embed: Embed | None = None, *, batch_size: int = 64
 ) -> Sample:
-    """Images and a model's answers to them, (N, C), as a sample. Statistics are those of the manifest.
+    """A sample of images and a model's probabilities, (N, C). Statistics are those of the manifest.
 
-    An image that cannot be read has nan statistics.  embed: None makes a sample without embeddings.
+    An unreadable image has nan statistics.  embed: None for a sample without embeddings.
     """
     from pergola.components.data.manifest import image_metadata
 
@@ -177,9 +177,9 @@ def describe(
 def make_reference(
     sample: Sample, labels: Sequence[str], confusion: Ints, out: Path, *, seed: int = 0
 ) -> DriftReference:
-    """Write the reference of a released model: drift_reference.json and .parquet; at most 5,000 rows of it.
+    """Write the reference of a released model: drift_reference.json and .parquet; at most 5,000 rows.
 
-    sample: the test part as the exported model saw it.  confusion: int (C, C), [true][predicted], of it.
+    sample: the test split as the exported model saw it.  confusion: int (C, C), [true][predicted], of it.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -209,7 +209,7 @@ def make_reference(
     return reference
 
 
-def _answers(evaluation_folder: Path) -> dict[str, Floats]:
+def _probabilities(evaluation_folder: Path) -> dict[str, Floats]:
     """Id of a test image -> its probabilities, (C,)."""
     import pyarrow.parquet as parquet
 

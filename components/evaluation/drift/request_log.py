@@ -1,9 +1,9 @@
-"""What a server was asked and answered, from its request log, without TensorFlow.
+"""Requests and responses from a server's request log, read without TensorFlow.
 
 The log is TF-Serving's: TFRecord files of PredictionLog (tensorflow_serving/apis/prediction_log.proto), as
-our server and the stock one write them. Only Predict requests of encoded images with their probabilities
-are of use here (serving/wire/contract.py); others are passed over. A process that died may leave its last
-record cut off.
+written by our server and the stock one. Only Predict requests of encoded images with their probabilities
+are used (serving/wire/contract.py); others are skipped. A process that died may leave its last record
+truncated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pergola.serving.wire import contract, prediction_log, tensors
 
 @dataclass(frozen=True)
 class Logged:
-    """One image that was asked about, and the answer."""
+    """One image of a request, and the response."""
 
     version: int  # of the model
     at_s: int  # seconds since 1970
@@ -35,25 +35,25 @@ class Logged:
 
 
 def log_files(prefix: str) -> list[Path]:
-    """The files of a log, oldest first: those whose names begin with `prefix`, the server's own setting.
+    """The files of a log, oldest first, whose names start with `prefix`, a setting of the server.
 
-    Raises InputError when there are none.
+    Raises InputError if there are none.
     """
     start = Path(prefix)
     found = sorted(start.parent.glob(f"{_literal(start.name)}-*.tfrecord"))
     if not found:
         raise InputError(
             f"There is no request log '{prefix}-*.tfrecord'. Start the server with "
-            "`pergola serve --log-requests 1`, or give the filename_prefix of its logging configuration, "
-            "whose sampling_rate is above 0."
+            "`pergola serve --log-requests 1`, or pass the filename_prefix of its logging configuration, "
+            "whose sampling_rate must be above 0."
         )
     return found
 
 
 def prune(prefix: str, max_bytes: int) -> int:
-    """Delete the oldest files of a log until it has at most `max_bytes`; gives how many went.
+    """Delete the oldest files of a log until it has at most `max_bytes`; returns how many were deleted.
 
-    The newest stays, however large: it may be written now.
+    The newest file is kept: it may be in use.
     """
     start = Path(prefix)
     found = sorted(start.parent.glob(f"{_literal(start.name)}-*.tfrecord"))
@@ -68,17 +68,17 @@ def prune(prefix: str, max_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Span:
-    """How many logged images there are, and from when to when they were asked about."""
+    """The number of logged images, and the time of the first and the last."""
 
     count: int
-    first_s: int  # seconds since 1970; 0 when there is none
+    first_s: int  # seconds since 1970; 0 if there is none
     last_s: int
 
 
 def span_of(
     files: Iterable[Path], *, model: str | None = None, version: int | None = None, since_s: int = 0
 ) -> Span:
-    """What a log holds. Arguments as those of `read_log`."""
+    """The span of a log. Arguments as for `read_log`."""
     count, first, last = 0, 0, 0
     for one in read_log(files, model=model, version=version, since_s=since_s):
         count, last = count + 1, max(last, one.at_s)
@@ -91,8 +91,8 @@ def read_log(
 ) -> Iterator[Logged]:
     """The logged images in the order of the files, one request in memory at a time.
 
-    model, version: only that one's, when given.  since_s: only later ones.
-    Raises InputError for a file that is no TFRecord or is damaged before its end.
+    model, version: only of these, if given.  since_s: not before this time.
+    Raises InputError for a file that is not a TFRecord file or is damaged before its end.
     """
     for path in files:
         try:
@@ -117,17 +117,17 @@ def sample_log(
     batch_size: int = 64,
     progress: Progress = silent,
 ) -> Sample:
-    """The last `max_requests` logged images as drift wants them, a batch of images in memory at a time.
+    """The last `max_requests` logged images as a sample, one batch of images in memory at a time.
 
-    count: of all that are logged, when it is known; else the log is read twice.
-    max_embedded: when there are more, a seeded draw of so many gets embeddings.
-    Raises InputError when no image is in it.
+    count: the number of logged images, if known; otherwise the log is read twice.
+    max_embedded: with more images, a seeded sample of this size gets embeddings.
+    Raises InputError if there is no image.
     """
     count = span_of(files, model=model, version=version, since_s=since_s).count if count is None else count
     if not count:
         raise InputError(
             f"The request log has no answered images of version {version} since {since_s}. "
-            "Wait for requests, or ask about another version."
+            "Wait for requests, or choose another version."
         )
     logged = read_log(files, model=model, version=version, since_s=since_s)
     left = islice(logged, max(0, count - max_requests), count)
@@ -159,7 +159,7 @@ def images_at(
     version: int | None = None,
     since_s: int = 0,
 ) -> dict[int, Logged]:
-    """Some of the logged images by their row, counted from the first one."""
+    """Logged images by row number, from 0."""
     logged = read_log(files, model=model, version=version, since_s=since_s)
     wanted = set(rows)
     return {row: one for row, one in enumerate(logged) if row in wanted}
@@ -170,7 +170,7 @@ def _images(record: bytes, model: str | None, version: int | None, since_s: int)
     try:
         entry.ParseFromString(record)
     except Exception as error:  # protobuf's DecodeError is not the same class in all its implementations
-        raise ValueError(f"a record is no PredictionLog ({error})") from None
+        raise ValueError(f"a record is not a PredictionLog ({error})") from None
     spec, answer = entry.log_metadata.model_spec, entry.predict_log
     number = spec.version.value
     if (model not in (None, spec.name)) or (version not in (None, number)):
@@ -191,5 +191,5 @@ def _images(record: bytes, model: str | None, version: int | None, since_s: int)
 
 
 def _literal(name: str) -> str:
-    """A name in which glob's special characters stand for themselves."""
+    """A name with glob's special characters escaped."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -54,8 +54,8 @@ def test_drift_is_silent_when_nothing_moved(reference):
     ("change", "name", "words"),
     [
         ({"brightness": 140.0}, "brightness", r"median of brightness is 14\d.*, was 12\d"),
-        ({"shares": (0.3, 0.3, 0.4)}, "prior", r"'[ac]' is answered to [34]\d\.\d%, was \d\d\.\d%"),
-        ({"away": 2.0}, "embedding", "lie elsewhere in embedding space"),
+        ({"shares": (0.3, 0.3, 0.4)}, "prior", r"[34]\d\.\d% of predictions are '[ac]', was \d\d\.\d%"),
+        ({"away": 2.0}, "embedding", "distribution of embeddings changed"),
     ],
 )
 def test_drift_names_what_moved(reference, change, name, words):
@@ -108,7 +108,7 @@ def test_drift_forgives_what_is_sure_but_small(reference):
 def test_drift_does_not_judge_few_requests(reference):
     found = d.drift(reference, sample(20, 7, away=9.0))
     assert not found.judged and not found.drifted
-    assert found.reasons == ("20 requests are too few to judge: 50 are wanted.",)
+    assert found.reasons == ("20 requests are too few: at least 50 are needed.",)
 
 
 def test_drift_refuses_another_models_log(reference):

@@ -13,14 +13,9 @@ import urllib.request
 import pytest
 
 from pergola.components.errors import InputError, StepError
-from pergola.components.store import model_store, release_record
-from pergola.components.store.model_store import (
-    ChecksumError,
-    MissingVersion,
-    StoreError,
-    WriteConflict,
-    open_store,
-)
+from pergola.components.store import release_record
+from pergola.components.store.model_store import open_store
+from pergola.components.store.store_errors import ChecksumError, MissingVersion, StoreError, WriteConflict
 from tests.support.s3_server import BUCKET, TOOLS, free_port, program, s3_server
 from tests.support.versions import saved_model
 
@@ -60,19 +55,19 @@ def test_put_and_fetch_bring_back_every_byte(place, tmp_path, target):
     models.fetch("leaves", 1, target, seen.append)
     assert {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()} == {
         *seen,
-        model_store.CHECKSUMS,
+        checksums.CHECKSUMS,
     }
     for name in seen:
         assert (target / name).read_bytes() == (source / name).read_bytes()
     assert (models.models(), models.versions("leaves")) == (["leaves"], [1])
-    model_store.verify(target)
+    checksums.verify(target)
 
 
 def test_put_writes_a_list_that_sha256sum_checks(place, tmp_path):
     open_store(place[0]).put(saved_model(tmp_path / "model"), "leaves", 1)
     folder = place[1] / "leaves" / "1"
     done = subprocess.run(
-        ["sha256sum", "--check", "--strict", model_store.CHECKSUMS], cwd=folder, capture_output=True
+        ["sha256sum", "--check", "--strict", checksums.CHECKSUMS], cwd=folder, capture_output=True
     )
     assert done.returncode == 0, done.stderr
 
@@ -90,7 +85,7 @@ def test_put_again_is_no_error_and_another_model_is_one(place, tmp_path):
 def test_a_version_without_its_list_does_not_exist(place, tmp_path, target):
     models = open_store(place[0])
     models.put(saved_model(tmp_path / "model"), "leaves", 1)
-    (place[1] / "leaves" / "1" / model_store.CHECKSUMS).unlink()
+    (place[1] / "leaves" / "1" / checksums.CHECKSUMS).unlink()
     assert models.versions("leaves") == []
     with pytest.raises(MissingVersion, match="no version 1 of 'leaves'"):
         models.fetch("leaves", 1, target)
@@ -212,7 +207,7 @@ def test_two_publishers_of_one_number_never_give_a_mixed_model(place, tmp_path, 
     except ChecksumError:
         return  # a bucket cannot rename: what two publishers mixed is refused
     names = [
-        p.relative_to(target) for p in target.rglob("*") if p.is_file() and p.name != model_store.CHECKSUMS
+        p.relative_to(target) for p in target.rglob("*") if p.is_file() and p.name != checksums.CHECKSUMS
     ]
     assert any(
         all((target / name).read_bytes() == (source / name).read_bytes() for name in names)
@@ -244,7 +239,7 @@ def test_s3_put_sends_the_list_last(s3, tmp_path, monkeypatch):
     models.put(source, "leaves", 1)
     folder = s3.buckets / BUCKET / "order" / "leaves" / "1"
     times = {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    assert sorted(times, key=times.__getitem__)[-2:] == ["saved_model.pbtxt", model_store.CHECKSUMS]
+    assert sorted(times, key=times.__getitem__)[-2:] == ["saved_model.pbtxt", checksums.CHECKSUMS]
 
 
 @pytest.mark.parametrize("uri", ["ftp://x/y", "s3://", "gs:///"])
@@ -281,12 +276,12 @@ def test_a_models_name_cannot_lead_out(tmp_path, name):
 def test_a_bad_checksum_list_is_refused(line):
     good = f"{'1' * 64}  saved_model.pb\n"
     with pytest.raises(ChecksumError, match="here has a line"):
-        model_store.parse_checksums(f"{good}{line}\n".encode(), "here")
+        checksums.parse_checksums(f"{good}{line}\n".encode(), "here")
 
 
 def test_a_checksum_list_must_name_a_model():
     with pytest.raises(ChecksumError, match="lists no model"):
-        model_store.parse_checksums(f"{'1' * 64}  readme.txt\n".encode(), "here")
+        checksums.parse_checksums(f"{'1' * 64}  readme.txt\n".encode(), "here")
 
 
 def test_a_link_in_a_folder_store_is_not_followed(tmp_path, target):
@@ -332,7 +327,7 @@ def test_gs_store_keeps_versions_and_refuses_a_stale_write(gs, tmp_path, target)
     assert models.guarded
     models.put(saved_model(tmp_path / "model"), "leaves", 1)
     models.fetch("leaves", 1, target)
-    model_store.verify(target)
+    checksums.verify(target)
     assert (models.models(), models.versions("leaves")) == (["leaves"], [1])
     models.change("leaves", lambda release: release_record.make_stable(release, 1))
 
