@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 from pergola.components.errors import InputError, StepError
-from pergola.components.store import release_record
+from pergola.components.store import checksums, release_record
 from pergola.components.store.model_store import open_store
 from pergola.components.store.store_errors import ChecksumError, MissingVersion, StoreError, WriteConflict
 from tests.support.s3_server import BUCKET, TOOLS, free_port, program, s3_server
