@@ -1,4 +1,4 @@
-"""What the gate leaves: rules with their values, and the decision."""
+"""Artifact of the gate: rules with their values, and the decision."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pergola.components.artifacts.record import Record
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of the gate, decided."""
+    """The result of one rule of the gate."""
 
     name: str
     value: float | None
     limit: float | None
     passed: bool
-    message: str  # one sentence with value and limit
+    message: str  # value and limit in words
     interval: tuple[float, float] | None = None  # 95%, of the value
     unit: str = "share"  # of value, interval and limit: "share", "probability", "ms", "MB", "cost"
-    sure: bool = True  # False: it passed because too few images are there to show a fault
+    sure: bool = True  # False: it passed, but with too few images to rule out a fault
 
 
 @dataclass(frozen=True)
 class Decision(Record):
-    """Whether a model may ship, and why."""
+    """Whether a model can be released, and why."""
 
     FILE: ClassVar[str] = "decision.json"
 
     accepted: bool
     rules: tuple[Rule, ...]
-    reasons: tuple[str, ...]  # messages of the rules that failed; empty when accepted
+    reasons: tuple[str, ...]  # messages of the rules that failed; empty if accepted
     champion: int | None  # the version it was compared with

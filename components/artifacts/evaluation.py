@@ -1,4 +1,4 @@
-"""What evaluation leaves: scores, and golden requests."""
+"""Artifacts of evaluation: metrics and golden requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pergola.components.artifacts.record import Record
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class did on a part."""
+    """Metrics of one class on a split."""
 
     label: str
     precision: float
@@ -24,19 +24,19 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Paired:
-    """Another accuracy beside the model's own, on the same images of the test part (or a sample of it)."""
+    """Another accuracy compared with the model's, on the same images of the test split (or a sample)."""
 
     name: str
     num_images: int
     accuracy: float  # of the other
-    difference: float  # -1 to 1; of what to what, see Evaluation
+    difference: float  # -1 to 1; see Evaluation for its sign
     interval: tuple[float, float]  # 95%, of the difference
     p_value: float  # exact McNemar test, two-sided
 
 
 @dataclass(frozen=True)
 class Evaluation(Record):
-    """What a SavedModel scored on the test part. predictions.parquet has a row an image:
+    """The metrics of a SavedModel on the test split. predictions.parquet has one row per image:
 
     id str, path str, label str, predicted str, probability float32, probabilities list<float32>
     """
@@ -47,16 +47,16 @@ class Evaluation(Record):
     num_images: int
     accuracy: float
     macro_f1: float
-    top_k: Mapping[str, float]  # "3" -> share of images whose class is among the 3 likeliest
+    top_k: Mapping[str, float]  # "3" -> share of images whose class is among the 3 most likely
     log_loss: float
-    train_accuracy: float | None  # on the training part, or a seeded sample of it
+    train_accuracy: float | None  # on the training split, or a seeded sample of it
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]  # [true][predicted]
     num_train: int = 0  # images behind train_accuracy
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # figure -> 95% interval
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # metric -> 95% interval
     calibration_error: float | None = None  # expected calibration error, 0 to 1
-    baselines: tuple[Paired, ...] = ()  # what needs no network; difference: model - baseline
-    robustness: tuple[Paired, ...] = ()  # images changed mildly; difference: changed - as they are
+    baselines: tuple[Paired, ...] = ()  # difference: model - baseline
+    robustness: tuple[Paired, ...] = ()  # mildly changed images; difference: changed - unchanged
 
     def __str__(self) -> str:
         low, high = self.intervals.get("accuracy", (0.0, 1.0))
@@ -68,7 +68,7 @@ class Evaluation(Record):
 
 @dataclass(frozen=True)
 class GoldenRequest:
-    """An image and the answer that the model gave to it when it was evaluated."""
+    """An image and the model's probabilities when it was evaluated."""
 
     image: str  # base64 of the encoded image
     probabilities: tuple[float, ...]
@@ -77,7 +77,7 @@ class GoldenRequest:
 
 @dataclass(frozen=True)
 class GoldenRequests(Record):
-    """A few images of the test part by which a server proves that it serves this model."""
+    """A few test images by which a server is checked to serve this model."""
 
     FILE: ClassVar[str] = "golden.json"
 

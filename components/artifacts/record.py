@@ -1,4 +1,4 @@
-"""An artifact with one JSON file, and how it is written and read."""
+"""The base of artifacts: one JSON file, written and read strictly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Record:
     FILE: ClassVar[str]
 
     def save(self, folder: Path) -> None:
-        """Write into `folder`, which is made when missing."""
+        """Write into `folder`, which is created if missing."""
         records.save_json(self, folder / self.FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read from `folder`. Raises InputError when it is missing or of another kind."""
+        """Read from `folder`. Raises InputError if it is missing or of another class."""
         return records.load_json(cls, folder / cls.FILE)

@@ -1,4 +1,4 @@
-"""What a release leaves: registration, publication, confirmation."""
+"""Artifacts of a release: registration, publication, confirmation."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Publication(Record):
 
 @dataclass(frozen=True)
 class Confirmation(Record):
-    """A published version is served, gives the golden answers, and is the champion now."""
+    """A published version that a server confirmed and that is now the champion."""
 
     FILE: ClassVar[str] = "confirmation.json"
 
     model: str
     version: int
-    previous: int | None  # the champion before
+    previous: int | None  # the previous champion
     max_difference: float
 
 

@@ -1,4 +1,4 @@
-"""What a smoke test leaves."""
+"""Artifact of the smoke test."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pergola.components.artifacts.record import Record
 
 @dataclass(frozen=True)
 class SmokeTest(Record):
-    """What a real server in a process of its own answered before anyone depends on it."""
+    """The answers of a real server, in a separate process, to the golden requests."""
 
     FILE: ClassVar[str] = "smoke_test.json"
 
     ok: bool
-    reason: str  # empty when ok
+    reason: str  # empty if ok
     num_requests: int
     max_difference: float  # largest |served - golden| probability
     latency_ms: float | None = None  # 95th percentile of requests with one image; varies from run to run
-    latency_interval_ms: tuple[float, float] | None = None  # 95%, of it
-    num_timed: int = 0  # requests behind it
+    latency_interval_ms: tuple[float, float] | None = None  # 95%
+    num_timed: int = 0  # requests that were timed
     num_bytes: int | None = None  # of the SavedModel
