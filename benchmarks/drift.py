@@ -1,9 +1,9 @@
-"""Drift: false alarms and what is found, by simulation; seconds for 10,000 requests.
+"""Drift detection: false alarms and power by simulation; seconds for 10,000 requests.
 
 scripts/bench drift [--runs 300] [--json]
 
-Samples are drawn from a law that is known: answers of 9 classes, confidence, six statistics and an
-embedding, all dependent on one another. "unchanged" draws requests from the law of the reference.
+Samples are drawn from a known distribution: predictions of 9 classes, confidence, six statistics and an
+embedding, all dependent on one another. "unchanged" draws requests from the distribution of the reference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pergola.components.evaluation.drift.reference import STATISTICS, Sample, ma
 from pergola.components.stats.metrics import wilson_interval
 
 CLASSES, WIDTH = 9, 32
-QUICK = 199  # permutations at least; more are made wherever a verdict is open, so rates are the same
+QUICK = 199  # minimum number of permutations; more are used while a result is open, so rates do not change
 LABELS = tuple(f"class_{i}" for i in range(CLASSES))
 CHANGES: dict[str, dict[str, float]] = {
     "unchanged": {},

@@ -1,11 +1,11 @@
-"""How often the gate errs: 200 retrainings of an unchanged model, and of ones that are worse or better.
+"""Error rates of the gate: 200 retrainings of an unchanged model, and of worse and better ones.
 
 scripts/bench gate_simulation [--runs 200] [--json]
 
-Each run trains a champion and a candidate anew. "drawn": an image has a difficulty, drawn from a Beta law,
-and each model errs on it with that chance, so both tend to fail on the same images, as retrained networks
-do.
-"digits": extremely randomised trees with another seed, really trained on scikit-learn's digits.
+Each run trains a new champion and candidate. "drawn": each image has a difficulty, drawn from a Beta law,
+which is the error probability of both models, so they tend to fail on the same images, as retrained
+networks do.
+"digits": extremely randomised trees with different seeds, trained on scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ def cases() -> tuple[Case, ...]:
 
 
 def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
-    """Shares of rejected, accepted and called-better candidates with their 95% intervals, and what is stated.
+    """Shares of candidates that are rejected, accepted and called better, with 95% intervals and stated rates.
 
-    `kept`: no stated rate lies below its interval, so none is surely exceeded.
+    `kept`: no stated rate lies below its interval, so none is exceeded with 95% confidence.
     """
     rejected = better = 0
     for labels, candidate, champion in case.pairs(seed, runs):

@@ -75,7 +75,7 @@ def cost_report(
     own, always = decide(probabilities, costs), np.full(len(labels), constant)
     answers = {
         "cheapest decision": own,
-        "likeliest class": probabilities.argmax(axis=1),
+        "most likely class": probabilities.argmax(axis=1),
         f"always '{costs.actions[constant]}'": always,
     }
     if champion is not None:

@@ -235,7 +235,7 @@ def _test(
         most = max(classes, key=lambda c: abs(c.live - c.reference))
         what = f"{percent(most.live)} of predictions are '{most.label}', was {percent(most.reference)}"
     elif outcome.name == EMBEDDING:
-        change = "changed" if drifted else "did not change"
+        change = "changed" if drifted else "shows no significant change"
         what = f"the distribution of embeddings {change} (squared MMD {outcome.effect:.4f})"
     else:
         before, after = (_values(one, outcome.name) for one in (sample, live))
