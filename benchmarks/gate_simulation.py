@@ -118,7 +118,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
-    """Shares of candidates that are rejected, accepted and called better, with 95% intervals and stated rates.
+    """Shares of candidates that are rejected, accepted and called better, with their 95% intervals.
 
     `kept`: no stated rate lies below its interval, so none is exceeded with 95% confidence.
     """

@@ -59,7 +59,7 @@ def test_changes_compares_with_the_last_run_that_came_to_its_end(tmp_path):
     grown = manifest(tmp_path / "two", "g", 13)
     assert changes(grown, tmp_path) == ("changed", "1 image changed since the last run.")
     waits = changes(grown, tmp_path, min_images=2.0)
-    assert waits[0] == "unchanged" and "1 image changed since the last run, 2 are wanted" in waits[1]
+    assert waits[0] == "unchanged" and "1 image changed since the last run; at least 2 are needed" in waits[1]
 
 
 def test_changes_asks_for_a_run_when_looks_found_drift(tmp_path):
@@ -73,7 +73,7 @@ def test_changes_asks_for_a_run_when_looks_found_drift(tmp_path):
     DriftHistory((look,)).save(work / "drift" / "leaves" / str(version))
     assert changes(found, tmp_path)[0] == "unchanged"  # a run was only just
     state, reason = changes(found, tmp_path, min_hours=0)
-    assert state == "changed" and reason.startswith("The last look at requests found drift.")
+    assert state == "changed" and reason.startswith("The last check of requests found drift.")
     assert changes(found, tmp_path, min_hours=0, drift_looks=2)[0] == "unchanged"
 
 

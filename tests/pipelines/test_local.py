@@ -238,12 +238,15 @@ def test_more_images_make_a_second_version_beside_the_champion(first, dataset, w
     assert unchanged.words().startswith("Not trained. Nothing changed: images and settings are those")
     _look_that_found_drift(workspace, version=2)
     waits = again(dataset, workspace)
-    assert not waits.trained and "found drift. The last run was 0.0 hours ago, 1 are wanted" in waits.reason
+    assert (
+        not waits.trained
+        and "found drift. The last run was 0.0 hours ago; at least 1 must pass" in waits.reason
+    )
     drifted = again(dataset, workspace, "retrain.min_hours=0")
     assert (
         drifted.trained
         and drifted.run.version == 2
-        and "The last look at requests found drift." in drifted.reason
+        and "The last check of requests found drift." in drifted.reason
     )
     assert run(dataset, workspace).version == 2
     exported = like(dataset, workspace, "2", force="export")

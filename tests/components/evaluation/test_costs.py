@@ -52,7 +52,7 @@ def test_read_costs_without_asking_has_no_such_action(tmp_path):
         ("true,predicted,cost\na,b,inf\n", "'inf' is not a cost"),
         ("true,predicted,cost\na,b,1\na,b,2\n", "line 3: 'a' predicted as 'b' already has a cost"),
         ("true,predicted,cost\na,b,1\n", "no cost for 'a' predicted as 'c'"),
-        ("true,predicted,cost,ask a person\n*,*,1,\na,b,1,2\n", "not for 'b'"),
+        ("true,predicted,cost,ask a person\n*,*,1,\na,b,1,2\n", "no cost of asking a person for 'b'"),
         ("true,predicted,cost,ask a person\n*,*,1,1\n*,b,1,2\n", "asking a person about '\\*' has two costs"),
         ("true,predicted\n", "no column 'cost'"),
         ("true,predicted,cost,ask\n", "unknown column 'ask'"),

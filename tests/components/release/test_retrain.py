@@ -19,45 +19,49 @@ def test_nothing_changed_means_nothing_is_done():
 
 
 @pytest.mark.parametrize(
-    ("facts", "settings", "reason"),
+    ("inputs", "settings", "reason"),
     [
-        (RetrainInputs(None), {}, "There has been no run"),
+        (RetrainInputs(None), {}, "There is no run"),
         (changed(num_changed=1), {}, "1 image changed since the last run."),
         (changed(num_changed=1200), {"min_images": 1000}, "1,200 images changed since the last run."),
         (changed(settings_changed=True), {}, "The settings changed"),
-        (changed(drifted_looks=1), {}, "The last look at requests found drift. Images and settings are"),
-        (changed(drifted_looks=3), {"drift_looks": 2}, "The last 3 looks at requests found drift."),
-        (changed(age_days=31.0), {"max_age_days": 30}, "The model is 31.0 days old, 30 are allowed."),
-        (changed(num_changed=2, drifted_looks=1), {"min_images": 9}, "The last look at requests found"),
+        (changed(drifted_looks=1), {}, "The last check of requests found drift. Images and settings are"),
+        (changed(drifted_looks=3), {"drift_looks": 2}, "The last 3 checks of requests found drift."),
+        (changed(age_days=31.0), {"max_age_days": 30}, "The model is 31.0 days old; the limit is 30."),
+        (changed(num_changed=2, drifted_looks=1), {"min_images": 9}, "The last check of requests found"),
         (changed(num_changed=2, newest_minutes=30.0), {"quiet_minutes": 10}, "2 images changed"),
     ],
 )
-def test_a_reason_to_train_is_told(facts, settings, reason):
-    found = due(facts, RetrainSettings(**settings))
+def test_a_reason_to_train_is_given(inputs, settings, reason):
+    found = due(inputs, RetrainSettings(**settings))
     assert found.fire and found.reason.startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("facts", "settings", "reason"),
+    ("inputs", "settings", "reason"),
     [
         (
             changed(num_changed=9),
             {"min_images": 10},
-            "9 images changed since the last run, 10 are wanted",
+            "9 images changed since the last run; at least 10 are needed",
         ),
         (changed(num_changed=9, newest_minutes=2.0), {"quiet_minutes": 10}, "the last 2 minutes ago"),
         (changed(drifted_looks=1), {"drift_looks": 2}, "Nothing changed"),
-        (changed(drifted_looks=1, hours_since_run=0.5), {}, "The last run was 0.5 hours ago, 1 are wanted."),
+        (
+            changed(drifted_looks=1, hours_since_run=0.5),
+            {},
+            "The last run was 0.5 hours ago; at least 1 must pass.",
+        ),
         (changed(age_days=400.0), {}, "Nothing changed"),
         (
             changed(age_days=400.0, hours_since_run=1.0),
             {"max_age_days": 30, "min_hours": 24},
-            "24 are wanted",
+            "at least 24 must pass",
         ),
     ],
 )
-def test_haste_waits(facts, settings, reason):
-    found = due(facts, RetrainSettings(**settings))
+def test_haste_waits(inputs, settings, reason):
+    found = due(inputs, RetrainSettings(**settings))
     assert not found.fire and reason in found.reason
 
 
