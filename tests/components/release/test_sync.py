@@ -248,7 +248,7 @@ def test_status_server_on_a_taken_port_says_so(follow):
 SCRIPT = """
 import sys
 from pathlib import Path
-from pergola.components.release import sync
+from pergola.components.store import sync
 heavy = {"tensorflow", "numpy", "pandas", "fsspec", "grpc", "mlflow"} & set(sys.modules)
 assert not heavy, heavy
 sync.run(sys.argv[1], Path(sys.argv[2]), sync.SyncSettings(interval_s=0.1), host="127.0.0.1", port=0)
