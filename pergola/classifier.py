@@ -20,7 +20,7 @@ from pergola.serving.wire import contract, images
 if TYPE_CHECKING:
     from pergola.components.artifacts.evaluation import Evaluation
     from pergola.components.data.shard_reader import ShardImage
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
 ImageLike: TypeAlias = str | Path | bytes | np.ndarray[Any, Any] | Image
 
@@ -68,10 +68,10 @@ class Classifier:
 
     def __init__(self, folder: Path, model: str, version: int) -> None:
         extras.require("tensorflow")
-        from pergola.components.evaluation.served_model import ServedModel
+        from pergola.components.evaluation.loaded_model import LoadedModel
 
         self._stack = ExitStack()
-        self._served: ServedModel | None = self._stack.enter_context(ServedModel(folder))
+        self._served: LoadedModel | None = self._stack.enter_context(LoadedModel(folder))
         self.model = model
         self.version = version
         self.labels = self._served.labels()
@@ -147,7 +147,7 @@ class Classifier:
     def __repr__(self) -> str:
         return f"Classifier(model='{self.model}', version={self.version}, {len(self.labels)} classes)"
 
-    def _open(self) -> ServedModel:
+    def _open(self) -> LoadedModel:
         if self._served is None:
             raise InputError(f"{self!r} is closed. Load it again with pergola.load.")
         return self._served

@@ -167,7 +167,7 @@ TRAINING = Pipeline(
         ),
         Step(
             "evaluate", model.evaluate, "evaluation", group="evaluate", decodes=True, retry=False,
-            code=(f"{COMPONENTS}.evaluation.evaluate", f"{COMPONENTS}.evaluation.served_model"),
+            code=(f"{COMPONENTS}.evaluation.evaluate", f"{COMPONENTS}.evaluation.loaded_model"),
             settings=("evaluate",), describe=summaries.evaluate,
         ),
         Step(
@@ -178,7 +178,7 @@ TRAINING = Pipeline(
         Step(
             "evaluate_champion", model.evaluate_champion, "champion_evaluation", group="evaluate",
             decodes=True, retry=False,
-            code=(f"{COMPONENTS}.evaluation.evaluate", f"{COMPONENTS}.evaluation.served_model"),
+            code=(f"{COMPONENTS}.evaluation.evaluate", f"{COMPONENTS}.evaluation.loaded_model"),
             settings=("evaluate",), describe=summaries.evaluate_champion,
         ),
         Step(
@@ -192,7 +192,7 @@ TRAINING = Pipeline(
         Step(
             "reference", model.reference, "reference", group="evaluate", decodes=True, retry=False,
             if_accepted=True, releases=True,
-            code=(f"{COMPONENTS}.evaluation.drift.reference", f"{COMPONENTS}.evaluation.served_model"),
+            code=(f"{COMPONENTS}.evaluation.drift.reference", f"{COMPONENTS}.evaluation.loaded_model"),
             describe=summaries.reference,
         ),
         Step(

@@ -27,8 +27,6 @@ from pergola.components.data.shard_reader import read_images
 from pergola.components.evaluation import baselines, robustness
 from pergola.components.evaluation.calibration import Calibration, calibration
 from pergola.components.evaluation.cost_report import cost_report
-from pergola.components.evaluation.export_notes import Inside
-from pergola.components.evaluation.costs import Costs, best_constant
 from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.robustness import CHANGES
 from pergola.components.evaluation.saliency import Explain, saliency

@@ -17,7 +17,7 @@ from pergola.components.steps.context import Context
 
 if TYPE_CHECKING:
     from pergola.components.evaluation.drift.reference import DriftReference
-    from pergola.components.release.versions import Version
+    from pergola.components.release.versions import RegisteredVersion
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +74,14 @@ def evaluate(
 ) -> Evaluation:
     """A SavedModel and the test split -> scores, overall, per class and by slice."""
     from pergola.components.evaluation.evaluate import evaluate as score
-    from pergola.components.evaluation.export_notes import Inside
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.export_notes import ExportNotes
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
     saved_model = export / "saved_model"
-    with ServedModel(saved_model) as model:
+    with LoadedModel(saved_model) as model:
         explain = model.saliency if model.explains() else None
         return score(model.probabilities, shards, split, out, context.settings.evaluate,
-                     progress=context.progress, inside=Inside.of(saved_model), manifest_folder=manifest,
+                     progress=context.progress, notes=ExportNotes.of(saved_model), manifest_folder=manifest,
                      explain=explain)  # fmt: skip
 
 
@@ -106,12 +106,12 @@ def evaluate_champion(
 ) -> Evaluation | None:
     """The version to beat -> its scores on the same images; None, and nothing written, without one."""
     from pergola.components.evaluation.evaluate import evaluate as score
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
     version = Champion.load(champion).version
     if version is None:
         return None
-    with ServedModel(_published(context, version)) as model:
+    with LoadedModel(_published(context, version)) as model:
         return score(model.probabilities, shards, split, out, context.settings.evaluate,
                      progress=context.progress, model_labels=model.labels(), with_train=False)  # fmt: skip
 
@@ -129,14 +129,14 @@ def gate(
     context: Context, out: Path, evaluation: Path, champion: Path, champion_evaluation: Path, smoke_test: Path
 ) -> Decision:
     """Scores and smoke test -> may it ship?"""
-    from pergola.components.evaluation.gate.gate import Facts, decide
+    from pergola.components.evaluation.gate.gate import GateInputs, decide
 
     version = Champion.load(champion).version
     rival = champion_evaluation if version else None
-    facts = Facts.of(evaluation, rival, smoke_test, version)
-    decision = decide(facts, context.settings.gate)
-    if facts.costs and rival:
-        facts.costs.save(out)  # with the champion's; the evaluation has its own without
+    gate_inputs = GateInputs.of(evaluation, rival, smoke_test, version)
+    decision = decide(gate_inputs, context.settings.gate)
+    if gate_inputs.costs and rival:
+        gate_inputs.costs.save(out)  # with the champion's; the evaluation has its own without
     decision.save(out)
     return decision
 
@@ -144,13 +144,13 @@ def gate(
 def reference(context: Context, out: Path, export: Path, shards: Path, evaluation: Path) -> DriftReference:
     """An accepted SavedModel and the test split -> what requests are compared with, to notice drift."""
     from pergola.components.evaluation.drift.reference import reference_of
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
-    with ServedModel(export / "saved_model") as model:
+    with LoadedModel(export / "saved_model") as model:
         return reference_of(shards, evaluation, model.embeddings, out, progress=context.progress)
 
 
-def _version_to_beat(context: Context, sha256: str) -> Version | None:
+def _version_to_beat(context: Context, sha256: str) -> RegisteredVersion | None:
     from pergola.components.release.registry import champion_of, version_of
 
     uri = context.workspace.tracking_uri

@@ -105,14 +105,14 @@ def register(
 
 def is_registered(context: Context, out: Path) -> bool:
     """Whether what registration left outside of its folder is still there."""
-    from pergola.components.release.provenance import Origin
+    from pergola.components.release.provenance import Provenance
     from pergola.components.release.registry import version_of
 
     if not (out / Registration.FILE).is_file():
         return True
     found = Registration.load(out)
     place = context.workspace.version(found.model, found.version)
-    if not (place / Origin.FILE).is_file():
+    if not (place / Provenance.FILE).is_file():
         return False
     version = version_of(context.workspace.tracking_uri, found.model, found.version)
     return version is not None and version.sha256 == found.sha256
@@ -196,7 +196,7 @@ def _in_registry(name: str) -> str:
 def _keep_provenance(context: Context, registration: Registration, made: dict[str, Path]) -> None:
     from pergola.components.release import provenance
 
-    origin = provenance.Origin(
+    origin = provenance.Provenance(
         model=registration.model,
         version=registration.version,
         run=context.run.id,
@@ -207,7 +207,7 @@ def _keep_provenance(context: Context, registration: Registration, made: dict[st
         released_s=int(time.time()),
     )
     place = context.workspace.version(registration.model, registration.version)
-    provenance.keep(place, origin, to_toml(context.settings), provenance.Made(**made))
+    provenance.write(place, origin, to_toml(context.settings), provenance.ProvenanceSources(**made))
 
 
 def _deliver(context: Context, model: str, version: int) -> str:

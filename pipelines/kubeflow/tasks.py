@@ -12,9 +12,9 @@ import numpy as np
 
 from pergola.components import digest, records
 from pergola.components.artifacts.data import Manifest
-from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release.last_run import LastRun
-from pergola.components.release.retrain import Facts, due, num_changed, rows_of
+from pergola.components.release.retrain import RetrainInputs, due, num_changed, rows_of
 from pergola.components.settings import check_model_name, to_toml
 from pergola.components.steps import data
 from pergola.components.steps.context import Context
@@ -87,13 +87,13 @@ def _changes(manifest: Path, given: Mapping[str, Any]) -> tuple[str, str]:
     return UNCHANGED, f"{found.reason} The last run was {last.decision}{number}."
 
 
-def _facts(manifest: Path, settings: str, context: Context, last: LastRun) -> Facts:
+def _facts(manifest: Path, settings: str, context: Context, last: LastRun) -> RetrainInputs:
     found, rows = Manifest.load(manifest), context.workspace.state(context.model) / LastRun.ROWS
     changed = 0
     if last.fingerprint != found.fingerprint:
         changed = num_changed(np.load(rows), rows_of(manifest)) if rows.is_file() else found.num_rows
     ended = time.time() - last.ended_s if last.ended_s else None
-    return Facts(
+    return RetrainInputs(
         num_changed=changed,
         settings_changed=last.settings != digest.of_data(tomllib.loads(settings)),
         drifted_looks=_drifted_looks(context, last.ended_s),
@@ -110,7 +110,7 @@ def _drifted_looks(context: Context, ended_s: int) -> int:
     from pergola.components.release.registry import champion_of
 
     champion = champion_of(workspace.tracking_uri, model)
-    looks = Looks.of(workspace.drift(model, champion.version)) if champion else Looks()
+    looks = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
     return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 

@@ -17,10 +17,8 @@ from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.training import Export
 from pergola.components.errors import InputError
 from pergola.components.release import provenance
-from pergola.components.release.provenance import Origin
-from pergola.components.settings import Settings
 from pergola.components.release.provenance import Provenance
-from pergola.pipelines import settings as config
+from pergola.components.settings import Settings
 
 log = logging.getLogger(__name__)
 

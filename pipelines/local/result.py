@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,15 +90,19 @@ class RunResult:
 
 
 def result_of(engine: Engine, run: Run, like: Like | None) -> RunResult:
-    """What a finished run answers; the report is copied to the run's folder.
+    """What a finished run answers; the report is copied to the run's folder, with the run in its title.
 
     A step that was reused counts no seconds.
     """
+    from pergola.components.evaluation.report.report import with_run
+
     context, done = engine.context, engine.done
     decision = Decision.load(engine.output("decision").folder)
     page = run.folder / "report.html"
-    records.write_atomic(page, (engine.output("report").folder / "report.html").read_bytes())
     version = _version(engine) if decision.accepted and not like else None
+    text = (engine.output("report").folder / "report.html").read_text(encoding="utf-8")
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    records.write_atomic(page, with_run(text, model=context.model, version=version, run=run.id, date=date))
     published = context.workspace.models / context.model / str(version)
     export = engine.output("export")
     splits = Split.load(engine.output("split").folder).counts

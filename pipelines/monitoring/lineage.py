@@ -20,9 +20,8 @@ from pergola.components.evaluation.drift import request_log
 from pergola.components.evaluation.drift.feedback import Feedback, image_id, live_accuracy
 from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release import provenance
-from pergola.components.release.provenance import Origin
-from pergola.components.workspace import Workspace
 from pergola.components.release.provenance import Provenance
+from pergola.components.workspace import Workspace
 
 _ID = re.compile(r"[0-9a-f]{64}")
 

@@ -17,10 +17,9 @@ from pergola.components.artifacts.data import Manifest
 from pergola.components.data.sources.source import open_source
 from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release.registry import champion_of
-from pergola.components.release.retrain import Facts, due, num_changed, rows_of
+from pergola.components.release.retrain import RetrainInputs, due, num_changed, rows_of
 from pergola.components.settings import Settings
 from pergola.components.workspace import Workspace
-from pergola.components.release.retrain import RetrainInputs, due, num_changed, rows_of
 from pergola.pipelines.local import run as local
 from pergola.pipelines.local import runs
 from pergola.pipelines.local.progress import Show

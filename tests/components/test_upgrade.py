@@ -14,7 +14,7 @@ from pergola.components import digest, records
 from pergola.components import settings as config
 from pergola.components.artifacts.data import Split
 from pergola.components.errors import InputError
-from pergola.components.evaluation.drift.looks import Looks
+from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.release import provenance
 from pergola.components.release.registry import champion_of
@@ -79,7 +79,7 @@ def test_the_champion_its_drift_reference_and_its_provenance_are_read(workspace)
     found = lineage.of_version(workspace, "shapes/1")
     assert found["images"]["files"] == 120 and found["drift"]["looks"] == 1
     assert len(provenance.ids(workspace.version("shapes", 1))) == 120
-    assert Looks.of(workspace.drift("shapes", 1)).drifted == 1
+    assert DriftHistory.of(workspace.drift("shapes", 1)).drifted == 1
     (line,) = (workspace.feedback("shapes") / "labels.csv").read_text().splitlines()[1:]
     assert (workspace.feedback("shapes") / line.split(",")[0]).is_file()
 
@@ -92,12 +92,12 @@ def test_settings_of_the_old_names_are_read_with_a_warning(old, caplog):
 
 
 def test_the_models_of_the_store_verify_and_serve(old):
-    from pergola.components.evaluation.served_model import ServedModel
+    from pergola.components.evaluation.loaded_model import LoadedModel
 
     store = open_store(old / "store")
     assert store.versions("shapes") == [1] and store.release("shapes").stable == 1
     store.fetch("shapes", 1, old / "fetched")
-    with ServedModel(old / "fetched") as model:
+    with LoadedModel(old / "fetched") as model:
         answer = model.probabilities([png(pixels(0, 0, classes=3, size=16))])
         assert model.labels() == ("class_0", "class_1", "class_2")
     assert np.asarray(answer).shape == (1, 3) and np.isclose(np.sum(answer), 1)

@@ -13,9 +13,8 @@ from click.testing import CliRunner
 
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.drift import DriftSettings
-from pergola.components.evaluation.drift.looks import Looks
-from pergola.components.workspace import Workspace
 from pergola.components.evaluation.drift.history import DriftHistory
+from pergola.components.workspace import Workspace
 from pergola.pipelines.commands import predict
 from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.local.progress import Quiet
