@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-import pergola
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def child_environment(
 ) -> dict[str, str]:
     """This process's environment, in which Python finds this pergola and never the current directory."""
     paths = [str(Path(path).absolute()) for path in outer.get("PYTHONPATH", "").split(os.pathsep) if path]
-    root = str(Path(pergola.__path__[0]).absolute().parent)
+    root = str(Path(__file__).absolute().parents[3])  # of the package that runs this
     if root not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
         paths.insert(0, root)  # a checkout that was imported by way of the current directory
     return {**outer, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", **(added or {})}
