@@ -104,18 +104,23 @@ def _imports(module: str) -> _Imports:
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner.startswith(OURS) and _path(inner) else node.module
-        waiting.extend(ast.iter_child_nodes(node))
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """The tree and its statements, without their expressions, and without what only type checkers run."""
+    yield tree
+    if isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test):
+        return
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(tree, field, ()):
+            yield from _statements(node)
 
 
 @cache
@@ -123,7 +128,7 @@ def _tree(module: str) -> ast.Module:
     """Without docstrings. Empty for a package without an __init__.py."""
     path = _path(module)
     tree = ast.parse(path.read_text(encoding="utf-8") if path else "")
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-
 log = logging.getLogger(__name__)
 
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
