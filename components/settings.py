@@ -1,7 +1,7 @@
 """Settings of a run: one frozen object from defaults, a TOML file and --set, in this order.
 
-Each section is a dataclass that lives beside the code it configures; this file only puts them
-together, so that `pergola config` can print all of them with a comment each.
+Each section is a dataclass next to the code that it configures; this module combines them, so that
+`pergola config` can print all of them with comments.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ RENAMED = {"rehearse": "smoke_test"}  # sections by their names in 0.1.0
 
 @dataclass(frozen=True)
 class ReleaseSettings:
-    """Under which name a model is released, and how much of the past a workspace keeps."""
+    """Name of the released model, and how many runs a workspace keeps."""
 
-    name: str = records.setting("", "name of the model; empty: the name of the data folder")
-    keep_runs: int = records.setting(5, "runs whose intermediate files stay in the workspace", low=1)
+    name: str = records.setting("", "name of the model (empty: the name of the dataset)")
+    keep_runs: int = records.setting(5, "number of runs whose intermediate files are kept", low=1)
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Settings:
 
     @classmethod
     def of(cls, tables: Mapping[str, Mapping[str, Any]], where: str = "") -> Settings:
-        """From plain values by section; what is not named has its default.
+        """From plain values by section; missing keys have their defaults.
 
-        where: before a section's name in an error.  Raises InputError for an unknown section, key or value.
+        where: prefix of a section's name in errors.  Raises InputError for an unknown section, key or value.
         """
         return _settings(tables, {name: f"{where}{name}" for name in tables})
 
     def of_a_run(self) -> Settings:
-        """Without what only matters after a release, which must not make a run another one."""
+        """Without the sections that do not affect a run, so that they do not invalidate its cache."""
         return dataclasses.replace(self, drift=DriftSettings(), retrain=RetrainSettings())
 
 
@@ -85,35 +85,37 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
     if file is not None:
         for section, values in _read_toml(file).items():
             if not isinstance(values, dict):
-                raise InputError(f"{file}: '{section}' stands outside a section. Put it below a [section].")
+                raise InputError(
+                    f"{file}: '{section}' is outside of a section. Move it below a [section] line."
+                )
             tables[section], sources[section] = dict(values), f"[{section}] in {file}"
     for text in overrides:
         section, key, value = _parse_override(text)
         tables.setdefault(section, {})[key] = value
         sources.setdefault(section, f"--set {section}")
-    return _lit(_settings(tables, sources))
+    return _with_lighting(_settings(tables, sources))
 
 
-def _lit(settings: Settings) -> Settings:
-    """Light varied faintly where nothing else was asked for and the network is pretrained: that has
-    seen all light."""
-    asked = settings.augment
+def _with_lighting(settings: Settings) -> Settings:
+    """With a weak variation of brightness and contrast for pretrained networks, unless set otherwise: these
+    have already learned to ignore lighting."""
+    augment = settings.augment
     if not settings.model.weights:
         return settings
-    brightness = FAINT[0] if asked.brightness < 0 else asked.brightness
-    contrast = FAINT[1] if asked.contrast < 0 else asked.contrast
+    brightness = FAINT[0] if augment.brightness < 0 else augment.brightness
+    contrast = FAINT[1] if augment.contrast < 0 else augment.contrast
     return dataclasses.replace(
-        settings, augment=dataclasses.replace(asked, brightness=brightness, contrast=contrast)
+        settings, augment=dataclasses.replace(augment, brightness=brightness, contrast=contrast)
     )
 
 
 def from_toml(text: str) -> Settings:
-    """What `to_toml` wrote."""
+    """Settings as written by `to_toml`."""
     return Settings.of(tomllib.loads(text), "section ")
 
 
 def check_model_name(model: str) -> None:
-    """Raises InputError for a name under which nothing can be released."""
+    """Raises InputError for a name that cannot be the name of a model."""
     if not _MODEL_NAME.fullmatch(model):
         raise InputError(
             f"parameter model: '{model}' cannot be a model's name. Use letters, digits, '-' and '_'."
@@ -121,7 +123,7 @@ def check_model_name(model: str) -> None:
 
 
 def to_toml(settings: Settings) -> str:
-    """The settings as TOML, each key with its one-line comment."""
+    """The settings as TOML, with a comment for each key."""
     lines = []
     for section in dataclasses.fields(Settings):
         part = getattr(settings, section.name)
@@ -138,7 +140,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"Config file {file} does not exist. `pergola config` prints one to begin with."
+            f"Config file {file} does not exist. Create one with `pergola config > {file}`."
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"Config file {file} cannot be read as TOML: {error}.") from None
@@ -148,7 +150,7 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
     name, equals, raw = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
-        raise InputError(f"--set wants section.key=value, got '{text}'. Example: --set train.epochs=10.")
+        raise InputError(f"--set expects section.key=value, got '{text}'. Example: --set train.epochs=10.")
     try:
         return section, key, tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
@@ -167,7 +169,7 @@ def _settings(tables: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str
 
 
 def comment(key: dataclasses.Field[Any]) -> str:
-    """What a setting means, and which values it takes."""
+    """Description of a setting and its allowed values."""
     help = key.metadata.get("help", "")
     choices = key.metadata.get("choices") or ()
     low, high = key.metadata.get("low"), key.metadata.get("high")

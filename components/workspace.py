@@ -6,7 +6,7 @@
   steps/<step>/<key>/  what a step made; <key>.json beside it says that it is whole
   runs/<id>/           run.json, settings.toml, report.html
   state/<name>/        what a run leaves for the next: the last split, training that was cut off
-  experiments/<kind>/<key>/  what `pergola ladder` and `pergola tune` found out
+  experiments/<kind>/<key>/  results of `pergola compare-architectures` and `pergola tune`
   versions/<name>/<N>/ what each version was made of, see components/release/provenance.py
   models/<name>/<N>/   what is published, watched by servers
   mlflow.db, mlartifacts/

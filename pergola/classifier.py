@@ -52,10 +52,10 @@ def load(
             numbered = folder.name.isdecimal()
             name = folder.parent.name if numbered else folder.name
             return Classifier(folder, name, int(folder.name) if numbered else 0)
-        from pergola.pipelines.release.resolve import named
+        from pergola.pipelines.release.resolve import resolve_version
 
         text = str(name_or_path) if version is None else f"{name_or_path}/{version}"
-        found = named(open_workspace(workspace), text)
+        found = resolve_version(open_workspace(workspace), text)
         return Classifier(found.folder, found.model, found.version)
 
 

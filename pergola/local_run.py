@@ -14,7 +14,7 @@ from pergola import extras
 
 if TYPE_CHECKING:
     from pergola.components.workspace import Workspace
-    from pergola.pipelines.local.progress import Show
+    from pergola.pipelines.local.progress import Display
     from pergola.pipelines.local.result import RunResult
 
 DEFAULT_WORKSPACE = "pergola-work"
@@ -45,7 +45,7 @@ def run(
     """
     overrides = _overrides(settings or {})
     with extras.explained("pergola.run"), unguarded_main():
-        from pergola.pipelines import settings as sections
+        from pergola.components import settings as sections
         from pergola.pipelines.local import run as local
 
         library_defaults()
@@ -105,15 +105,15 @@ def _overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={toml_value(value)}" for name, value in flat.items())
 
 
-def _show(quiet: bool) -> Show:
+def _show(quiet: bool) -> Display:
     """Progress on standard error, which in a notebook is the cell's output."""
     from pergola.pipelines.local.native import own_stderr
-    from pergola.pipelines.local.progress import Quiet, Show
+    from pergola.pipelines.local.progress import Display, SilentDisplay
 
     if quiet:
-        return Quiet()
+        return SilentDisplay()
     try:
         is_descriptor = sys.stderr.fileno() == 2  # which native libraries' messages are led away from
     except (OSError, ValueError, AttributeError):
         is_descriptor = False
-    return Show(own_stderr() if is_descriptor else sys.stderr)
+    return Display(own_stderr() if is_descriptor else sys.stderr)

@@ -1,4 +1,4 @@
-"""What each step did, in a few words, read from what it left."""
+"""One-line summaries of what each step did, read from its output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pergola.components.artifacts.data import PARTS, Manifest, Shards, Split, ValidationReport
+from pergola.components.artifacts.data import PARTS as SPLITS
+from pergola.components.artifacts.data import Manifest, Shards, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision, Rule
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.release import Champion, Confirmation, Publication, Registration
@@ -18,7 +19,7 @@ from pergola.components.evaluation.gate import formatting
 
 
 def data_counts(report: ValidationReport) -> dict[str, Any]:
-    """Images seen, and how many each check keeps out."""
+    """Number of images, and how many of them each check excluded."""
     return {
         "images": report.num_images,
         "quarantined": dict(sorted(Counter(report.quarantined.values()).items())),
@@ -28,41 +29,47 @@ def data_counts(report: ValidationReport) -> dict[str, Any]:
 def scan(folder: Path) -> str:
     manifest = Manifest.load(folder)
     unreadable = f", {manifest.num_unreadable:,} unreadable" if manifest.num_unreadable else ""
-    taken_out = f", {manifest.num_taken_out:,} taken out" if manifest.num_taken_out else ""
-    return f"{manifest.num_rows:,} files in {len(manifest.labels)} classes{unreadable}{taken_out}"
+    removed = f", {manifest.num_taken_out:,} removed by scan.relabel" if manifest.num_taken_out else ""
+    return f"{manifest.num_rows:,} files in {len(manifest.labels)} classes{unreadable}{removed}"
 
 
 def validate(folder: Path) -> str:
     report = ValidationReport.load(folder)
     severities = Counter(finding.severity for finding in report.findings)
     found = ", ".join(f"{severities[s]} {s}" for s in ("critical", "warning", "info") if severities[s])
-    kept_out = f"; {len(report.quarantined):,} files kept out" if report.quarantined else ""
-    return f"findings: {found or 'none'}{kept_out}"
+    excluded = f"; {len(report.quarantined):,} files excluded" if report.quarantined else ""
+    count = len(report.findings)
+    return (f"{count} finding{'s' * (count != 1)} ({found})" if found else "no findings") + excluded
 
 
 def split(folder: Path) -> str:
     counts = Split.load(folder).counts
-    return ", ".join(f"{counts.get(part, 0):,} {part}" for part in PARTS)
+    return ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
 
 
 def shards(folder: Path) -> str:
     shards = Shards.load(folder)
-    files = sum(len(part.files) for part in shards.parts.values())
+    files = sum(len(split.files) for split in shards.parts.values())
     colour = "grey" if shards.channels == 1 else "colour"
-    return f"{files} shards, {colour}, median {shards.median_width} x {shards.median_height} pixels"
+    size = f"{shards.median_width} x {shards.median_height}"
+    return f"{files} shards of {colour} images, median size {size} pixels"
 
 
 def augment(folder: Path) -> str:
     augmentation = Augmentation.load(folder)
-    used = [name for name, value in augmentation.policy.items() if value]
+    used = [
+        name.removesuffix("_degrees").replace("_", " ")
+        for name, value in augmentation.policy.items()
+        if value
+    ]
     extra = f"; {augmentation.extra.num_images:,} images added" if augmentation.extra else ""
-    return (", ".join(used) or "none") + extra
+    return (f"random {', '.join(used)}" if used else "no augmentation") + extra
 
 
 def train(folder: Path) -> str:
     training = Training.load(folder)
     return (
-        f"{training.architecture} at {training.width} x {training.height}, "
+        f"{training.architecture}, input {training.width} x {training.height}, "
         f"{training.num_parameters:,} parameters, best epoch {training.best_epoch} of {training.epochs}, "
         f"{training.precision}"
     )
@@ -70,7 +77,7 @@ def train(folder: Path) -> str:
 
 def export(folder: Path) -> str:
     inside = ExportNotes.of(folder / "saved_model")
-    costs = ", decides by costs" if inside.costs else ""
+    costs = ", decisions by costs" if inside.costs else ""
     megabytes = Export.load(folder).num_bytes / 1e6
     return f"SavedModel, {megabytes:.1f} MB, temperature {inside.temperature:.2f}{costs}"
 
@@ -85,13 +92,11 @@ def evaluate(folder: Path) -> str:
 
 
 def champion(folder: Path) -> str:
-    """The version to beat."""
     version = Champion.load(folder).version
-    return f"version {version} is the champion to beat" if version else "none to compare with"
+    return f"version {version}" if version else "no other version to compare with"
 
 
 def evaluate_champion(folder: Path) -> str:
-    """The champion's scores."""
     return evaluate(folder) if (folder / Evaluation.FILE).is_file() else "nothing to compare with"
 
 
@@ -99,8 +104,8 @@ def smoke_test(folder: Path) -> str:
     found = SmokeTest.load(folder)
     if not found.ok:
         return f"failed: {found.reason}"
-    latency = f", 95% within {found.latency_ms:.3g} ms" if found.latency_ms is not None else ""
-    return f"{found.num_requests} golden answers, largest difference {found.max_difference:.1g}{latency}"
+    latency = f", p95 latency {found.latency_ms:.3g} ms" if found.latency_ms is not None else ""
+    return f"{found.num_requests} golden requests, largest difference {found.max_difference:.1g}{latency}"
 
 
 def gate(folder: Path) -> str:
@@ -113,30 +118,30 @@ def gate(folder: Path) -> str:
 
 
 def _rule(rule: Rule) -> str:
-    """A rule in a line: name, value, interval, limit, verdict."""
+    """Name, value, interval, limit and verdict of a rule."""
     value, interval, limit = (formatting.of_rule(rule, which) for which in ("value", "interval", "limit"))
     return f"  {rule.name:<14}{value:>9}  ({interval})  limit {limit}: {formatting.verdict(rule)}"
 
 
 def report(folder: Path) -> str:
-    return f"{(folder / 'report.html').stat().st_size / 1e3:.0f} kB"
+    return f"report.html, {(folder / 'report.html').stat().st_size / 1e3:.0f} kB"
 
 
 def reference(folder: Path) -> str:
-    return f"{DriftReference.load(folder).num_images:,} test images, to hold requests against"
+    return f"{DriftReference.load(folder).num_images:,} test images as the reference of drift checks"
 
 
 def register(folder: Path) -> str:
     if not (folder / Registration.FILE).exists():
-        return "recorded, without a version"
+        return "run recorded; no version, since the model was rejected"
     registration = Registration.load(folder)
     return f"{registration.model} version {registration.version}"
 
 
 def publish(folder: Path) -> str:
     publication = Publication.load(folder)
-    return f"models/{publication.model}/{publication.version}/"
+    return f"published in models/{publication.model}/{publication.version}/"
 
 
 def confirm(folder: Path) -> str:
-    return f"version {Confirmation.load(folder).version} answers and is the champion"
+    return f"version {Confirmation.load(folder).version} passed its final test and is the champion"

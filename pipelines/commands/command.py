@@ -1,7 +1,7 @@
-"""What the commands share: common options, how they answer, how they end.
+"""What all commands share: common options, output as text or JSON, and exit status.
 
-Exit status: 0 done, 1 something broke, 2 the caller's mistake; a command may have further ones (`Answer`).
-With --json, stdout holds one JSON document and nothing else; all other words go to stderr.
+Exit status: 0 success, 1 failure, 2 usage error; a command can define further ones (`CommandResult`).
+With --json, stdout holds one JSON document and nothing else; messages go to stderr.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -24,15 +25,15 @@ from pergola.components.errors import InputError, PergolaError
 if TYPE_CHECKING:
     from pergola.components.settings import Settings
     from pergola.components.workspace import Workspace
-    from pergola.pipelines.local.progress import Show
+    from pergola.pipelines.local.progress import Display
 
 DEFAULT_WORKSPACE = Path("pergola-work")
 PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the common options said."""
+class CommonOptions:
+    """Values of the options that most commands have."""
 
     workspace: Path
     config: Path | None
@@ -40,40 +41,40 @@ class Options:
     json: bool
 
     def settings(self) -> Settings:
-        """The settings in force."""
+        """Settings from the defaults, --config and --set."""
         from pergola.components import settings as config
 
         return config.load(self.config, self.overrides)
 
     def open_workspace(self) -> Workspace:
-        """The workspace, whether it exists or not."""
+        """The workspace. It need not exist yet."""
         from pergola.components.workspace import Workspace
 
         return Workspace(self.workspace)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command answers when it ends with a status of its own."""
+class CommandResult:
+    """Output of a command that chooses its own exit status."""
 
     data: Any
     status: int
 
 
 def with_options(function: Callable[..., Any]) -> click.Command:
-    """A command with the common options; what the function returns is printed as JSON if asked."""
+    """A command with the common options. What the function returns is printed with --json."""
 
     @click.option("--workspace", type=PATH, default=DEFAULT_WORKSPACE, show_default=True,
-                  envvar="PERGOLA_WORKSPACE", help="Folder of runs, models and registry.")  # fmt: skip
-    @click.option("--config", type=PATH, help="Settings, TOML; see `pergola config`.")
+                  envvar="PERGOLA_WORKSPACE", help="Folder with runs, models and the registry.")  # fmt: skip
+    @click.option("--config", type=PATH, help="Settings file (TOML); see `pergola config`.")
     @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
-                  help="Change one setting; may be repeated.")  # fmt: skip
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, words on stderr.")
+                  help="Override one setting. Repeatable.")  # fmt: skip
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout; messages go to stderr.")
     @functools.wraps(function)
     def wrapped(
         workspace: Path, config: Path | None, overrides: tuple[str, ...], as_json: bool, **arguments: Any
     ) -> None:
-        options = Options(workspace, config, overrides, as_json)
+        options = CommonOptions(workspace, config, overrides, as_json)
         with _json_only(as_json) as answer:
             answer(function(options, **arguments))
 
@@ -81,51 +82,58 @@ def with_options(function: Callable[..., Any]) -> click.Command:
 
 
 def with_json(function: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
-    """Adds --json to a command whose function gives data and words, one of which is printed.
+    """Adds --json to a command whose function returns data and text, one of which is printed.
 
     Data with "ok": false ends with status 1.
     """
 
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, words on stderr.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout; messages go to stderr.")
     @functools.wraps(function)
     def wrapped(as_json: bool, **arguments: Any) -> None:
         with _json_only(as_json, stopped="pergola: stopped.") as answer:
-            data, words = function(**arguments)
-            if words and not as_json:
-                click.echo(words)
-            broke = isinstance(data, dict) and not data.get("ok", True)
-            answer(Answer(data, 1) if broke else data)
+            data, text = function(**arguments)
+            if text and not as_json:
+                click.echo(text)
+            failed = isinstance(data, dict) and not data.get("ok", True)
+            answer(CommandResult(data, 1) if failed else data)
 
     return wrapped
 
 
 def status_of(error: PergolaError) -> int:
-    """Exit status: 2 for the caller's mistake, 1 for what broke."""
+    """Exit status: 2 for a usage error, 1 for a failure."""
     return 2 if isinstance(error, InputError) else 1
 
 
-def say(text: str) -> None:
-    """One line for a person."""
+def print_status(text: str) -> None:
+    """Print one line to stderr."""
     click.echo(text, err=True)
 
 
-def typed() -> str:
-    """The command as a person typed it."""
+def command_line() -> str:
+    """The command line of this process, for the records."""
     return shlex.join(["pergola", *sys.argv[1:]])
 
 
-def show() -> Show:
-    """A display that stays, with warnings of ours on it."""
-    import logging
-
+def display() -> Display:
+    """Progress on stderr, even while the output of native libraries is redirected; warnings go there too."""
     from pergola.pipelines.local.native import own_stderr
-    from pergola.pipelines.local.progress import Show
+    from pergola.pipelines.local.progress import Display
 
-    stream = own_stderr()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("pergola: %(message)s"))
-    logging.getLogger("pergola").addHandler(handler)
-    return Show(stream)
+    _WARNINGS.stream = own_stderr()
+    return Display(_WARNINGS.stream)
+
+
+class _WarningHandler(logging.Handler):
+    """Prints pergola's warnings to `stream`, by default to stderr."""
+
+    stream: TextIO | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"pergola: {record.getMessage()}", file=self.stream, err=True)
+
+
+_WARNINGS = _WarningHandler(logging.WARNING)
 
 
 def _command() -> str:
@@ -140,9 +148,10 @@ def _command() -> str:
 
 @contextlib.contextmanager
 def _json_only(
-    as_json: bool, stopped: str = "pergola: stopped; the same command goes on from here."
+    as_json: bool, stopped: str = "pergola: stopped. Run the same command again to continue."
 ) -> Iterator[Callable[[Any], None]]:
     """Keep stdout for the JSON document; end the process with the right status on an error."""
+    logging.getLogger("pergola").addHandler(_WARNINGS)
     answers: list[Any] = []
     status = 0
     try:
@@ -153,14 +162,14 @@ def _json_only(
             yield answers.append
     except PergolaError as error:
         status = status_of(error)
-        say(f"pergola: {error}")
+        print_status(f"pergola: {error}")
         answers = [{"error": str(error), "status": status}]
     except KeyboardInterrupt:
-        say(stopped)
+        print_status(stopped)
         status = 130
         answers = [{"error": "stopped", "status": status}]
     else:
-        if isinstance(answers[0], Answer):
+        if isinstance(answers[0], CommandResult):
             status, answers = answers[0].status, [answers[0].data]
     if as_json:
         click.echo(json.dumps(answers[0], ensure_ascii=False))

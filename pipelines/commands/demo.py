@@ -1,6 +1,6 @@
-"""The whole way on scikit-learn's handwritten digits: `scripts/demo`.
+"""`scripts/demo`: train, release, serve and predict on scikit-learn's handwritten digits.
 
-Everything is done by the same commands that a person would type; each is printed before it runs.
+Uses the commands that a user would type; each is printed before it runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> int:
     begin = time.monotonic()
     digits, workspace = FOLDER / "digits", Workspace(FOLDER / "work")
     count = write_digits(digits)
-    _say(f"{count:,} handwritten digits in {digits}, and {len(SPOILT)} files spoilt on purpose:")
+    _say(f"{count:,} handwritten digits in {digits}, and {len(SPOILT)} files damaged on purpose:")
     for name, fault in SPOILT.items():
         _say(f"  {name}: {fault}")
     workspace.create()
@@ -36,13 +36,15 @@ def main() -> int:
             _wait_for(workspace, server)
             images = [str(sorted((digits / label).glob("0*.png"))[7]) for label in ("2", "7", "9")]
             status = _pergola("predict", *images, "--workspace", _shown(workspace.root))
-    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Now your own: pergola run DATASET, pergola serve.")
+    _say(
+        f"\nDone in {time.monotonic() - begin:.0f} s. Next, your images: pergola run DATASET, pergola serve."
+    )
     return status
 
 
 @contextmanager
 def _server(workspace: Workspace) -> Iterator[ChildProcess]:
-    """`pergola serve`, started before there is a model: it picks up what is published."""
+    """`pergola serve`, started before there is a model: it loads models as they are published."""
     arguments = ["serve", "--workspace", _shown(workspace.root), "--port", "0", "--rest-port", "0"]
     _say(f"\n$ pergola {shlex.join(arguments)} &")
     with ChildProcess(python_command("pergola.pipelines.commands.cli", *arguments)) as server:
@@ -55,7 +57,7 @@ def _wait_for(workspace: Workspace, server: ChildProcess) -> None:
         if workspace.server():
             return
         time.sleep(0.1)
-    raise SystemExit(f"The server did not come up within {WAIT_S:.0f} s; see its words above.")
+    raise SystemExit(f"The server did not start within {WAIT_S:.0f} s; see its messages above.")
 
 
 def _pergola(*arguments: str) -> int:
@@ -65,7 +67,7 @@ def _pergola(*arguments: str) -> int:
 
 
 def _shown(path: Path) -> str:
-    """The path as a person would type it here."""
+    """The path relative to the current folder, if it is below."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""1,797 real handwritten digits as a folder of PNGs, with a few files spoilt on purpose.
+"""1,797 real handwritten digits as a folder of PNGs, with a few files damaged on purpose.
 
 From scikit-learn's copy of the UCI "Optical Recognition of Handwritten Digits" test set: 8x8 pixels,
 17 grey levels, ten classes.
@@ -12,15 +12,15 @@ from pathlib import Path
 SPOILT = {
     "3/truncated.png": "truncated",
     "5/empty.png": "empty",
-    "7/not-an-image.png": "text under an image's name",
-    "8/copy-of-a-one.png": "a copy under another label",
+    "7/not-an-image.png": "a text file with the name of an image",
+    "8/copy-of-a-one.png": "a copy with another label",
 }
 
 
 def write_digits(folder: Path) -> int:
-    """Write `<folder>/<digit>/<number>.png` and the spoilt files; returns the number of good images.
+    """Write `<folder>/<digit>/<number>.png` and the damaged files; returns the number of good images.
 
-    A folder that is already whole is left as it is.
+    A folder that is already complete is kept.
     """
     done = folder / ".complete"
     if done.exists():

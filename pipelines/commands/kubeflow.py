@@ -1,8 +1,8 @@
 """The commands for Kubeflow: compile, submit, runs, schedule.
 
 `register` adds them to the command line. Nothing heavy is imported before a command runs. As with every
-command: exit status 0 done, 1 something broke (a run that failed, with --wait), 2 the caller's mistake;
-with --json, stdout holds one JSON document.
+command: exit status 0 success, 1 failure (with --wait, also of the run), 2 usage error; with --json, stdout
+holds one JSON document.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pergola.components.errors import InputError
-from pergola.pipelines.commands.command import PATH, say, with_json
+from pergola.pipelines.commands.command import PATH, print_status, with_json
 
 if TYPE_CHECKING:
     from pergola.components.settings import Settings
     from pergola.pipelines.kubeflow.cluster import ClusterSettings
     from pergola.pipelines.kubeflow.connection import Connection
 
-OURS = click.Choice(["training", "retraining"])
+PIPELINES = click.Choice(["training", "retraining"])
 
 
 def register(group: click.Group) -> None:
@@ -33,14 +33,20 @@ def register(group: click.Group) -> None:
 
 
 def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say what is compiled into a pipeline; the function gets `settings` and `cluster`."""
+    """Options for what is compiled into a pipeline; the function receives `settings` and `cluster`."""
 
-    @click.option("--config", type=PATH, help="Settings of the steps, TOML; see `pergola config`.")
+    @click.option("--config", type=PATH, help="Settings file (TOML); see `pergola config`.")
     @click.option(
-        "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override one setting. Repeatable.",
     )
-    @click.option("--cluster", "cluster_file", type=PATH, help="What pods get, TOML: image, memory, …")
-    @click.option("--image", help="Image of all steps; goes before what --cluster says.")
+    @click.option(
+        "--cluster", "cluster_file", type=PATH, help="Cluster file (TOML): image, memory and more for pods."
+    )
+    @click.option("--image", help="Container image of all steps; overrides --cluster.")
     @functools.wraps(function)
     def wrapped(
         config: Path | None,
@@ -60,13 +66,13 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say where Kubeflow is and who asks; the function gets `connection`."""
+    """Options for address and credentials of Kubeflow; the function receives `connection`."""
 
     @click.option("--host", envvar="KF_PIPELINES_ENDPOINT", show_envvar=True,
-                  help="Address of Kubeflow Pipelines, http(s)://…")  # fmt: skip
-    @click.option("--namespace", help="Profile, where Kubeflow has many users.")
-    @click.option("--token-file", type=PATH, help="Bearer token; otherwise $PERGOLA_KFP_TOKEN.")
-    @click.option("--ca-file", type=PATH, help="Certificate of the authority that signed the server's.")
+                  help="URL of Kubeflow Pipelines.")  # fmt: skip
+    @click.option("--namespace", help="Namespace of the profile, on multi-user Kubeflow.")
+    @click.option("--token-file", type=PATH, help="File with a bearer token. Default: $PERGOLA_KFP_TOKEN.")
+    @click.option("--ca-file", type=PATH, help="File with the CA certificate of the server.")
     @functools.wraps(function)
     def wrapped(
         host: str | None, namespace: str | None, token_file: Path | None, ca_file: Path | None, **rest: Any
@@ -83,13 +89,15 @@ def _connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "-o", "--out", type=PATH, default=Path("pipeline.yaml"), show_default=True, help="File to write."
 )
-@click.option("--pipeline", type=OURS, default="training", show_default=True, help="Which pipeline.")
+@click.option(
+    "--pipeline", type=PIPELINES, default="training", show_default=True, help="Pipeline to compile."
+)
 @_settings_options
 @with_json
 def compile_(
     out: Path, pipeline: str, settings: Callable[[], Settings], cluster: Callable[[], ClusterSettings]
 ) -> tuple[Any, str]:
-    """Write the pipeline as the file that Kubeflow takes.
+    """Compile the pipeline for Kubeflow Pipelines.
 
     \b
     pergola compile -o training.yaml --image registry.example/pergola:0.1.0-cpu
@@ -97,26 +105,28 @@ def compile_(
     from pergola.pipelines.kubeflow import compiled
 
     path = compiled.compile_to(out, pipeline, settings=settings(), cluster=cluster())
-    return {"path": str(path), "pipeline": pipeline}, f"{pipeline} is in {path}."
+    return {"path": str(path), "pipeline": pipeline}, f"Wrote the {pipeline} pipeline to {path}."
 
 
 @click.command()
 @click.argument("dataset", required=False)
-@click.option("--model", help="Name under which the model is released.")
+@click.option("--model", help="Name of the released model.")
 @click.option(
-    "--pipeline", type=OURS, default="training", show_default=True, help="Which of ours to compile."
+    "--pipeline", type=PIPELINES, default="training", show_default=True, help="Pipeline to compile."
 )
-@click.option("--package", type=PATH, help="Run this compiled file instead.")
+@click.option("--package", type=PATH, help="Run this compiled pipeline instead.")
 @click.option("--uploaded", help="Run this uploaded pipeline instead.")
-@click.option("--version", help="Of the uploaded pipeline; default: the newest.")
-@click.option("--param", "texts", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
-@click.option("--name", help="Of the run.")
-@click.option("--experiment", default="pergola", show_default=True, help="To which the run belongs.")
-@click.option("--create-experiment", is_flag=True, help="Make the experiment if it is missing.")
-@click.option("--service-account", help="Of the pods; default: the cluster's.")
-@click.option("--caching/--no-caching", default=None, help="Reuse steps whose inputs did not change.")
-@click.option("--pipeline-root", help="Where artifacts go, such as s3://bucket/path.")
-@click.option("--wait", is_flag=True, help="Follow the run to its end.")
+@click.option("--version", help="Version of the uploaded pipeline. Default: the newest.")
+@click.option("--param", "texts", multiple=True, metavar="NAME=VALUE", help="Pipeline parameter. Repeatable.")
+@click.option("--name", help="Name of the run.")
+@click.option("--experiment", default="pergola", show_default=True, help="Experiment of the run.")
+@click.option("--create-experiment", is_flag=True, help="Create the experiment if it does not exist.")
+@click.option("--service-account", help="Service account of the pods. Default: the cluster's.")
+@click.option(
+    "--caching/--no-caching", default=None, help="Reuse the results of steps whose inputs did not change."
+)
+@click.option("--pipeline-root", help="Location of artifacts, such as s3://bucket/path.")
+@click.option("--wait", is_flag=True, help="Wait until the run has finished.")
 @click.option(
     "--timeout", "timeout_s", type=float, default=86400.0, show_default=True, help="Seconds to wait."
 )
@@ -127,45 +137,54 @@ def submit(
     dataset: str | None, model: str | None, pipeline: str, wait: bool, timeout_s: float,
     texts: tuple[str, ...], settings: Callable[[], Settings], cluster: Callable[[], ClusterSettings],
     connection: Connection,
-    package: Path | None, uploaded: str | None, **asked: Any,
+    package: Path | None, uploaded: str | None, **options: Any,
 ) -> tuple[Any, str]:  # fmt: skip
-    """Run the pipeline on Kubeflow with DATASET, a path as pods see it.
+    """Run the pipeline on Kubeflow.
+
+    DATASET is a path inside the pods.
 
     \b
     pergola submit /workspace/leaves --model leaves --host http://localhost:8080 --wait
     pergola submit --package training.yaml --param dataset=/workspace/leaves --param model=leaves
     """
     from pergola.pipelines.kubeflow import submit as runs
-    from pergola.pipelines.kubeflow import wait as follow
+    from pergola.pipelines.kubeflow import wait as waiting
 
     parameters = _parameters(texts, dataset, model)
-    request = runs.Request(package, uploaded, parameters=parameters, **asked)
+    request = runs.Request(package, uploaded, parameters=parameters, **options)
     if package and uploaded:
-        raise InputError("--package and --uploaded exclude each other. Give one.")
+        raise InputError("--package and --uploaded exclude each other. Give one of them.")
     if package or uploaded:
         run = runs.submit(connection, request)
     else:
         run = runs.submit_ours(connection, pipeline, settings(), cluster(), request)
-    say(f"Run {run.id} is created. {run.link}".rstrip())
+    print_status(f"Created run {run.id}. {run.link}".rstrip())
     if not wait:
         return run.to_json(), run.id
     try:
-        outcome = follow.wait(connection, run.id, say=say, timeout_s=timeout_s)
+        outcome = waiting.wait(connection, run.id, say=print_status, timeout_s=timeout_s)
     except KeyboardInterrupt:
-        say(f"Run {run.id} goes on without us.")
+        print_status(f"Run {run.id} continues on the cluster.")
         raise
     for failure in outcome.failures:
-        say(failure.words())
+        print_status(failure.words())
     return outcome.to_json(), f"{run.id} {outcome.run.state}"
 
 
 @click.command()
-@click.option("--experiment", help="Only its runs.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option("--experiment", help="Only runs of this experiment.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum number of runs."
+)
 @_connection_options
 @with_json
 def runs(experiment: str | None, limit: int, connection: Connection) -> tuple[Any, str]:
-    """List runs on Kubeflow, the newest first."""
+    """List runs on Kubeflow, newest first.
+
+    \b
+    pergola runs --host http://localhost:8080
+    pergola runs --experiment pergola --limit 5 --json
+    """
     from pergola.pipelines.kubeflow import submit as front
 
     found = front.runs(connection, experiment=experiment, limit=limit)
@@ -174,16 +193,21 @@ def runs(experiment: str | None, limit: int, connection: Connection) -> tuple[An
 
 @click.group()
 def schedule() -> None:
-    """Runs that Kubeflow starts by the clock, from a file."""
+    """Manage scheduled runs on Kubeflow from a file.
+
+    \b
+    pergola schedule apply schedules.toml --host http://localhost:8080
+    pergola schedule pause nightly
+    """
 
 
 @schedule.command()
 @click.argument("file", type=PATH)
-@click.option("--prune", is_flag=True, help="Delete schedules of this set that the file has no longer.")
+@click.option("--prune", is_flag=True, help="Delete schedules of this set that are no longer in the file.")
 @_connection_options
 @with_json
 def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
-    """Make the cluster's schedules those of FILE. Twice is as once; only what changed is made anew."""
+    """Create or update the cluster's schedules from FILE. Only changed schedules are replaced."""
     from pergola.pipelines.kubeflow import schedule as front
     from pergola.pipelines.kubeflow import schedule_file
 
@@ -195,15 +219,15 @@ def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
 @_connection_options
 @with_json
 def list_(connection: Connection) -> tuple[Any, str]:
-    """List the schedules, also those that were not made by pergola."""
+    """List all schedules, including those not created by pergola."""
     from pergola.pipelines.kubeflow import schedule as front
 
     found = front.list_schedules(connection)
     return found, front.table(found)
 
 
-def _on_names(action: str, words: str) -> click.Command:
-    """A command that does something to schedules by name."""
+def _on_names(action: str, help: str) -> click.Command:
+    """A command that changes schedules given by name."""
 
     @click.argument("names", nargs=-1, required=True)
     @_connection_options
@@ -214,15 +238,15 @@ def _on_names(action: str, words: str) -> click.Command:
         done = getattr(front, action)(connection, list(names))
         return [vars(one) for one in done], "\n".join(one.words() for one in done)
 
-    return click.command(action, help=words)(work)
+    return click.command(action, help=help)(work)
 
 
-for _action, _words in {
+for _action, _help in {
     "delete": "Delete schedules by name or id.",
-    "pause": "Keep schedules from firing, until resumed or applied again.",
-    "resume": "Let paused schedules fire again.",
+    "pause": "Pause schedules until they are resumed or applied again.",
+    "resume": "Resume paused schedules.",
 }.items():
-    schedule.add_command(_on_names(_action, _words))
+    schedule.add_command(_on_names(_action, _help))
 
 
 def _parameters(texts: tuple[str, ...], dataset: str | None, model: str | None) -> dict[str, Any]:
@@ -230,7 +254,7 @@ def _parameters(texts: tuple[str, ...], dataset: str | None, model: str | None) 
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise InputError(f"--param wants NAME=VALUE, got '{text}'.")
+            raise InputError(f"--param must be NAME=VALUE, got '{text}'.")
         found[name.strip()] = value
     return {**found, **({"dataset": dataset} if dataset else {}), **({"model": model} if model else {})}
 

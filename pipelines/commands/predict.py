@@ -1,4 +1,4 @@
-"""`pergola predict`: images to a running server, answers to a person."""
+"""`pergola predict`: classify images with a running server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ def predict(
     top: int = 3,
     timeout_s: float = 10.0,
 ) -> list[dict[str, Any]]:
-    """A dict an image: path, label, probability, top (a list of [label, probability]), version, and id.
+    """A dict per image: path, label, probability, top (a list of [label, probability]), version, and id.
 
-    The id is the SHA-256 of what was sent, by which `pergola feedback` knows the request.
-
-    A model that knows what errors cost gives a decision too.
+    The id is the SHA-256 of the bytes that were sent; `pergola feedback` identifies requests by it. A model
+    with costs adds a decision.
     Raises InputError for an image that is missing or cannot be decoded, and for a model or version
-    that the server does not have; StepError when no server answers in time.
+    that the server does not have; StepError if no server responds in time.
     """
     from pergola.components.evaluation.drift.feedback import image_id
     from pergola.serving.client.client import Client, ClientError, InvalidInput, NotFound, Unavailable
@@ -46,7 +45,9 @@ def predict(
             answer = client.classify_images(images)
             best = answer.top(top)
     except Unavailable as error:
-        hint = f"Start one with `pergola serve --workspace {workspace.root}`, or name it with --server."
+        hint = (
+            f"Start one with `pergola serve --workspace {workspace.root}`, or give its address with --server."
+        )
         raise StepError(f"No server answers at {address}. {hint}") from error
     except (InvalidInput, NotFound) as error:
         raise InputError(str(error)) from error
@@ -68,15 +69,15 @@ def predict(
     ]
 
 
-def table(answers: Sequence[dict[str, Any]]) -> str:
-    """A line an image."""
-    width = max(len(answer["path"]) for answer in answers)
+def table(predictions: Sequence[dict[str, Any]]) -> str:
+    """One line per image."""
+    width = max(len(prediction["path"]) for prediction in predictions)
     lines = []
-    for answer in answers:
-        others = ", ".join(f"{label} {p:.1%}" for label, p in answer["top"][1:])
-        decision = f" -> {answer['decision']}" if "decision" in answer else ""
+    for prediction in predictions:
+        others = ", ".join(f"{label} {p:.1%}" for label, p in prediction["top"][1:])
+        decision = f" -> {prediction['decision']}" if "decision" in prediction else ""
         lines.append(
-            f"{answer['path']:<{width}}  {answer['label']} {answer['probability']:.1%}{decision}"
-            f"  (version {answer['version']}{f'; {others}' if others else ''})"
+            f"{prediction['path']:<{width}}  {prediction['label']} {prediction['probability']:.1%}{decision}"
+            f"  (version {prediction['version']}{f'; {others}' if others else ''})"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""docs/reference/ made from the code: settings and commands."""
+"""Generates docs/reference/ from the code: settings and commands."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made from the code by `scripts/reference`. Defaults are our advice. Change one with",
-        "`--set section.key=value`, or several in a TOML file given with `--config`; `pergola config` prints",
-        "the settings in force as such a file.",
+        "Generated from the code by `scripts/reference`. The defaults are recommendations. Override one with",
+        "`--set section.key=value`, or several with a TOML file and `--config`; `pergola config` prints the",
+        "current settings as such a file.",
     ]
     for section in dataclasses.fields(settings.Settings):
-        part = getattr(settings.Settings(), section.name)
-        summary = (type(part).__doc__ or "").strip().splitlines()[0]
+        values = getattr(settings.Settings(), section.name)
+        summary = (type(values).__doc__ or "").strip().splitlines()[0]
         lines += ["", f"## [{section.name}]", "", summary, "", "| key | default | meaning |", "|---|---|---|"]
-        for key in dataclasses.fields(part):
-            value = records.toml_value(getattr(part, key.name))
+        for key in dataclasses.fields(values):
+            value = records.toml_value(getattr(values, key.name))
             lines.append(f"| `{key.name}` | `{value}` | {_escaped(settings.comment(key))} |")
     return "\n".join(lines) + "\n"
 
 
 def commands_page() -> str:
     """The help of every command."""
-    lines = ["# Commands", "", "Made from the code by `scripts/reference`."]
+    lines = ["# Commands", "", "Generated from the code by `scripts/reference`."]
     for name, command in [("", cli.pergola), *sorted(cli.pergola.commands.items())]:
         full = f"pergola {name}".strip()
         context = click.Context(command, info_name=full, max_content_width=100, terminal_width=100)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     stale = [name for name, content in pages().items() if old[name] != content]
     if "--check" in arguments:
         for name in stale:
-            sys.stderr.write(f"{FOLDER / name} is not what the code says. Run scripts/reference.\n")
+            sys.stderr.write(f"{FOLDER / name} is out of date. Run scripts/reference.\n")
         return 1 if stale else 0
     for name in stale:
         FOLDER.mkdir(parents=True, exist_ok=True)

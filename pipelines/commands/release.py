@@ -1,7 +1,7 @@
 """The commands that bring models to servers: push, release, rollback, sync, deploy.
 
-`register` adds them to the command line. Nothing heavy is imported before a command runs; `sync` never
-imports more than click and what its store needs, since it runs in a small container.
+`register` adds them to the command line. Nothing heavy is imported before a command runs; `sync` imports only
+click and what its store needs, since it runs in a small container.
 """
 
 from __future__ import annotations
@@ -35,46 +35,52 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("store")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--model", "models", multiple=True, help="Only this model; may be repeated. Default: all.")
+@click.option("--model", "models", multiple=True, help="Only this model. Repeatable. Default: all.")
 @click.option("--track", type=click.Choice(["stable", "canary", "both"]), default="stable", show_default=True,
-              help="Which version to serve.")  # fmt: skip
-@click.option("--interval", type=float, default=5.0, show_default=True, help="Seconds between looks.")
-@click.option("--grace", type=float, default=60.0, show_default=True, help="Seconds unused versions stay.")
-@click.option("--server", default="", help="REST address of the server, asked before a label moves.")
-@click.option("--host", default="", help="Address of health and metrics; default all.")
-@click.option("--port", type=int, default=8502, show_default=True, help="Port of health and metrics.")
+              help="Version to serve.")  # fmt: skip
+@click.option(
+    "--interval", type=float, default=5.0, show_default=True, help="Seconds between checks of the store."
+)
+@click.option(
+    "--grace", type=float, default=60.0, show_default=True, help="Seconds before unused versions are deleted."
+)
+@click.option(
+    "--server", default="", help="REST address of the server; a label moves once it serves the version."
+)
+@click.option("--host", default="", help="Address to bind for health and metrics. Default: all.")
+@click.option("--port", type=int, default=8502, show_default=True, help="Port for health and metrics.")
 @click.option("--certificates", type=click.Path(path_type=Path), help="Folder with tls.key, tls.crt, ca.crt.")
 @click.option(
     "--ssl-config", type=click.Path(path_type=Path), help="Write the server's ssl config file here."
 )
-@click.option("--once", is_flag=True, help="Fetch what is wanted, write models.config and stop.")
+@click.option("--once", is_flag=True, help="Sync once, write models.config and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print the status as JSON.")
 def sync(
     store: str, folder: Path, models: tuple[str, ...], track: str, interval: float, grace: float, server: str,
     host: str, port: int, certificates: Path | None, ssl_config: Path | None, once: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Keep FOLDER in step with the released versions of STORE, beside TensorFlow Serving.
+    """Sync released versions to a server's folder.
 
     \b
     pergola sync s3://models/pergola /models --model leaves
     pergola sync /mnt/store /models --track both --once
 
-    Each version is fetched aside, its checksums are verified, and it is renamed into place; then
+    Each version is downloaded to a temporary folder, verified by its checksums, and renamed into place; then
     FOLDER/models.config is written for the server's --model_config_file. Health, status and metrics are on
-    --port. Ctrl-C or SIGTERM stops.
+    --port. Ctrl-C or SIGTERM stops it.
     """
     from pergola.components import records
-    from pergola.components.store import sync as body
+    from pergola.components.store import sync as syncing
     from pergola.components.store.ssl_config import write_ssl_config
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    wanted = {"models": models, "track": track, "interval_s": interval, "grace_s": grace, "server": server}
-    settings = records.from_dict(body.SyncSettings, wanted, "pergola sync")
+    options = {"models": models, "track": track, "interval_s": interval, "grace_s": grace, "server": server}
+    settings = records.from_dict(syncing.SyncSettings, options, "pergola sync")
     if (certificates is None) != (ssl_config is None):
-        raise InputError("--certificates and --ssl-config belong together: give both or none.")
+        raise InputError("--certificates and --ssl-config must be given together. Give both or neither.")
     if certificates is not None and ssl_config is not None:
         write_ssl_config(certificates, ssl_config)
-    status = body.run(store, folder, settings, host=host, port=port, once=once)
+    status = syncing.run(store, folder, settings, host=host, port=port, once=once)
     if once:
         click.echo(status.to_json() if as_json else status.reason or "ok", nl=not as_json)
         sys.exit(1 if status.reason else 0)
@@ -83,13 +89,13 @@ def sync(
 @click.command()
 @click.argument("version", type=int)
 @click.option("--store", "uri", envvar="PERGOLA_STORE", show_envvar=True, required=True,
-              help="To here: a folder, s3://… or gs://…")  # fmt: skip
+              help="Destination: a folder, s3://… or gs://…")  # fmt: skip
 @click.option("--from", "source", type=click.Path(path_type=Path), default=Path("pergola-work/models"),
-              show_default=True, help="Where it is published already.")  # fmt: skip
-@click.option("--model", help="Which model; not needed while there is one.")
+              show_default=True, help="Store to copy from.")  # fmt: skip
+@click.option("--model", help="Name of the model. Required if there are several.")
 @with_json
 def push(version: int, uri: str, source: Path, model: str | None) -> tuple[Any, str]:
-    """Copy a published VERSION to another model store, without releasing it.
+    """Copy a version to another model store.
 
     \b
     pergola push 3 --store s3://models/pergola
@@ -107,20 +113,20 @@ def push(version: int, uri: str, source: Path, model: str | None) -> tuple[Any, 
     try:
         files = len(there.checksums(name, version))
     except MissingVersion as error:
-        raise StepError(f"{error} It was taken away while it was pushed.") from None
+        raise StepError(f"{error} It was withdrawn during the push.") from None
     data = {"store": there.uri, "model": name, "version": version, "files": files}
     return data, f"{there.uri}/{name}/{version}: {files} files."
 
 
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+def _store_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--tracking",
             envvar="MLFLOW_TRACKING_URI",
             show_envvar=True,
-            help="MLflow, whose champion alias follows.",
+            help="MLflow server, whose champion alias is updated.",
         ),
-        click.option("--model", help="Which model; not needed while the store holds one."),
+        click.option("--model", help="Name of the model. Required if the store has several."),
         click.option(
             "--store",
             "uri",
@@ -138,89 +144,91 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("action", type=click.Choice(ACTIONS))
 @click.argument("version", type=int, required=False)
-@click.option("--share", help="Of the requests that go to the canary: 10% or 0.1.")
-@click.option("--route", metavar="NAMESPACE/NAME", help="GRPCRoute whose weights follow the share.")
-@click.option("--watch", is_flag=True, help="With promote: compare first, then promote or withdraw.")
+@click.option("--share", help="Share of requests for the canary: 10% or 0.1.")
+@click.option("--route", metavar="NAMESPACE/NAME", help="GRPCRoute whose weights are set to the share.")
+@click.option("--watch", is_flag=True, help="promote: run a canary analysis first, then promote or withdraw.")
 @click.option("--stable-at", multiple=True, help="With --watch: REST address of stable servers.")
 @click.option("--canary-at", multiple=True, help="With --watch: REST address of canary servers.")
 @click.option("--canary-grpc", help="With --golden: gRPC address of the canary.")
 @click.option("--golden", type=click.Path(path_type=Path), help="With --watch: folder with golden.json.")
 @click.option("--window", type=float, default=300.0, show_default=True, help="With --watch: seconds.")
-@_options
+@_store_options
 @with_json
 def release(
     action: str, version: int | None, share: str | None, route: str | None, uri: str, model: str | None,
-    tracking: str | None, watch: bool, **watched: Any,
+    tracking: str | None, watch: bool, **analysis: Any,
 ) -> tuple[Any, str]:  # fmt: skip
-    """Say which version is stable and which is canary.
+    """Set or show the stable version and the canary.
 
     \b
     pergola release stable 4                 all requests go to version 4
-    pergola release canary 5 --share 10%     version 5 on trial beside it
+    pergola release canary 5 --share 10%     10% of the requests go to version 5
     pergola release promote                  the canary becomes stable
     pergola release promote --watch --stable-at http://… --canary-at http://…
-    pergola release withdraw                 the canary goes; `withdraw 4` takes a stable version away
+    pergola release withdraw                 remove the canary; `withdraw 4` removes a stable version
     pergola release status
 
-    Changes <store>/<model>/release.json, which every `pergola sync` follows within seconds.
+    Changes <store>/<model>/release.json, which every `pergola sync` applies within seconds.
     """
     from pergola.components.store import release_record
     from pergola.components.store.model_store import open_store
 
     _check_use(action, version, share, watch)
-    place = _place(route) if route else None
+    target = _parse_route(route) if route else None
     changes: dict[str, Callable[[Release], Release]] = {
-        "stable": lambda r: release_record.make_stable(r, _needed(version, action)),
-        "canary": lambda r: release_record.make_canary(r, _needed(version, action), _share(share)),
+        "stable": lambda r: release_record.make_stable(r, _required(version, action)),
+        "canary": lambda r: release_record.make_canary(r, _required(version, action), _share(share)),
         "promote": release_record.promote,
         "withdraw": lambda r: release_record.withdraw(r, version),
         "status": lambda r: r,
     }
     store = open_store(uri)
-    name = _known(store, model)
+    name = _existing_model(store, model)
     if watch:
         from pergola.pipelines.release import canary
 
-        seen = store.release(name)
-        action, reasons = canary.verdict(seen, name, **watched)
+        current = store.release(name)
+        action, reasons = canary.verdict(current, name, **analysis)
         for reason in reasons:
             click.echo(f"{action}: {reason}")
-        changes = {key: _of(seen.canary, change) for key, change in changes.items()}
+        changes = {key: _only_for(current.canary, change) for key, change in changes.items()}
     data = _apply(changes[action], store, name, anew=action == "stable")
     if tracking and data["stable"] and (action in ("stable", "promote") or version is not None):
         _move_champion(tracking, name, data["stable"])
-    if place:
-        _write_share(*place, data["share"])
-    return data, _words(data)
+    if target:
+        _write_share(*target, data["share"])
+    return data, _summary(data)
 
 
 @click.command()
-@_options
+@_store_options
 @with_json
 def rollback(uri: str, model: str | None, tracking: str | None) -> tuple[Any, str]:
-    """Make the version before the stable one stable again, and withdraw a canary.
+    """Return to the previous stable version.
 
     \b
     pergola rollback --store s3://models/pergola --model leaves
+
+    A canary is withdrawn.
     """
     from pergola.components.store import release_record
     from pergola.components.store.model_store import open_store
 
     store = open_store(uri)
-    name = _known(store, model)
+    name = _existing_model(store, model)
     data = _apply(release_record.rollback, store, name)
     if tracking:
         _move_champion(tracking, name, data["stable"])
-    return data, _words(data)
+    return data, _summary(data)
 
 
-def _of(canary: int | None, change: Callable[[Release], Release]) -> Callable[[Release], Release]:
-    """The change, as long as the canary is the one that was watched."""
+def _only_for(canary: int | None, change: Callable[[Release], Release]) -> Callable[[Release], Release]:
+    """The change, if the canary is still the one that was analysed."""
 
     def guarded(release: Release) -> Release:
         if release.canary != canary:
             raise InputError(
-                f"Version {canary} was watched, but {release.canary} is the canary now. Watch again."
+                f"The analysis was of version {canary}, but the canary is now {release.canary}. Run it again."
             )
         return change(release)
 
@@ -228,15 +236,15 @@ def _of(canary: int | None, change: Callable[[Release], Release]) -> Callable[[R
 
 
 def _check_use(action: str, version: int | None, share: str | None, watch: bool) -> None:
-    """Nothing that was typed is passed over. Raises InputError."""
+    """Raises InputError for arguments that the action would ignore, and for missing ones."""
     if version is not None and action in ("promote", "status"):
-        raise InputError(f"pergola release {action} takes no version, got {version}.")
+        raise InputError(f"pergola release {action} takes no version, got {version}. Leave it out.")
     if share is not None and action != "canary":
-        raise InputError(f"--share belongs to canary, not to {action}.")
+        raise InputError(f"--share applies to canary, not to {action}. Leave it out.")
     if share is None and action == "canary":
-        raise InputError("pergola release canary wants a share of the requests: --share 10%.")
+        raise InputError("pergola release canary needs a share of the requests: --share 10%.")
     if watch and action != "promote":
-        raise InputError(f"--watch belongs to promote, not to {action}.")
+        raise InputError(f"--watch applies to promote, not to {action}. Leave it out.")
 
 
 def _apply(
@@ -246,12 +254,12 @@ def _apply(
 
     before: Release | None = None
 
-    def noted(release: Release) -> Release:
+    def recorded(release: Release) -> Release:
         nonlocal before
         before = release
         return change(release)
 
-    after = store.change(model, noted, anew=anew)
+    after = store.change(model, recorded, anew=anew)
     return {
         "store": store.uri, "model": model, **records.to_dict(after),
         "published": store.versions(model), "changed": after != before,
@@ -259,36 +267,38 @@ def _apply(
 
 
 def _move_champion(tracking: str, model: str, version: int) -> None:
-    """Also when the record is as before: the registry may have been away the last time."""
+    """Also if the record did not change: the registry may have been unavailable the last time."""
     from pergola.components.release.registry import Registry
 
     try:
         Registry(tracking).promote(model, version)
     except StepError as error:
         raise StepError(
-            f"The release record is written, MLflow's champion is not. {error} Say it again when it answers: "
-            f"pergola release stable {version}."
+            f"The release record was written, but MLflow's champion was not. {error} Once it responds, run: "
+            f"pergola release stable {version}"
         ) from None
 
 
 @click.command()
 @click.argument("overlay")
 @click.option("--kubeconfig", help="Default: $KUBECONFIG, ~/.kube/config, or the pod's own account.")
-@click.option("--context", help="Default: the kubeconfig's current one.")
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds to wait; 0 not to.")
-@click.option("--dry-run", is_flag=True, help="Let the server check everything and keep nothing.")
-@click.option("--force", is_flag=True, help="Take fields over that someone else manages.")
+@click.option("--context", help="Default: the current context.")
+@click.option(
+    "--timeout", type=float, default=600.0, show_default=True, help="Seconds to wait; 0: do not wait."
+)
+@click.option("--dry-run", is_flag=True, help="Validate on the server without changing anything.")
+@click.option("--force", is_flag=True, help="Take over fields managed by others.")
 @with_json
 def deploy(
     overlay: str, kubeconfig: str | None, context: str | None, timeout: float, dry_run: bool, force: bool
 ) -> tuple[Any, str]:
-    """Apply OVERLAY to a cluster and wait until it runs.
+    """Apply an overlay to a cluster and wait for it.
 
     \b
     pergola deploy k8s/overlays/production --context staging
     pergola deploy dev --dry-run
 
-    OVERLAY is a folder with a kustomization.yaml, or the name of one of pergola's own.
+    OVERLAY is a folder with a kustomization.yaml, or the name of a built-in one.
     """
     from pergola.k8s.manifests import ManifestError, build, name_of
     from pergola.k8s.rollout import Cluster, NotConfigured, RolloutError
@@ -307,7 +317,7 @@ def deploy(
     except RolloutError as error:
         raise StepError(str(error)) from None
     names = [name_of(thing) for thing in objects]
-    return {"objects": names, "dry_run": dry_run, "runs": waits}, "Everything runs." if waits else ""
+    return {"objects": names, "dry_run": dry_run, "runs": waits}, "All workloads are ready." if waits else ""
 
 
 def _overlay(text: str) -> Path:
@@ -316,14 +326,16 @@ def _overlay(text: str) -> Path:
         return Path(text)
     names = sorted(path.name for path in ours.iterdir() if path.is_dir())
     if text not in names:
-        raise InputError(f"'{text}' is neither a folder nor one of pergola's overlays: {', '.join(names)}.")
+        raise InputError(
+            f"'{text}' is neither a folder nor a built-in overlay ({', '.join(names)}). Give one of them."
+        )
     return ours / text
 
 
-def _place(route: str) -> tuple[str, str]:
+def _parse_route(route: str) -> tuple[str, str]:
     namespace, slash, name = route.partition("/")
     if not slash or not namespace or not name:
-        raise InputError(f"--route wants NAMESPACE/NAME, got {route!r}.")
+        raise InputError(f"--route expects NAMESPACE/NAME, got {route!r}.")
     return namespace, name
 
 
@@ -333,23 +345,23 @@ def _write_share(namespace: str, name: str, share: float) -> None:
     try:
         Cluster.connect().set_share(namespace, name, share)
     except RolloutError as error:
-        raise StepError(f"The release record is written, the route is not: {error}") from None
+        raise StepError(f"The release record was written, but the route was not: {error}") from None
 
 
-def _words(data: dict[str, Any]) -> str:
+def _summary(data: dict[str, Any]) -> str:
     canary = f", canary {data['canary']} with {data['share']:.0%}" if data["canary"] else ""
     previous = f"; rollback goes to {data['previous']}" if data["previous"] else ""
     published = ", ".join(map(str, data["published"])) or "none"
     return f"{data['model']}: stable {data['stable'] or 'none'}{canary}{previous}. Published: {published}."
 
 
-def _known(store: Store, model: str | None) -> str:
-    """The model that is meant. Raises InputError for one that the store has not."""
+def _existing_model(store: Store, model: str | None) -> str:
+    """The name of an existing model. Raises InputError if there is none."""
     if model is None:
         return _only_model(store)
     names = store.models()
     if model not in names:
-        hint = nearest(model, names) if names else " It holds none yet: pergola push N."
+        hint = nearest(model, names) if names else " It has none yet: pergola push N."
         raise InputError(f"{store.uri} has no model '{model}'.{hint}")
     return model
 
@@ -358,13 +370,13 @@ def _only_model(store: Store) -> str:
     names = store.models()
     if len(names) != 1:
         known = ", ".join(names) or "none"
-        raise InputError(f"{store.uri} holds {len(names)} models ({known}). Name one with --model.")
+        raise InputError(f"{store.uri} has {len(names)} models ({known}). Choose one with --model.")
     return names[0]
 
 
-def _needed(version: int | None, action: str) -> int:
+def _required(version: int | None, action: str) -> int:
     if version is None or version < 1:
-        raise InputError(f"pergola release {action} wants a version: pergola release {action} 4.")
+        raise InputError(f"pergola release {action} needs a version: pergola release {action} 4.")
     return version
 
 
@@ -372,5 +384,7 @@ def _share(text: str | None) -> float:
     try:
         number = float((text or "").rstrip("% "))
     except ValueError:
-        raise InputError(f"--share wants a percentage or a fraction: 10% or 0.1. Got '{text}'.") from None
+        raise InputError(
+            f"--share expects a percentage or a fraction, such as 10% or 0.1. Got '{text}'."
+        ) from None
     return number / 100 if text and text.rstrip().endswith("%") else number

@@ -1,7 +1,7 @@
-"""`pergola serve`: the workspace's models behind TF-Serving's protocol, until stopped.
+"""`pergola serve`: serve the workspace's models with TensorFlow Serving's API until stopped.
 
-The server is a process of its own (ours, or the stock tensorflow_model_server) that reads a model
-config file; this front writes that file, adds models as they are published, and says what is served.
+The server is a separate process (ours, or the stock tensorflow_model_server) that reads a model config file.
+This module writes that file, adds models as they are published, and reports what is served.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pergola.components.workspace import Workspace
 from pergola.pipelines.release.resolve import model_names
 from pergola.serving.tools.process import ChildProcess, python_command
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 POLL_S = 0.5
 PRUNE_S = 60.0
@@ -34,90 +34,92 @@ GRACE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Listen:
-    """Ports to listen on; 0 takes a free one."""
+class Ports:
+    """Ports to listen on; 0 picks a free one."""
 
     grpc: int
     rest: int
 
-    def checked(self) -> Listen:
-        """The ports with numbers filled in. Raises InputError when one is in use."""
-        return Listen(_free_port(self.grpc, "--port"), _free_port(self.rest, "--rest-port"))
+    def checked(self) -> Ports:
+        """The ports, with a free one for each 0. Raises InputError if one is in use."""
+        return Ports(_free_port(self.grpc, "--port"), _free_port(self.rest, "--rest-port"))
 
 
 @dataclass(frozen=True)
-class Log:
-    """Which requests are kept, with their images."""
+class LogOptions:
+    """Which requests are logged, with their images."""
 
     share: float = 0.0  # 0 to 1
-    max_bytes: int = 1_000_000_000  # a model; the oldest files go first
+    max_bytes: int = 1_000_000_000  # per model; the oldest files are deleted first
 
 
-NO_LOG = Log()
+NO_LOG = LogOptions()
 
 
 def serve(
     workspace: Workspace,
-    listen: Listen,
+    ports: Ports,
     *,
     model: str | None = None,
-    real: bool = False,
-    say: Say,
-    log: Log = NO_LOG,
+    stock_server: bool = False,
+    report: Report,
+    log: LogOptions = NO_LOG,
 ) -> dict[str, Any]:
-    """Serve until SIGTERM or Ctrl-C; returns where it listened.
+    """Serve until SIGTERM or Ctrl-C; returns the addresses it listened on.
 
-    Raises InputError for a port in use, an unknown model, a workspace that is served already or a
-    stock server that is not on the PATH; StepError when the server dies by itself.
+    Raises InputError for a port in use, an unknown model, a workspace that is already served or a
+    stock server that is not on the PATH; StepError if the server exits unexpectedly.
     """
     workspace.require()
     if model is not None and model not in model_names(workspace):
-        raise InputError(
-            f"No model '{model}' in {workspace.root}.{records.nearest(model, model_names(workspace))}"
-        )
+        nearest = records.nearest(model, model_names(workspace))
+        raise InputError(f"There is no model '{model}' in {workspace.root}.{nearest}")
     if other := workspace.server():
-        raise InputError(f"{workspace.root} is served already, at {other['grpc']} (process {other['pid']}).")
-    if real and log.share:
         raise InputError(
-            "--log-requests: the stock server comes without a log. Leave --real out, or log in the client."
+            f"{workspace.root} is already served at {other['grpc']} (process {other['pid']}). Use that "
+            "server, or stop it first."
         )
-    listen = listen.checked()
-    front = Front(workspace, listen, (model,) if model else None, say, log)
-    with _stop_signals() as stop, front.process(_program(real)) as process:
-        front.watch(process, stop)
-    return {"grpc": front.grpc, "rest": front.rest}
+    if stock_server and log.share:
+        raise InputError(
+            "The stock server cannot log requests. Leave out --stock-server or --log-requests, or log in the "
+            "client."
+        )
+    session = ServeSession(workspace, ports.checked(), (model,) if model else None, report, log)
+    with _stop_signals() as stop, session.process(_program(stock_server)) as process:
+        session.watch(process, stop)
+    return {"grpc": session.grpc, "rest": session.rest}
 
 
 @dataclass
-class Front:
-    """What is told to the server, and to the person."""
+class ServeSession:
+    """A running server: its configuration, and the messages about it."""
 
     workspace: Workspace
-    listen: Listen
+    ports: Ports
     only: tuple[str, ...] | None
-    say: Say
-    log_requests: Log = NO_LOG
-    pruned_s: float = 0.0  # when the log was last cut to its size
+    report: Report
+    log_requests: LogOptions = NO_LOG
+    pruned_s: float = 0.0  # when the log was last reduced to its maximum size
     served: tuple[str, ...] = ()
-    told: dict[tuple[str, int], str] = field(default_factory=dict)
+    reported: dict[tuple[str, int], str] = field(default_factory=dict)  # state of (model, version)
 
     @property
     def grpc(self) -> str:
         """Address for gRPC clients."""
-        return f"localhost:{self.listen.grpc}"
+        return f"localhost:{self.ports.grpc}"
 
     @property
     def rest(self) -> str:
         """Address for REST clients."""
-        return f"http://localhost:{self.listen.rest}"
+        return f"http://localhost:{self.ports.rest}"
 
     @contextmanager
     def process(self, program: list[str]) -> Iterator[ChildProcess]:
-        """The server, which ends with this block."""
+        """The server, which is stopped at the end of the block."""
         self._write_models()
         arguments = [
-            f"--port={self.listen.grpc}",
-            f"--rest_api_port={self.listen.rest}",
+            f"--port={self.ports.grpc}",
+            f"--rest_api_port={self.ports.rest}",
             f"--model_config_file={self._models_config}",
             "--model_config_file_poll_wait_seconds=1",
             "--file_system_poll_wait_seconds=1",
@@ -131,22 +133,22 @@ class Front:
             process.stop(GRACE_S)
 
     def watch(self, process: ChildProcess, stop: list[int]) -> None:
-        """Until stopped: note new models, and say what became of each version."""
-        self.say(f"Starting the server for {self.workspace.root} …")
+        """Until stopped: add new models, and report the state of each version."""
+        self.report(f"Starting the server for {self.workspace.root} …")
         while not stop:
             if (status := process.poll()) is not None:
-                raise StepError(f"The server ended by itself, status {status}. Its words are in {self.log}")
+                raise StepError(f"The server exited unexpectedly with status {status}; see {self.log}")
             self._write_models()
             if self._is_open():
                 self._announce()
-                self._tell_versions()
+                self._report_versions()
             self._prune_log()
             time.sleep(POLL_S)
-        self.say("Stopping: finishing what is in flight.")
+        self.report("Stopping after the requests in flight.")
 
     @property
     def log(self) -> Path:
-        """What the server writes."""
+        """File with the output of the server."""
         return self.workspace.root / "serve.log"
 
     @property
@@ -171,7 +173,7 @@ class Front:
         for name in self.served:
             prune(self.workspace.request_log(name), self.log_requests.max_bytes)
 
-    def _tell_versions(self) -> None:
+    def _report_versions(self) -> None:
         from pergola.serving.client.client import NO_RETRY, Client, ClientError
 
         for name in self.served:
@@ -181,26 +183,26 @@ class Front:
             except ClientError:
                 continue
             for version in versions:
-                if self.told.get((name, version.version)) != version.state:
-                    self.told[name, version.version] = version.state
-                    self.say(f"{name} version {version.version} {version.state} {version.error}".rstrip())
+                if self.reported.get((name, version.version)) != version.state:
+                    self.reported[name, version.version] = version.state
+                    self.report(f"{name} version {version.version} {version.state} {version.error}".rstrip())
 
     def _is_open(self) -> bool:
-        """Whether the server has its first models: both ports open then."""
-        return _answers(self.listen.grpc) and _answers(self.listen.rest)
+        """Whether the server has loaded its first models: both ports are open then."""
+        return _answers(self.ports.grpc) and _answers(self.ports.rest)
 
     def _announce(self) -> None:
-        """Say where it listens, once, and leave that where `pergola predict` finds it."""
+        """Report the addresses, once, and store them for `pergola predict`."""
         path = self.workspace.root / "serve.json"
         if not path.exists():
             place = {"pid": os.getpid(), "grpc": self.grpc, "rest": self.rest}
             records.write_atomic(path, json.dumps(place) + "\n")
-            self.say(f"gRPC at {self.grpc}, REST at {self.rest}/v1/models/{(*self.served, 'NAME')[0]}")
+            self.report(f"gRPC at {self.grpc}, REST at {self.rest}/v1/models/{(*self.served, 'NAME')[0]}")
             if self.log_requests.share:
-                self.say(
-                    f"Keeping {self.log_requests.share:.0%} of the requests in {self.workspace.requests}"
+                self.report(
+                    f"Logging {self.log_requests.share:.0%} of the requests to {self.workspace.requests}"
                 )
-            self.say("Ask it:  pergola predict IMAGE    Stop it:  Ctrl-C")
+            self.report("Classify an image: pergola predict IMAGE. Stop: Ctrl-C.")
 
 
 def models_config(
@@ -208,7 +210,7 @@ def models_config(
 ) -> str:
     """The model config file: these models, each at its newest version below base/<name>/.
 
-    log: name -> where its requests are kept, a prefix of files.  share: of the requests, 0 to 1.
+    log: name -> prefix of the files of its request log.  share: of the requests that are logged, 0 to 1.
     """
     entries = "".join(
         f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(base / name))}\n"
@@ -226,13 +228,16 @@ def _logging_config(prefix: str, share: float) -> str:
     )
 
 
-def _program(real: bool) -> list[str]:
-    if not real:
+def _program(stock_server: bool) -> list[str]:
+    if not stock_server:
         extras.require("tensorflow")
         return python_command("pergola.serving.server.app")
     stock = shutil.which("tensorflow_model_server")
     if stock is None:
-        raise InputError("--real wants tensorflow_model_server on the PATH, and it is not. Leave --real out.")
+        raise InputError(
+            "--stock-server needs tensorflow_model_server on the PATH, where it is not. Install it, or leave "
+            "out --stock-server."
+        )
     return [stock]
 
 
@@ -243,10 +248,11 @@ def _free_port(port: int, flag: str) -> int:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
             raise InputError(
-                f"Port {port} cannot be used: {error.strerror}. Stop what uses it, or choose with {flag} N."
+                f"Port {port} cannot be used: {error.strerror}. Stop the program that uses "
+                f"it, or choose another with {flag}."
             ) from None
         except OverflowError:
-            raise InputError(f"{flag} {port} is no port: wanted 0 to 65535.") from None
+            raise InputError(f"{flag} {port} is not a port. Give a number from 0 to 65535.") from None
         return int(probe.getsockname()[1])
 
 
@@ -258,7 +264,7 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop."""
+    """A list of the SIGTERM and SIGINT signals that the process has received."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

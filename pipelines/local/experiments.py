@@ -1,7 +1,8 @@
-"""What is tried on a data set before a run: which architectures, which settings. Nothing is released.
+"""Experiments on a data set before a run: comparing architectures, tuning settings. Nothing is released.
 
-The data steps are those of `pergola run` and are shared with it. What an experiment leaves lies in
-<workspace>/experiments/<kind>/<key>/, where the key is of data and settings; called again it goes on there.
+The data steps are those of `pergola run` and are shared with it. Results are in
+<workspace>/experiments/<kind>/<key>/, where the key is a digest of data and settings; an interrupted
+experiment continues from there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pergola.components.settings import Settings
 from pergola.components.steps import experiments as steps
 from pergola.components.workspace import Workspace
 from pergola.pipelines.local import run
-from pergola.pipelines.local.progress import Show
+from pergola.pipelines.local.progress import Display
 
 if TYPE_CHECKING:
     from pergola.components.training.search.comparison import Row
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """The outcome of `pergola ladder`."""
+class ArchitectureComparison:
+    """The outcome of `pergola compare-architectures`."""
 
     rows: tuple[Row, ...]
-    folder: Path  # with ladder.svg, ladder.png and a folder a network
+    folder: Path  # with ladder.svg, ladder.png and a folder per architecture
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -37,23 +38,23 @@ class Ladder:
             del row["key"]
         return {"rows": rows, "image": str(self.folder / "ladder.png"), "folder": str(self.folder)}
 
-    def words(self) -> str:
-        """A table and where the image is."""
-        return f"{table(self.rows)}\nimage {self.folder / 'ladder.png'}"
+    def summary(self) -> str:
+        """A table and the path of the chart."""
+        return f"{_table(self.rows)}\nChart: {self.folder / 'ladder.png'}"
 
 
-def ladder(
+def compare_architectures(
     dataset: Path,
     settings: Settings,
     workspace: Workspace,
     names: Sequence[str],
     *,
     published: bool,
-    show: Show,
-) -> Ladder:
-    """Train each architecture on the same parts by the same settings and compare them.
+    show: Display,
+) -> ArchitectureComparison:
+    """Train each architecture on the same splits with the same settings and compare them.
 
-    published: train as the sources of the architectures do, without varying images.
+    published: train as in the architectures' publications, without augmentation.
     """
     from pergola.components.training.augmentation.augment import no_variation
     from pergola.components.training.search import comparison
@@ -67,30 +68,28 @@ def ladder(
         )
     with run.prepared(dataset, settings, workspace, show, until="augment") as engine:
         shards, augmentation = engine.output("shards"), engine.output("augmentation")
-        parts = [records.to_dict(part) for part in (settings.model, settings.train)]
-        key = digest.of_data([shards.sha256, augmentation.sha256, *parts])[:20]
+        sections = [records.to_dict(section) for section in (settings.model, settings.train)]
+        key = digest.of_data([shards.sha256, augmentation.sha256, *sections])[:20]
         out = workspace.experiments / "ladder" / key
 
         def on_row(row: Row, is_new: bool) -> None:
-            show.say(f"{row.name:<18}{line(row)}  [{f'{row.seconds:.1f} s' if is_new else 'reused'}]")
+            show.line(f"{row.name:<19}{_scores(row)}  [{f'{row.seconds:.1f} s' if is_new else 'reused'}]")
 
         rows = steps.ladder(shards.folder, augmentation.folder, out, settings.train, model=settings.model,
                             names=names, progress=show.progress, on_row=on_row)  # fmt: skip
-    return Ladder(rows, out)
+    return ArchitectureComparison(rows, out)
 
 
-def line(row: Row) -> str:
-    """A finished network in a few words."""
+def _scores(row: Row) -> str:
     return f"train {row.train_accuracy:.1%}, test {row.test_accuracy:.1%}, gap {100 * row.gap:.1f} points"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """What the sources argue with."""
+def _table(rows: Sequence[Row]) -> str:
     lines = [
-        f"{'architecture':<18}{'parameters':>12}{'epochs':>8}{'train':>9}{'test':>9}{'gap':>8}{'seconds':>10}"
+        f"{'architecture':<19}{'parameters':>12}{'epochs':>8}{'train':>9}{'test':>9}{'gap':>8}{'seconds':>10}"
     ]
     lines += [
-        f"{row.name:<18}{row.num_parameters:>12,}{row.epochs:>8}{row.train_accuracy:>9.2%}"
+        f"{row.name:<19}{row.num_parameters:>12,}{row.epochs:>8}{row.train_accuracy:>9.2%}"
         f"{row.test_accuracy:>9.2%}{100 * row.gap:>8.2f}{row.seconds:>10.1f}"
         for row in rows
     ]
@@ -98,7 +97,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class TuneResult:
     """The outcome of `pergola tune`."""
 
     tuning: Tuning
@@ -112,7 +111,7 @@ class Found:
             del trial["history"]
         return {**plain, "config": str(self.config)}
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """The best trial, why others failed, and what to do next."""
         best = self.tuning.best
         failed = [trial for trial in self.tuning.trials if trial.problem]
@@ -133,19 +132,19 @@ def tune(
     how: TuneSettings,
     *,
     space: Path | None,
-    show: Show,
-) -> Found:
-    """Search for settings of [augment], [model] and [train]; what the space does not name stays as it is."""
+    show: Display,
+) -> TuneResult:
+    """Search for settings of [augment], [model] and [train]. Settings outside the search space are kept."""
     from pergola.components.training.search.space import Tuned, load
 
     if space:
-        load(space)  # a bad one is told before any work is done
+        load(space)  # errors are reported before any work is done
     base = Tuned(settings.augment, settings.model, settings.train)
     with run.prepared(dataset, settings, workspace, show) as engine:
         shards = engine.output("shards")
-        what = [records.to_dict(base), how.method, how.seed, digest.of_file(space) if space else ""]
-        key = digest.of_data([shards.sha256, *what])[:20]
+        search = [records.to_dict(base), how.method, how.seed, digest.of_file(space) if space else ""]
+        key = digest.of_data([shards.sha256, *search])[:20]
         out = workspace.experiments / "tune" / key
         tuning = steps.tune(shards.folder, out, how, base=base, space=space, key=f"tune-{key}",
                             tracking_uri=workspace.tracking_uri, progress=show.progress)  # fmt: skip
-    return Found(tuning, out / "best.toml", dataset)
+    return TuneResult(tuning, out / "best.toml", dataset)

@@ -1,7 +1,7 @@
-"""What native libraries write to the process's standard error, kept out of the way.
+"""Redirects what native libraries write to stderr to a log file.
 
-TensorFlow's C++ parts write dozens of lines below Python that no setting stops. They go to a log file
-while a run works; words for people have a stream of their own (pipelines/local/progress.py).
+TensorFlow's C++ code writes dozens of lines that no setting turns off. During a run they go to a log file;
+progress and warnings have a stream of their own (pipelines/local/progress.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TextIO
 
 
 def own_stderr() -> TextIO:
-    """A stream to where standard error goes now, whatever happens to it later."""
+    """A stream to the current stderr that a later redirection does not affect."""
     return os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
 def stderr_to(path: Path) -> Iterator[None]:
-    """Append everything that is written to file descriptor 2 to `path`, this process's children's too."""
+    """Append everything written to file descriptor 2 to `path`, also by child processes."""
     sys.stderr.flush()
     before = os.dup(2)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a line a step, and bars on long work."""
+"""Progress of a run on a terminal: one line per step, and bars for long work."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from typing import Any, TextIO
 
 from pergola.components.progress import Bar, silent
 
-WIDTH = 18
+WIDTH = 19  # of the column with the names of steps
 
 
-class Show:
-    """Writes to `stream`; bars only when it is a terminal."""
+class Display:
+    """Writes to `stream`; shows bars only on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.is_terminal = stream.isatty()
 
-    def say(self, text: str) -> None:
-        """One line."""
+    def line(self, text: str) -> None:
+        """Print one line."""
         print(text, file=self.stream, flush=True)
 
-    def step(self, name: str, words: str, seconds: float, *, reused: bool) -> None:
-        """The line of a step that is done."""
+    def step(self, name: str, summary: str, seconds: float, *, reused: bool) -> None:
+        """Print the line of a finished step."""
         how = "reused" if reused else f"{seconds:.1f} s"
-        first, *more = words.split("\n")
-        self.say("\n".join([f"{name:<{WIDTH}}{first}  [{how}]", *(f"{'':<{WIDTH}}{line}" for line in more)]))
+        first, *more = summary.split("\n")
+        self.line("\n".join([f"{name:<{WIDTH}}{first}  [{how}]", *(f"{'':<{WIDTH}}{line}" for line in more)]))
 
     def progress(
         self, *, total: int | None = None, desc: str = "", unit: str = "it", initial: int = 0
     ) -> Bar:
-        """A bar, which goes away when it is full."""
+        """A progress bar, which disappears at the end."""
         if not self.is_terminal:
             return silent()
         from tqdm import tqdm
@@ -40,8 +40,8 @@ class Show:
         return bar
 
 
-class Quiet(Show):
-    """Shows nothing: for tests and for callers that have a display of their own."""
+class SilentDisplay(Display):
+    """Shows nothing: for tests, and for callers with a display of their own."""
 
     def __init__(self) -> None:
         import io

@@ -1,6 +1,6 @@
-"""`pergola run --like N`: the run of a version once more, to see that it comes to the same decision.
+"""`pergola run --reproduce N`: repeat the run of a version and check that it reaches the same decision.
 
-Settings and split are those of the version, its rival is that of the time, and nothing is released.
+Settings, split and the champion to compare with are those of the version. Nothing is released.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from pergola.components.settings import Settings
 log = logging.getLogger(__name__)
 
 _WEIGHTS = {
-    True: "the weights are the same, byte by byte",
+    True: "the weights are identical",
     False: "the weights differ",
-    None: "what its weights were is not known",
+    None: "its weights were not recorded",
 }
 
 
 @dataclass(frozen=True)
-class Again:
-    """How a run compares with that of the version that it is like."""
+class Reproduction:
+    """How a run compares with the run of the version that it reproduces."""
 
     version: int
     decision: str  # of the version: "accepted" or "rejected"
     same_decision: bool
-    same_weights: bool | None  # byte by byte; None where those of the version were not noted
-    trained: bool  # in this run, and not taken from an earlier one
+    same_weights: bool | None  # byte by byte; None if those of the version were not recorded
+    trained: bool  # False: the training of an earlier run was reused
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """One or two sentences."""
         model = _WEIGHTS[self.same_weights]
         if not self.trained:
-            model += ". They were not trained again, since nothing changed: --force scan does all anew"
+            model += ". The model was not trained again, since nothing changed; --force scan redoes all steps"
         if self.same_decision:
-            return f"REPRODUCED version {self.version}: {self.decision} as then; {model}."
-        return f"NOT REPRODUCED: version {self.version} was {self.decision}, this one is not; {model}."
+            return f"REPRODUCED version {self.version}: {self.decision} again; {model}."
+        return f"NOT REPRODUCED: version {self.version} was {self.decision}, this model was not; {model}."
 
 
 @dataclass(frozen=True)
-class Like:
-    """A version to be made again, by its dossier."""
+class OriginalVersion:
+    """The version that a run reproduces, from its provenance."""
 
     place: Path
     origin: Provenance
 
     @classmethod
-    def of(cls, place: Path) -> Like:
-        """From the folder of a dossier."""
+    def of(cls, place: Path) -> OriginalVersion:
+        """From the folder with its provenance."""
         return cls(place, Provenance.load(place))
 
     def __str__(self) -> str:
@@ -70,15 +70,15 @@ class Like:
         return Decision.load(self.place).champion
 
     def settings(self) -> Settings:
-        """Those of the version, under its model's name."""
+        """The settings of the version, with the name of its model."""
         found = config.load(self.place / provenance.SETTINGS)
         return dataclasses.replace(found, release=dataclasses.replace(found.release, name=self.origin.model))
 
     def check(self, manifest: Path) -> None:
-        """Raises InputError when the images are not those of the version; warns when the code is not."""
+        """Raises InputError if the images differ from those of the version; warns if the code differs."""
         if code.version() != self.origin.code:
             log.warning(
-                "version %d was made by the code %s, this is %s: the model may differ",
+                "version %d was made with code %s, this is %s: the model may differ",
                 self.origin.version, self.origin.code, code.version(),
             )  # fmt: skip
         then, now = Manifest.load(self.place), Manifest.load(manifest)
@@ -87,23 +87,26 @@ class Like:
         before = provenance.ids(self.place)
         after = set(Manifest.table(manifest, ["id"])["id"])
         came, went = len(after - before), len(before - after)
-        what = f"{came:,} came and {went:,} went" if came or went else "some were moved or labelled anew"
+        what = (
+            f"{came:,} were added and {went:,} removed" if came or went else "some were moved or relabelled"
+        )
         raise InputError(
             f"The images are not those of version {self.origin.version} of '{self.origin.model}': {what} "
-            f"since. Name a copy of what they were ({self.origin.source}), or run without --like."
+            f"since. Give a copy of the original images ({self.origin.source}), or run without --reproduce."
         )
 
-    def compared(self, decision: Decision, export: Export, *, trained: bool) -> Again:
-        """How a run came out beside the version's.
+    def compared(self, decision: Decision, export: Export, *, trained: bool) -> Reproduction:
+        """Compare a run with the run of the version.
 
-        Two exports of the same weights differ in their bytes: TensorFlow numbers the functions of a process.
+        Weights are compared and not exports, which differ even with the same weights: TensorFlow numbers the
+        functions of a process.
         """
         then, before = Decision.load(self.place), Export.load(self.place)
-        noted = before.weights_sha256
-        return Again(
+        recorded = before.weights_sha256
+        return Reproduction(
             version=self.origin.version,
             decision="accepted" if then.accepted else "rejected",
             same_decision=then.accepted == decision.accepted,
-            same_weights=noted == export.weights_sha256 if noted else None,
+            same_weights=recorded == export.weights_sha256 if recorded else None,
             trained=trained,
         )

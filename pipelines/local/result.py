@@ -1,4 +1,4 @@
-"""What a run and a check answer: for `--json`, and in words."""
+"""Results of `pergola run` and `pergola validate`: for --json, and as a summary."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pergola.components.artifacts.training import Export
 from pergola.components.evaluation import figures
 from pergola.pipelines import summaries
 from pergola.pipelines.definition import TRAINING
-from pergola.pipelines.local.reproduce import Again, Like
+from pergola.pipelines.local.reproduce import OriginalVersion, Reproduction
 
 if TYPE_CHECKING:
     from pergola.pipelines.local.engine import Engine
     from pergola.pipelines.local.runs import Run
 
 
-ALWAYS = {step.name for step in TRAINING.steps if step.always}  # done in every run, and changes nothing
+ALWAYS = {step.name for step in TRAINING.steps if step.always}  # done in every run, without changing anything
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,45 +33,46 @@ class RunResult:
     decision: str  # "accepted" or "rejected"
     reasons: tuple[str, ...]
     rules: tuple[Rule, ...]  # of the gate, each with value, interval, limit and verdict
-    version: int | None  # published; None when rejected
+    version: int | None  # published; None if rejected
     model: str
-    metrics: Mapping[str, float | None]  # on the test part, unless the name says otherwise
+    metrics: Mapping[str, float | None]  # on the test split, unless the name says otherwise
     counts: Mapping[str, Any]  # images, quarantined by reason, train, validation, test
-    seconds: Mapping[str, float]  # a step, in this run
+    seconds: Mapping[str, float]  # step -> duration in this run, 0 if reused
     reused: tuple[str, ...]
-    model_path: str  # of the SavedModel that was judged
+    model_path: str  # of the SavedModel that was evaluated
     report: str
-    again: Again | None = None  # of a run that is like a version's
+    reproduction: Reproduction | None = None  # with --reproduce
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return records.to_dict(self)
+        """Plain data. "again" is the former name of "reproduction", for one more release."""
+        plain = records.to_dict(self)
+        return {**plain, "again": plain["reproduction"]}
 
     def __repr__(self) -> str:
         return f"RunResult(model='{self.model}', version={self.version}, decision='{self.decision}')"
 
     def __str__(self) -> str:
-        return self.words().strip()
+        return self.summary().strip()
 
-    def words(self) -> str:
-        """A short summary."""
+    def summary(self) -> str:
+        """The decision, its reasons, the main metrics and what to do next."""
         scores = self.metrics
         lines = [
             "",
             f"{self.decision.upper()}: {self.model}{self._fate()}",
-            *([self.again.words()] if self.again else []),
-            *(f"  because: {reason}" for reason in self.reasons),
+            *([self.reproduction.summary()] if self.reproduction else []),
+            *(f"  reason  {reason}" for reason in self.reasons),
             f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
             f"train accuracy {_percent(scores['train_accuracy'])}, calibration error "
-            f"{_percent(scores.get('calibration_error'))}, {self.counts['test']} test images",
-            *_cost_words(scores),
+            f"{_percent(scores.get('calibration_error'))}, {self.counts['test']:,} test images",
+            *_cost_summary(scores),
             f"  report  {self.report}",
         ]
         if self.reused:
             everything = set(self.reused) >= set(self.seconds) - ALWAYS
             lines.insert(
                 1,
-                "Nothing changed: everything was reused."
+                "Nothing changed: all steps were reused."
                 if everything
                 else f"Reused: {', '.join(self.reused)}.",
             )
@@ -83,23 +84,20 @@ class RunResult:
         if self.version:
             return f" version {self.version} is the champion."
         return (
-            f", version {self.again.version} once more; nothing is released."
-            if self.again
-            else " is not shipped."
+            f", reproduction of version {self.reproduction.version}; nothing is released."
+            if self.reproduction
+            else " is not released."
         )
 
 
-def result_of(engine: Engine, run: Run, like: Like | None) -> RunResult:
-    """What a finished run answers; the report is copied to the run's folder, with the run in its title.
-
-    A step that was reused counts no seconds.
-    """
+def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> RunResult:
+    """The result of a finished run. Copies the report to the folder of the run, with the run in its title."""
     from pergola.components.evaluation.report.report import with_run
 
     context, done = engine.context, engine.done
     decision = Decision.load(engine.output("decision").folder)
     page = run.folder / "report.html"
-    version = _version(engine) if decision.accepted and not like else None
+    version = _version(engine) if decision.accepted and not original else None
     text = (engine.output("report").folder / "report.html").read_text(encoding="utf-8")
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     records.write_atomic(page, with_run(text, model=context.model, version=version, run=run.id, date=date))
@@ -107,9 +105,9 @@ def result_of(engine: Engine, run: Run, like: Like | None) -> RunResult:
     export = engine.output("export")
     splits = Split.load(engine.output("split").folder).counts
     validation = ValidationReport.load(engine.output("validation").folder)
-    again = (
-        like.compared(decision, Export.load(export.folder), trained=not done["train"].reused)
-        if like
+    reproduction = (
+        original.compared(decision, Export.load(export.folder), trained=not done["train"].reused)
+        if original
         else None
     )
     return RunResult(
@@ -125,7 +123,7 @@ def result_of(engine: Engine, run: Run, like: Like | None) -> RunResult:
         reused=tuple(step for step, output in done.items() if output.reused),
         model_path=str(published if version else export.folder / "saved_model"),
         report=str(page),
-        again=again,
+        reproduction=reproduction,
     )
 
 
@@ -141,29 +139,33 @@ class ValidateResult:
     findings: tuple[Finding, ...]
     counts: Mapping[str, Any]
     page: str
-    relabel: str = ""  # the ranked list of suspicious labels; empty when none was looked for
+    relabel: str = ""  # the ranked list of suspicious labels; empty if labels were not checked
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return records.to_dict(self)
 
-    def words(self) -> str:
-        """A line a finding, the worst first."""
+    def summary(self) -> str:
+        """One line per finding, most severe first, and the verdict."""
         order = {CRITICAL: 0, WARNING: 1, INFO: 2}
         findings = sorted(self.findings, key=lambda finding: order.get(finding.severity, 3))
         lines = [f"{f.severity:<9}{f.check:<18}{f.message}" for f in findings]
-        verdict = "The data can be used." if self.ok else "The data cannot be used as they are."
+        verdict = (
+            "The data set can be used."
+            if self.ok
+            else "The data set cannot be used: fix the critical findings."
+        )
         last = [f"Page: {self.page}"]
         if self.relabel:
-            last.append(f"Labels by how suspicious they are: {self.relabel}")
+            last.append(f"Labels, most suspicious first: {self.relabel}")
         return "\n".join([*lines, verdict, *last])
 
 
-def _cost_words(scores: Mapping[str, float | None]) -> list[str]:
+def _cost_summary(scores: Mapping[str, float | None]) -> list[str]:
     cost, saved = scores.get("cost_per_1000"), scores.get("cost_saved_per_1000")
     if cost is None or saved is None:
         return []
-    beside = f"{abs(saved):.4g} {'less' if saved >= 0 else 'more'} than the best constant answer"
+    beside = f"{abs(saved):.4g} {'less' if saved >= 0 else 'more'} than the best constant prediction"
     return [f"  1,000 images cost {cost:.4g}, {beside}"]
 
 

@@ -26,8 +26,8 @@ from pergola.pipelines.local import runs
 from pergola.pipelines.local.cache import Output
 from pergola.pipelines.local.engine import Engine
 from pergola.pipelines.local.native import stderr_to
-from pergola.pipelines.local.progress import Show
-from pergola.pipelines.local.reproduce import Like
+from pergola.pipelines.local.progress import Display
+from pergola.pipelines.local.reproduce import OriginalVersion
 from pergola.pipelines.local.result import RunResult, ValidateResult, result_of
 
 
@@ -36,17 +36,17 @@ def run(
     settings: Settings,
     workspace: Workspace,
     *,
-    show: Show,
+    show: Display,
     force: str | None = None,
     command: str = "",
     reason: str = "",
-    like: Like | None = None,
+    reproduce: OriginalVersion | None = None,
     pipeline: Pipeline = TRAINING,
 ) -> RunResult:
     """A data set to a published version, or to a rejected model and the reasons.
 
     force: a step from which everything is done again.  command: what a person typed, for the report.
-    reason: why there is a run, for its record.  like: a version to reproduce; nothing is released.
+    reason: why there is a run, for its record.  reproduce: a version to reproduce; nothing is released.
     Raises InputError for what the caller can fix, StepError when a step failed.
     """
     if settings.export.costs:  # what is wrong with files is reported before any work is done
@@ -56,16 +56,16 @@ def run(
     engine = _engine(context, show, force, pipeline)  # refuses an unknown step before anything is written
     with workspace.lock("a run"), explained(workspace.root):
         record = runs.Run.begin(
-            workspace, context.dataset, context.settings, command, reason, str(like) if like else ""
+            workspace, context.dataset, context.settings, command, reason, str(reproduce or "")
         )
         try:
             with (
                 stderr_to(record.folder / "native.log"),
                 SmokeTestServer(settings.smoke_test) as server,
             ):
-                engine.context = _of_run(context, record, server, like)
-                _all_steps(engine, like)
-                result = result_of(engine, record, like)
+                engine.context = _of_run(context, record, server, reproduce)
+                _all_steps(engine, reproduce)
+                result = result_of(engine, record, reproduce)
         except PergolaError as error:
             record.end(runs.FAILED, engine.done, error=str(error))
             raise
@@ -76,7 +76,7 @@ def run(
     return result
 
 
-def scan(dataset: Path, settings: Settings, workspace: Workspace, *, show: Show) -> Path:
+def scan(dataset: Path, settings: Settings, workspace: Workspace, *, show: Display) -> Path:
     """Scan only. Gives the folder of the manifest, which a run will find again."""
     engine = _engine(_begin(dataset, settings, workspace, show), show)
     with workspace.lock("a scan"), explained(workspace.root):
@@ -85,7 +85,7 @@ def scan(dataset: Path, settings: Settings, workspace: Workspace, *, show: Show)
 
 
 def validate(
-    dataset: Path, settings: Settings, workspace: Workspace, *, show: Show, relabel: Path | None = None
+    dataset: Path, settings: Settings, workspace: Workspace, *, show: Display, relabel: Path | None = None
 ) -> ValidateResult:
     """Scan and check only.
 
@@ -117,7 +117,7 @@ def validate(
 
 @contextmanager
 def prepared(
-    dataset: Path, settings: Settings, workspace: Workspace, show: Show, until: str = "shards"
+    dataset: Path, settings: Settings, workspace: Workspace, show: Display, until: str = "shards"
 ) -> Iterator[Engine]:
     """The pipeline up to a step, for experiments, while the workspace is held."""
     engine = _engine(_begin(dataset, settings, workspace, show), show)
@@ -143,17 +143,19 @@ def model_name(dataset: Path, settings: Settings) -> str:
     return name or "images"
 
 
-def _begin(dataset: Path, settings: Settings, workspace: Workspace, show: Show) -> Context:
+def _begin(dataset: Path, settings: Settings, workspace: Workspace, show: Display) -> Context:
     """What steps share. Raises InputError when there is nothing at `dataset`."""
     settings, dataset = settings.of_a_run(), dataset.expanduser().absolute()
     if not dataset.exists():
         raise InputError(f"There are no images at '{dataset}': no such file or folder. Check the path.")
     workspace.create()
     name = model_name(dataset, settings)
-    return Context(dataset, name, settings, workspace, progress=show.progress, say=show.say)
+    return Context(dataset, name, settings, workspace, progress=show.progress, say=show.line)
 
 
-def _engine(context: Context, show: Show, force: str | None = None, pipeline: Pipeline = TRAINING) -> Engine:
+def _engine(
+    context: Context, show: Display, force: str | None = None, pipeline: Pipeline = TRAINING
+) -> Engine:
     def start(step: Step) -> None:
         if step.name == "train" and engine.context.server:
             engine.context.server.start()  # its TensorFlow loads while this process trains
@@ -165,22 +167,24 @@ def _engine(context: Context, show: Show, force: str | None = None, pipeline: Pi
     return engine
 
 
-def _of_run(context: Context, run: runs.Run, server: SmokeTestServer, like: Like | None) -> Context:
+def _of_run(
+    context: Context, run: runs.Run, server: SmokeTestServer, original: OriginalVersion | None
+) -> Context:
     record = run.record
     return replace(
         context,
         run=RunInfo(run.id, record["command"], record.get("reason", ""), run.folder),
         track_epochs=True,
-        reproduces=like.place if like else None,
+        reproduces=original.place if original else None,
         server=server,
         server_address=context.workspace.server().get("grpc", ""),
     )
 
 
-def _all_steps(engine: Engine, like: Like | None) -> None:
-    if like:
+def _all_steps(engine: Engine, original: OriginalVersion | None) -> None:
+    if original:
         engine.run("scan")
-        like.check(engine.output("manifest").folder)
+        original.check(engine.output("manifest").folder)
     engine.run()
 
 

@@ -1,4 +1,4 @@
-"""The record of a run: when it began, what it was asked, what became of it."""
+"""The record of a run: when it began, what was requested, how it ended."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Run:
         settings: Settings,
         command: str,
         reason: str = "",
-        like: str = "",
+        reproduces: str = "",
     ) -> Run:
-        """A new run, or the last one if it was cut off while it did the very same.
+        """A new run, or the last one if it was interrupted and has the same dataset and settings.
 
-        command: what a person typed, for the report.  reason: why it was begun, when nobody typed it.
-        like: the version that it makes again, such as "leaves/3"; such a run leads to nothing new.
+        command: the command line, for the report.  reason: why the run was started automatically.
+        reproduces: the version that is reproduced, such as "leaves/3"; such a run releases nothing.
         """
-        request = {"source": str(dataset), "settings": records.to_dict(settings), "like": like}
+        request = {"source": str(dataset), "settings": records.to_dict(settings), "like": reproduces}
         for last in workspace.run_ids()[-1:]:
             record = workspace.run_record(last)
             if record.get("state") == RUNNING and all(record.get(key) == request[key] for key in request):
@@ -55,7 +55,7 @@ class Run:
         return run
 
     def end(self, state: str, steps: Mapping[str, Output], **facts: Any) -> None:
-        """Note how it ended, and what it used."""
+        """Record how it ended, and the outputs that it used."""
         used = {
             name: {"key": output.key, "sha256": output.sha256, "reused": output.reused}
             for name, output in steps.items()
@@ -70,7 +70,7 @@ class Run:
 
 
 def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:
-    """ "<step>/<key>" of what the last runs used."""
+    """ "<step>/<key>" of each output that the last runs used."""
     kept = set()
     for id in workspace.run_ids()[-num_runs:]:
         for step, output in workspace.run_record(id).get("steps", {}).items():
@@ -79,7 +79,7 @@ def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:
 
 
 def _new_id(now_s: float) -> str:
-    """By time, so that ids are in the order of runs, however short these are; then by chance."""
+    """Time with fractions of a second, so that ids sort by start, then random digits."""
     second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))
     return f"{second}-{int(now_s % 1 * 0x10000):04x}{secrets.token_hex(2)}"
 

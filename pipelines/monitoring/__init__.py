@@ -1,1 +1,1 @@
-"""What comes after a release."""
+"""Monitoring of released versions: drift, feedback, lineage, and retraining."""

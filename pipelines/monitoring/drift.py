@@ -1,6 +1,6 @@
-"""`pergola drift`: has what a released version is asked about moved, since its test part?
+"""`pergola drift`: do the requests to a version still resemble its test split?
 
-Each look judges the requests since the last one; looks, report and page lie in <workspace>/drift/.
+Each check covers the requests since the last one. History, report and page are in <workspace>/drift/.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from pergola.components import records
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift import request_log
 from pergola.components.evaluation.drift.drift import ClassShift, DriftReport, DriftSettings, DriftTest
-from pergola.components.evaluation.drift.drift import drift as judge
+from pergola.components.evaluation.drift.drift import drift as test_for_drift
 from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference, Sample
 from pergola.components.workspace import Workspace
-from pergola.pipelines.local.progress import Show
-from pergola.pipelines.release.resolve import Named, named
+from pergola.pipelines.local.progress import Display
+from pergola.pipelines.release.resolve import PublishedVersion, resolve_version
 
 if TYPE_CHECKING:
     from pergola.components.evaluation.drift.page import Unusual
     from pergola.components.imaging.embeddings import Embed
 
-DRIFT = 3  # exit status
+DRIFT_STATUS = 3
 
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The outcome of a look."""
+    """The outcome of a drift check."""
 
     model: str
     version: int
     drifted: bool
     reasons: tuple[str, ...]
-    look: int
+    look: int  # number of the check, from 1
     num_reference: int
     num_live: int
-    since: str  # first request, UTC
-    until: str  # last one
+    since: str  # time of the first request, UTC
+    until: str  # time of the last one
     alpha: float
     tests: tuple[DriftTest, ...]
     classes: tuple[ClassShift, ...]
@@ -50,38 +50,41 @@ class DriftResult:
 
     @property
     def status(self) -> int:
-        """Of the command."""
-        return DRIFT if self.drifted else 0
+        """Exit status of the command."""
+        return DRIFT_STATUS if self.drifted else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return records.to_dict(self)
 
-    def words(self) -> str:
-        """The verdict first, then each test."""
+    def summary(self) -> str:
+        """The verdict, then one line per test."""
         verdict = "DRIFT" if self.drifted else "No drift"
         lines = [
             f"{verdict}: {self.model} version {self.version}, {self.num_live:,} requests "
-            f"({self.since} to {self.until}) against {self.num_reference:,} test images, look {self.look}."
+            f"({self.since} to {self.until}) compared with {self.num_reference:,} test images, "
+            f"check {self.look}."
         ]
         for test in sorted(self.tests, key=lambda test: (not test.drifted, test.adjusted_p)):
-            lines.append(f"  {'moved' if test.drifted else 'quiet'}  {test.message}")
+            lines.append(f"  {'drift' if test.drifted else 'ok':<7}{test.message}")
         if self.drifted:
-            lines.append("Drift is not yet loss: label some requests to see, pergola feedback --ask FOLDER")
+            lines.append(
+                "To see whether accuracy has dropped, label some requests: pergola feedback --sample FOLDER"
+            )
         return "\n".join([*lines, f"Page: {self.page}"])
 
 
 @dataclass(frozen=True)
-class _Requests:
-    """The requests to be judged."""
+class _RequestWindow:
+    """The requests that a check covers."""
 
     files: list[Path]
     span: request_log.Span
     since_s: int
-    skipped: int  # that lie before the last `max_requests`
+    skipped: int  # older requests, beyond the last `max_requests`
 
-    def chosen(self, version: Named) -> dict[str, Any]:
-        """How request_log finds them."""
+    def filters(self, version: PublishedVersion) -> dict[str, Any]:
+        """Arguments with which request_log finds them."""
         return {"model": version.model, "version": version.version, "since_s": self.since_s}
 
 
@@ -91,17 +94,17 @@ def drift(
     settings: DriftSettings,
     *,
     log: str | None = None,
-    show: Show,
+    show: Display,
 ) -> DriftResult:
-    """Judge the requests since the last look.
+    """Check the requests since the last check.
 
     target: see pipelines/release/resolve.py.  log: prefix of the log's files; default: the workspace's own.
-    Raises InputError when there is no log, no reference, or too few requests; no look is spent then.
+    Raises InputError if there is no log, no reference, or too few requests; that does not count as a check.
     """
-    version = named(workspace, target)
+    version = resolve_version(workspace, target)
     reference = _reference(version)
     place = workspace.drift(version.model, version.version)
-    with workspace.lock("a look at drift", "drift.lock"):
+    with workspace.lock("a drift check", "drift.lock"):
         looks = DriftHistory.of(place)
         requests = _requests(workspace, version, looks, settings, log)
         place.mkdir(parents=True, exist_ok=True)
@@ -109,14 +112,14 @@ def drift(
             live = request_log.sample_log(
                 requests.files,
                 embed,
-                **requests.chosen(version),
+                **requests.filters(version),
                 count=requests.span.count,
                 max_requests=settings.max_requests,
                 max_embedded=settings.max_embedded,
                 seed=settings.seed,
                 progress=show.progress,
             )
-        report = judge(_notes(version), live, settings, look=looks.number)
+        report = test_for_drift(_notes(version), live, settings, look=looks.number)
         page = _write_page(version, report, live, requests, place)
         report.save(place)
         looks.after(
@@ -125,54 +128,58 @@ def drift(
     return _result(version, report, requests.span.first_s, requests.span.last_s, page)
 
 
-def last_look(workspace: Workspace, target: str | None) -> DriftResult:
-    """What the last look found, without a new one. Raises InputError when there was none."""
-    version = named(workspace, target)
+def last_check(workspace: Workspace, target: str | None) -> DriftResult:
+    """The result of the last check. Raises InputError if there was none."""
+    version = resolve_version(workspace, target)
     place = workspace.drift(version.model, version.version)
     looks = DriftHistory.of(place).looks
     if not looks:
-        raise InputError(f"There has been no look at {version} yet: leave --last out.")
+        raise InputError(f"There has been no drift check of {version} yet. Run one: leave out --last.")
     from pergola.components.evaluation.drift.page import FILE
 
     return _result(version, DriftReport.load(place), looks[-1].since_s, looks[-1].until_s, place / FILE)
 
 
-def _notes(version: Named) -> Path:
+def _notes(version: PublishedVersion) -> Path:
     from pergola.components.store.publish import notes_of
 
     return notes_of(version.folder)
 
 
-def _reference(version: Named) -> DriftReference:
+def _reference(version: PublishedVersion) -> DriftReference:
     if not (_notes(version) / DriftReference.FILE).is_file():
         raise InputError(
-            f"There is no reference of drift in {version.folder}: {version} was published before there were "
-            "any. Run `pergola run` again with --force gate for a version that has one."
+            f"There is no drift reference in {version.folder}: {version} was published without one. Publish "
+            "a version that has one: pergola run DATASET --force gate"
         )
     return DriftReference.load(_notes(version))
 
 
 def _requests(
-    workspace: Workspace, version: Named, looks: DriftHistory, settings: DriftSettings, log: str | None
-) -> _Requests:
+    workspace: Workspace,
+    version: PublishedVersion,
+    looks: DriftHistory,
+    settings: DriftSettings,
+    log: str | None,
+) -> _RequestWindow:
     files = request_log.log_files(log or workspace.request_log(version.model))
     since_s = looks.since_s
     span = request_log.span_of(files, model=version.model, version=version.version, since_s=since_s)
     if span.count < settings.min_requests:
-        when = f" since the last look, {_utc(since_s - 1)}" if looks.looks else ""
+        when = f" since the last check, {_utc(since_s - 1)}" if looks.looks else ""
         raise InputError(
-            f"The log has {span.count} requests to {version}{when}; {settings.min_requests} are wanted "
-            "(drift.min_requests). Wait for more"
-            + (", or see the last look's report with --last." if looks.looks else ".")
+            f"The log has {span.count} requests to {version}{when}; at least {settings.min_requests} are "
+            "needed (drift.min_requests). Wait for more"
+            + (", or show the last check with --last." if looks.looks else ".")
         )
-    return _Requests(files, span, since_s, max(0, span.count - settings.max_requests))
+    return _RequestWindow(files, span, since_s, max(0, span.count - settings.max_requests))
 
 
 @contextmanager
 def _embedding(
-    version: Named, reference: DriftReference, settings: DriftSettings, place: Path
+    version: PublishedVersion, reference: DriftReference, settings: DriftSettings, place: Path
 ) -> Iterator[Embed | None]:
-    """The version's own embedding, if it is wanted. Loads TensorFlow, whose words go to a file."""
+    """The version's own embedding, if needed. Loads TensorFlow, whose messages go to a file."""
     if not reference.width or not settings.max_embedded:
         yield None
         return
@@ -183,7 +190,9 @@ def _embedding(
         yield model.embeddings
 
 
-def _write_page(version: Named, report: DriftReport, live: Sample, requests: _Requests, place: Path) -> Path:
+def _write_page(
+    version: PublishedVersion, report: DriftReport, live: Sample, requests: _RequestWindow, place: Path
+) -> Path:
     from pergola.components.evaluation.drift.page import Title, write_page
 
     span = f"{_utc(requests.span.first_s)} to {_utc(requests.span.last_s)}"
@@ -193,15 +202,15 @@ def _write_page(version: Named, report: DriftReport, live: Sample, requests: _Re
 
 
 def _unusual(
-    version: Named, report: DriftReport, requests: _Requests, labels: Sequence[str]
+    version: PublishedVersion, report: DriftReport, requests: _RequestWindow, labels: Sequence[str]
 ) -> list[Unusual]:
-    """The requests that the report names, most unusual first."""
+    """The requests that the report lists, most unusual first."""
     from pergola.components.evaluation.drift.page import Unusual
 
     rows = [row + requests.skipped for row in report.unlike]
     found: Mapping[int, request_log.Logged] = {}
     if rows:
-        found = request_log.images_at(requests.files, rows, **requests.chosen(version))
+        found = request_log.images_at(requests.files, rows, **requests.filters(version))
     logged = [found[row] for row in rows if row in found]
     return [
         Unusual(
@@ -211,7 +220,9 @@ def _unusual(
     ]
 
 
-def _result(version: Named, report: DriftReport, since_s: int, until_s: int, page: Path) -> DriftResult:
+def _result(
+    version: PublishedVersion, report: DriftReport, since_s: int, until_s: int, page: Path
+) -> DriftResult:
     return DriftResult(
         model=version.model,
         version=version.version,

@@ -1,9 +1,9 @@
-"""`pergola feedback`: true labels for requests, live accuracy, and images for the next data set.
+"""`pergola feedback`: true labels for logged requests, live accuracy, and images for the next data set.
 
 <workspace>/feedback/<model>/
-  feedback.json        every labelled image, with what each version answered
-  labels.csv           path,label: a data set of its own, for scan.also
-  images/<id>.png    as the server got them
+  feedback.json      every labelled image, with the prediction of each version
+  labels.csv         path,label: a data set of its own, for scan.also
+  images/<id>.png    as the server received them
 """
 
 from __future__ import annotations
@@ -40,81 +40,80 @@ _SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8"
 
 @dataclass(frozen=True)
 class FeedbackResult:
-    """What is known of the requests to a model."""
+    """Labelled requests of a model, and live accuracy."""
 
     model: str
-    taken: int  # images whose label is new
-    known: int  # images of the list that had this label before
-    unmatched: tuple[str, ...]  # of the list, that no logged request is like
-    num_images: int  # labelled, in all
+    taken: int  # images with a new label
+    known: int  # images of the list that already had this label
+    unmatched: tuple[str, ...]  # images of the list that match no logged request
+    num_images: int  # labelled in total
     versions: tuple[LiveAccuracy, ...]
-    tested: dict[int, float] = field(default_factory=dict)  # version -> accuracy on its test part
+    tested: dict[int, float] = field(default_factory=dict)  # version -> accuracy on its test split
     data_set: str = ""  # the labelled images as a list
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return records.to_dict(self)
 
-    def words(self) -> str:
-        """A line a version, and one a class of the newest."""
+    def summary(self) -> str:
+        """One line per version, and one per class of the newest."""
         lines = [f"{self.model}: {self.num_images:,} labelled images."]
         if self.taken or self.known or self.unmatched:
-            lines[0] += f" Taken {self.taken:,}, known before {self.known:,}."
+            lines[0] += f" {self.taken:,} labels are new, {self.known:,} were known."
         if self.unmatched:
             lines.append(
-                f"  {len(self.unmatched):,} of the list are like no logged request, the first "
+                f"  {len(self.unmatched):,} images of the list match no logged request; the first is "
                 f"{self.unmatched[0]}."
             )
         for one in self.versions:
             tested = (
-                f"; {self.tested[one.version]:.1%} on its test part" if one.version in self.tested else ""
+                f"; {self.tested[one.version]:.1%} on its test split" if one.version in self.tested else ""
             )
-            lines.append(
-                f"  version {one.version}: {_share(one.accuracy, one.interval, one.num_images)}{tested}"
-            )
+            live = _share(one.accuracy, one.interval, one.num_images)
+            lines.append(f"  version {one.version}: accuracy {live}{tested}")
         for row in self.versions[0].classes if self.versions else ():
-            lines.append(f"    {row.label}: {_share(row.recall, row.interval, row.num_images)}")
+            lines.append(f"    {row.label}: recall {_share(row.recall, row.interval, row.num_images)}")
         if self.num_images:
-            lines.append(f"For the next model: pergola run DATASET --set scan.also={self.data_set}")
+            lines.append(f"To train with them: pergola run DATASET --set scan.also={self.data_set}")
         else:
-            lines.append("Have some labelled:  pergola feedback --ask FOLDER")
+            lines.append("To label some: pergola feedback --sample FOLDER")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where feedback on a model lies, and the log that it is about."""
+class FeedbackStore:
+    """Feedback on a model in the workspace, and the request log that it belongs to."""
 
     workspace: Workspace
     model: str
     log: str
 
     @classmethod
-    def of(cls, workspace: Workspace, model: str | None, log: str | None) -> Place:
-        """Raises InputError when there is no such model."""
+    def of(cls, workspace: Workspace, model: str | None, log: str | None) -> FeedbackStore:
+        """Raises InputError if there is no such model."""
         name = model or only_model(workspace)
         if name not in model_names(workspace):
             known = records.nearest(name, model_names(workspace))
-            raise InputError(f"No model '{name}' in {workspace.root}.{known}")
+            raise InputError(f"There is no model '{name}' in {workspace.root}.{known}")
         return cls(workspace, name, log or workspace.request_log(name))
 
     @property
     def folder(self) -> Path:
-        """Of the feedback."""
+        """The folder with the feedback."""
         return self.workspace.feedback(self.model)
 
     def feedback(self) -> Feedback:
-        """What is stored; empty when nothing is."""
+        """The stored feedback; empty if there is none."""
         known = (self.folder / Feedback.FILE).is_file()
         return Feedback.load(self.folder) if known else Feedback()
 
-    def names_of(self, version: int) -> Sequence[str] | None:
-        """What a version's outputs mean."""
+    def labels_of(self, version: int) -> Sequence[str] | None:
+        """Class names of a version, in the order of its outputs."""
         record = self._reference(version)
         return record.labels if record else None
 
     def tested(self, versions: Collection[int]) -> dict[int, float]:
-        """Accuracy on the test part, of the versions where it is known."""
+        """Accuracy on the test split of each version for which it is known."""
         found = {}
         for version in versions:
             if record := self._reference(version):
@@ -129,60 +128,61 @@ class Place:
         return DriftReference.load(folder) if (folder / DriftReference.FILE).is_file() else None
 
 
-def feedback(place: Place) -> FeedbackResult:
-    """What is known so far."""
-    return _result(place, place.feedback())
+def feedback(store: FeedbackStore) -> FeedbackResult:
+    """Live accuracy from the labels so far."""
+    return _result(store, store.feedback())
 
 
-def take(
-    place: Place, labels: Path, *, replace: bool = False, new_classes: Collection[str] = ()
+def add_labels(
+    store: FeedbackStore, labels: Path, *, replace: bool = False, new_classes: Collection[str] = ()
 ) -> FeedbackResult:
-    """Take the labels of a list for the requests that are logged.
+    """Add the labels of a list to the logged requests.
 
-    replace: also where an image had another label.  new_classes: labels that the model does not know.
-    Raises InputError, and takes nothing, for a list that cannot be used, for conflicting labels, and when no
-    row is like a logged request.
+    replace: overwrite labels that differ.  new_classes: labels that the model does not know.
+    Raises InputError, and adds nothing, for an invalid list, for conflicting labels, and if no row matches a
+    logged request.
     """
-    rows = read_labels(labels, [*_classes(place), *new_classes])
+    rows = read_labels(labels, [*_classes(store), *new_classes])
     by_id = {id: row.label for row in rows for id in row.ids}
-    with place.workspace.lock("feedback", "feedback.lock"), explained(place.folder):
-        old = place.feedback()
+    with store.workspace.lock("feedback", "feedback.lock"), explained(store.folder):
+        old = store.feedback()
         images: dict[str, bytes] = {}
-        logged = request_log.read_log(request_log.log_files(place.log), model=place.model)
-        found = answered(logged, by_id, place.names_of, images.__setitem__)
+        logged = request_log.read_log(request_log.log_files(store.log), model=store.model)
+        found = answered(logged, by_id, store.labels_of, images.__setitem__)
         matched = {row.id for row in found}
         unmatched = tuple(row.name for row in rows if not matched.intersection(row.ids))
         if not matched:
             raise InputError(
-                f"None of the {len(rows)} labelled images in {labels} is like a logged request, the first "
-                f"is {rows[0].name}. Give the very files that were sent, or their ids; `pergola feedback "
-                "--ask FOLDER` writes a list with ids to fill in."
+                f"None of the {len(rows)} labelled images in {labels} matches a logged request; the first is "
+                f"{rows[0].name}. List the exact files that were sent, or their ids; `pergola feedback "
+                "--sample FOLDER` writes a list with ids to fill in."
             )
         before = old.labels()
         merged = merge(old, found, replace=replace)
-        _store(place, merged, images)
+        _store(store, merged, images)
     new = sum(before.get(id) != merged.labels()[id] for id in matched)
-    return _result(place, merged, taken=new, known=len(matched) - new, unmatched=unmatched)
+    return _result(store, merged, taken=new, known=len(matched) - new, unmatched=unmatched)
 
 
-def ask(place: Place, folder: Path, count: int) -> int:
-    """Write a fair draw of logged images that have no label yet, and a list to fill in; gives how many.
+def sample(store: FeedbackStore, folder: Path, count: int) -> int:
+    """Write a random sample of unlabelled logged images and a list to fill in. Returns its size.
 
-    A draw, and not the least sure ones, since accuracy on those would say nothing of all requests.
-    Raises InputError when `folder` has files in it or every logged image has a label.
+    It is random, and not the least confident predictions, so that accuracy on it estimates the accuracy on
+    all requests.
+    Raises InputError if `folder` is not empty or every logged image has a label.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and may hold somebody's work. Name another folder.")
-    known = place.feedback().labels()
-    files = request_log.log_files(place.log)
+        raise InputError(f"{folder} already exists and may hold labels. Give another folder.")
+    known = store.feedback().labels()
+    files = request_log.log_files(store.log)
     rows: dict[str, int] = {}  # id -> row of its last request
-    for row, one in enumerate(request_log.read_log(files, model=place.model)):
+    for row, one in enumerate(request_log.read_log(files, model=store.model)):
         rows[image_id(one.image)] = row
     ids = sorted(set(rows) - set(known))
     if not ids:
-        raise InputError(f"Every image in the request log of '{place.model}' has a label already.")
+        raise InputError(f"Every image in the request log of '{store.model}' already has a label.")
     drawn = np.random.default_rng(len(known)).permutation(len(ids))[:count]
-    logged = request_log.images_at(files, [rows[ids[i]] for i in drawn], model=place.model)
+    logged = request_log.images_at(files, [rows[ids[i]] for i in drawn], model=store.model)
     entries: list[dict[str, object]] = []
     with explained(folder):
         for i in drawn:
@@ -190,7 +190,7 @@ def ask(place: Place, folder: Path, count: int) -> int:
             file = Path(IMAGES) / f"{ids[i][:16]}.{_suffix(one.image)}"
             records.write_atomic(folder / file, one.image)
             best = int(one.probabilities.argmax())
-            names = place.names_of(one.version)
+            names = store.labels_of(one.version)
             entries.append(
                 {
                     "image": file.as_posix(),
@@ -206,18 +206,20 @@ def ask(place: Place, folder: Path, count: int) -> int:
     return len(entries)
 
 
-def export(place: Place, folder: Path) -> int:
-    """Copy the labelled images to <folder>/<label>/, those that are not there; gives how many were.
+def export(store: FeedbackStore, folder: Path) -> int:
+    """Copy the labelled images to <folder>/<label>/. Returns the number of new copies.
 
-    Raises InputError for a label that is no folder's name.
+    Raises InputError for a label that cannot be the name of a folder.
     """
-    labels = place.feedback().labels()
+    labels = store.feedback().labels()
     for label in labels.values():
         if label in (".", "..") or "/" in label or label.startswith("."):
-            raise InputError(f"'{label}' is no name of a folder. Use the list {place.folder / LIST} instead.")
+            raise InputError(
+                f"'{label}' cannot be the name of a folder. Use the list {store.folder / LIST} instead."
+            )
     copied = 0
     with explained(folder):
-        for path in _files(place, labels):
+        for path in _files(store, labels):
             target = folder / labels[path.stem] / path.name
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -228,29 +230,29 @@ def export(place: Place, folder: Path) -> int:
     return copied
 
 
-def _classes(place: Place) -> list[str]:
-    """Every class that a published version knows, or that people named before."""
+def _classes(store: FeedbackStore) -> list[str]:
+    """Every class of a published version or of earlier feedback."""
     from pergola.components.store.publish import published
 
-    names: set[str] = set(place.feedback().labels().values())
-    for version in published(place.workspace.models, place.model):
-        names.update(place.names_of(version) or ())
+    names: set[str] = set(store.feedback().labels().values())
+    for version in published(store.workspace.models, store.model):
+        names.update(store.labels_of(version) or ())
     return sorted(names)
 
 
-def _store(place: Place, feedback: Feedback, images: dict[str, bytes]) -> None:
+def _store(store: FeedbackStore, feedback: Feedback, images: dict[str, bytes]) -> None:
     for id, image in images.items():
-        path = place.folder / IMAGES / f"{id}.{_suffix(image)}"
+        path = store.folder / IMAGES / f"{id}.{_suffix(image)}"
         if not path.exists():
             records.write_atomic(path, image)
     labels = feedback.labels()
-    feedback.save(place.folder)
-    rows = [{"path": f"{IMAGES}/{path.name}", "label": labels[path.stem]} for path in _files(place, labels)]
-    write_list(("path", "label"), rows, place.folder / LIST)
+    feedback.save(store.folder)
+    rows = [{"path": f"{IMAGES}/{path.name}", "label": labels[path.stem]} for path in _files(store, labels)]
+    write_list(("path", "label"), rows, store.folder / LIST)
 
 
-def _files(place: Place, labels: Collection[str]) -> list[Path]:
-    found = (place.folder / IMAGES).glob("[0-9a-f]*")
+def _files(store: FeedbackStore, labels: Collection[str]) -> list[Path]:
+    found = (store.folder / IMAGES).glob("[0-9a-f]*")
     return sorted(path for path in found if path.stem in labels)
 
 
@@ -259,18 +261,23 @@ def _suffix(image: bytes) -> str:
 
 
 def _result(
-    place: Place, feedback: Feedback, *, taken: int = 0, known: int = 0, unmatched: tuple[str, ...] = ()
+    store: FeedbackStore,
+    feedback: Feedback,
+    *,
+    taken: int = 0,
+    known: int = 0,
+    unmatched: tuple[str, ...] = (),
 ) -> FeedbackResult:
     versions = live_accuracy(feedback)
     return FeedbackResult(
-        model=place.model,
+        model=store.model,
         taken=taken,
         known=known,
         unmatched=unmatched,
         num_images=len(feedback.labels()),
         versions=versions,
-        tested=place.tested([one.version for one in versions]),
-        data_set=str(place.folder / LIST) if feedback.rows else "",
+        tested=store.tested([one.version for one in versions]),
+        data_set=str(store.folder / LIST) if feedback.rows else "",
     )
 
 

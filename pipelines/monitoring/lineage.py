@@ -1,7 +1,7 @@
-"""`pergola lineage`: from a version to what it was made of, and from an image to the versions that saw it.
+"""`pergola lineage`: the origin of a version, and the versions that used an image.
 
-Answers come from files of the workspace alone (components/release/provenance.py, the request log, looks,
-feedback, published folders); the champion is read from the registry's.
+Everything is read from the workspace: provenance (components/release/provenance.py), request log, drift
+checks, feedback, published folders, and the registry for the champion.
 """
 
 from __future__ import annotations
@@ -27,41 +27,43 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 
 def is_image(text: str) -> bool:
-    """Whether `text` names an image, by its file or its id, and not a version."""
+    """Whether `text` is the path or the id of an image, and not a version."""
     return bool(_ID.fullmatch(text.lower())) or Path(text).is_file()
 
 
-def place_of(workspace: Workspace, text: str) -> Path:
-    """The dossier of the version that `text` names: "leaves/3", or "3" where there is one model.
+def provenance_folder(workspace: Workspace, text: str) -> Path:
+    """The provenance of the version that `text` names: "leaves/3", or "3" if there is only one model.
 
-    Raises InputError when there is none.
+    Raises InputError if there is none.
     """
     workspace.require()
-    known = _dossiers(workspace)
+    known = _recorded_versions(workspace)
     name, _, number = text.rpartition("/")
     if not number.isdecimal():
-        raise InputError(f"'{text}' is no version, such as 3 or leaves/3, and no image's file or id.")
+        raise InputError(
+            f"'{text}' is neither a version, such as 3 or leaves/3, nor the path or id of an image."
+        )
     found = [place for model, version, place in known if version == int(number) and name in ("", model)]
     if len(found) == 1:
         return found[0]
     listed = ", ".join(f"{model}/{version}" for model, version, _ in known) or "none"
     if found:
         raise InputError(
-            f"Version {number} could be of several models: {listed}. Say which, as MODEL/{number}."
+            f"Several models have a version {number}: {listed}. Give the model too: MODEL/{number}."
         )
     raise InputError(
-        f"Nothing is known of version '{text}' in {workspace.root}. Versions with a lineage: {listed}."
+        f"There is no record of version '{text}' in {workspace.root}. Versions with a lineage: {listed}."
     )
 
 
 def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
-    """What a version was made of, and what became of it."""
-    place = place_of(workspace, text)
+    """Origin, release and use of a version, as plain data."""
+    place = provenance_folder(workspace, text)
     origin = Provenance.load(place)
     manifest, split = Manifest.load(place), Split.load(place)
     training, export = Training.load(place), Export.load(place)
     evaluation, decision = Evaluation.load(place), Decision.load(place)
-    kept_out = ValidationReport.load(place).quarantined
+    excluded = ValidationReport.load(place).quarantined
     return {
         "model": origin.model,
         "version": origin.version,
@@ -69,9 +71,9 @@ def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
             "source": origin.source,
             "fingerprint": manifest.fingerprint,
             "files": manifest.num_rows,
-            "kept_out": len(kept_out),
+            "kept_out": len(excluded),
             "split_fingerprint": split.fingerprint,
-            **{part: split.counts.get(part, 0) for part in PARTS},
+            **{name: split.counts.get(name, 0) for name in PARTS},
             "classes": len(manifest.labels),
         },
         "settings": str(place / provenance.SETTINGS),
@@ -102,14 +104,14 @@ def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
 
 
 def of_image(workspace: Workspace, text: str) -> dict[str, Any]:
-    """Where an image was: {"id", "versions": [{"model", "version", "files"}], "requests", "feedback"}.
+    """Uses of an image: {"id", "versions": [{"model", "version", "files"}], "requests", "feedback"}.
 
-    It is known by its bytes: a copy that was encoded anew is another image.
+    An image is identified by its bytes: a re-encoded copy is another image.
     """
     workspace.require()
     ids = _ids(text)
     seen = []
-    for model, version, place in _dossiers(workspace):
+    for model, version, place in _recorded_versions(workspace):
         files = [row for id in ids for row in provenance.images(place, id)]
         if files:
             seen.append({"model": model, "version": version, "files": files})
@@ -122,7 +124,7 @@ def of_image(workspace: Workspace, text: str) -> dict[str, Any]:
 
 
 def _ids(text: str) -> list[str]:
-    """The id of a file, as it is and as the client sends it; or the id that was given."""
+    """Ids of a file as it is and as the client sends it; or the id itself."""
     from pergola.serving.wire.images import prepare
 
     path = Path(text)
@@ -136,7 +138,7 @@ def _ids(text: str) -> list[str]:
     return list(dict.fromkeys((image_id(data), sent)))
 
 
-def _dossiers(workspace: Workspace) -> list[tuple[str, int, Path]]:
+def _recorded_versions(workspace: Workspace) -> list[tuple[str, int, Path]]:
     found = []
     for path in workspace.versions.glob(f"*/*/{Provenance.FILE}"):
         if path.parent.name.isdecimal():
@@ -183,7 +185,7 @@ def _use(workspace: Workspace, origin: Provenance) -> dict[str, Any]:
 
 
 def _log(workspace: Workspace, model: str) -> list[Path]:
-    """Files of the workspace's own log; none when nothing was kept."""
+    """Files of the workspace's request log; none if nothing was logged."""
     try:
         return request_log.log_files(workspace.request_log(model))
     except InputError:
@@ -191,7 +193,7 @@ def _log(workspace: Workspace, model: str) -> list[Path]:
 
 
 def _requests_of(workspace: Workspace, ids: list[str]) -> list[dict[str, Any]]:
-    """How often each version was asked about an image."""
+    """Number of requests with an image, per version."""
     found: dict[tuple[str, int], int] = {}
     for folder in sorted(workspace.requests.glob("*")):
         for one in request_log.read_log(_log(workspace, folder.name), model=folder.name):
@@ -202,7 +204,7 @@ def _requests_of(workspace: Workspace, ids: list[str]) -> list[dict[str, Any]]:
 
 
 def _labels(workspace: Workspace, ids: list[str]) -> list[dict[str, str]]:
-    """What people said of an image that was asked about."""
+    """Labels of an image from feedback."""
     found = []
     for path in sorted((workspace.root / "feedback").glob(f"*/{Feedback.FILE}")):
         labels = Feedback.load(path.parent).labels()

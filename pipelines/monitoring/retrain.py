@@ -1,6 +1,6 @@
-"""`pergola retrain`: a run, if there is a reason for one. What a timer on a laptop or a server calls.
+"""`pergola retrain`: a run if there is a reason for one, for use with a timer.
 
-The decision is components/release/retrain.py's; here are the facts.
+components/release/retrain.py decides; this module collects the inputs of the decision.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pergola.components.settings import Settings
 from pergola.components.workspace import Workspace
 from pergola.pipelines.local import run as local
 from pergola.pipelines.local import runs
-from pergola.pipelines.local.progress import Show
+from pergola.pipelines.local.progress import Display
 from pergola.pipelines.local.result import RunResult
 from pergola.pipelines.monitoring import feedback
 
 
 @dataclass(frozen=True)
 class RetrainResult:
-    """Whether there was a run, why, and its outcome."""
+    """Whether there was a run, the reason, and its outcome."""
 
     trained: bool
     reason: str
@@ -43,9 +43,9 @@ class RetrainResult:
             "run": self.run.to_json() if self.run else None,
         }
 
-    def words(self) -> str:
-        """The reason, and the run's own words."""
-        return self.run.words() if self.run else f"Not trained. {self.reason}"
+    def summary(self) -> str:
+        """The summary of the run, or why there was none."""
+        return self.run.summary() if self.run else f"Not trained. {self.reason}"
 
 
 def retrain(
@@ -54,19 +54,19 @@ def retrain(
     workspace: Workspace,
     *,
     use_feedback: bool = True,
-    show: Show,
+    show: Display,
     command: str = "",
 ) -> RetrainResult:
-    """Run if images, drift or age ask for it; else say why not.
+    """Run the pipeline if images, drift or age require it; otherwise return the reason why not.
 
-    use_feedback: images whose true labels people gave for requests are part of the data set.
+    use_feedback: add the requests that were labelled by `pergola feedback` to the data set.
     Raises what `local.run` raises.
     """
     model = local.model_name(dataset.expanduser().absolute(), settings)
     if use_feedback:
         settings = with_feedback(settings, workspace, model)
-    decision = due(_facts(dataset, settings, workspace, model, show), settings.retrain)
-    show.say(f"{'Training' if decision.fire else 'Not training'}: {decision.reason}")
+    decision = due(_inputs(dataset, settings, workspace, model, show), settings.retrain)
+    show.line(f"{'Training' if decision.fire else 'Not training'}: {decision.reason}")
     if not decision.fire:
         return RetrainResult(False, decision.reason, None)
     result = local.run(dataset, settings, workspace, show=show, command=command, reason=decision.reason)
@@ -74,14 +74,16 @@ def retrain(
 
 
 def with_feedback(settings: Settings, workspace: Workspace, model: str) -> Settings:
-    """The settings, with the images that people labelled after they were asked about, if there are any."""
+    """The settings, with the requests that were labelled by `pergola feedback`, if there are any."""
     labelled = workspace.feedback(model) / feedback.LIST
     if settings.scan.also or not labelled.is_file():
         return settings
     return dataclasses.replace(settings, scan=dataclasses.replace(settings.scan, also=str(labelled)))
 
 
-def _facts(dataset: Path, settings: Settings, workspace: Workspace, model: str, show: Show) -> RetrainInputs:
+def _inputs(
+    dataset: Path, settings: Settings, workspace: Workspace, model: str, show: Display
+) -> RetrainInputs:
     manifest = local.scan(dataset, settings, workspace, show=show)
     last = _last_run(workspace, dataset.expanduser().absolute())
     if last is None:
@@ -109,7 +111,7 @@ def _num_changed(before: Path, now: Path) -> int:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without the place of further images: what lies there is counted as images."""
+    """Without the path of additional images: these count as changed images."""
     scan = {key: value for key, value in settings.get("scan", {}).items() if key != "also"}
     return {**settings, "scan": scan}
 
@@ -123,14 +125,14 @@ def _newest_minutes(dataset: Path, settings: Settings, workspace: Workspace, now
 
 
 def _drifted_looks(workspace: Workspace, model: str, ended_s: float) -> int:
-    """DriftHistory in a row at the champion that found drift, unless a run has answered them already."""
+    """Number of the champion's latest drift checks in a row that found drift; 0 if a run followed them."""
     champion = champion_of(workspace.tracking_uri, model)
     looks = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
     return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 
 def _age_days(workspace: Workspace, model: str, now: float) -> float | None:
-    """Since the run that made the champion."""
+    """Days since the run that trained the champion."""
     champion = champion_of(workspace.tracking_uri, model)
     wanted = (model, champion.version) if champion else None
     for run in reversed(workspace.run_ids()):
@@ -143,7 +145,7 @@ def _age_days(workspace: Workspace, model: str, now: float) -> float | None:
 
 
 def _last_run(workspace: Workspace, dataset: Path) -> dict[str, Any] | None:
-    """The last run on these images that came to its end, but for those that made a version again."""
+    """The last finished run on this data set that did not reproduce a version."""
     for run in reversed(workspace.run_ids()):
         record = workspace.run_record(run)
         if record.get("like") or record.get("state") != runs.DONE:

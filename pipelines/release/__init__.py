@@ -1,1 +1,1 @@
-"""Which version is meant, and which is live."""
+"""Versions: finding one by name, listing them, and canary analysis."""

@@ -1,4 +1,4 @@
-"""Watch a canary beside the stable version and say what to do with it."""
+"""Canary analysis: compare a canary with the stable version, then promote or withdraw it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def verdict(
     golden: Path | None,
     window: float,
 ) -> tuple[str, tuple[str, ...]]:
-    """ "promote" or "withdraw", and why.
+    """ "promote" or "withdraw", and the reasons.
 
-    Raises InputError when there is no canary or no address, StepError when the window does not tell.
+    Raises InputError if there is no canary or no address, StepError if the window was inconclusive.
     """
     from pergola.components import records
     from pergola.components.store import canary_analysis
 
     if release.canary is None:
-        raise InputError("There is no canary to watch: pergola release canary N --share 10%.")
+        raise InputError("There is no canary to watch. Start one: pergola release canary N --share 10%.")
     if not stable_at or not canary_at:
-        raise InputError("--watch wants --stable-at and --canary-at, the REST addresses of both tracks.")
+        raise InputError("--watch needs --stable-at and --canary-at, the REST addresses of both tracks.")
     if (golden is None) != (canary_grpc is None):
-        raise InputError("--golden and --canary-grpc belong together: give both or none.")
+        raise InputError("--golden and --canary-grpc must be given together. Give both or neither.")
     settings = records.from_dict(
         canary_analysis.WatchSettings, {"window_s": window}, "pergola release promote --watch"
     )
@@ -50,7 +50,7 @@ def verdict(
 
 
 def _golden(address: str | None, model: str, version: int | None, folder: Path) -> float:
-    """Largest difference of a probability between what the canary answers and what it should."""
+    """Largest absolute difference between probabilities of the canary and those expected."""
     from pergola.components.artifacts.evaluation import GoldenRequests
     from pergola.components.release import golden
     from pergola.serving.client.client import Client
@@ -62,4 +62,4 @@ def _golden(address: str | None, model: str, version: int | None, folder: Path) 
     except golden.WrongAnswer:
         return float("inf")
     except ClientError as error:
-        raise StepError(f"The canary at {address} was not asked: {error}") from None
+        raise StepError(f"The canary at {address} did not answer the golden requests: {error}") from None

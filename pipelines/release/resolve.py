@@ -1,4 +1,4 @@
-"""Which published version a person means: "leaves/3", "leaves", "3", or nothing at all."""
+"""Finds the published version for "leaves/3", "leaves", "3", or no name at all."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Named:
-    """A version in the workspace."""
+class PublishedVersion:
+    """A published version in the workspace."""
 
     model: str
     version: int
-    folder: Path  # that servers load
+    folder: Path  # the folder that servers load
 
     def __str__(self) -> str:
         return f"version {self.version} of '{self.model}'"
 
 
-def named(workspace: Workspace, text: str | None) -> Named:
-    """The version that `text` names; the champion where it names none.
+def resolve_version(workspace: Workspace, text: str | None) -> PublishedVersion:
+    """The version that `text` names; without a number, the champion.
 
-    Raises InputError when there is no such model or version, or when more than one model could be meant.
+    Raises InputError if there is no such model or version, or if the model is ambiguous.
     """
-    model, version = _parts(workspace, text)
+    model, version = _parse(workspace, text)
     version = version or _champion(workspace, model)
-    return Named(model, version, workspace.models / model / str(version))
+    return PublishedVersion(model, version, workspace.models / model / str(version))
 
 
 def only_model(workspace: Workspace) -> str:
-    """The name of the workspace's one model. Raises InputError when there is none or more than one."""
+    """The name of the only model in the workspace. Raises InputError if there is none or more than one."""
     workspace.require()
     names = model_names(workspace)
     if not names:
-        raise InputError(f"No model is published in {workspace.root}. Make one with `pergola run DATASET`.")
+        raise InputError(f"No model is published in {workspace.root}. Train one with `pergola run DATASET`.")
     if len(names) > 1:
         raise InputError(f"{workspace.root} has the models {', '.join(names)}. Choose one with --model.")
     return names[0]
@@ -52,7 +52,7 @@ def model_names(workspace: Workspace) -> list[str]:
     return sorted(p.name for p in workspace.models.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
-def _parts(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
+def _parse(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
     from pergola.components.store.publish import published
 
     workspace.require()
@@ -62,15 +62,19 @@ def _parts(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
         name, number = ("", number) if is_number else (number, "")
     if number and not number.isdecimal():
         raise InputError(
-            f"'{text}' names no version. Wanted MODEL/VERSION, such as leaves/3, or one of both."
+            f"'{text}' is not a version. Expected MODEL/VERSION, such as leaves/3, or one of the two."
         )
     model = name or only_model(workspace)
     if model not in model_names(workspace):
-        raise InputError(f"No model '{model}' in {workspace.root}.{nearest(model, model_names(workspace))}")
+        raise InputError(
+            f"There is no model '{model}' in {workspace.root}.{nearest(model, model_names(workspace))}"
+        )
     known = published(workspace.models, model)
     if number and int(number) not in known:
         listed = ", ".join(map(str, known)) or "none"
-        raise InputError(f"No version {number} of '{model}' is published in {workspace.root}: {listed}.")
+        raise InputError(
+            f"No version {number} of '{model}' is published in {workspace.root}. Published: {listed}."
+        )
     return model, int(number) if number else None
 
 
@@ -84,6 +88,6 @@ def _champion(workspace: Workspace, model: str) -> int:
         return champion.version
     if not known:
         raise InputError(
-            f"No version of '{model}' is published in {workspace.root}. `pergola run` makes one."
+            f"No version of '{model}' is published in {workspace.root}. Train one with `pergola run`."
         )
     return known[-1]

@@ -1,4 +1,4 @@
-"""`pergola versions`: what is registered, what is published, which is the champion."""
+"""`pergola versions`: registered and published versions, and the champion of each model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:
     """{"models": [{"model", "champion", "versions": [{"version", "champion", "published", "status", …}]}]}.
 
-    Raises InputError when there is no workspace or no such model.
+    Raises InputError if there is no workspace or no such model.
     """
     from pergola.components.release.registry import Registry
     from pergola.components.store.publish import published
@@ -46,13 +46,13 @@ def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A line a version, newest first."""
+    """One line per version, newest first."""
     lines = []
     for model in found["models"]:
         lines.append(model["model"])
         for row in model["versions"]:
             marks = [row["status"]] + ["champion"] * row["champion"]
             if row["status"] == "published" and not row["published"]:
-                marks.append("its folder is missing")
+                marks.append("folder is missing")
             lines.append(f"  {row['version']:>4}  {', '.join(marks)}")
-    return "\n".join(lines) or "No model is registered yet."
+    return "\n".join(lines) or "No model is registered yet. Train one with `pergola run DATASET`."

@@ -1,4 +1,4 @@
-"""Every mistake gets one clear sentence and status 2, no traceback, and nothing is half written."""
+"""Each usage error gives one clear sentence and status 2, no traceback, and leaves nothing half written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pergola.components.workspace import Workspace
 from tests.support import images
 from tests.support.command import COMMAND, pergola
 
-UNSEEN = ("--set", "validate.max_looked_at=0")  # what is wrong here shows without a look at the images
+NO_CONTENT_CHECKS = ("--set", "validate.max_looked_at=0")  # these errors are found without the content checks
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def dataset(tmp_path) -> Path:
 
 
 def refused(*arguments: object, workspace: Path, status: int = 2) -> str:
-    """The one sentence that a run is refused with."""
-    done = pergola("run", *arguments, *UNSEEN, "--workspace", workspace, "--json", timeout_s=120)
+    """The error message of a run that is refused."""
+    done = pergola("run", *arguments, *NO_CONTENT_CHECKS, "--workspace", workspace, "--json", timeout_s=120)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     error = json.loads(done.stdout)["error"]
@@ -73,7 +73,7 @@ def test_class_names_that_differ_by_case_only(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png"])
-def test_archive_with_a_path_that_leads_out(dataset, tmp_path, name):
+def test_archive_with_a_path_outside_of_it(dataset, tmp_path, name):
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(dataset, "dataset")
         member = tarfile.TarInfo(name)
@@ -83,7 +83,7 @@ def test_archive_with_a_path_that_leads_out(dataset, tmp_path, name):
     assert not (tmp_path / "evil.png").exists() and not Path("/evil.png").exists()
 
 
-def test_archive_with_a_link_that_leads_out(dataset, tmp_path):
+def test_archive_with_a_link_outside_of_it(dataset, tmp_path):
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(dataset, "dataset")
         member = tarfile.TarInfo("photos/class_0/link.png")
@@ -92,9 +92,9 @@ def test_archive_with_a_link_that_leads_out(dataset, tmp_path):
     assert "link.png" in refused(tmp_path / "photos.tar", workspace=tmp_path / "work")
 
 
-def test_huge_and_bomb_images_are_kept_out_with_their_reason(dataset, tmp_path):
+def test_huge_and_bomb_images_are_excluded_with_their_reason(dataset, tmp_path):
     (dataset / "class_0" / "bomb.png").write_bytes(images.bomb())
-    command = ("validate", dataset, "--workspace", tmp_path / "work", "--json", *UNSEEN)
+    command = ("validate", dataset, "--workspace", tmp_path / "work", "--json", *NO_CONTENT_CHECKS)
     done = pergola(*command, "--set", "scan.max_side=20")
     findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
     assert findings["unreadable"]["count"] == 25

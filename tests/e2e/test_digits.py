@@ -1,4 +1,4 @@
-"""The demo's data, whole and spoilt, through the commands."""
+"""The demo's data, with its damaged files, through the commands."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ def test_digits_become_a_served_model(digits, workspace):
         image = next(iter(sorted((digits / "4").glob("0*.png"))))
         (answer,) = pergola_json("predict", image, "--workspace", workspace)
         assert (answer["label"], answer["version"]) == ("4", 1)
-        spoilt = pergola("predict", digits / "3" / "truncated.png", "--workspace", workspace)
+        damaged = pergola("predict", digits / "3" / "truncated.png", "--workspace", workspace)
         assert (
-            spoilt.returncode == 2 and "truncated.png" in spoilt.stderr and "Traceback" not in spoilt.stderr
+            damaged.returncode == 2
+            and "truncated.png" in damaged.stderr
+            and "Traceback" not in damaged.stderr
         )
 
     (model,) = pergola_json("versions", "--workspace", workspace)["models"]
@@ -59,13 +61,17 @@ def test_digits_with_a_gate_that_asks_too_much_are_rejected_and_nothing_ships(di
 
 
 @pytest.mark.slow
-def test_a_version_is_made_again_from_its_own_record(digits, workspace):
-    """Nothing of the run itself is left but the dossier: settings, split and rival come from there."""
+def test_a_version_is_reproduced_from_its_own_record(digits, workspace):
+    """Only the provenance of the run is left: settings, split and champion come from there."""
     shutil.move(workspace / "steps", workspace.parent / "steps")
-    again = pergola_json("run", "--like", "1", "--workspace", workspace)
+    again = pergola_json("run", "--reproduce", "1", "--workspace", workspace)
     shutil.rmtree(workspace / "steps")
     shutil.move(workspace.parent / "steps", workspace / "steps")
-    assert again["again"]["same_decision"] and again["version"] is None
+    assert (
+        again["reproduction"]["same_decision"]
+        and again["again"] == again["reproduction"]
+        and again["version"] is None
+    )
     assert again["metrics"]["accuracy"] == pytest.approx(0.98, abs=0.02)
     image = next(iter(sorted((digits / "4").glob("0*.png"))))
     (seen,) = pergola_json("lineage", image, "--workspace", workspace)["versions"]
@@ -85,7 +91,7 @@ def test_digits_killed_in_training_end_as_an_undisturbed_run_does(digits, worksp
 
 
 @pytest.mark.slow
-def test_validate_names_what_is_spoilt(digits, tmp_path):
+def test_validate_lists_the_damaged_files(digits, tmp_path):
     found = pergola_json("validate", digits, "--workspace", tmp_path / "work")
     findings = {finding["check"]: finding for finding in found["findings"]}
     assert found["ok"]

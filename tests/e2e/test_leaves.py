@@ -1,4 +1,4 @@
-"""The main job on real photographs, with everything that can happen to it on the way."""
+"""Real photographs from a killed training to serving and replacement under load."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _answers_over_grpc_and_rest(workspace: Path, place: dict[str, str]) -> None:
 
 
 class Load:
-    """Asks without a pause from four threads, and counts versions and failures."""
+    """Sends requests from four threads without pause, and counts versions and failures."""
 
     def __init__(self, address: str, image: Path) -> None:
         self.versions: Counter[int] = Counter()
@@ -85,7 +85,7 @@ class Load:
         self._image = image
         self._stop = threading.Event()
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
+        self._threads = [threading.Thread(target=self._send) for _ in range(4)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -102,7 +102,7 @@ class Load:
         with self._changed:
             assert self._changed.wait_for(lambda: self.versions[version] > 20, timeout_s), self.versions
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         while not self._stop.is_set():
             try:
                 version = self._client.classify_images([self._image]).version

@@ -1,4 +1,4 @@
-"""Faults planted in real photographs are found and shown; as they are they raise nothing critical."""
+"""Faults planted in real photographs are found and shown; without them there is no critical finding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def faults(tmp_path_factory) -> Faults:
     """The leaves below train/ and test/, with all faults at once."""
     found = Faults(tmp_path_factory.mktemp("planted") / "leaves")
     rng = np.random.default_rng(0)
-    _two_parts(found.root)
+    _two_splits(found.root)
     _frame_and_reduce(found.root, rng)
     _flip(found, rng)
     train = [path for path in sorted((found.root / "train").rglob("*.jpg")) if path.parent.name != FRAMED]
@@ -64,7 +64,7 @@ def faults(tmp_path_factory) -> Faults:
 
 @pytest.fixture(scope="module")
 def answer(faults, tmp_path_factory):
-    """What `pergola validate` says, with pretrained weights."""
+    """The JSON output of `pergola validate` with pretrained weights."""
     work = tmp_path_factory.mktemp("answer")
     arguments = ("--relabel", work / "relabel.csv", "--set", f"model.weights={WEIGHTS}")
     return pergola_json("validate", faults.root, "--workspace", work / "work", *arguments)
@@ -131,7 +131,7 @@ def test_clean_leaves_raise_nothing_critical(tmp_path):
     assert {finding["severity"] for finding in answer["findings"]} <= {"info"}, json.dumps(answer["findings"])
 
 
-def _two_parts(root: Path) -> None:
+def _two_splits(root: Path) -> None:
     for number, path in enumerate(sorted(LEAVES.rglob("*.jpg"))):
         part = "test" if number % 7 == 0 else "train"
         target = root / part / path.parent.name / path.name
@@ -144,14 +144,14 @@ def _frame_and_reduce(root: Path, rng: np.random.Generator) -> None:
         pixels = np.asarray(Image.open(path).convert("RGB")).copy()
         pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:] = ((30, 60, 220),) * 4
         path.write_bytes(jpeg(pixels, quality=90))
-    for part in ("train", "test"):
-        files = sorted((root / part / REDUCED).glob("*.jpg"))
+    for split in ("train", "test"):
+        files = sorted((root / split / REDUCED).glob("*.jpg"))
         for place in rng.permutation(len(files))[max(1, round(len(files) / 10)) :]:
             files[place].unlink()
 
 
 def _flip(found: Faults, rng: np.random.Generator) -> None:
-    """5% of all files go to the folder of another class of the same part."""
+    """5% of all files go to the folder of another class of the same split."""
     classes = sorted(folder.name for folder in (found.root / "train").iterdir())
     files = sorted(found.root.rglob("*.jpg"))
     for place in rng.choice(len(files), round(0.05 * len(files)), replace=False):

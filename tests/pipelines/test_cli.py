@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pergola.pipelines.commands import cli
 from tests.support import images
 
 HEAVY = (
@@ -40,11 +42,27 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_help_lists_each_command_in_one_section_with_a_whole_sentence():
+    result = CliRunner().invoke(cli.pergola, ["--help"])
+    listed = [name for names in cli.SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(cli.pergola.commands)
+    sections = result.output.split("Options:")[1].split("\n\n")[1:]
+    assert [section.splitlines()[0] for section in sections] == [f"{name}:" for name in cli.SECTIONS]
+    lines = [line for section in sections for line in section.splitlines()[1:]]
+    assert [line.split()[0] for line in lines] == listed
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize("name", sorted(cli.pergola.commands))
+def test_help_of_each_command_has_an_example(name):
+    result = CliRunner().invoke(cli.pergola, [name, "--help"])
+    assert result.exit_code == 0 and f"  pergola {name} " in f"{result.output} ".replace("\n", " \n")
+
+
 @pytest.mark.parametrize("command", ["run", "validate", "serve", "predict", "versions", "config"])
-def test_every_command_teaches(command):
-    done = pergola(command, "--help")
-    assert done.returncode == 0
-    assert all(option in done.stdout for option in ("--workspace", "--config", "--set", "--json"))
+def test_common_options_are_in_the_help(command):
+    result = CliRunner().invoke(cli.pergola, [command, "--help"])
+    assert all(option in result.output for option in ("--workspace", "--config", "--set", "--json"))
 
 
 def test_config_prints_what_it_takes_back(tmp_path):
@@ -65,7 +83,7 @@ def test_config_prints_what_it_takes_back(tmp_path):
         (["--set", "train.epoch=7"], "unknown key 'epoch'. Did you mean 'epochs'?"),
         (["--set", "trian.epochs=7"], "unknown section 'trian'. Did you mean 'train'?"),
         (["--set", "train.epochs=many"], "epochs: expected a whole number, got 'many'"),
-        (["--set", "epochs"], "--set wants section.key=value, got 'epochs'"),
+        (["--set", "epochs"], "--set expects section.key=value, got 'epochs'"),
         (["--config", "absent.toml"], "absent.toml does not exist"),
     ],
 )

@@ -13,7 +13,7 @@ from pergola.components.errors import InputError
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.expectations import act
 from pergola.pipelines.local import run
-from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.local.progress import SilentDisplay
 from tests.support.images import write_folder
 
 
@@ -23,41 +23,41 @@ def first(tmp_path_factory) -> Path:
 
 
 def done(action: str, dataset: Path, work: Path, file: Path, fail_on: str = "critical"):
-    return act(action, dataset, file, config.load(), Workspace(work), show=Quiet(), fail_on=fail_on)
+    return act(action, dataset, file, config.load(), Workspace(work), show=SilentDisplay(), fail_on=fail_on)
 
 
 def test_expectations_go_from_a_first_data_set_to_a_later_one(first, tmp_path):
     file = tmp_path / "expectations.toml"
-    assert "9 images" not in done("infer", first, tmp_path / "w", file).words
-    with pytest.raises(InputError, match="is there already and may hold a person's decisions"):
+    assert "9 images" not in done("infer", first, tmp_path / "w", file).text
+    with pytest.raises(InputError, match="already exists and may have been edited"):
         done("infer", first, tmp_path / "w", file)
     same = done("check", first, tmp_path / "w", file)
-    assert (same.status, same.json["met"]) == (0, True) and "The data meets the expectations" in same.words
-    assert "No difference" in done("diff", first, tmp_path / "w", file).words
+    assert (same.status, same.json["met"]) == (0, True) and "The data set meets the expectations" in same.text
+    assert "No significant difference" in done("diff", first, tmp_path / "w", file).text
     later = tmp_path / "later"
     shutil.copytree(first, later)
     shutil.copytree(
         write_folder(tmp_path / "new", classes=1, per_class=25, seed=9) / "class_0", later / "class_new"
     )
     wrong = done("check", later, tmp_path / "w", file)
-    assert wrong.status == 3 and not wrong.json["met"] and "'class_new: 25'" in wrong.words
+    assert wrong.status == 3 and not wrong.json["met"] and "'class_new: 25'" in wrong.text
     assert "class_new" in Path(wrong.json["page"]).read_text()
-    assert "class class_new" in done("diff", later, tmp_path / "w", file).words
+    assert "class class_new" in done("diff", later, tmp_path / "w", file).text
 
 
 def test_expectations_say_what_cannot_be(first, tmp_path):
     with pytest.raises(InputError, match=r"none\.toml' cannot be read"):
         done("check", first, tmp_path / "w", tmp_path / "none.toml")
     few = write_folder(tmp_path / "few", classes=2, per_class=3)
-    with pytest.raises(InputError, match="has 6 images that can be read, too few"):
+    with pytest.raises(InputError, match="has 6 readable images, too few"):
         done("infer", few, tmp_path / "w", tmp_path / "e.toml")
     assert not (tmp_path / "e.toml").exists()
 
 
 def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
     workspace, file = Workspace(tmp_path / "w"), tmp_path / "relabel.csv"
-    result = run.validate(first, config.load(), workspace, show=Quiet(), relabel=file)
-    assert result.relabel == str(file) and "Labels by how suspicious" in result.words()
+    result = run.validate(first, config.load(), workspace, show=SilentDisplay(), relabel=file)
+    assert result.relabel == str(file) and "Labels, most suspicious first" in result.summary()
     with open(file, newline="", encoding="utf-8") as opened:
         rows = list(csv.DictReader(opened))
     rows[0]["new_label"], rows[1]["new_label"] = "(remove)", rows[1]["label"]
@@ -66,11 +66,11 @@ def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     with pytest.raises(InputError, match="may hold corrections"):
-        run.validate(first, config.load(), workspace, show=Quiet(), relabel=file)
+        run.validate(first, config.load(), workspace, show=SilentDisplay(), relabel=file)
     settings = config.load(None, [f"scan.relabel={file}"])
-    again = run.validate(first, settings, workspace, show=Quiet())
+    again = run.validate(first, settings, workspace, show=SilentDisplay())
     assert again.counts["quarantined"] == {"taken_out": 1}
     listed = Path(again.relabel).read_text()
     assert rows[0]["id"] not in listed and rows[1]["id"] not in listed and rows[2]["id"] in listed
-    with run.prepared(first, settings, workspace, Quiet()) as engine:  # an experiment has no run
+    with run.prepared(first, settings, workspace, SilentDisplay()) as engine:  # an experiment has no run
         assert not engine.output("shards").reused

@@ -30,8 +30,8 @@ def sent(tmp_path_factory) -> Path:
     """Images that were sent: even ones are dark, odd ones bright, and 11 is as dark as 10."""
     folder = tmp_path_factory.mktemp("sent")
     for number in range(NUM):
-        (folder / f"{number}.png").write_bytes(released.image(number))
-    (folder / "11.png").write_bytes(released.image(10))
+        (folder / f"{number}.png").write_bytes(released.image_of(number))
+    (folder / "11.png").write_bytes(released.image_of(10))
     return folder
 
 
@@ -45,14 +45,14 @@ def asked(tmp_path_factory, sent) -> Workspace:
 
 
 @pytest.fixture
-def place(asked, tmp_path) -> front.Place:
+def store(asked, tmp_path) -> front.FeedbackStore:
     """Fresh feedback on the one log."""
     log = asked.request_log(released.MODEL)
     workspace = Workspace(tmp_path / "work")
     workspace.create()
     (workspace.models / released.MODEL).parent.mkdir(exist_ok=True)
     (workspace.models / released.MODEL).symlink_to(asked.models / released.MODEL)
-    return front.Place.of(workspace, None, log)
+    return front.FeedbackStore.of(workspace, None, log)
 
 
 def listed(path: Path, *rows: str, header: str = "image,label") -> Path:
@@ -65,8 +65,8 @@ def every(sent: Path) -> list[str]:
     return [*rows, "11.png,bright"]
 
 
-def test_feedback_gives_live_accuracy_and_counts_a_image_once(place, sent):
-    found = front.take(place, listed(sent / "all.csv", *every(sent)))
+def test_feedback_gives_live_accuracy_and_counts_an_image_once(store, sent):
+    found = front.add_labels(store, listed(sent / "all.csv", *every(sent)))
     assert (found.taken, found.known, found.unmatched, found.num_images) == (11, 0, (), 11)
     (live,) = found.versions
     assert (live.version, live.num_images, live.num_right) == (1, 11, 10)
@@ -74,31 +74,31 @@ def test_feedback_gives_live_accuracy_and_counts_a_image_once(place, sent):
     assert {one.label: (one.num_right, one.num_images) for one in live.classes} == {
         "bright": (5, 6), "dark": (5, 5)}  # fmt: skip
     assert found.tested[1] > 0.9
-    again = front.take(place, sent / "all.csv")
+    again = front.add_labels(store, sent / "all.csv")
     assert (again.taken, again.known, again.num_images) == (0, 11, 11)
-    assert again.versions == found.versions == front.feedback(place).versions
+    assert again.versions == found.versions == front.feedback(store).versions
 
 
-def test_feedback_takes_ids_and_says_what_is_not_in_the_log(place, sent):
+def test_feedback_takes_ids_and_reports_what_is_not_in_the_log(store, sent):
     id = hashlib.sha256((sent / "2.png").read_bytes()).hexdigest()
     path = listed(sent / "ids.csv", f"{id};dark", f"{'0' * 64};bright", f"{'1' * 64};", header="id;label")
-    found = front.take(place, path)
+    found = front.add_labels(store, path)
     assert (found.taken, found.unmatched) == (1, ("0" * 64,))
-    with pytest.raises(InputError, match=r"None of the 1 labelled images in .* is like a logged request"):
-        front.take(place, listed(sent / "none.csv", f"{'0' * 64},bright", header="id,label"))
+    with pytest.raises(InputError, match=r"None of the 1 labelled images in .* matches a logged request"):
+        front.add_labels(store, listed(sent / "none.csv", f"{'0' * 64},bright", header="id,label"))
 
 
-def test_feedback_refuses_conflicts_as_a_whole(place, sent):
+def test_feedback_refuses_conflicts_as_a_whole(store, sent):
     both = listed(sent / "both.csv", "1.png,bright", "0.png,dark", "1.png,dark")
     with pytest.raises(InputError, match=r"1\.png is 'bright' in line 2 and 'dark' in line 4"):
-        front.take(place, both)
-    assert front.feedback(place).num_images == 0
-    front.take(place, listed(sent / "one.csv", "1.png,bright"))
+        front.add_labels(store, both)
+    assert front.feedback(store).num_images == 0
+    front.add_labels(store, listed(sent / "one.csv", "1.png,bright"))
     other = listed(sent / "other.csv", "1.png,dark", "0.png,dark")
     with pytest.raises(InputError, match=r"1 images have another label .* 'dark', was 'bright'"):
-        front.take(place, other)
-    assert front.feedback(place).num_images == 1
-    replaced = front.take(place, other, replace=True)
+        front.add_labels(store, other)
+    assert front.feedback(store).num_images == 1
+    replaced = front.add_labels(store, other, replace=True)
     assert (replaced.num_images, replaced.taken, replaced.versions[0].num_right) == (2, 2, 1)
 
 
@@ -113,21 +113,21 @@ def test_feedback_refuses_conflicts_as_a_whole(place, sent):
         ("image,label", ",dark", "has no image"),
     ],
 )
-def test_feedback_refuses_a_list_that_cannot_be_used(place, sent, header, row, error):
+def test_feedback_refuses_a_list_that_cannot_be_used(store, sent, header, row, error):
     with pytest.raises(InputError, match=error):
-        front.take(place, listed(sent / "bad.csv", row, header=header))
-    assert front.feedback(place).num_images == 0
+        front.add_labels(store, listed(sent / "bad.csv", row, header=header))
+    assert front.feedback(store).num_images == 0
 
 
-def test_a_class_that_is_really_new_can_be_named(place, sent):
+def test_a_class_that_is_really_new_can_be_named(store, sent):
     path = listed(sent / "new.csv", "1.png,striped")
-    found = front.take(place, path, new_classes=["striped"])
+    found = front.add_labels(store, path, new_classes=["striped"])
     assert (found.versions[0].classes[0].label, found.versions[0].num_right) == ("striped", 0)
 
 
-def test_asking_for_labels_tells_the_command_that_takes_them(asked, tmp_path):
+def test_sample_prints_the_command_that_adds_the_labels(asked, tmp_path):
     todo = tmp_path / "todo"
-    command = ["feedback", "--ask", str(todo), "--count", "1", "--workspace", str(asked.root)]
+    command = ["feedback", "--sample", str(todo), "--count", "1", "--workspace", str(asked.root)]
     result = CliRunner().invoke(pergola, command)
     assert result.exit_code == 0, result.stderr
     first, second = result.stdout.splitlines()
@@ -135,53 +135,53 @@ def test_asking_for_labels_tells_the_command_that_takes_them(asked, tmp_path):
     assert second.split() == ["pergola", "feedback", f"{todo}/labels.csv", "--workspace", str(asked.root)]
 
 
-def test_ask_draws_images_to_label_and_takes_the_list_back(place, sent, tmp_path):
-    front.take(place, listed(sent / "one.csv", "1.png,bright"))
-    assert front.ask(place, tmp_path / "todo", 6) == 6
+def test_sample_writes_images_to_label_and_reads_the_list_back(store, sent, tmp_path):
+    front.add_labels(store, listed(sent / "one.csv", "1.png,bright"))
+    assert front.sample(store, tmp_path / "todo", 6) == 6
     path = tmp_path / "todo" / front.LIST
     text = path.read_text()
     assert len(list((tmp_path / "todo" / "images").iterdir())) == 6 and "images/" in text
-    with pytest.raises(InputError, match="may hold somebody's work"):
-        front.ask(place, tmp_path / "todo", 6)
+    with pytest.raises(InputError, match="may hold labels"):
+        front.sample(store, tmp_path / "todo", 6)
     path.write_text(text.replace(",,", ",dark,"))
-    assert front.take(place, path).num_images == 7
-    assert front.ask(place, tmp_path / "rest", 100) == 4
+    assert front.add_labels(store, path).num_images == 7
+    assert front.sample(store, tmp_path / "rest", 100) == 4
 
 
-def test_labelled_images_join_the_next_data_set(place, sent, tmp_path):
+def test_labelled_images_join_the_next_data_set(store, sent, tmp_path):
     from tests.support.images import write_folder
 
-    found = front.take(place, listed(sent / "all.csv", *every(sent)))
+    found = front.add_labels(store, listed(sent / "all.csv", *every(sent)))
     dataset = write_folder(tmp_path / "dataset", classes=2, per_class=3)
     source = open_source(dataset, ScanSettings(also=found.data_set), tmp_path / "scratch")
     entries = list(source.entries())
     assert len(entries) == 6 + 11 and [e.path for e in entries] == sorted(e.path for e in entries)
     also = [entry for entry in entries if entry.path.startswith("also:")]
     assert {entry.label for entry in also} == {"dark", "bright"}
-    wanted = {released.image(number) for number in range(NUM)} | {released.image(10)}
+    wanted = {released.image_of(number) for number in range(NUM)} | {released.image_of(10)}
     assert {source.read(entry.path) for entry in also} == wanted
     assert source.read("class_0/000.png") == (dataset / "class_0" / "000.png").read_bytes()
     (dataset / "also:x").mkdir()
-    (dataset / "also:x" / "1.png").write_bytes(released.image(1))
+    (dataset / "also:x" / "1.png").write_bytes(released.image_of(1))
     with pytest.raises(InputError, match="rename it"):
         list(open_source(dataset, ScanSettings(also=found.data_set), tmp_path / "scratch").entries())
 
 
-def test_export_copies_into_a_folder_a_class_once(place, sent, tmp_path):
-    front.take(place, listed(sent / "all.csv", *every(sent)))
-    assert front.export(place, tmp_path / "out") == 11
+def test_export_copies_into_a_folder_a_class_once(store, sent, tmp_path):
+    front.add_labels(store, listed(sent / "all.csv", *every(sent)))
+    assert front.export(store, tmp_path / "out") == 11
     assert len(list((tmp_path / "out" / "dark").glob("*.png"))) == 5
-    assert front.export(place, tmp_path / "out") == 0
+    assert front.export(store, tmp_path / "out") == 0
 
 
-def test_feedback_command_answers_in_words_and_json(place, sent):
+def test_feedback_command_prints_text_and_json(store, sent):
     path = listed(sent / "all.csv", *every(sent))
-    options = ["--workspace", str(place.workspace.root)]
-    done = CliRunner().invoke(pergola, ["feedback", str(path), "--log", place.log, *options])
-    assert done.exit_code == 0 and "version 1: 90.9% (62.3% to 98.4%) of 11" in done.output
-    told = CliRunner().invoke(pergola, ["feedback", "--json", *options])
-    assert json.loads(told.stdout)["num_images"] == 11
-    both = CliRunner().invoke(pergola, ["feedback", str(path), "--ask", "x", *options])
+    options = ["--workspace", str(store.workspace.root)]
+    done = CliRunner().invoke(pergola, ["feedback", str(path), "--log", store.log, *options])
+    assert done.exit_code == 0 and "version 1: accuracy 90.9% (62.3% to 98.4%) of 11" in done.output
+    printed = CliRunner().invoke(pergola, ["feedback", "--json", *options])
+    assert json.loads(printed.stdout)["num_images"] == 11
+    both = CliRunner().invoke(pergola, ["feedback", str(path), "--sample", "x", *options])
     assert both.exit_code == 2
 
 

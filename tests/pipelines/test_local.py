@@ -23,8 +23,8 @@ from pergola.components.store.publish import notes_of, sha256_of
 from pergola.components.workspace import Workspace
 from pergola.pipelines.definition import TRAINING
 from pergola.pipelines.local import run as local
-from pergola.pipelines.local.progress import Quiet
-from pergola.pipelines.local.reproduce import Again, Like
+from pergola.pipelines.local.progress import SilentDisplay
+from pergola.pipelines.local.reproduce import OriginalVersion, Reproduction
 from pergola.pipelines.monitoring import lineage, lineage_summary, retrain
 from tests.support import images as image_files
 
@@ -33,7 +33,9 @@ SMALL = ("train.epochs=8", "model.architecture=cnn_pool", "gate.min_accuracy=0",
 
 
 def run(dataset: Path, workspace: Workspace, *changes: str, **arguments):
-    return local.run(dataset, config.load(None, (*SMALL, *changes)), workspace, show=Quiet(), **arguments)
+    return local.run(
+        dataset, config.load(None, (*SMALL, *changes)), workspace, show=SilentDisplay(), **arguments
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_unchanged_rerun_reuses_everything(first, dataset, workspace):
     again = run(dataset, workspace)
     assert set(again.reused) == set(first.seconds) - {"champion"}
     assert (again.version, again.metrics) == (1, first.metrics)
-    assert "Nothing changed" in again.words()
+    assert "Nothing changed" in again.summary()
 
 
 def test_lineage_leads_from_a_version_to_its_images_and_back(first, dataset, workspace):
@@ -128,22 +130,24 @@ def test_lineage_leads_from_a_version_to_its_images_and_back(first, dataset, wor
     by_id = lineage.of_image(workspace, table.loc[path, "id"])
     assert by_id["versions"] == [seen] and path in lineage_summary.of_image(by_id)
     assert lineage.of_image(workspace, "0" * 64)["versions"] == []
-    with pytest.raises(InputError, match=r"Nothing is known of version '7' .* with a lineage: shapes/1"):
-        lineage.place_of(workspace, "7")
-    with pytest.raises(InputError, match="is no version, such as 3"):
-        lineage.place_of(workspace, "photos/gone.png")
+    with pytest.raises(InputError, match=r"There is no record of version '7' .* with a lineage: shapes/1"):
+        lineage.provenance_folder(workspace, "7")
+    with pytest.raises(InputError, match="is neither a version, such as 3"):
+        lineage.provenance_folder(workspace, "photos/gone.png")
 
 
-def like(dataset: Path, workspace: Workspace, version: str, force: str | None = None):
-    model = Like.of(lineage.place_of(workspace, version))
-    return local.run(dataset, model.settings(), workspace, show=Quiet(), like=model, force=force)
+def reproduce(dataset: Path, workspace: Workspace, version: str, force: str | None = None):
+    model = OriginalVersion.of(lineage.provenance_folder(workspace, version))
+    return local.run(dataset, model.settings(), workspace, show=SilentDisplay(), reproduce=model, force=force)
 
 
-def test_a_version_is_made_again_and_not_released(first, dataset, workspace):
-    again = like(dataset, workspace, "shapes/1")
-    assert again.again == Again(1, "accepted", same_decision=True, same_weights=True, trained=False)
-    assert "REPRODUCED version 1: accepted as then" in again.words()
-    assert "They were not trained again" in again.words()
+def test_a_version_is_reproduced_and_not_released(first, dataset, workspace):
+    again = reproduce(dataset, workspace, "shapes/1")
+    assert again.reproduction == Reproduction(
+        1, "accepted", same_decision=True, same_weights=True, trained=False
+    )
+    assert "REPRODUCED version 1: accepted again" in again.summary()
+    assert "The model was not trained again" in again.summary()
     assert again.version is None and not {"register", "publish"} & set(again.seconds)
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
@@ -176,7 +180,7 @@ def test_costs_redo_the_export_and_not_the_training(first, dataset, workspace, t
         "register",
     }
     assert weighed.metrics["accuracy"] == first.metrics["accuracy"]
-    assert weighed.metrics["cost_saved_per_1000"] > 0 and "1,000 images cost" in weighed.words()
+    assert weighed.metrics["cost_saved_per_1000"] > 0 and "1,000 images cost" in weighed.summary()
     decision = Decision.load(_output(workspace, weighed, "gate"))
     rules = {rule.name: rule for rule in decision.rules}
     assert rules["champion_cost"].value == 0 and {"expected_cost", "latency", "size"} <= rules.keys()
@@ -200,7 +204,7 @@ def test_weights_that_cannot_be_used_are_told_before_any_work(dataset, tmp_path)
         run(dataset, Workspace(tmp_path / "work"), "model.weights=imagenet")
     settings = config.load(None, [f"model.weights={tmp_path / 'gone.h5'}"])
     with pytest.raises(InputError, match=r"gone\.h5' is no file"):
-        local.validate(dataset, settings, Workspace(tmp_path / "work"), show=Quiet())
+        local.validate(dataset, settings, Workspace(tmp_path / "work"), show=SilentDisplay())
     assert not (tmp_path / "work").exists()
 
 
@@ -230,12 +234,14 @@ def test_more_images_make_a_second_version_beside_the_champion(first, dataset, w
     assert {id: after[id] for id in before} == before
     confirmation = Confirmation.load(_output(workspace, second, "confirm"))
     assert (confirmation.version, confirmation.previous) == (2, 1)
-    with pytest.raises(InputError, match=r"not those of version 1 of 'shapes': 2 came and 0 went since"):
-        like(dataset, workspace, "1")
+    with pytest.raises(
+        InputError, match=r"not those of version 1 of 'shapes': 2 were added and 0 removed since"
+    ):
+        reproduce(dataset, workspace, "1")
     assert lineage.of_version(workspace, "2")["run"]["reason"] == answer.reason
     unchanged = again(dataset, workspace)
     assert (unchanged.trained, unchanged.run) == (False, None)
-    assert unchanged.words().startswith("Not trained. Nothing changed: images and settings are those")
+    assert unchanged.summary().startswith("Not trained. Nothing changed: images and settings are those")
     _look_that_found_drift(workspace, version=2)
     waits = again(dataset, workspace)
     assert (
@@ -249,12 +255,14 @@ def test_more_images_make_a_second_version_beside_the_champion(first, dataset, w
         and "The last check of requests found drift." in drifted.reason
     )
     assert run(dataset, workspace).version == 2
-    exported = like(dataset, workspace, "2", force="export")
-    assert exported.again == Again(2, "accepted", same_decision=True, same_weights=True, trained=False)
+    exported = reproduce(dataset, workspace, "2", force="export")
+    assert exported.reproduction == Reproduction(
+        2, "accepted", same_decision=True, same_weights=True, trained=False
+    )
 
 
 def again(dataset: Path, workspace: Workspace, *changes: str) -> retrain.RetrainResult:
-    return retrain.retrain(dataset, config.load(None, (*SMALL, *changes)), workspace, show=Quiet())
+    return retrain.retrain(dataset, config.load(None, (*SMALL, *changes)), workspace, show=SilentDisplay())
 
 
 def _look_that_found_drift(workspace: Workspace, version: int) -> None:
@@ -275,7 +283,7 @@ def test_critical_findings_stop_the_run_and_ship_nothing(tmp_path):
 
 
 def test_validate_looks_and_does_nothing_else(dataset, tmp_path):
-    found = local.validate(dataset, config.Settings(), Workspace(tmp_path / "work"), show=Quiet())
+    found = local.validate(dataset, config.Settings(), Workspace(tmp_path / "work"), show=SilentDisplay())
     assert found.ok and Path(found.page).is_file()
     assert not list((tmp_path / "work" / "runs").iterdir())
 

@@ -61,12 +61,12 @@ def test_release_walks_from_stable_over_canary_to_promotion_and_back(typed, stor
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("release stable", "wants a version"),
+        ("release stable", "needs a version"),
         ("release stable 9", "no version 9"),
-        ("release canary 2 --share lots", "wants a percentage"),
-        ("release canary 2", "wants a share"),
-        ("release canary 2 --share 10% --route model-server", "--route wants NAMESPACE/NAME"),
-        ("release stable 2 --share 10%", "--share belongs to canary"),
+        ("release canary 2 --share lots", "expects a percentage"),
+        ("release canary 2", "needs a share"),
+        ("release canary 2 --share 10% --route model-server", "--route expects NAMESPACE/NAME"),
+        ("release stable 2 --share 10%", "--share applies to canary"),
         ("release promote 3", "promote takes no version, got 3"),
         ("release status 3", "status takes no version, got 3"),
         ("release promote", "no canary"),
@@ -98,7 +98,7 @@ def test_a_broken_record_is_written_anew_by_naming_the_stable_version(typed, sto
             typed(line)
     assert typed("release stable 2").output == "leaves: stable 2. Published: 1, 2, 3.\n"
     record.write_text('{"schema": "Release/2"}')  # of a later pergola, which is nobody's to overwrite
-    with pytest.raises(InputError, match="no release record of this version of pergola"):
+    with pytest.raises(InputError, match="not a release record of this version of pergola"):
         typed("release stable 3")
 
 
@@ -138,7 +138,7 @@ def test_push_copies_a_version_to_another_store(typed, store, tmp_path):
 
 def test_release_wants_a_model_when_there_are_several(typed, store, tmp_path):
     store.put(tmp_path / "model-1", "plants", 1)
-    with pytest.raises(InputError, match=r"holds 2 models \(leaves, plants\)"):
+    with pytest.raises(InputError, match=r"has 2 models \(leaves, plants\)"):
         typed("release stable 1")
     assert "plants: stable 1" in typed("release stable 1 --model plants").output
 
@@ -158,7 +158,7 @@ def test_sync_once_says_when_nothing_is_released(typed, store, tmp_path):
 
 
 def test_sync_refuses_half_of_what_tls_needs(typed, store, tmp_path):
-    with pytest.raises(InputError, match="belong together"):
+    with pytest.raises(InputError, match="must be given together"):
         typed(f"sync {store.uri} {tmp_path / 'served'} --once --certificates {tmp_path}")
 
 
@@ -182,7 +182,7 @@ def test_the_champion_alias_follows_stable(typed, store, tmp_path):
 def test_a_registry_that_is_away_is_told_after_the_record_is_written(typed, store, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(
-        StepError, match=r"champion is not\. No MLflow answers at http://127.0.0.1:9: .*refused\."
+        StepError, match=r"champion was not\. No MLflow answers at http://127.0.0.1:9: .*refused\."
     ):
         typed("release stable 2 --tracking http://127.0.0.1:9")
     assert store.release("leaves").stable == 2
@@ -232,7 +232,7 @@ needs_kustomize = pytest.mark.skipif(
 def test_deploy_applies_an_overlay_and_waits(cluster, overlay):
     output = deploy(f"{overlay} --timeout 20")
     assert "Deployment/model-server applied" in output
-    assert "Everything runs." in output
+    assert "All workloads are ready." in output
     answer = json.loads(deploy(f"{overlay} --timeout 0 --json"))
     assert answer == {
         "objects": ["Namespace/pergola", "Deployment/model-server"], "dry_run": False, "runs": False,
@@ -271,7 +271,7 @@ def test_release_canary_moves_the_weights_of_a_route(cluster, typed):
     typed("release canary 2 --share 10% --route pergola/model-server")
     weights = [b["weight"] for b in cluster.objects[path]["spec"]["rules"][0]["backendRefs"]]
     assert weights == [900, 100]
-    with pytest.raises(StepError, match="The release record is written, the route is not"):
+    with pytest.raises(StepError, match="The release record was written, but the route was not"):
         typed("release promote --route pergola/absent")
 
 
@@ -344,9 +344,12 @@ def test_promote_watch_changes_nothing_when_it_cannot_tell(typed, store, monitor
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("release status --watch", "belongs to promote"),
-        ("release promote --watch", "wants --stable-at and --canary-at"),
-        ("release promote --watch --stable-at http://a --canary-at http://b --golden x", "belong together"),
+        ("release status --watch", "applies to promote"),
+        ("release promote --watch", "needs --stable-at and --canary-at"),
+        (
+            "release promote --watch --stable-at http://a --canary-at http://b --golden x",
+            "must be given together",
+        ),
     ],
 )
 def test_promote_watch_says_what_it_wants(typed, line, message):

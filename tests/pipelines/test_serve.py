@@ -14,7 +14,7 @@ import pytest
 from pergola.components.errors import InputError
 from pergola.components.store.publish import publish
 from pergola.components.workspace import Workspace
-from pergola.pipelines.commands.serve import Listen, models_config, serve
+from pergola.pipelines.commands.serve import Ports, models_config, serve
 from tests.support import models
 from tests.support.command import pergola, serving
 
@@ -50,19 +50,19 @@ def test_serve_refuses_a_port_in_use(workspace):
 
 def test_serve_refuses_an_unknown_model(workspace):
     (workspace.models / "leaves").mkdir()
-    with pytest.raises(InputError, match=r"No model 'leavs' in .* Did you mean 'leaves'\?"):
-        serve(workspace, Listen(0, 0), model="leavs", say=print)
+    with pytest.raises(InputError, match=r"There is no model 'leavs' in .* Did you mean 'leaves'\?"):
+        serve(workspace, Ports(0, 0), model="leavs", report=print)
 
 
-def test_serve_real_wants_the_stock_server(workspace):
+def test_serve_stock_server_must_be_installed(workspace):
     if shutil.which("tensorflow_model_server"):
         pytest.skip("the stock server is here")
-    with pytest.raises(InputError, match="--real wants tensorflow_model_server on the PATH"):
-        serve(workspace, Listen(0, 0), real=True, say=print)
+    with pytest.raises(InputError, match="--stock-server needs tensorflow_model_server on the PATH"):
+        serve(workspace, Ports(0, 0), stock_server=True, report=print)
 
 
 @pytest.mark.slow
-def test_serve_real_runs_what_is_called_like_the_stock_server(workspace, tmp_path, monkeypatch):
+def test_serve_stock_server_runs_the_program_of_that_name(workspace, tmp_path, monkeypatch):
     """With flags that the stock server has: ours stands in where there is none."""
     if not shutil.which("tensorflow_model_server"):
         (tmp_path / "bin").mkdir()
@@ -70,7 +70,7 @@ def test_serve_real_runs_what_is_called_like_the_stock_server(workspace, tmp_pat
         (tmp_path / "bin" / "tensorflow_model_server").symlink_to(ours)
         monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     publish(models.half_plus_two(tmp_path / "model"), workspace.models, "half", 3)
-    with serving(workspace.root, "--real") as place:
+    with serving(workspace.root, "--stock-server") as place:
         assert _predict_when_ready(place["rest"], "half") == [2.5]
     assert "unknown argument" not in (workspace.root / "serve.log").read_text()
 
@@ -86,7 +86,7 @@ def test_models_config_is_read_by_the_server(tmp_path):
     ]
 
 
-def test_models_config_says_which_requests_are_kept(tmp_path):
+def test_models_config_contains_which_requests_are_logged(tmp_path):
     from pergola.serving.server.config.model_config import read_models
 
     text = models_config(["a"], tmp_path, log=lambda name: f"/logs/{name}/log", share=0.25)

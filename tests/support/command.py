@@ -1,4 +1,4 @@
-"""The pergola command as a person uses it: in a process of its own."""
+"""The pergola command in a process of its own, as from a shell."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ COMMAND = (sys.executable, "-m", "pergola.pipelines.commands.cli")
 
 
 def pergola(*arguments: object, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command until it exits."""
     return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout_s)
 
 
 def pergola_json(*arguments: object, timeout_s: float = 900) -> Any:
-    """What a command answers with --json; it must end well."""
+    """The JSON output of a command, which must succeed."""
     done = pergola(*arguments, "--json", timeout_s=timeout_s)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -43,7 +43,7 @@ def kill_when(arguments: tuple[object, ...], is_time: Callable[[], bool], timeou
 
 @contextmanager
 def serving(workspace: Path, *flags: str, timeout_s: float = 120) -> Iterator[dict[str, Any]]:
-    """`pergola serve` on free ports; gives what serve.json says. Stopped by SIGTERM, and must end with 0."""
+    """`pergola serve` on free ports; gives the content of serve.json. SIGTERM must stop it with 0."""
     arguments = ["serve", "--workspace", str(workspace), "--port", "0", "--rest-port", "0", *flags]
     process = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -52,10 +52,10 @@ def serving(workspace: Path, *flags: str, timeout_s: float = 120) -> Iterator[di
     ends = time.monotonic() + timeout_s
     try:
         while not place.exists():
-            assert process.poll() is None and time.monotonic() < ends, "the server did not come up"
+            assert process.poll() is None and time.monotonic() < ends, "the server did not start"
             time.sleep(0.1)
         yield json.loads(place.read_text())
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 0, messages

@@ -13,7 +13,7 @@ LEAVES = Path("../shared/data/leaves")
 
 @dataclass(frozen=True)
 class Images:
-    """Rows that belong together."""
+    """Images with their metadata; row i of each field is image i."""
 
     embeddings: np.ndarray  # float32 (N, D)
     ids: list[str]
@@ -22,7 +22,7 @@ class Images:
 
 
 def flipped(labels: list[str], share: float, *, seed: int) -> tuple[list[str], list[int]]:
-    """Labels with a share of them changed to another class, and the places that were changed."""
+    """Labels with a share of them changed to another class, and the indices of those."""
     rng = np.random.default_rng(seed)
     classes = sorted(set(labels))
     places = rng.choice(len(labels), round(share * len(labels)), replace=False)

@@ -44,7 +44,7 @@ def workspace(root: Path, num_images: int = 80) -> Workspace:
 
 
 def wait_for_log(workspace: Workspace, count: int, timeout_s: float = 20) -> None:
-    """Until so many images are in the log, which a server writes a moment later."""
+    """Until the log, which a server writes with a delay, has `count` images."""
     ends = time.monotonic() + timeout_s
     while True:
         try:
@@ -53,12 +53,12 @@ def wait_for_log(workspace: Workspace, count: int, timeout_s: float = 20) -> Non
                 return
         except ValueError:
             pass
-        assert time.monotonic() < ends, "the requests never came to the log"
+        assert time.monotonic() < ends, "the requests did not arrive in the log"
         time.sleep(0.1)
 
 
 def write_log(workspace: Workspace, images: list[bytes], at_s: int = 1_800_000_000) -> None:
-    """What a server would have kept of these requests to version 1, a second apart."""
+    """The log that a server would write for these requests to version 1, a second apart."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 

@@ -53,7 +53,7 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
         (("compile", "-o", "a.json"), "wants to end with .yaml"),
         (("compile", "--set", "train.epoch=4"), "Did you mean 'epochs'"),
         (("compile", "--cluster", "none.toml"), "none.toml cannot be read"),
-        (("submit", "--package", "p.yaml", "--param", "gpus"), "--param wants NAME=VALUE"),
+        (("submit", "--package", "p.yaml", "--param", "gpus"), "--param must be NAME=VALUE"),
         (("submit", "--package", "p.yaml", "--uploaded", "x"), "exclude each other"),
         (("submit", "--uploaded", "x"), "no pipeline 'x'"),
         (("submit", "--model", "leaves"), "DATASET, the path of the images as pods see it, is missing"),

@@ -23,7 +23,7 @@ from pergola.components.workspace import Workspace
 from pergola.pipelines.kubeflow import compiled
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from pergola.pipelines.local import run
-from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.local.progress import SilentDisplay
 from pergola.serving.client.client import Client
 from tests.pipelines.kubeflow.test_parity import (
     EQUAL,
@@ -118,7 +118,7 @@ def run_in_containers(root, out, **parameters):
 def here(dataset, tmp_path_factory):
     """The same photographs by the local front."""
     workspace = Workspace(tmp_path_factory.mktemp("here") / "work")
-    result = run.run(dataset, settings.load(None, OVERRIDES), workspace, show=Quiet())
+    result = run.run(dataset, settings.load(None, OVERRIDES), workspace, show=SilentDisplay())
     return workspace, result
 
 

@@ -23,7 +23,7 @@ from pergola.components.workspace import Workspace
 from pergola.pipelines.kubeflow import compiled
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from pergola.pipelines.local import run
-from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.local.progress import SilentDisplay
 from tests.support.images import write_folder
 
 QUICK = ("train.epochs=12", "train.batch_size=16", "train.precision=float32", "smoke_test.rounds=1",
@@ -92,7 +92,7 @@ def ran(dataset, there):
 @pytest.fixture(scope="module")
 def here(dataset, tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("here") / "work")
-    result = run.run(dataset, config.load(None, QUICK), workspace, show=Quiet())
+    result = run.run(dataset, config.load(None, QUICK), workspace, show=SilentDisplay())
     return workspace, result
 
 

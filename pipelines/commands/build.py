@@ -1,0 +1,162 @@
+"""The commands that make a model from a data set: run, validate, expectations, versions, config.
+
+`register` adds them to the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pergola.components.errors import InputError
+from pergola.pipelines.commands.command import (
+    PATH,
+    CommandResult,
+    CommonOptions,
+    command_line,
+    display,
+    with_options,
+)
+
+
+def register(group: click.Group) -> None:
+    """Add the commands to `group`."""
+    for command in (run, validate, expectations, versions, config):
+        group.add_command(command)
+
+
+@with_options
+@click.argument("dataset", type=PATH, required=False)
+@click.option("--force", metavar="STEP", help="Redo this step and all later ones, even if nothing changed.")
+@click.option("--reproduce", metavar="VERSION",
+              help="Repeat the run of a version and compare. Nothing is released.")  # fmt: skip
+def run(
+    options: CommonOptions, dataset: Path | None, force: str | None, reproduce: str | None
+) -> dict[str, Any] | CommandResult:
+    """Train, test and release a classifier from DATASET.
+
+    \b
+    pergola run leaves/
+    pergola run leaves.zip --set train.epochs=20 --workspace work
+    pergola run leaves/ --force train --json
+    pergola run --reproduce 3
+
+    Steps whose inputs, settings and code did not change are reused; an interrupted run continues where it
+    stopped. --reproduce takes the settings and, unless given, DATASET from a version, checks that the images
+    are the same, and exits with status 1 if the decision differs.
+    """
+    from pergola.pipelines.local import run as local
+    from pergola.pipelines.local.reproduce import OriginalVersion
+    from pergola.pipelines.monitoring.lineage import provenance_folder
+
+    workspace = options.open_workspace()
+    settings, original = options.settings(), None
+    if reproduce is not None:
+        if options.config or options.overrides:
+            raise InputError(
+                "--reproduce uses the settings of the version and cannot be combined with --config or --set. "
+                "Leave them out."
+            )
+        original = OriginalVersion.of(provenance_folder(workspace, reproduce))
+        settings, dataset = original.settings(), dataset or Path(original.origin.source)
+    if dataset is None:
+        raise InputError(
+            "DATASET is missing. Give a folder of images, a list or an archive: pergola run leaves/"
+        )
+    result = local.run(
+        dataset, settings, workspace, force=force, show=display(), command=command_line(), reproduce=original
+    )
+    if not options.json:
+        click.echo(result.summary())
+    differs = result.reproduction is not None and not result.reproduction.same_decision
+    return CommandResult(result.to_json(), 1) if differs else result.to_json()
+
+
+@with_options
+@click.argument("dataset", type=PATH)
+@click.option("--relabel", type=PATH, metavar="FILE",
+              help="Write a list of suspicious labels to FILE, to be corrected.")  # fmt: skip
+def validate(options: CommonOptions, dataset: Path, relabel: Path | None) -> dict[str, Any]:
+    """Check DATASET for bad images, labels and leaks.
+
+    Prints the findings and the path of a page that shows the images. The exit status is 0 even with critical
+    findings; in the JSON, `ok` is false then.
+
+    \b
+    pergola validate leaves/
+    pergola validate leaves/ --relabel relabel.csv     list labels, most suspicious first
+    …  write the right class, or (remove), into the last column
+    pergola run leaves/ --set scan.relabel=relabel.csv
+    """
+    from pergola.pipelines.local import run as local
+
+    settings, workspace = options.settings(), options.open_workspace()
+    result = local.validate(dataset, settings, workspace, show=display(), relabel=relabel)
+    if not options.json:
+        click.echo(result.summary())
+    return result.to_json()
+
+
+@with_options
+@click.argument("action", type=click.Choice(["infer", "diff", "check"]))
+@click.argument("dataset", type=PATH)
+@click.option("--file", type=PATH, default=Path("expectations.toml"), show_default=True,
+              help="File with the expectations.")  # fmt: skip
+@click.option("--fail-on", type=click.Choice(["critical", "warning", "info"]), default="critical",
+              show_default=True, help="check: lowest severity that fails the check.")  # fmt: skip
+def expectations(
+    options: CommonOptions, action: str, dataset: Path, file: Path, fail_on: str
+) -> CommandResult:
+    """Infer, compare and check expectations of DATASET.
+
+    \b
+    pergola expectations infer leaves/           write expectations.toml: review and commit it
+    pergola expectations diff new-leaves/        show how another data set differs
+    pergola expectations check new-leaves/       check it with Great Expectations; writes a page of images
+    pergola run DATASET --set validate.expectations=expectations.toml
+
+    Exit status of check: 0 met, 3 not met, 2 if the file or the images cannot be read.
+    """
+    from pergola.pipelines.commands import expectations as actions
+
+    result = actions.act(
+        action, dataset, file, options.settings(), options.open_workspace(), show=display(), fail_on=fail_on
+    )
+    if not options.json:
+        click.echo(result.text)
+    return CommandResult(dict(result.json), result.status)
+
+
+@with_options
+@click.option("--model", help="Only this model.")
+def versions(options: CommonOptions, model: str | None) -> dict[str, Any]:
+    """List registered and published model versions.
+
+    \b
+    pergola versions
+    pergola versions --model leaves --json
+    """
+    from pergola.pipelines.release import versions as listing
+
+    found = listing.versions(options.open_workspace(), model)
+    if not options.json:
+        click.echo(listing.table(found))
+    return found
+
+
+@with_options
+def config(options: CommonOptions) -> dict[str, Any]:
+    """Print all settings as TOML with comments.
+
+    \b
+    pergola config > pergola.toml
+    pergola run DATASET --config pergola.toml
+    """
+    from pergola.components import records, settings
+
+    found = options.settings()
+    if not options.json:
+        click.echo(settings.to_toml(found), nl=False)
+    return records.to_dict(found)
