@@ -14,7 +14,7 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
 
 from pergola.components.steps.context import ALL
-from pergola.pipelines.definition import Pipeline, Step
+from pergola.pipelines.definition import STORE, Pipeline, Step
 from pergola.pipelines.kubeflow import pod, visuals
 
 IMAGE = "pergola"  # replaced by the one asked for when a pipeline is compiled
@@ -89,8 +89,10 @@ def parameters_of(steps: Sequence[Step]) -> dict[str, str]:
         # kfp 2.17 drops parameters that only resources use when a task lies in an exit handler or a
         # condition.
         found |= {"accelerator": "str", "accelerator_count": "str"}
-    if any(step.name == "deliver" for step in steps):
-        found |= {"store": "str", "release": "bool", "asked_settings": "str"}
+    if any(STORE in step.secrets for step in steps):
+        found |= {"store": "str", "release": "bool"}
+    if any(step.releases and ALL in step.settings for step in steps):
+        found["asked_settings"] = "str"
     if any(ALL in step.settings for step in steps):
         return found | {"settings": "str"}
     return found | {f"{section}{pod.SUFFIX}": "dict" for section in sections_of(steps)}

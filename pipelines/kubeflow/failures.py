@@ -1,7 +1,7 @@
-"""Why a step of a run failed, kept in the workspace, so that the exit task can tell people.
+"""Why a step of a run failed, kept in the workspace so that the exit task can report it.
 
-Kubeflow tells an exit task only that something failed, not what was said. A pod knows its run by
-$PERGOLA_RUN_ID and the workspace by $PERGOLA_WORKSPACE; without them nothing is kept.
+Kubeflow gives an exit task the state of the run, not the error message. A pod finds its run in
+$PERGOLA_RUN_ID and the workspace in $PERGOLA_WORKSPACE; without both of them nothing is written.
 """
 
 from __future__ import annotations
@@ -13,41 +13,51 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pergola.components import records
-from pergola.components.errors import PergolaError
+from pergola.components.errors import InputError, PergolaError
 
 RUN_VARIABLE = "PERGOLA_RUN_ID"
 WORKSPACE_VARIABLE = "PERGOLA_WORKSPACE"
 
 
+class RefusedError(InputError):
+    """A step of an earlier task refused its inputs, so that this step has none."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(reason)
+        self.step = step
+
+
 @contextmanager
-def noted(step: str) -> Iterator[None]:
-    """Leave a note of an error in this block, which goes on its way."""
+def recorded(step: str) -> Iterator[None]:
+    """Record an error that leaves this block, and let it pass."""
     try:
         yield
     except Exception as error:
-        note(step, error)
+        record(step, error)
         raise
 
 
 def read(run: str, workspace: str) -> str:
-    """What was noted of a run; empty when nothing was."""
+    """Why a run failed; empty when nothing was recorded."""
     try:
         return _file(run, workspace).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
 
 
-def note(step: str, error: Exception) -> None:
-    """Keep why a step failed. Nothing happens where nobody says which run this is."""
+def record(step: str, error: Exception) -> None:
+    """Write down why a step failed, or the step before it that refused the data."""
     run, workspace = os.environ.get(RUN_VARIABLE), os.environ.get(WORKSPACE_VARIABLE)
     if not run or not workspace:
         return
+    if isinstance(error, RefusedError):
+        step = error.step
     kind = "" if isinstance(error, PergolaError) else f"{type(error).__name__}: "
-    with contextlib.suppress(OSError, ValueError):  # the step's own error is what counts
+    with contextlib.suppress(OSError, ValueError):  # must not hide the step's own error
         records.write_atomic(_file(run, workspace), f"{step} failed: {kind}{error}")
 
 
 def _file(run: str, workspace: str) -> Path:
     if Path(run).name != run:
-        raise ValueError(f"{run!r} is no run's id.")
+        raise ValueError(f"{run!r} is not the id of a run.")
     return Path(workspace) / "state" / "failures" / f"{run}.txt"

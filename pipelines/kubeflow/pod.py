@@ -1,7 +1,7 @@
-"""Steps of a pipeline as a pod runs them: one, or a group of them one after the other.
+"""Runs steps of a pipeline in a pod: one step, or a group of steps one after the other.
 
-What outlives a pod has its place in the workspace, a volume; see components/workspace.py. A component that
-components.py makes calls `run` with its own arguments; nothing here needs Kubeflow.
+A component that components.py makes calls `run` with its own arguments; nothing here needs Kubeflow. What
+outlives a pod is kept in the workspace, which is a volume, see components/workspace.py.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pergola.components import digest, records
 from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.record import Record
 from pergola.components.errors import InputError
 from pergola.components.settings import Settings, from_toml
 from pergola.components.steps.context import Context, RunInfo
@@ -25,73 +27,97 @@ from pergola.pipelines.definition import Parts, Pipeline, Step
 from pergola.pipelines.kubeflow import failures, visuals
 
 STORE_VARIABLE, TRACKING_VARIABLE = "PERGOLA_STORE", "MLFLOW_TRACKING_URI"
-REFUSED, SKIPPED = "refused.txt", "skipped.txt"  # in the folder of an artifact that was not made
-SUFFIX = "_settings"  # of a component's parameter with one section
+SKIPPED = "skipped.txt"  # in the folder of an artifact that only an accepted model has
+SUFFIX = "_settings"  # of a component's parameter that holds one section
 
 log = logging.getLogger(__name__)
 
 
-def run(place: str, steps: Sequence[str], given: Mapping[str, Any]) -> str:
-    """Run steps of the pipeline at `place`, "module:attribute"; gives the decision where one was made.
+@dataclass(frozen=True)
+class Refusal(Record):
+    """In the folders of artifacts that were not made because a step refused its inputs.
 
-    given: a component's arguments: `dataset`, `model`, `workspace`, settings as TOML in `settings` or a
-    struct a section, and artifacts by name.
+    The task itself succeeds, so that Kubeflow keeps its pages; the next task fails with the reason.
+    """
+
+    FILE: ClassVar[str] = "refused.json"
+
+    step: str
+    reason: str
+
+
+def run(place: str, steps: Sequence[str], given: Mapping[str, Any]) -> str:
+    """Run steps of the pipeline at `place`, "module:attribute". Gives the gate's verdict if it is one of them.
+
+    given: a component's arguments: `dataset`, `model`, `workspace`, the settings (as TOML in `settings`, or
+    one struct per section), and artifacts by name.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pipeline, context = _pipeline(place), context_of(given)
+    chosen = [pipeline.by_name[name] for name in steps]
     lines = ["| step | seconds | result |", "|---|---|---|"]
-    refusal = ""
-    for name in steps:
-        step = pipeline.by_name[name]
-        out = folder_of(given[step.output].path)
-        inputs = {name: Path(given[name].path) for name in step.inputs}
-        if refusal or not _applies(step, given):
-            records.write_atomic(
-                out / (REFUSED if refusal else SKIPPED), refusal or "the model was not accepted"
-            )
-            continue
+    refusal: Refusal | None = None
+    for step in chosen:
         begin = time.monotonic()
-        try:
-            _check_refusals(inputs)
-            _do(step, context, out, inputs)
-        except Exception as error:
-            failures.note(name, error)
-            if not (step.refuses and len(steps) > 1 and isinstance(error, InputError)):
-                raise
-            refusal = str(error)  # the next task fails with it: this one has pages to show
-            records.write_atomic(out / REFUSED, refusal)
-            continue
+        result, refusal = _result(step, context, given, refusal, is_alone=len(chosen) == 1)
         seconds = time.monotonic() - begin
-        summary = step.describe(out).split("\n")[0]
-        log.info("step=%s seconds=%.1f %s", name, seconds, summary)
-        lines.append(f"| {name} | {seconds:.1f} | {visuals.cell(summary)} |")
-        visuals.show(name, out, given)
+        log.info("step=%s seconds=%.1f %s", step.name, seconds, result)
+        lines.append(f"| {step.name} | {seconds:.1f} | {visuals.cell(result)} |")
     if "steps" in given:
         Path(given["steps"].path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return _verdict(given) if "gate" in steps else ""
+    return _verdict(given) if any(step.output == "decision" for step in chosen) else ""
 
 
 def run_part(place: str, name: str, given: Mapping[str, Any]) -> None:
-    """One of several parts of a step's work, as `index` and `count` say."""
+    """Run one part of a step's work: part `index` of `count`."""
     step = _pipeline(place).by_name[name]
-    inputs = {name: Path(given[name].path) for name in step.inputs}
-    with failures.noted(f"{name}, part {int(given['index']) + 1}"):
-        _check_refusals(inputs)
+    inputs = _inputs(step, given)
+    with failures.recorded(f"{name}, part {int(given['index']) + 1}"):
+        check_refusals(inputs.values())
         context = step.context(context_of(given))
         _parts(step).part(context, folder_of(given["part"].path), **inputs, index=int(given["index"]),
                           count=int(given["count"]))  # fmt: skip
 
 
 def merge_parts(place: str, name: str, given: Mapping[str, Any]) -> None:
-    """All parts of a step's work -> its artifact."""
+    """Merge all parts of a step's work into its artifact."""
     step = _pipeline(place).by_name[name]
-    inputs = {name: Path(given[name].path) for name in step.inputs}
+    inputs = _inputs(step, given)
     out = folder_of(given[step.output].path)
-    with failures.noted(f"{name}, merging"):
+    with failures.recorded(f"{name}, merging"):
         _parts(step).merge(
             step.context(context_of(given)), out, [Path(p.path) for p in given["parts"]], **inputs
         )
     visuals.show(name, out, given)
+
+
+def _inputs(step: Step, given: Mapping[str, Any]) -> dict[str, Path]:
+    return {name: Path(given[name].path) for name in step.inputs}
+
+
+def _result(
+    step: Step, context: Context, given: Mapping[str, Any], refusal: Refusal | None, *, is_alone: bool
+) -> tuple[str, Refusal | None]:
+    """What a step did, in a few words, and why the steps after it have nothing to work on, if so."""
+    out, inputs = folder_of(given[step.output].path), _inputs(step, given)
+    if refusal:
+        refusal.save(out)
+        return "not run", refusal
+    if not _applies(step, given):
+        records.write_atomic(out / SKIPPED, "The model was not accepted.\n")
+        return "skipped: the model was not accepted", None
+    try:
+        with failures.recorded(step.name):
+            check_refusals(inputs.values())
+            _run_step(step, context, out, inputs)
+    except InputError as error:
+        if is_alone or not step.refuses:
+            raise
+        refusal = Refusal(step.name, str(error))
+        refusal.save(out)
+        return f"refused: {error}", refusal
+    visuals.show(step.name, out, given)
+    return step.describe(out).split("\n")[0], None
 
 
 def _parts(step: Step) -> Parts:
@@ -115,22 +141,30 @@ def context_of(given: Mapping[str, Any]) -> Context:
 
 
 def workspace_of(path: str) -> Workspace:
-    """The workspace on its volume; its registry is the server that the environment names, if it does."""
+    """The workspace on its volume. Its registry is the server in $MLFLOW_TRACKING_URI, if that is set."""
     return Workspace(Path(path), os.environ.get(TRACKING_VARIABLE, ""))
 
 
 def folder_of(path: str) -> Path:
-    """An artifact's folder, made."""
+    """The folder of an artifact, created if it is missing."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def check_refusals(folders: Iterable[Path]) -> None:
+    """Raises RefusedError when these artifacts were not made because an earlier step refused its inputs."""
+    for folder in folders:
+        if (folder / Refusal.FILE).is_file():
+            found = Refusal.load(folder)
+            raise failures.RefusedError(found.step, found.reason)
 
 
 def _pipeline(place: str) -> Pipeline:
     module, _, name = place.partition(":")
     found = getattr(importlib.import_module(module), name)
     if not isinstance(found, Pipeline):
-        raise InputError(f"There is no pipeline at {place}.")
+        raise InputError(f'{place} is not a pipeline. Give the place of one as "module:attribute".')
     return found
 
 
@@ -152,13 +186,7 @@ def _verdict(given: Mapping[str, Any]) -> str:
     return "accepted" if Decision.load(folder).accepted else "rejected"
 
 
-def _check_refusals(inputs: Mapping[str, Path]) -> None:
-    for folder in inputs.values():
-        if (folder / REFUSED).is_file():
-            raise InputError((folder / REFUSED).read_text(encoding="utf-8"))
-
-
-def _do(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]) -> None:
+def _run_step(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]) -> None:
     limited = step.context(context)
     if step.check:
         step.check(limited, inputs)
@@ -169,7 +197,7 @@ def _do(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]) -> 
 
 
 def _resumed(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]) -> None:
-    """A step that continues: it works in the workspace, where a pod that takes over finds what there is."""
+    """Run a step that can resume in the workspace, where a pod that replaces this one finds its work."""
     work = context.workspace.state(context.model) / f"{step.name}-{resume_key(step, context, inputs)}"
     work.mkdir(parents=True, exist_ok=True)
     step.function(step.context(context), work, **inputs)
@@ -178,7 +206,7 @@ def _resumed(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]
 
 
 def resume_key(step: Step, context: Context, inputs: Mapping[str, Path]) -> str:
-    """By which work that was cut off is found again: equal inputs, settings and code."""
+    """Key under which interrupted work is kept: it depends on inputs, settings and code."""
     from pergola.pipelines.local.engine import settings_of
 
     found = {name: digest.of_folder(folder) for name, folder in inputs.items()}

@@ -28,7 +28,7 @@ def check(given: Mapping[str, Any]) -> tuple[str, str]:
 
     Raises InputError for an unknown key, a bad value or a bad name of the model, before any work.
     """
-    with failures.noted("check"):
+    with failures.recorded("check"):
         check_model_name(given["model"])
         context = pod.context_of(given)
         return to_toml(context.settings), data.listing(context)
@@ -45,7 +45,8 @@ def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     from pergola.components.training.search.space import Tuned
     from pergola.components.training.search.tune import TuneSettings
 
-    with failures.noted("tune"):
+    with failures.recorded("tune"):
+        pod.check_refusals([Path(given["shards"].path)])
         context = pod.context_of(given)
         settings, workspace = context.settings, context.workspace
         tuning = experiments.tune(
@@ -65,7 +66,7 @@ def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
 
 def changes(given: Mapping[str, Any]) -> str:
     """Whether it is time for a run: "changed" or "unchanged"; why, in the artifact `why`."""
-    with failures.noted("changes"):
+    with failures.recorded("changes"):
         state, reason = _changes(Path(given["manifest"].path), given)
         Path(given["why"].path).write_text(reason + "\n", encoding="utf-8")
         return state

@@ -72,7 +72,7 @@ def train_workers(given: Mapping[str, Any]) -> Training:
 
     given: the arguments of the component of this name, see ops.py.
     """
-    with failures.noted("train"):
+    with failures.recorded("train"):
         step, context = TRAINING.by_name["train"], pod.context_of(given)
         inputs = {name: Path(given[name].path) for name in step.inputs}
         key = pod.resume_key(step, context, inputs)

@@ -43,8 +43,8 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
     assert (status, json.loads(out)) == (0, {"path": "a.yaml", "pipeline": "training"})
     spec = next(yaml.load_all((tmp_path / "a.yaml").read_text(), Loader=yaml.CSafeLoader))
     assert spec["root"]["inputDefinitions"]["parameters"]["train"]["defaultValue"]["epochs"] == 4
-    scan = spec["deploymentSpec"]["executors"]["exec-scan"]["container"]
-    assert scan["image"] == "reg/p:1" and scan["resources"]["resourceMemoryLimit"] == "9Gi"
+    data = spec["deploymentSpec"]["executors"]["exec-data"]["container"]
+    assert data["image"] == "reg/p:1" and data["resources"]["resourceMemoryLimit"] == "9Gi"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from pergola.components.artifacts.data import PARTS, Part, Shards
 from pergola.components.artifacts.training import Training
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.kubeflow import pod_workers
+from pergola.pipelines.kubeflow import workers
+from tests.pipelines.kubeflow.test_pod import FakeArtifact
 from tests.support.cluster import TOKEN
 from tests.support.trainer import COMPLETE, FAILED, Chapter, FakeTrainer
 
@@ -18,7 +19,7 @@ TRAINED = Training("conv", "small", ("a", "b"), 8, 8, 3, 10, 4, 3, ({"loss": 0.5
 
 
 def test_tf_config_names_every_worker_by_its_host():
-    found = json.loads(pod_workers.tf_config(ENVIRONMENT))
+    found = json.loads(workers.tf_config(ENVIRONMENT))
     hosts = [f"train-leaves-1f-node-0-{number}.train-leaves-1f:2222" for number in range(3)]
     assert found == {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": 2}}
 
@@ -30,14 +31,14 @@ def test_tf_config_names_every_worker_by_its_host():
             {"JOB_COMPLETION_INDEX": None},
             "no pod of a TrainJob: the variable JOB_COMPLETION_INDEX is not set",
         ),
-        ({"JOB_COMPLETION_INDEX": "3"}, "with 3 workers it wants to be 0 to 2"),
-        ({"PERGOLA_WORKERS": "many"}, "want to be whole numbers"),
+        ({"JOB_COMPLETION_INDEX": "3"}, "with 3 workers it must be 0 to 2"),
+        ({"PERGOLA_WORKERS": "many"}, "must be whole numbers"),
     ],
 )
 def test_tf_config_refuses(change, message):
     environment = {key: value for key, value in {**ENVIRONMENT, **change}.items() if value is not None}
     with pytest.raises(InputError, match=message):
-        pod_workers.tf_config(environment)
+        workers.tf_config(environment)
 
 
 @pytest.fixture
@@ -64,13 +65,17 @@ def train(inputs, monkeypatch):
             kubeconfig = inputs / "kubeconfig"
             kubeconfig.write_text(json.dumps(_kubeconfig(fake.url)))
             monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-            made = pod_workers.train_workers(
-                str(inputs / "shards"), str(inputs / "augmentation"), str(inputs / "out"),
-                {"epochs": 4.0}, {}, "My_leaves", str(inputs / "work"),
-                {"count": 2.0, "image": "pergola:1-gpu", "accelerator_count": "1",
-                 "node_selector": {"pool": "gpu"},
-                 "tolerations": [{"key": "gpu", "tolerationSeconds": 60.0}]},
-            )  # fmt: skip
+            given = {
+                "dataset": "d", "model": "My_leaves", "workspace": str(inputs / "work"),
+                "train_settings": {"epochs": 4.0}, "model_settings": {},
+                "workers": {"count": 2.0, "image": "pergola:1-gpu"}, "accelerator": "nvidia.com/gpu",
+                "accelerator_count": "1", "node_selector": {"pool": "gpu"},
+                "tolerations": [{"key": "gpu", "tolerationSeconds": 60.0}],
+            }  # fmt: skip
+            for name in ("shards", "augmentation", "training"):
+                given[name] = FakeArtifact(str(inputs / name))
+            made = workers.train_workers(given)
+            assert given["training"].metadata["epochs"] == made.epochs
             return made, fake.made
 
     return run
@@ -90,14 +95,14 @@ def test_the_step_starts_workers_and_takes_what_they_leave(train, inputs, caplog
 
     def work(folder):
         """What worker 0 does, without the training."""
-        seen["epochs"] = pod_workers.Request.load(folder).settings["epochs"]
+        seen["epochs"] = workers.TrainRequest.load(folder).settings["epochs"]
         seen["inputs"] = sorted(path.name for path in folder.iterdir())
         TRAINED.save(folder / "training")
 
     story = [Chapter(log=[("2026-11-21T10:00:01.1Z", "epoch=1 {}")]), Chapter([COMPLETE])]
     with caplog.at_level(logging.INFO):
         made, jobs = train(story, work)
-    assert made == TRAINED == Training.load(inputs / "out")
+    assert made == TRAINED == Training.load(inputs / "training")
     assert seen == {"epochs": 4, "inputs": ["augmentation", "request.json", "shards"]}
     (job,) = jobs
     assert job["metadata"]["name"].startswith("train-my-leaves-") and len(job["metadata"]["name"]) <= 50
@@ -107,9 +112,7 @@ def test_the_step_starts_workers_and_takes_what_they_leave(train, inputs, caplog
     (patch,) = job["spec"]["runtimePatches"]
     assert '"tolerations": [{"key": "gpu", "tolerationSeconds": 60}]' in json.dumps(patch)
     environment = {entry["name"]: entry["value"] for entry in trainer["env"]}
-    assert (
-        json.loads(pod_workers.tf_config({**environment, "JOB_COMPLETION_INDEX": "0"}))["task"]["index"] == 0
-    )
+    assert json.loads(workers.tf_config({**environment, "JOB_COMPLETION_INDEX": "0"}))["task"]["index"] == 0
     assert "epoch=1" in caplog.text
     assert list((inputs / "work" / "state" / "My_leaves").iterdir()) == []
 
