@@ -1,4 +1,4 @@
-"""How steps run as pods: image, volumes, resources, retries, timeouts."""
+"""Pods of a pipeline's tasks: image, volumes, resources, secrets, retries, timeouts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ENV_KEYS = ("MLFLOW_TRACKING_URI", "PERGOLA_STORE")
 BUCKET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")
-SECRET_KEYS = {  # what a step needs -> keys of the Secret
+SECRET_KEYS = {  # what a task needs -> keys of the Secret
     "registry": (
         "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", *BUCKET_KEYS,
     ),
@@ -24,34 +24,37 @@ SECRET_KEYS = {  # what a step needs -> keys of the Secret
 }  # fmt: skip
 LABELS = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
 
-RUN_LABEL_KEY = "pipeline/runid"  # put on every pod by Kubeflow
+RUN_LABEL_KEY = "pipeline/runid"  # set on every pod by Kubeflow
 RUN_LABEL = f"metadata.labels['{RUN_LABEL_KEY}']"
 
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """What pods of a pipeline get; compiled into it."""
+    """Settings of a pipeline's pods, which are compiled into it."""
 
-    image: str = records.setting("", "of all steps; empty: pergola:<version>-cpu")
-    train_image: str = records.setting("", "of the train step, such as a GPU image; empty: as the others")
-    pull_secret: str = records.setting("", "Secret with which images are pulled")
+    image: str = records.setting("", "of all tasks; empty: pergola:<version>-cpu")
+    train_image: str = records.setting("", "of tasks that train, such as a GPU image; empty: as the others")
+    pull_secret: str = records.setting("", "Secret for pulling images")
     workspace_claim: str = records.setting("pergola-workspace", "PersistentVolumeClaim that outlives runs")
     workspace: str = records.setting("/workspace", "where it is mounted")
     config_map: str = records.setting("pipeline", "ConfigMap with MLFLOW_TRACKING_URI and PERGOLA_STORE")
     secret: str = records.setting("pergola-pipeline", "Secret with keys, passwords and the webhook, if any")
-    cpu: str = records.setting("1", "processors that a step asks for, such as 2 or 500m")
-    memory: str = records.setting("2Gi", "memory that a step asks for")
-    memory_limit: str = records.setting("4Gi", "memory above which a step is killed")
-    train_cpu: str = records.setting("2", "processors that training asks for")
-    train_memory: str = records.setting("4Gi", "memory that training asks for")
-    train_memory_limit: str = records.setting("16Gi", "memory above which training is killed")
+    cpu: str = records.setting("1", "CPU request of a task, such as 2 or 500m")
+    memory: str = records.setting("2Gi", "memory request of a task")
+    memory_limit: str = records.setting("4Gi", "memory limit of a task")
+    train_cpu: str = records.setting("2", "CPU request of training")
+    train_memory: str = records.setting("4Gi", "memory request of training")
+    train_memory_limit: str = records.setting("16Gi", "memory limit of training")
     shm: str = records.setting("2Gi", "size of /dev/shm for training, in memory")
     partitions: int = records.setting(
-        1, "pods that scan the images and write shards at once, each a part of the data set", low=1, high=64
+        1,
+        "pods that scan the images and write shards in parallel, each one part of the data set",
+        low=1,
+        high=64,
     )
     workers: int = records.setting(
         1,
-        "pods that train together, as a TrainJob of Kubeflow Trainer; 1: the train step itself",
+        "pods that train together, as a TrainJob of Kubeflow Trainer; 1: the task itself trains",
         low=1,
         high=64,
     )
@@ -59,11 +62,11 @@ class ClusterSettings:
     tune_trials: int = records.setting(0, "trials of a search for settings before training; 0: none", low=0)
     tune_minutes: float = records.setting(0.0, "minutes of training in that search; 0: no limit", low=0.0)
     group: str = records.setting(
-        "auto", "steps that share a pod: auto: those that need the same; none: each has its own",
+        "auto", "steps in one task; auto: neighbours whose pods need the same; none: one step per task",
         choices=("auto", "none"),
     )  # fmt: skip
-    retries: int = records.setting(3, "times that a step is tried again when a try can help", low=0, high=20)
-    timeout_s: int = records.setting(3600, "seconds after which a step is stopped", low=60)
+    retries: int = records.setting(3, "retries of a task, where a retry can help", low=0, high=20)
+    timeout_s: int = records.setting(3600, "seconds after which a task is stopped", low=60)
     train_timeout_s: int = records.setting(24 * 3600, "seconds after which training is stopped", low=60)
 
     def image_of(self, on_accelerator: bool) -> str:
@@ -72,7 +75,7 @@ class ClusterSettings:
         return image or f"pergola:{metadata.version('pergola-ml')}-cpu"
 
     def worker_pods(self) -> dict[str, Any]:
-        """What the train step asks a TrainJob for, see pipelines/kubeflow/workers.py."""
+        """Pods of a TrainJob, see pipelines/kubeflow/workers.py."""
         return {
             "count": self.workers,
             "image": self.image_of(on_accelerator=True),
@@ -85,7 +88,7 @@ class ClusterSettings:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a task's pod needs, by the steps in it."""
+    """What a task's pod needs for the steps in it."""
 
     secrets: tuple[str, ...] = ()
     decodes: bool = False
@@ -106,9 +109,9 @@ class Needs:
 
 
 def configured(task: Any, name: str, cluster: ClusterSettings, needs: Needs, *, cache: bool = True) -> Any:
-    """The task with all that its pod gets.
+    """The task with the settings of its pod.
 
-    cache: equal inputs give equal outputs, and nothing else is changed.
+    cache: Kubeflow may reuse its outputs, because it has no effects besides them.
     """
     from kfp import kubernetes
 
@@ -146,8 +149,8 @@ def on_accelerator(task: Any, kind: Any, count: Any, node_selector: Any, tolerat
     return task
 
 
-def knows_itself(task: Any) -> Any:
-    """The task, told its pod's name and namespace: it makes other pods, which go when it goes."""
+def with_pod_identity(task: Any) -> Any:
+    """The task with its pod's name and namespace in the environment, so that it can own other pods."""
     from kfp import kubernetes
 
     from pergola.pipelines.kubeflow import workers

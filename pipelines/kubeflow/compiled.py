@@ -1,4 +1,4 @@
-"""Compiled pipelines: the file that Kubeflow takes."""
+"""Compiles pipelines into the YAML file that Kubeflow runs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ def compile_to(
 ) -> Path:
     """Write a pipeline as YAML: its specification, then the Kubernetes settings as a second document.
 
-    settings: defaults of the steps' parameters.  cluster: what its pods get.
-    Raises InputError for an unknown pipeline, a file that is not .yaml, a folder that is not there.
+    settings: defaults of the pipeline's parameters.  cluster: resources of its pods.
+    Raises InputError for an unknown pipeline, a file that is not .yaml, or a missing folder.
     """
     if pipeline not in PIPELINES:
         raise InputError(f"There is no pipeline '{pipeline}'.{nearest(pipeline, PIPELINES)}")
     if out.suffix not in (".yaml", ".yml"):
-        raise InputError(f"{out} wants to end with .yaml: it is a pipeline in YAML.")
+        raise InputError(
+            f"Output file {out} must end with .yaml, which is the format of a compiled pipeline."
+        )
     if not out.absolute().parent.is_dir():
-        raise InputError(f"The folder of {out} does not exist. Make it first.")
+        raise InputError(f"The folder of {out} does not exist. Create it first.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from kfp import compiler
@@ -46,7 +48,7 @@ def compile_to(
 
 
 def build(pipeline: str, settings: Settings, cluster: ClusterSettings) -> Any:
-    """A pipeline as kfp has it."""
+    """The pipeline of this name as a kfp pipeline function."""
     from pergola.pipelines.kubeflow import compiler
 
     builders = {"training": compiler.build, "retraining": compiler.build_retraining}

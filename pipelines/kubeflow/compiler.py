@@ -1,9 +1,8 @@
-"""A pipeline of pipelines/definition.py as Kubeflow runs it: rows become tasks, alone or in groups.
+"""Makes a kfp pipeline from a pipeline of pipelines/definition.py: rows become tasks, alone or in groups.
 
-Every task gets the settings of its steps as one struct parameter a section, which a run can override; the
-defaults are the settings with which the pipeline was compiled. What nothing changed is taken from Kubeflow's
-cache: a scan is keyed by a digest of what lies in the folder, each task by its inputs, its settings and its
-code.
+A task gets the settings of its steps as one struct parameter per section, which a run can override; the
+defaults are the settings with which the pipeline was compiled. Kubeflow caches tasks by inputs, settings and
+code, and the scan also by a digest of the list of images.
 
 This file must not postpone annotations (`from __future__ import annotations`): kfp reads them.
 """
@@ -19,8 +18,8 @@ from pergola.pipelines.kubeflow.cluster import (
     ClusterSettings,
     Needs,
     configured,
-    knows_itself,
     on_accelerator,
+    with_pod_identity,
 )
 
 ACCELERATOR = "nvidia.com/gpu"
@@ -29,8 +28,8 @@ SECTIONS = ("scan", "validate", "split", "shards", "augment", "model", "train", 
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run is asked for. Parameters, as they stand in a pipeline function."""
+class RunParameters:
+    """Parameters of a run, as kfp passes them inside a pipeline function."""
 
     dataset: Any
     model: Any
@@ -51,15 +50,15 @@ def build(settings: Settings, cluster: ClusterSettings, steps: Pipeline = TRAINI
     def body(tasks: "Tasks") -> None:
         tasks.add(steps.steps)
 
-    about = "From images to a published version, or to a reasoned no."
+    about = "From images to a published version, or to a rejection with its reasons."
     return pipeline("training", about, settings, cluster, body, steps)
 
 
 def build_retraining(settings: Settings, cluster: ClusterSettings, steps: Pipeline = TRAINING) -> Any:
-    """The pipeline "retraining", which a schedule runs: checks whether it is time to train, or ends at once.
+    """The pipeline "retraining", for schedules: trains when a run is due, and otherwise ends at once.
 
-    The decision is that of `pergola retrain` (components/release/retrain.py). A run that finds nothing new
-    ends successfully and says so; it costs a listing and, when file times changed, a scan.
+    It decides as `pergola retrain` does (components/release/retrain.py). A run without a reason to train
+    succeeds; it costs a list of the images and, when that changed, a scan.
     """
 
     def body(tasks: "Tasks") -> None:
@@ -70,7 +69,7 @@ def build_retraining(settings: Settings, cluster: ClusterSettings, steps: Pipeli
         with dsl.If(tasks.changes() == "changed", name="changed"):
             tasks.add(rest)
 
-    about = "Trains for new images or settings, drift or age, and else ends at once."
+    about = "Trains for new images or settings, drift or age, and otherwise ends at once."
     return pipeline("retraining", about, settings, cluster, body, steps)
 
 
@@ -129,7 +128,7 @@ def pipeline(
             gate,
             retrain,
         )
-        asked = Asked(dataset, model, workspace, dict(zip(SECTIONS, given, strict=True)), accelerator,
+        asked = RunParameters(dataset, model, workspace, dict(zip(SECTIONS, given, strict=True)), accelerator,
                       accelerator_count, node_selector, tolerations, store, release, ui)  # fmt: skip
         with dsl.ExitHandler(finish(asked, cluster), name="run"):
             body(Tasks(asked, cluster, steps))
@@ -138,9 +137,9 @@ def pipeline(
 
 
 def sections(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Struct parameters from settings: without empty values, which Kubeflow does not take.
+    """Struct parameters from settings, without null values, which Kubeflow does not accept.
 
-    A file of costs goes along as its text: no pod has to find it, and what depends on it is keyed by it.
+    A file of costs is passed as its text: pods need not find the file, and caches depend on its content.
     """
     from pergola.components.stats.costs import read_text
 
@@ -150,7 +149,7 @@ def sections(settings: Settings) -> dict[str, dict[str, Any]]:
     return {name: {k: v for k, v in part.items() if v is not None} for name, part in plain.items()}
 
 
-def finish(asked: Asked, cluster: ClusterSettings) -> Any:
+def finish(asked: RunParameters, cluster: ClusterSettings) -> Any:
     """The exit task: reports how the run ended, whatever happened."""
     from kfp import dsl
 
@@ -167,7 +166,7 @@ def finish(asked: Asked, cluster: ClusterSettings) -> Any:
 
 
 def groups_of(steps: Sequence[Step], cluster: ClusterSettings) -> list[list[Step]]:
-    """Steps that share a task: neighbours of one group, unless several pods do the work of one of them."""
+    """Steps that share a task: neighbours in the same group, except steps that several pods do together."""
     alone = [step.name for step in steps if step.parts] if cluster.partitions > 1 else []
     alone += ["train"] if cluster.workers > 1 else []
     groups: list[list[Step]] = []
@@ -182,9 +181,9 @@ def groups_of(steps: Sequence[Step], cluster: ClusterSettings) -> list[list[Step
 
 
 class Tasks:
-    """Makes the tasks of a pipeline that is being built, each with its pod's settings."""
+    """Makes the tasks of a pipeline, each with its pod's settings."""
 
-    def __init__(self, asked: Asked, cluster: ClusterSettings, steps: Pipeline) -> None:
+    def __init__(self, asked: RunParameters, cluster: ClusterSettings, steps: Pipeline) -> None:
         from pergola.pipelines.kubeflow import components
 
         self.asked, self.cluster, self.pipeline, self.components = asked, cluster, steps, components
@@ -200,7 +199,7 @@ class Tasks:
         self.listing = checked["listing"]
 
     def add(self, steps: Sequence[Step]) -> None:
-        """Tasks for these steps, those that only an accepted model needs last, under a condition."""
+        """Tasks for these steps; those that only an accepted model needs come last, under a condition."""
         from kfp import dsl
 
         groups = groups_of(steps, self.cluster)
@@ -214,7 +213,7 @@ class Tasks:
                     self._group(group)
 
     def changes(self) -> Any:
-        """Whether it is time, for new images or settings, drift or age: "changed" or "unchanged"."""
+        """Whether a run is due, for new images or settings, drift or age: "changed" or "unchanged"."""
         from pergola.pipelines.kubeflow import ops
 
         asked = self.asked
@@ -240,7 +239,7 @@ class Tasks:
             self._note(task, steps)
 
     def _in_parts(self, step: Step) -> None:
-        """One task a partition of the data set, all at once, and one that puts together what they made."""
+        """One task per part of the data set, in parallel, and one that merges their outputs."""
         from kfp import dsl
 
         count, given = self.cluster.partitions, self._arguments([step])
@@ -253,7 +252,7 @@ class Tasks:
         self._note(self._configured(merge, f"merge_{step.name}_parts", [replace(step, retry=False)]), [step])
 
     def _tune(self) -> None:
-        """A search; the settings that it finds best are those of all tasks after it."""
+        """A search; all tasks after it use the best settings that it found."""
         from pergola.pipelines.kubeflow import ops
 
         asked, step = self.asked, self.pipeline.by_name["train"]
@@ -274,10 +273,10 @@ class Tasks:
         task = ops.train_workers(workers=self.cluster.worker_pods(), node_selector=asked.node_selector,
                                  tolerations=asked.tolerations, **given)  # fmt: skip
         needs = Needs(decodes=True, long=True)
-        self._note(knows_itself(configured(task, "train_workers", self.cluster, needs)), [step])
+        self._note(with_pod_identity(configured(task, "train_workers", self.cluster, needs)), [step])
 
     def _arguments(self, steps: Sequence[Step]) -> dict[str, Any]:
-        """What a component of these steps is called with."""
+        """Arguments of the component of these steps."""
         inputs, _ = self.components.artifacts_of(steps)
         asked = self.asked
         values = {

@@ -1,9 +1,9 @@
 """Rows of a pipeline as Kubeflow components. EDGE: kfp.
 
-A component's source is three lines, which kfp cuts out and runs alone in the image: what it does is in
-pod.py. It has typed artifacts, a struct parameter for each section of settings that its steps declare (or
-all of them as TOML where a step tells all), and `code`, the digest of the source that its steps reach: not
-used, it makes Kubeflow's cache miss when the code changed.
+A component's source is one call into pod.py, which kfp copies and runs alone in the image. It has typed
+artifacts, one struct parameter per section of settings that its steps declare (or all settings as TOML, for a
+step that declares all), and `code`, the digest of its steps' code: nothing reads it, but Kubeflow's cache is
+keyed by it.
 """
 
 import linecache
@@ -17,7 +17,7 @@ from pergola.components.steps.context import ALL
 from pergola.pipelines.definition import STORE, Pipeline, Step
 from pergola.pipelines.kubeflow import pod, visuals
 
-IMAGE = "pergola"  # replaced by the one asked for when a pipeline is compiled
+IMAGE = "pergola"  # replaced when a pipeline is compiled
 KINDS = {"manifest": "Dataset", "split": "Dataset", "shards": "Dataset",
          "training": "Model", "export": "Model"}  # fmt: skip
 NAMES = {"Artifact": Artifact, "ClassificationMetrics": ClassificationMetrics, "Dataset": Dataset,
@@ -37,25 +37,25 @@ def component_of(pipeline: Pipeline, steps: Sequence[Step], name: str) -> Any:
     if len(steps) > 1:
         parameters["steps"] = "Output[Markdown]"
     call = f"pod.run({pipeline.place!r}, {[step.name for step in steps]!r}, locals())"
-    return _calling(name, parameters, call, "str" if decides else "")
+    return _component(name, parameters, call, "str" if decides else "")
 
 
 def part_of(pipeline: Pipeline, step: Step) -> Any:
-    """A component that does one part of a step's work: the `index`-th of `count`."""
+    """A component that does part `index` of `count` of a step's work."""
     parameters = {**parameters_of([step]), "index": "int", "count": "int"}
     parameters |= {key: f"Input[{kind_of(key)}]" for key in step.inputs} | {"part": "Output[Dataset]"}
-    return _calling(
+    return _component(
         f"{step.name}_part", parameters, f"pod.run_part({pipeline.place!r}, {step.name!r}, locals())"
     )
 
 
 def merge_of(pipeline: Pipeline, step: Step) -> Any:
-    """A component that makes a step's artifact of all its parts."""
+    """A component that merges all parts of a step's work into its artifact."""
     parameters = parameters_of([step]) | {"parts": "Input[list[Dataset]]"}
     parameters |= {key: f"Input[{kind_of(key)}]" for key in step.inputs}
     parameters |= {step.output: f"Output[{kind_of(step.output)}]"}
     call = f"pod.merge_parts({pipeline.place!r}, {step.name!r}, locals())"
-    return _calling(f"merge_{step.name}_parts", parameters, call)
+    return _component(f"merge_{step.name}_parts", parameters, call)
 
 
 def check_of(sections: Sequence[str]) -> Any:
@@ -63,16 +63,16 @@ def check_of(sections: Sequence[str]) -> Any:
     parameters = {"dataset": "str", "model": "str", "workspace": "str"}
     parameters |= {f"{section}{pod.SUFFIX}": "dict" for section in sections}
     returns = 'NamedTuple("Checked", [("settings", str), ("listing", str)])'
-    return _calling("check", parameters, "tasks.check(locals())", returns, module="tasks")
+    return _component("check", parameters, "tasks.check(locals())", returns, module="tasks")
 
 
 def kind_of(artifact: str) -> str:
-    """Of an artifact, as kfp names it."""
+    """Kind of an artifact, as kfp names it."""
     return KINDS.get(artifact, "Artifact")
 
 
 def artifacts_of(steps: Sequence[Step]) -> tuple[list[str], list[str]]:
-    """Names of the artifacts that a group takes from others, and of those that it makes."""
+    """Names of the artifacts that a group takes from other tasks, and of those that it makes."""
     outputs = [step.output for step in steps]
     inputs = [name for step in steps for name in step.inputs if name not in outputs]
     if any(step.if_accepted for step in steps) and "decision" not in outputs:
@@ -81,13 +81,12 @@ def artifacts_of(steps: Sequence[Step]) -> tuple[list[str], list[str]]:
 
 
 def parameters_of(steps: Sequence[Step]) -> dict[str, str]:
-    """Parameters that are no artifacts -> type."""
+    """Parameters besides artifacts -> type."""
     found = {"dataset": "str", "model": "str", "workspace": "str", "code": "str"}
     if any(step.observes and step.parts for step in steps):
         found["listing"] = "str"
     if any(step.accelerator for step in steps):
-        # kfp 2.17 drops parameters that only resources use when a task lies in an exit handler or a
-        # condition.
+        # Inside an exit handler or a condition kfp 2.17 drops parameters that only resources use.
         found |= {"accelerator": "str", "accelerator_count": "str"}
     if any(STORE in step.secrets for step in steps):
         found |= {"store": "str", "release": "bool"}
@@ -109,12 +108,12 @@ def code_of(steps: Sequence[Step]) -> str:
     return "-".join(step.code_digest()[:12] for step in steps)
 
 
-def _calling(
+def _component(
     name: str, parameters: Mapping[str, str], call: str, returns: str = "", *, module: str = "pod"
 ) -> Any:
-    """A component with these parameters (name -> type) that makes one call, and returns what that gives.
+    """A component with these parameters (name -> type) whose body is one call.
 
-    Its source is text, which kfp looks up by its file's name.
+    kfp reads the source of a function from its file, so the generated text goes into linecache.
     """
     source = "\n".join((
         f"def {name}(",

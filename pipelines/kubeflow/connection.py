@@ -1,6 +1,6 @@
-"""The way to a Kubeflow Pipelines server: where it is, who asks, and its refusals in one sentence.
+"""The connection to a Kubeflow Pipelines server: address, credentials, and its errors in one sentence.
 
-The client is kfp's own; only its health check is ours, because that of kfp 2.17 tries five times
+The client is kfp's own; only its health check is ours, because that of kfp 2.17 retries five times
 over 25 seconds and logs five tracebacks when a token has expired.
 """
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"
 TOKEN_VARIABLE = "PERGOLA_KFP_TOKEN"
 COOKIE_VARIABLE = "PERGOLA_KFP_COOKIE"
-TIMEOUT_S = (5, 30)  # to connect, to answer
+TIMEOUT_S = (5, 30)  # connect, read
 PAGE = 100
 
 _IN_CLUSTER = "http://ml-pipeline.{}.svc.cluster.local:8888"
@@ -34,14 +34,14 @@ _POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 
 
 @dataclass(frozen=True)
-class Connection:
+class KubeflowConnection:
     """How to reach Kubeflow Pipelines.
 
     host: http(s)://…, otherwise $KF_PIPELINES_ENDPOINT, otherwise the server of this cluster (in a
-    pod), otherwise that of the kubeconfig's current context.
-    namespace: the profile on a multi-user Kubeflow; none on a single-user one.
+    pod), otherwise the one in the kubeconfig's current context.
+    namespace: the profile on a multi-user Kubeflow; None on a single-user one.
     token, token_file, cookie: at most one; otherwise $PERGOLA_KFP_TOKEN or $PERGOLA_KFP_COOKIE,
-    otherwise the pod's projected token or what the kubeconfig says.
+    otherwise the pod's projected token or the kubeconfig's credentials.
     """
 
     host: str | None = None
@@ -53,11 +53,13 @@ class Connection:
     pipelines_namespace: str = "kubeflow"  # where Kubeflow Pipelines itself runs
 
     def address(self) -> str | None:
-        """The server's address; None when the kubeconfig has to tell. Raises InputError for none."""
+        """The server's address; None when it comes from the kubeconfig. Raises InputError without either."""
         host = self.host or os.environ.get(HOST_VARIABLE)
         if host:
             if not re.match(r"https?://[^/\s]+", host):
-                raise InputError(f"Host '{host}' is no address. Wanted http://… or https://…, with the port.")
+                raise InputError(
+                    f"Host '{host}' is not an address. Expected http://… or https://…, with the port."
+                )
             return host.rstrip("/")
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             return _IN_CLUSTER.format(self.pipelines_namespace)
@@ -66,7 +68,7 @@ class Connection:
         raise InputError(
             "No Kubeflow Pipelines server is named. Give --host (for example http://localhost:8080 after "
             "`kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`), or set "
-            f"{HOST_VARIABLE}, or have a kubeconfig."
+            f"{HOST_VARIABLE}, or configure a kubeconfig."
         )
 
     def secret(self) -> str | None:
@@ -84,11 +86,11 @@ class Connection:
             raise InputError(f"Token file {file} cannot be read: {error.strerror}.") from None
 
 
-def connect(connection: Connection) -> Any:
-    """A kfp.Client of a server that answers and lets us in.
+def connect(connection: KubeflowConnection) -> Any:
+    """A kfp.Client for a server that answers and accepts the credentials.
 
-    Raises InputError for no host, a host that is not there or is no Kubeflow Pipelines, a token
-    that is missing, wrong or expired, and for a multi-user Kubeflow without a namespace.
+    Raises InputError for no host, a host that is unreachable or not Kubeflow Pipelines, a token that is
+    missing, wrong or expired, and for a multi-user Kubeflow without a namespace.
     """
     if connection.ca_file and not connection.ca_file.is_file():
         raise InputError(f"CA file {connection.ca_file} does not exist.")
@@ -107,7 +109,7 @@ def connect(connection: Connection) -> Any:
         )
         health = client.get_kfp_healthz()
     if health.multi_user and not (connection.namespace or client.get_user_namespace()):
-        raise InputError(f"Kubeflow at {where} has many users: name your profile with --namespace.")
+        raise InputError(f"Kubeflow at {where} is multi-user. Give your profile with --namespace.")
     return client
 
 
@@ -115,7 +117,7 @@ def connect(connection: Connection) -> Any:
 def explain(where: str, doing: str = "") -> Iterator[None]:
     """Turn what the SDK raises into one sentence.
 
-    where: the server.  doing: what was asked of it, such as "to create a run".
+    where: the server.  doing: the request, such as "to create a run".
     """
     import kfp_server_api
     import urllib3
@@ -133,7 +135,7 @@ def explain(where: str, doing: str = "") -> Iterator[None]:
 
 
 def quietly(call: Callable[[], T]) -> T:
-    """The result of an SDK call that prints links and warns of itself."""
+    """The result of an SDK call, without the links and warnings that it prints."""
     with _quiet():
         return call()
 
@@ -159,8 +161,8 @@ def named(name: str) -> str:
     return json.dumps({"predicates": [equals]})
 
 
-def experiment_id(client: Any, connection: Connection, name: str, *, create: bool = False) -> str:
-    """The id of an experiment. Raises InputError when there is none of the name, unless `create`."""
+def experiment_id(client: Any, connection: KubeflowConnection, name: str, *, create: bool = False) -> str:
+    """The id of an experiment. Raises InputError when it does not exist, unless `create`."""
     found = list(
         pages(client.list_experiments, "experiments", namespace=connection.namespace, filter=named(name))
     )
@@ -171,19 +173,21 @@ def experiment_id(client: Any, connection: Connection, name: str, *, create: boo
         names = [experiment.display_name for experiment in others]
         hint = nearest(name, names) if names else " There is none yet."
         raise InputError(
-            f"There is no experiment '{name}'.{hint} `pergola submit --create-experiment` makes one."
+            f"There is no experiment '{name}'.{hint} `pergola submit --create-experiment` creates it."
         )
     made = quietly(lambda: client.create_experiment(name=name, namespace=connection.namespace))
     return str(made.experiment_id)
 
 
-def pipeline_version(client: Any, connection: Connection, name: str, version: str | None) -> tuple[str, str]:
+def pipeline_version(
+    client: Any, connection: KubeflowConnection, name: str, version: str | None
+) -> tuple[str, str]:
     """Ids of an uploaded pipeline and its version, the newest unless named. Raises InputError."""
     listing = {"namespace": connection.namespace}
     found = list(pages(client.list_pipelines, "pipelines", filter=named(name), **listing))
     if not found:
         names = [pipeline.display_name for pipeline in pages(client.list_pipelines, "pipelines", **listing)]
-        hint = nearest(name, names) if names else " None is uploaded."
+        hint = nearest(name, names) if names else " No pipeline is uploaded."
         raise InputError(f"There is no pipeline '{name}'.{hint}")
     pipeline = found[0].pipeline_id
     versions = list(
@@ -202,15 +206,15 @@ def pipeline_version(client: Any, connection: Connection, name: str, version: st
     return str(pipeline), str(fitting[0].pipeline_version_id)
 
 
-def link(connection: Connection, kind: str, id: str) -> str:
-    """Where a person sees a run or recurring run in the web interface; empty without a host."""
+def link(connection: KubeflowConnection, kind: str, id: str) -> str:
+    """Address of a run or recurring run in the UI; empty without a host."""
     address = connection.address()
     return f"{address}/#/{kind}/details/{id}" if address else ""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the SDK's prints and warnings, and without a line for each try to reach a server."""
+    """Without the SDK's prints and warnings, and without a line for each retry."""
     tries = logging.getLogger("urllib3.connectionpool")
     level = tries.level
     tries.setLevel(logging.ERROR)
@@ -227,14 +231,14 @@ def _client_class() -> Any:
     import kfp_server_api
 
     class Client(kfp.Client):
-        """kfp's client with a health check that asks once and knows a log-in page when it sees one."""
+        """kfp's client with a health check that does not retry and recognises a log-in page."""
 
         def _load_config(self, *given: Any, **named: Any) -> Any:
             config = super()._load_config(*given, **named)
             refresh, host = config.refresh_api_key_hook, config.host
 
             def refresh_and_keep_host(now: Any) -> None:
-                """A kubeconfig's token brings the cluster's own address back, without the way to Kubeflow."""
+                """Refreshing a kubeconfig's token resets the host to the cluster's own; keep Kubeflow's."""
                 refresh(now)
                 now.host, now.refresh_api_key_hook = host, refresh_and_keep_host
 
@@ -274,19 +278,19 @@ def _of_status(error: Any, where: str, doing: str) -> PergolaError:
     if error.status == 401:
         return InputError(
             f"Kubeflow at {where} does not accept the token (401): it is missing, wrong or expired. "
-            f"Get a new one and give it with --token-file or {TOKEN_VARIABLE}."
+            f"Get a new token and give it with --token-file or {TOKEN_VARIABLE}."
         )
     if error.status == 403:
-        return InputError(f"You have no right {doing or 'to do this'} at {where} (403): {said}")
+        return InputError(f"You are not allowed {doing or 'to do this'} at {where} (403): {said}")
     if error.status == 404:
-        return InputError(f"{where} has nothing of that name or address (404): {said}")
+        return InputError(f"{where} has nothing of this name or address (404): {said}")
     if error.status == 400:
         return InputError(f"Kubeflow at {where} refuses {doing or 'the request'} (400): {said}")
     return StepError(f"Kubeflow at {where} failed {doing} ({error.status}): {said}".replace("  ", " "))
 
 
 def _message(error: Any) -> str:
-    """The server's own words, without its stack."""
+    """The server's error message, without its stack."""
     body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:
         data = json.loads(body)

@@ -2,8 +2,8 @@
 
 Kubeflow's scheduler uses github.com/robfig/cron 1.2 with six fields: second, minute, hour, day of
 month, month, day of week. A classic expression of five fields is *not* refused there: it is read as
-second, minute, hour, day, month, so "0 3 * * *" fires every hour at minute 3. Here five fields mean
-what crontab(5) says, and six fields are what is sent.
+second, minute, hour, day, month, so "0 3 * * *" fires every hour at minute 3. Here five fields have
+their meaning in crontab(5), and six fields are sent.
 
 As in robfig/cron 1.2: when both the day of month and the day of week are restricted, either fires
 (a field that begins with * or ? is not restricted, nor is */2); Sunday is 0; an hour that daylight
@@ -100,7 +100,7 @@ def parse(text: str) -> Cron:
     fields = text.split()
     if len(fields) not in (5, 6) or text.startswith("@"):
         raise InputError(
-            f"Cron '{text}' has {len(fields)} fields; wanted five (minute hour day month weekday) "
+            f"Cron '{text}' has {len(fields)} fields; expected five (minute hour day month weekday) "
             "or six (second first). Example: '0 3 * * 1-5', weekdays at 3:00."
         )
     if len(fields) == 5:
@@ -114,7 +114,7 @@ def parse(text: str) -> Cron:
     if not any(True for _ in cron.after(datetime(2024, 1, 1, tzinfo=UTC), ZoneInfo("UTC"))):
         raise InputError(
             f"Cron '{text}' never fires: no month of '{fields[4]}' has a day '{fields[3]}'. "
-            "For the last day of a month take '28', or '1' of the next."
+            "For the last day of a month use '28', or '1' of the next."
         )
     return cron
 
@@ -127,13 +127,13 @@ def next_times(cron: Cron, moment: datetime, zone: ZoneInfo, count: int = 3) -> 
 def zone(name: str, where: str) -> ZoneInfo:
     """The time zone of an IANA name, such as "Europe/Berlin".
 
-    where: what to call its source in the error. Raises InputError when there is none of that name.
+    where: its source, for the error. Raises InputError for an unknown name.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InputError(
-            f"{where}: '{name}' is no time zone. Wanted an IANA name such as 'UTC' or 'Europe/Berlin'."
+            f"{where}: '{name}' is not a time zone. Expected an IANA name such as 'UTC' or 'Europe/Berlin'."
         ) from None
 
 
@@ -222,10 +222,10 @@ def _number(text: str, field: _Field, where: str) -> int:
         f" or {field.words[0]} to {field.words[-1]}" if field.words else ""
     )
     if not text.isascii() or not text.isdigit():
-        raise InputError(f"{where}: '{text}' is not a number. Wanted {known}, *, a-b, a,b or */n.")
+        raise InputError(f"{where}: '{text}' is not a number. Expected {known}, *, a-b, a,b or */n.")
     if not field.low <= int(text) <= field.high:
         sunday = " Sunday is 0." if field.words is _DAYS and text == "7" else ""
-        raise InputError(f"{where}: {text} is out of bounds, wanted {known}.{sunday}")
+        raise InputError(f"{where}: {text} is out of bounds, expected {known}.{sunday}")
     return int(text)
 
 

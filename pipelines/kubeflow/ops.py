@@ -1,7 +1,7 @@
-"""Kubeflow components that no row of the pipeline stands for. EDGE: kfp.
+"""Components of tasks that are not steps of the pipeline. EDGE: kfp.
 
-The bodies are cut out of this file and run alone in the image, so they import all they use. This file
-must not postpone annotations (`from __future__ import annotations`): kfp reads them.
+kfp copies the bodies out of this file and runs them alone in the image, so each imports what it uses. This
+file must not postpone annotations (`from __future__ import annotations`): kfp reads them.
 """
 
 import functools
@@ -52,9 +52,9 @@ def train_workers(
     training: Output[Model],
 ) -> None:
     """Shards -> a network that the workers of a TrainJob trained together."""
-    from pergola.pipelines.kubeflow import workers as several
+    from pergola.pipelines.kubeflow import workers as training
 
-    several.train_workers(locals())
+    training.train_workers(locals())
 
 
 @op
@@ -67,7 +67,7 @@ def changes(
     retrain_settings: dict[str, Any],
     why: Output[Markdown],
 ) -> str:
-    """Whether it is time for a run, for new images, drift or age: "changed" or "unchanged"."""
+    """Whether a run is due, for new images, drift or age: "changed" or "unchanged"."""
     from pergola.pipelines.kubeflow import tasks
 
     return tasks.changes(locals())

@@ -47,7 +47,7 @@ class Refusal(Record):
 
 
 def run(place: str, steps: Sequence[str], given: Mapping[str, Any]) -> str:
-    """Run steps of the pipeline at `place`, "module:attribute". Gives the gate's verdict if it is one of them.
+    """Run steps of the pipeline at `place`, "module:attribute"; gives the verdict of the gate, if it ran.
 
     given: a component's arguments: `dataset`, `model`, `workspace`, the settings (as TOML in `settings`, or
     one struct per section), and artifacts by name.

@@ -1,8 +1,8 @@
-"""Schedules on Kubeflow: applied twice they are the same; recreated only when changed.
+"""Schedules on Kubeflow. Applying is idempotent: a schedule is recreated only when it changed.
 
-Kubeflow has no update call: a changed schedule is created anew (paused), the old one is deleted,
-then the new one is started, so that a failure at any point leaves one that works, and applying again
-mends the rest. What a schedule was made from is in its description, as a digest.
+Kubeflow has no update call: a changed schedule is created again (paused), the old one is deleted, then the
+new one is enabled, so that a failure at any point leaves one that works, and applying again completes the
+change. The description of a schedule holds a digest of what it was made from.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pergola.components.errors import InputError
 from pergola.components.settings import check_model_name
 from pergola.pipelines.kubeflow import connection as kubeflow
 from pergola.pipelines.kubeflow import schedule_file, submit
-from pergola.pipelines.kubeflow.connection import Connection
-from pergola.pipelines.kubeflow.schedule_file import Plan, Schedule, firing_times, sent
+from pergola.pipelines.kubeflow.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.schedule_file import Schedule, ScheduleSet, firing_times, sent
 
 _MARK = re.compile(r"pergola set=(?P<set>\S+) digest=(?P<digest>[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of one schedule. `next`: the next three firing times, in its own zone."""
+    """What was done with one schedule. `next`: the next three firing times, in its own zone."""
 
     name: str
     action: str  # "created", "recreated", "unchanged", "paused", "resumed", "deleted", "left over"
@@ -38,21 +38,21 @@ class Applied:
     enabled: bool = True
     next: tuple[str, ...] = ()
 
-    def words(self) -> str:
-        """One line for a person."""
+    def text(self) -> str:
+        """As one line."""
         is_paused = not self.enabled and self.action not in ("paused", "deleted")
         when = "paused" if is_paused else "next " + ", ".join(self.next) if self.next else ""
         return f"{self.action:<11}{self.name:<28}{self.cron:<18}{when}".rstrip()
 
 
 def apply(
-    connection: Connection, plan: Plan, *, prune: bool = False, now: datetime | None = None
+    connection: KubeflowConnection, plan: ScheduleSet, *, prune: bool = False, now: datetime | None = None
 ) -> list[Applied]:
-    """Make the cluster's schedules those of the plan.
+    """Make the cluster's schedules those of the set.
 
-    prune: delete schedules of this set that the plan has no longer; otherwise they are named as
-    "left over". Raises InputError when one of the names is taken by a schedule that is not of this
-    set, for unknown experiments, pipelines and parameters, before anything is changed.
+    prune: delete schedules of this set that are no longer in it; otherwise they are reported as "left over".
+    Raises InputError, before anything is changed, when a name belongs to a schedule of another set, and for
+    unknown experiments, pipelines and parameters.
     """
     now = now or datetime.now(UTC)
     client = kubeflow.connect(connection)
@@ -67,7 +67,7 @@ def apply(
         return done + [_leave(client, run, prune) for run in left]
 
 
-def list_schedules(connection: Connection, *, now: datetime | None = None) -> list[dict[str, Any]]:
+def list_schedules(connection: KubeflowConnection, *, now: datetime | None = None) -> list[dict[str, Any]]:
     """All recurring runs of the namespace: name, id, set (empty when not ours), cron, enabled."""
     client = kubeflow.connect(connection)
     with kubeflow.explain(connection.address() or "the cluster", "to list schedules"):
@@ -88,31 +88,31 @@ def list_schedules(connection: Connection, *, now: datetime | None = None) -> li
         ]
 
 
-def delete(connection: Connection, names: list[str]) -> list[Applied]:
-    """Delete schedules by name or id. Raises InputError, before any is deleted, for an unknown one."""
+def delete(connection: KubeflowConnection, names: list[str]) -> list[Applied]:
+    """Delete schedules by name or id. Raises InputError for an unknown one, before any is deleted."""
     return _each(connection, names, "delete_recurring_run", "deleted")
 
 
-def pause(connection: Connection, names: list[str]) -> list[Applied]:
-    """Stop schedules from firing, until resumed or applied again."""
+def pause(connection: KubeflowConnection, names: list[str]) -> list[Applied]:
+    """Pause schedules until they are resumed or applied again."""
     return _each(connection, names, "disable_recurring_run", "paused")
 
 
-def resume(connection: Connection, names: list[str]) -> list[Applied]:
-    """Let paused schedules fire again."""
+def resume(connection: KubeflowConnection, names: list[str]) -> list[Applied]:
+    """Resume paused schedules."""
     return _each(connection, names, "enable_recurring_run", "resumed")
 
 
 def table(schedules: list[dict[str, Any]]) -> str:
-    """The schedules as text, a line each."""
+    """The schedules as text, one line per schedule."""
     rows = [f"{'on' if s['enabled'] else 'paused':<8}{s['name']:<28}{s['cron']:<20}{s['set'] or '(not ours)'}"
             for s in schedules]  # fmt: skip
     return "\n".join(rows) or "No schedules."
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A schedule with all that is looked up for it."""
+class _Recurring:
+    """A schedule with everything that was looked up for it."""
 
     schedule: Schedule
     cron: str
@@ -121,7 +121,7 @@ class _Wanted:
     description: str
 
 
-def _apply_one(client: Any, item: _Wanted, present: list[Any], now: datetime) -> Applied:
+def _apply_one(client: Any, item: _Recurring, present: list[Any], now: datetime) -> Applied:
     schedule = item.schedule
     kept = next((run for run in present if _mark(run).get("digest") == item.digest), None)
     action = "unchanged" if kept else "recreated" if present else "created"
@@ -141,15 +141,22 @@ def _apply_one(client: Any, item: _Wanted, present: list[Any], now: datetime) ->
 
 
 @contextmanager
-def _prepared(client: Any, connection: Connection, plan: Plan, now: datetime) -> Iterator[list[_Wanted]]:
-    """Everything looked up and checked, so that nothing is half applied. Compiled files last as long."""
+def _prepared(
+    client: Any, connection: KubeflowConnection, plan: ScheduleSet, now: datetime
+) -> Iterator[list[_Recurring]]:
+    """All schedules, looked up and checked before the first is changed. Keeps compiled files meanwhile."""
     with tempfile.TemporaryDirectory(prefix="pergola-") as scratch:
         yield [_wanted(client, connection, plan, schedule, Path(scratch), now) for schedule in plan.schedules]
 
 
 def _wanted(
-    client: Any, connection: Connection, plan: Plan, schedule: Schedule, scratch: Path, now: datetime
-) -> _Wanted:
+    client: Any,
+    connection: KubeflowConnection,
+    plan: ScheduleSet,
+    schedule: Schedule,
+    scratch: Path,
+    now: datetime,
+) -> _Recurring:
     source: dict[str, Any] = {}
     if schedule.uploaded:
         ids = kubeflow.pipeline_version(client, connection, schedule.uploaded, schedule.version or None)
@@ -170,8 +177,8 @@ def _wanted(
     )
     text = sent(schedule, plan.cluster_time_zone, now).text
     plain = {**records.to_dict(schedule), "enabled": True, "cron_sent": text}
-    facts = {"schedule": plain, "parameters": parameters, "experiment": experiment, "spec": spec}
-    sha256 = digest.of_data(facts)
+    made_of = {"schedule": plain, "parameters": parameters, "experiment": experiment, "spec": spec}
+    sha256 = digest.of_data(made_of)
     description = f"{schedule.cron} {schedule.time_zone}. pergola set={plan.name} digest={sha256}"
     body = {
         "experiment_id": experiment,
@@ -186,10 +193,10 @@ def _wanted(
         "end_time": _rfc3339(schedule.end, "end"),
         **source,
     }
-    return _Wanted(schedule, text, body, sha256, description)
+    return _Recurring(schedule, text, body, sha256, description)
 
 
-def _package(schedule: Schedule, plan: Plan, scratch: Path) -> Path:
+def _package(schedule: Schedule, plan: ScheduleSet, scratch: Path) -> Path:
     if schedule.package:
         return plan.folder / schedule.package
     from pergola.components import settings as config
@@ -200,7 +207,7 @@ def _package(schedule: Schedule, plan: Plan, scratch: Path) -> Path:
     return compiled.compile_to(out, schedule.pipeline, settings=settings, cluster=plan.cluster)
 
 
-def _present(client: Any, connection: Connection) -> dict[str, list[Any]]:
+def _present(client: Any, connection: KubeflowConnection) -> dict[str, list[Any]]:
     """Recurring runs by name."""
     found: dict[str, list[Any]] = {}
     namespace = connection.namespace or client.get_user_namespace() or ""
@@ -210,14 +217,14 @@ def _present(client: Any, connection: Connection) -> dict[str, list[Any]]:
     return found
 
 
-def _refuse_foreign(plan: Plan, present: Mapping[str, list[Any]]) -> None:
+def _refuse_foreign(plan: ScheduleSet, present: Mapping[str, list[Any]]) -> None:
     for schedule in plan.schedules:
         for run in present.get(schedule.name, []):
             owner = _mark(run).get("set")
             if owner != plan.name:
                 whose = f"belongs to the set '{owner}'" if owner else "was not made by pergola"
                 raise InputError(
-                    f"Schedule '{schedule.name}' exists and {whose}. Take another name, or delete it with "
+                    f"Schedule '{schedule.name}' exists and {whose}. Choose another name, or delete it with "
                     f"`pergola schedule delete {run.recurring_run_id}`."
                 )
 
@@ -229,7 +236,7 @@ def _leave(client: Any, run: Any, prune: bool) -> Applied:
     return Applied(run.display_name, action, run.recurring_run_id, _cron_of(run), _is_enabled(run))
 
 
-def _each(connection: Connection, names: list[str], call: str, action: str) -> list[Applied]:
+def _each(connection: KubeflowConnection, names: list[str], call: str, action: str) -> list[Applied]:
     client = kubeflow.connect(connection)
     with kubeflow.explain(connection.address() or "the cluster", "to change schedules"):
         present = _present(client, connection)
@@ -238,7 +245,7 @@ def _each(connection: Connection, names: list[str], call: str, action: str) -> l
         for name in names:
             matching = [run for run in runs if name in (run.display_name, run.recurring_run_id)]
             if not matching:
-                hint = records.nearest(name, present) if present else " There is none."
+                hint = records.nearest(name, present) if present else " There are none."
                 raise InputError(f"There is no schedule '{name}'.{hint}")
             chosen += matching
         for run in chosen:

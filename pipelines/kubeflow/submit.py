@@ -11,22 +11,24 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pergola.components import records
 from pergola.components.errors import InputError
 from pergola.components.records import nearest
 from pergola.components.settings import check_model_name
 from pergola.pipelines.kubeflow import connection as kubeflow
-from pergola.pipelines.kubeflow.connection import Connection
+from pergola.pipelines.kubeflow.connection import KubeflowConnection
 
 if TYPE_CHECKING:
     from pergola.components.settings import Settings
     from pergola.pipelines.kubeflow.cluster import ClusterSettings
 
-EXPERIMENT = "pergola"  # the one that is made when it is missing, whoever submits first
+EXPERIMENT = "pergola"  # the one experiment that is created when it is missing
+RENAMED = {"photos": "dataset", "rehearse": "smoke_test"}  # parameters by their names in 0.1.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run to create: from a compiled file (`package`), or from an uploaded pipeline and version."""
+    """A run to create, from a compiled file (`package`) or an uploaded pipeline."""
 
     package: Path | None = None
     pipeline: str | None = None
@@ -42,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run as the server has it."""
+    """A run and its state on the server."""
 
     id: str
     name: str
@@ -59,11 +61,11 @@ class RunLine:
         return {**vars(self), **{key: t.isoformat() if t else None for key, t in times.items()}}
 
 
-def submit(connection: Connection, request: Request) -> RunLine:
+def submit(connection: KubeflowConnection, request: Request) -> RunLine:
     """Create a run.
 
-    Raises InputError for a file that is no compiled pipeline, a pipeline, version or experiment
-    that is not there, unknown or missing parameters, and everything `connect` refuses.
+    Raises InputError for a file that is not a compiled pipeline, a pipeline, version or experiment
+    that does not exist, unknown or missing parameters, and everything that `connect` refuses.
     """
     spec = None if request.package is None else read_spec(request.package)
     client = kubeflow.connect(connection)
@@ -94,14 +96,19 @@ def submit(connection: Connection, request: Request) -> RunLine:
 
 
 def submit_ours(
-    connection: Connection, pipeline: str, settings: Settings, cluster: ClusterSettings, request: Request
+    connection: KubeflowConnection,
+    pipeline: str,
+    settings: Settings,
+    cluster: ClusterSettings,
+    request: Request,
 ) -> RunLine:
     """Compile "training" or "retraining" with these settings and create a run of it.
 
-    request: its `package` is left out. Raises what `compile_to` and `submit` raise.
+    request: its `package` is not used. Raises what `compile_to` and `submit` raise.
     """
     from pergola.pipelines.kubeflow import compiled
 
+    request = replace(request, parameters=records.renamed(request.parameters, RENAMED, "parameters"))
     for name, wanted in _OURS.items():
         if not request.parameters.get(name):
             raise InputError(f"{wanted} is missing: pergola submit /workspace/leaves --model leaves.")
@@ -112,7 +119,7 @@ def submit_ours(
         return submit(connection, replace(request, package=package))
 
 
-def runs(connection: Connection, *, experiment: str | None = None, limit: int = 20) -> list[RunLine]:
+def runs(connection: KubeflowConnection, *, experiment: str | None = None, limit: int = 20) -> list[RunLine]:
     """The newest runs, newest first. Raises InputError for an unknown experiment."""
     client = kubeflow.connect(connection)
     with kubeflow.explain(connection.address() or "the cluster", "to list runs"):
@@ -123,8 +130,8 @@ def runs(connection: Connection, *, experiment: str | None = None, limit: int = 
         return [line(connection, run) for run in islice(found, limit)]
 
 
-def line(connection: Connection, run: Any) -> RunLine:
-    """What people want to know of the SDK's run object."""
+def line(connection: KubeflowConnection, run: Any) -> RunLine:
+    """A run, from the SDK's object."""
     return RunLine(
         id=run.run_id,
         name=run.display_name or "",
@@ -138,16 +145,16 @@ def line(connection: Connection, run: Any) -> RunLine:
 
 
 def table(lines: list[RunLine]) -> str:
-    """The runs as text, a line each."""
+    """The runs as text, one line per run."""
     rows = [(r.state, f"{r.created_at:%Y-%m-%d %H:%M}" if r.created_at else "", r.id, r.name) for r in lines]
     return "\n".join(f"{state:<11}{when:<18}{id:<38}{name}" for state, when, id, name in rows) or "No runs."
 
 
 def read_spec(package: Path) -> dict[str, Any]:
-    """The pipeline of a compiled file. Raises InputError when it is none."""
+    """The pipeline in a compiled file. Raises InputError when the file does not hold one."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if libyaml is installed
     try:
         text = package.read_text(encoding="utf-8")
         documents = [doc for doc in yaml.load_all(text, Loader=loader) if doc]
@@ -156,10 +163,10 @@ def read_spec(package: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         problem = str(error).splitlines()[0]
         raise InputError(
-            f"{package} is no YAML ({problem}). `pergola compile -o {package}` makes one."
+            f"{package} is not valid YAML ({problem}). `pergola compile -o {package}` writes a pipeline."
         ) from None
     if not documents or not isinstance(documents[0], dict) or "pipelineInfo" not in documents[0]:
-        raise InputError(f"{package} is no compiled pipeline. `pergola compile -o {package}` makes one.")
+        raise InputError(f"{package} is not a compiled pipeline. `pergola compile -o {package}` writes one.")
     return dict(documents[0])
 
 
@@ -170,17 +177,20 @@ def pipeline_spec(client: Any, pipeline: str, version: str) -> dict[str, Any]:
 
 
 def checked(parameters: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the types that the pipeline declares; texts are read as such.
+    """The parameters with the types that the pipeline declares; strings are parsed.
 
-    Raises InputError for an unknown one (with the nearest known), a missing one, a wrong type.
+    A name of 0.1.0 stands for today's, unless the pipeline itself was compiled by 0.1.0.
+    Raises InputError for an unknown parameter (with the nearest known), a missing one, or a wrong type.
     """
     declared = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    names = {old: new for old, new in RENAMED.items() if old not in declared}
+    parameters = records.renamed(parameters, names, "parameters")
     for name in parameters:
         if name not in declared:
             raise InputError(f"The pipeline has no parameter '{name}'.{nearest(name, declared)}")
     missing = [n for n, d in declared.items() if n not in parameters and not _is_optional(d)]
     if missing:
-        raise InputError(f"The pipeline wants a value for {', '.join(missing)}: --param {missing[0]}=….")
+        raise InputError(f"The pipeline needs a value for {', '.join(missing)}: --param {missing[0]}=….")
     return {name: _typed(name, value, declared[name]["parameterType"]) for name, value in parameters.items()}
 
 
@@ -191,7 +201,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         try:
             value = json.loads(value)
         except ValueError:
-            raise InputError(f"Parameter {name}: wanted {_WORDS.get(kind, kind)}, got '{value}'.") from None
+            raise InputError(f"Parameter {name} must be {_TYPES.get(kind, kind)}, got '{value}'.") from None
     if kind == "NUMBER_INTEGER" and isinstance(value, float) and value.is_integer():
         value = int(value)
     wanted = {
@@ -203,15 +213,15 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     }
     is_number_for_bool = isinstance(value, bool) and kind != "BOOLEAN"
     if kind in wanted and (not isinstance(value, wanted[kind]) or is_number_for_bool):  # type: ignore[arg-type]
-        raise InputError(f"Parameter {name}: wanted {_WORDS.get(kind, kind)}, got {json.dumps(value)}.")
+        raise InputError(f"Parameter {name} must be {_TYPES.get(kind, kind)}, got {json.dumps(value)}.")
     return value
 
 
 _OURS = {
     "dataset": "DATASET, the path of the images as pods see it,",
-    "model": "--model, a name to release under,",
+    "model": "--model, the name under which the model is released,",
 }
-_WORDS = {
+_TYPES = {
     "NUMBER_INTEGER": "a whole number",
     "NUMBER_DOUBLE": "a number",
     "BOOLEAN": "true or false",
@@ -226,7 +236,7 @@ def _is_optional(definition: Mapping[str, Any]) -> bool:
 
 def _required_pipeline(request: Request) -> str:
     if not request.pipeline:
-        raise InputError("Nothing to run: name a compiled file or an uploaded pipeline.")
+        raise InputError("Nothing to run: give a compiled file or the name of an uploaded pipeline.")
     return request.pipeline
 
 

@@ -1,4 +1,4 @@
-"""What tasks of a run on Kubeflow do that are no step of the pipeline. Each takes a component's arguments."""
+"""Tasks of a run that are not steps of the pipeline. Each function takes a component's arguments."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CHANGED, UNCHANGED = "changed", "unchanged"
 
 
 def check(given: Mapping[str, Any]) -> tuple[str, str]:
-    """All settings as TOML, and a digest of what images there are, by which the scan is reused.
+    """All settings as TOML, and a digest of the list of images, which keys the cached scan.
 
-    Raises InputError for an unknown key, a bad value or a bad name of the model, before any work.
+    Raises InputError for an unknown key, an invalid value or an invalid model name, before any work.
     """
     with failures.recorded("check"):
         check_model_name(given["model"])
@@ -37,7 +37,7 @@ def check(given: Mapping[str, Any]) -> tuple[str, str]:
 def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
     """Shards -> the best [augment], [model] and [train] of a search, and all settings with them, as TOML.
 
-    The search is kept in the workspace: one that was cut off continues, and more trials add to it.
+    The search is kept in the workspace: an interrupted one continues, and more trials add to it.
     """
     from dataclasses import replace
 
@@ -59,13 +59,13 @@ def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
         )
         best = Tuned(settings.augment, settings.model, settings.train).changed(tuning.best.values)
         Path(given["trials"].path).write_text(visuals.trials(tuning), encoding="utf-8")
-        told = replace(settings, augment=best.augment, model=best.model, train=best.train)
-    augment, model, train = (_without_empty(part) for part in (best.augment, best.model, best.train))
-    return augment, model, train, to_toml(told)
+        best_settings = replace(settings, augment=best.augment, model=best.model, train=best.train)
+    augment, model, train = (_without_nulls(part) for part in (best.augment, best.model, best.train))
+    return augment, model, train, to_toml(best_settings)
 
 
 def changes(given: Mapping[str, Any]) -> str:
-    """Whether it is time for a run: "changed" or "unchanged"; why, in the artifact `why`."""
+    """Whether a run is due: "changed" or "unchanged". The artifact `why` gets the reason."""
     with failures.recorded("changes"):
         state, reason = _changes(Path(given["manifest"].path), given)
         Path(given["why"].path).write_text(reason + "\n", encoding="utf-8")
@@ -104,7 +104,7 @@ def _facts(manifest: Path, settings: str, context: Context, last: LastRun) -> Re
 
 
 def _drifted_looks(context: Context, ended_s: int) -> int:
-    """Drift checks of the champion in a row that found drift, unless a run came after them."""
+    """Consecutive drift checks of the champion that found drift, unless a run came after them."""
     workspace, model = context.workspace, context.model
     if not (workspace.root / "drift" / model).is_dir():
         return 0
@@ -115,6 +115,6 @@ def _drifted_looks(context: Context, ended_s: int) -> int:
     return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 
-def _without_empty(settings: Any) -> dict[str, Any]:
-    """Kubeflow takes no empty values in a struct."""
+def _without_nulls(settings: Any) -> dict[str, Any]:
+    """Without null values, which Kubeflow does not accept in a struct."""
     return {key: value for key, value in records.to_dict(settings).items() if value is not None}

@@ -1,4 +1,4 @@
-"""What Kubeflow's page of a run shows: short texts, and curves as its plots want them."""
+"""What Kubeflow's UI shows of a run: Markdown, HTML pages, metrics and curves."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from pergola.components.evaluation.gate import formatting
 if TYPE_CHECKING:
     from pergola.components.training.search.tune import Tuning
 
-MAX_CLASSES = 60  # in a confusion matrix; above it nobody can read one
+MAX_CLASSES = 60  # in a confusion matrix; larger ones are not readable
 MAX_POINTS = 200  # of a ROC curve
 
 
 @dataclass(frozen=True)
-class Page:
-    """One more output of a step's task, for Kubeflow's page of it.
+class Visual:
+    """A further output of a step's task, which Kubeflow's UI shows.
 
-    kind: of artifact, as kfp names it.  write: from the step's folder to that artifact.
+    kind: of artifact, as kfp names it.  write: fills that artifact from the step's folder.
     """
 
     kind: str
@@ -42,20 +42,20 @@ class Page:
 
 
 def show(step: str, folder: Path, given: Mapping[str, Any]) -> None:
-    """Write the pages of a step, and what its artifact's metadata say.  given: a component's arguments."""
+    """Write the visuals of a step and the metadata of its artifact.  given: a component's arguments."""
     for name, page in PAGES.get(step, {}).items():
         if name in given:
             page.write(folder, given[name])
-    for name, facts in METADATA.get(step, {}).items():
+    for name, read in METADATA.get(step, {}).items():
         if name in given:
-            given[name].metadata.update(facts(folder))
+            given[name].metadata.update(read(folder))
 
 
 def findings(report: ValidationReport) -> str:
-    """Findings of the checks as Markdown, the worst first."""
+    """Findings of the checks as Markdown, the most severe first."""
     order = {CRITICAL: 0, WARNING: 1, INFO: 2}
-    lines = [f"**{'The data can be used.' if report.ok else 'The data cannot be used as they are.'}**", ""]
-    lines += [f"{report.num_images} images, {len(report.quarantined)} kept out.", ""]
+    lines = [f"**{'The data can be used.' if report.ok else 'The data cannot be used as it is.'}**", ""]
+    lines += [f"{report.num_images} images, {len(report.quarantined)} excluded.", ""]
     if report.findings:
         lines += ["| severity | check | count | finding |", "|---|---|---|---|"]
     for found in sorted(report.findings, key=lambda f: order.get(f.severity, 3)):
@@ -70,7 +70,7 @@ def trials(tuning: Tuning) -> str:
     for trial in ordered:
         score = trial.problem or f"{trial.val_accuracy:.4f}"
         values = ", ".join(f"{name} = {value}" for name, value in sorted(trial.values.items()))
-        best = " (taken)" if trial.id == tuning.best.id else ""
+        best = " (best)" if trial.id == tuning.best.id else ""
         lines.append(f"| {trial.id}{best} | {score} | {trial.seconds:.0f} | {values} |")
     return "\n".join(lines) + "\n"
 
@@ -88,7 +88,7 @@ def verdict(decision: Decision) -> str:
 
 
 def confusion(evaluation: Evaluation) -> tuple[list[str], list[list[int]]] | None:
-    """Labels and [true][predicted]; None when there are too many classes to read it."""
+    """Labels and [true][predicted]; None with more than MAX_CLASSES classes."""
     if len(evaluation.labels) > MAX_CLASSES:
         return None
     return list(evaluation.labels), [list(row) for row in evaluation.confusion]
@@ -98,7 +98,7 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]] | None:
     """False positive rates, true positive rates and thresholds of an evaluation, falling thresholds.
 
     Two classes: of the second. More: micro-averaged, each probability against "is it this class".
-    None without images of both kinds. At most 200 points; thresholds are finite (Kubeflow's are JSON).
+    None when all answers are of one kind. At most 200 points; thresholds are finite (Kubeflow's are JSON).
     """
     import numpy as np
     import pyarrow.parquet as parquet
@@ -121,15 +121,16 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]] | None:
 
 
 def cell(text: str) -> str:
+    """Text that is safe in a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _text(made: Callable[[Path], str]) -> Page:
-    return Page("Markdown", lambda folder, page: _write(page, made(folder)))
+def _text(made: Callable[[Path], str]) -> Visual:
+    return Visual("Markdown", lambda folder, page: _write(page, made(folder)))
 
 
-def _copy(file: str) -> Page:
-    return Page("HTML", lambda folder, page: _write(page, (folder / file).read_text(encoding="utf-8")))
+def _copy(file: str) -> Visual:
+    return Visual("HTML", lambda folder, page: _write(page, (folder / file).read_text(encoding="utf-8")))
 
 
 def _write(page: Any, text: str) -> None:
@@ -152,15 +153,15 @@ def _roc(folder: Path, page: Any) -> None:
         page.log_roc_curve(*curve)
 
 
-PAGES: Mapping[str, Mapping[str, Page]] = {
+PAGES: Mapping[str, Mapping[str, Visual]] = {
     "validate": {
         "data_page": _copy("index.html"),
         "findings": _text(lambda folder: findings(ValidationReport.load(folder))),
     },
     "evaluate": {
-        "metrics": Page("Metrics", _scores),
-        "confusion": Page("ClassificationMetrics", _confusion),
-        "roc": Page("ClassificationMetrics", _roc),
+        "metrics": Visual("Metrics", _scores),
+        "confusion": Visual("ClassificationMetrics", _confusion),
+        "roc": Visual("ClassificationMetrics", _roc),
     },
     "gate": {"verdict": _text(lambda folder: verdict(Decision.load(folder)))},
     "report": {"report_page": _copy("report.html")},
@@ -186,7 +187,7 @@ def _register(folder: Path) -> dict[str, Any]:
     return {"version": Registration.load(folder).version if (folder / Registration.FILE).is_file() else 0}
 
 
-# step -> artifact -> what Kubeflow shows beside its address
+# step -> artifact -> metadata, which Kubeflow shows beside the artifact's address
 METADATA: Mapping[str, Mapping[str, Callable[[Path], dict[str, Any]]]] = {
     "scan": {"manifest": _scan},
     "split": {"split": lambda folder: dict(Split.load(folder).counts)},

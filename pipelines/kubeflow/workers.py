@@ -1,14 +1,14 @@
-"""Training by several workers, as pods run it: a step that makes a TrainJob, and the workers that it starts.
+"""Training by several workers: the task that creates a TrainJob, and the workers of that job.
 
-The step puts what workers need into a folder of the workspace, which all of them mount:
+The task puts the workers' inputs into a folder of the workspace, which all of them mount:
 
     <workspace>/state/<model>/workers-<key>/
       request.json              settings
       shards/  augmentation/    inputs
-      training/                 what the workers leave; a try that was cut off continues from here
+      training/                 their output; a retry continues from here
 
 Each worker is `python3 -P -m pergola.pipelines.kubeflow.workers FOLDER`. TensorFlow finds the other workers
-by TF_CONFIG, which is made of what Kubernetes tells a pod of itself.
+in TF_CONFIG, which is derived from the pod's environment.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerPods:
-    """What a TrainJob is asked for."""
+    """Pods of a TrainJob."""
 
     count: int = records.setting(2, "workers", low=1, high=1024)
     image: str = records.setting("", "of the workers")
-    runtime: str = records.setting("pergola-train", "TrainingRuntime that they are pods of")
+    runtime: str = records.setting("pergola-train", "TrainingRuntime of the pods")
     cpu: str = records.setting("2", "processors that a worker requests")
     memory: str = records.setting("4Gi", "memory that a worker requests")
     memory_limit: str = records.setting("16Gi", "memory above which a worker is killed")
     accelerator: str = records.setting("nvidia.com/gpu", "resource name of accelerators")
-    accelerator_count: str = records.setting("0", "of them for each worker")
+    accelerator_count: str = records.setting("0", "accelerators of each worker")
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class TrainRequest(Record):
-    """What workers are to train."""
+    """Settings of a training by workers."""
 
     FILE = "request.json"
 
@@ -68,7 +68,7 @@ class TrainRequest(Record):
 
 
 def train_workers(given: Mapping[str, Any]) -> Training:
-    """Shards -> a network that several workers trained together. A try that takes over continues.
+    """Shards -> a network that several workers trained together. A retry continues an interrupted training.
 
     given: the arguments of the component of this name, see ops.py.
     """
@@ -102,16 +102,18 @@ def work(folder: Path, environment: Mapping[str, str]) -> None:
 
 
 def tf_config(environment: Mapping[str, str]) -> str:
-    """What TensorFlow wants to know of a worker and the others, as JSON.
+    """TF_CONFIG of a worker: all workers' addresses and its own index, as JSON.
 
-    environment: names of the job and its workers' number by us, the pod's number by Kubernetes.
-    Raises InputError for what is missing or not a number.
+    environment: the job's name and the number of workers, set by us, and the pod's index, set by Kubernetes.
+    Raises InputError for a variable that is missing or not a number.
     """
     try:
         job, count = environment[JOB_VARIABLE], int(environment[COUNT_VARIABLE])
         index = int(environment[INDEX_VARIABLE])
     except KeyError as error:
-        raise InputError(f"This is no pod of a TrainJob: the variable {error.args[0]} is not set.") from None
+        raise InputError(
+            f"This is not a pod of a TrainJob: the variable {error.args[0]} is not set."
+        ) from None
     except ValueError as error:
         raise InputError(f"{COUNT_VARIABLE} and {INDEX_VARIABLE} must be whole numbers: {error}.") from None
     if not 0 <= index < count:
@@ -156,13 +158,13 @@ def _job(asked: WorkerPods, model: str, key: str, folder: Path) -> Any:
         requests={"cpu": asked.cpu, "memory": asked.memory, **extra},
         limits={"memory": asked.memory_limit, **extra},
         node_selector=asked.node_selector,
-        tolerations=tuple({key: _whole(value) for key, value in t.items()} for t in asked.tolerations),
+        tolerations=tuple({key: _as_integer(value) for key, value in t.items()} for t in asked.tolerations),
         owner=Owner(pod_name, uid) if pod_name and uid else None,
     )
 
 
-def _whole(value: Any) -> Any:
-    """Kubeflow hands whole numbers over as floats, which Kubernetes refuses."""
+def _as_integer(value: Any) -> Any:
+    """Kubeflow passes integers as floats, which Kubernetes refuses."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -182,7 +184,7 @@ def _log_epoch(epoch: int, figures: Mapping[str, float]) -> None:
 
 
 def main() -> None:
-    """A worker's process: its folder is the argument."""
+    """Entry point of a worker's process; the argument is its folder."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         if len(sys.argv) != 2:

@@ -34,7 +34,7 @@ GROUPS = {"check", "data", "train", "champion", "evaluate", "release", "finish"}
 class Ran:
     """What the tasks of a run left."""
 
-    def __init__(self, root: Path, seconds: float) -> None:
+    def __init__(self, root: Path, seconds: float = 0.0) -> None:
         (self.folder,) = root.iterdir()
         self.tasks = {path.name.replace("-", "_") for path in self.folder.iterdir()}
         self.seconds = seconds

@@ -50,17 +50,17 @@ def test_compile_writes_a_pipeline_with_the_settings(pergola, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("compile", "-o", "a.json"), "wants to end with .yaml"),
+        (("compile", "-o", "a.json"), "must end with .yaml"),
         (("compile", "--set", "train.epoch=4"), "Did you mean 'epochs'"),
         (("compile", "--cluster", "none.toml"), "none.toml cannot be read"),
         (("submit", "--package", "p.yaml", "--param", "gpus"), "--param must be NAME=VALUE"),
         (("submit", "--package", "p.yaml", "--uploaded", "x"), "exclude each other"),
         (("submit", "--uploaded", "x"), "no pipeline 'x'"),
         (("submit", "--model", "leaves"), "DATASET, the path of the images as pods see it, is missing"),
-        (("submit", "/photos"), "--model, a name to release under, is missing"),
-        (("submit", "/photos", "--model", "my leaves"), "'my leaves' is no model's name"),
+        (("submit", "/dataset"), "--model, the name under which the model is released, is missing"),
+        (("submit", "/dataset", "--model", "my leaves"), "'my leaves' cannot be a model's name"),
         (("runs", "--experiment", "none"), "no experiment 'none'"),
-        (("runs", "--host", "nowhere"), "'nowhere' is no address"),
+        (("runs", "--host", "nowhere"), "'nowhere' is not an address"),
         (("schedule", "apply", "none.toml"), "none.toml does not exist"),
         (("schedule", "delete", "none"), "no schedule 'none'"),
     ],
@@ -90,16 +90,28 @@ def test_submit_waits_and_ends_with_the_runs_state(pergola, kubeflow):
     assert status == 1 and "train failed: no space" in err and out.strip().endswith("FAILED")
 
 
-def test_submit_compiles_ours_with_photos_and_model(pergola, kubeflow):
+def test_submit_compiles_ours_with_dataset_and_model(pergola, kubeflow):
     status, out, _ = pergola(
-        "submit", "/photos", "--model", "leaves", "--pipeline", "retraining", "--no-caching",
+        "submit", "/dataset", "--model", "leaves", "--pipeline", "retraining", "--no-caching",
         "--set", "gate.min_accuracy=0.9",
     )  # fmt: skip
     (body,) = kubeflow.bodies("/apis/v2beta1/runs")
     assert status == 0 and out.strip() in kubeflow.runs
-    assert body["runtime_config"]["parameters"] == {"dataset": "/photos", "model": "leaves"}
+    assert body["runtime_config"]["parameters"] == {"dataset": "/dataset", "model": "leaves"}
     declared = body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
     assert body["display_name"] == "retraining" and declared["gate"]["defaultValue"]["min_accuracy"] == 0.9
+
+
+def test_submit_takes_the_dataset_by_its_old_name_with_one_warning(pergola, kubeflow, caplog):
+    given = ("--param", "photos=/dataset", "--model", "leaves", "--set", "rehearse.rounds=2")
+    assert pergola("submit", *given)[0] == 0
+    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
+    assert body["runtime_config"]["parameters"] == {"dataset": "/dataset", "model": "leaves"}
+    declared = body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    assert declared["smoke_test"]["defaultValue"]["rounds"] == 2
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len([text for text in warnings if "'photos' is now called 'dataset'" in text]) == 1
+    assert len([text for text in warnings if "'rehearse' is now called 'smoke_test'" in text]) == 1
 
 
 def test_runs_and_schedules_are_listed(pergola, tmp_path):

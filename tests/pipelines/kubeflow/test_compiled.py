@@ -321,7 +321,7 @@ def test_compiling_twice_gives_the_same(training, tmp_path):
 def test_compile_to_refuses(tmp_path):
     with pytest.raises(InputError, match=r"no pipeline 'train'\. Did you mean 'training'"):
         compiled.compile_to(tmp_path / "a.yaml", "train")
-    with pytest.raises(InputError, match=r"wants to end with \.yaml"):
+    with pytest.raises(InputError, match=r"must end with \.yaml"):
         compiled.compile_to(tmp_path / "a.json")
     with pytest.raises(InputError, match=r"The folder of .* does not exist"):
         compiled.compile_to(tmp_path / "none" / "a.yaml")

@@ -48,7 +48,7 @@ def test_parse_reads_five_fields_as_crontab_does_and_sends_six():
         ("0 3 * *", "has 4 fields"),
         ("@daily", "has 1 fields"),
         ("0 0 3 * * 1 2026", "has 7 fields"),
-        ("0 60 * * *", "hour '60': 60 is out of bounds, wanted 0 to 23"),
+        ("0 60 * * *", "hour '60': 60 is out of bounds, expected 0 to 23"),
         ("0 3 * * 7", "Sunday is 0"),
         ("0 3 * * mo", "'mo' is not a number"),
         ("0 22-4 * * *", "runs backwards"),
@@ -109,5 +109,5 @@ def test_translate_refuses_what_it_cannot_keep(text, source, words):
 
 def test_zone_refuses_an_unknown_name():
     for name in ("Mars/Olympus", "../etc/passwd", "", "CEST5"):
-        with pytest.raises(InputError, match="is no time zone"):
+        with pytest.raises(InputError, match="is not a time zone"):
             cron.zone(name, "time_zone")

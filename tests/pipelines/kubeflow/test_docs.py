@@ -1,4 +1,4 @@
-"""docs/kubeflow.md says what is so."""
+"""docs/kubeflow.md agrees with the code."""
 
 import dataclasses
 import re
@@ -11,8 +11,11 @@ from click.testing import CliRunner
 
 from pergola.components import records
 from pergola.pipelines.commands import kubeflow
-from pergola.pipelines.kubeflow import cluster, schedule_file
+from pergola.pipelines.definition import TRAINING
+from pergola.pipelines.kubeflow import cluster, compiled, schedule_file, submit
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 PAGE = (Path(__file__).parents[3] / "docs" / "kubeflow.md").read_text()
 
@@ -29,14 +32,14 @@ def test_the_schedule_file_loads(tmp_path):
     assert (plan.name, plan.schedules[0].name) == ("leaves", "leaves-nightly")
 
 
-def test_the_schedules_keys_and_defaults_are_told():
+def test_the_schedules_keys_and_defaults_are_listed():
     fields = {field.name: field.default for field in dataclasses.fields(schedule_file.Schedule)}
-    told = [
+    listed = [
         name
         for name in fields
         if re.search(rf"`{name}`|^    {name} = |\[schedule.{name}\]|\b{name} = ", PAGE, re.M)
     ]
-    assert set(fields) - set(told) == set()
+    assert set(fields) - set(listed) == set()
     assert (fields["enabled"], fields["catch_up"], fields["max_concurrency"]) == (True, False, 1)
 
 
@@ -48,8 +51,29 @@ def test_the_cluster_file_names_every_key_with_its_default():
         assert getattr(given, name) == getattr(ClusterSettings(), name), name
 
 
-def test_the_secrets_keys_are_told():
-    assert all(f"`{key}`" in PAGE for key in cluster.SECRET_KEYS)
+def test_the_keys_of_the_secret_are_listed_by_need():
+    for need, keys in cluster.SECRET_KEYS.items():
+        (row,) = re.findall(rf"^\| {need} \| (.*) \|$", PAGE, re.M)
+        assert need == "store" or set(re.findall(r"`([A-Z_]+)`", row)) == set(keys), need
+    assert all(key.startswith("AWS_") for key in cluster.SECRET_KEYS["store"])
+
+
+def test_the_tasks_are_listed_with_their_steps():
+    for group in dict.fromkeys(step.group for step in TRAINING.steps):
+        steps = [step.name for step in TRAINING.steps if step.group == group]
+        assert f"| `{group}` | {', '.join(steps)} |" in PAGE
+
+
+def test_the_parameters_are_listed(tmp_path):
+    spec = submit.read_spec(compiled.compile_to(tmp_path / "training.yaml"))
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    table = PAGE[PAGE.index("| parameter | meaning |") : PAGE.index("There is one struct per section")]
+    listed = {
+        name
+        for row in table.splitlines()[2:]
+        for name in re.findall(r"`(\w+)`", row.split("|")[1] if row else "")
+    }
+    assert listed == set(declared)
 
 
 @pytest.mark.parametrize("command", [["compile"], ["submit"], ["runs"], ["schedule"], ["schedule", "apply"]])

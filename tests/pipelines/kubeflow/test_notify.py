@@ -14,12 +14,12 @@ FAILED = Ending(
 
 @contextmanager
 def webhook(status=200):
-    """An address that takes messages, and what it was told."""
-    told = []
+    """An address that takes messages, and those that it got."""
+    received = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(status)
             self.end_headers()
 
@@ -29,7 +29,7 @@ def webhook(status=200):
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/hook", told
+        yield f"http://127.0.0.1:{server.server_port}/hook", received
     finally:
         server.shutdown()
         server.server_close()
@@ -49,25 +49,25 @@ def test_notify_sends_nothing_unless_configured(caplog):
 
 
 def test_notify_sends_the_error_and_the_link_in_slacks_form(monkeypatch):
-    with webhook() as (address, told):
+    with webhook() as (address, received):
         monkeypatch.setenv("PERGOLA_WEBHOOK_URL", address)
         assert notify(FAILED) is True
         assert notify(Ending("training-2", "leaves", "SUCCEEDED")) is True
-    assert told == [
+    assert received == [
         {"text": "pergola: run training-1 of leaves failed: train failed: No space left on device\nhttp://kf/#/runs/1"},
-        {"text": "pergola: run training-2 of leaves is done"},
+        {"text": "pergola: run training-2 of leaves succeeded"},
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "hooks.slack.com/x"])
 def test_notify_takes_http_addresses_only(address, caplog):
     assert notify(FAILED, address) is False
-    assert "no http address" in caplog.text
+    assert "not an http address" in caplog.text
 
 
 def test_notify_never_fails_the_run(caplog):
-    with webhook(status=500) as (address, told):
+    with webhook(status=500) as (address, received):
         assert notify(FAILED, address) is False
-    assert len(told) == 1
+    assert len(received) == 1
     assert notify(FAILED, address) is False  # nobody listens there now
-    assert caplog.text.count("did not take the message") == 2
+    assert caplog.text.count("did not accept the message") == 2

@@ -5,7 +5,7 @@ import pytest
 
 from pergola.components.errors import InputError, StepError
 from pergola.pipelines.kubeflow import schedule, schedule_file
-from pergola.pipelines.kubeflow.connection import Connection
+from pergola.pipelines.kubeflow.connection import KubeflowConnection
 from tests.pipelines.kubeflow.server import write_pipeline
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)  # a Saturday
@@ -14,7 +14,7 @@ NIGHTLY = """
 name = "nightly"
 package = "p.yaml"
 cron = "0 3 * * 1-5"
-parameters = { photos = "/data/leaves" }
+parameters = { dataset = "/data/leaves" }
 """
 WEEKLY = """
 [[schedule]]
@@ -45,7 +45,7 @@ def names(done):
 
 
 def apply(kubeflow, plan, **options):
-    return schedule.apply(Connection(host=kubeflow.url), plan, now=NOW, **options)
+    return schedule.apply(KubeflowConnection(host=kubeflow.url), plan, now=NOW, **options)
 
 
 def test_apply_creates_what_the_file_says(kubeflow, plan):
@@ -66,6 +66,15 @@ def test_apply_creates_what_the_file_says(kubeflow, plan):
     assert second["pipeline_version_reference"]["pipeline_id"] == pipeline
     assert second["service_account"] == "runner" and second["max_concurrency"] == 2
     assert [run["status"] for run in kubeflow.recurring.values()] == ["ENABLED", "ENABLED"]
+
+
+def test_a_schedule_file_of_0_1_0_still_applies(kubeflow, plan, caplog):
+    old = NIGHTLY.replace("dataset =", "photos =")
+    assert names(apply(kubeflow, plan(old))) == [("nightly", "created")]
+    (made,) = kubeflow.recurring.values()
+    assert made["runtime_config"]["parameters"] == {"dataset": "/data/leaves"}
+    assert caplog.text.count("'photos' is now called 'dataset'") == 1
+    assert names(apply(kubeflow, plan(old))) == [("nightly", "unchanged")]
 
 
 def test_apply_twice_changes_nothing(kubeflow, plan):
@@ -110,7 +119,7 @@ def test_apply_mends_what_was_cut_off_in_between(kubeflow, plan):
     apply(kubeflow, plan(NIGHTLY))
     kubeflow.forbidden = {"DELETE"}
     changed = plan(NIGHTLY.replace("0 3", "0 4"))
-    with pytest.raises(InputError, match="no right to change schedules"):
+    with pytest.raises(InputError, match="not allowed to change schedules"):
         apply(kubeflow, changed)
     assert sorted(run["status"] for run in kubeflow.recurring.values()) == ["DISABLED", "ENABLED"]
     kubeflow.forbidden = set()
@@ -132,7 +141,7 @@ def test_apply_pauses_and_resumes_in_place(kubeflow, plan):
 def test_apply_leaves_or_prunes_what_the_file_has_no_longer(kubeflow, plan):
     apply(kubeflow, plan(NIGHTLY + NIGHTLY.replace("nightly", "old")))
     schedule.apply(
-        Connection(host=kubeflow.url), plan('name = "another"\n' + NIGHTLY.replace("nightly", "b"))
+        KubeflowConnection(host=kubeflow.url), plan('name = "another"\n' + NIGHTLY.replace("nightly", "b"))
     )
     assert names(apply(kubeflow, plan(NIGHTLY))) == [("nightly", "unchanged"), ("old", "left over")]
     assert names(apply(kubeflow, plan(NIGHTLY), prune=True)) == [("nightly", "unchanged"), ("old", "deleted")]
@@ -152,10 +161,10 @@ def test_apply_touches_no_schedule_of_others(kubeflow, plan):
 
 def test_apply_checks_all_before_it_changes_any(kubeflow, plan):
     for wrong, words in [
-        (NIGHTLY.replace("dataset", "fotos"), "no parameter 'fotos'. Did you mean 'dataset'"),
+        (NIGHTLY.replace("dataset", "datset"), "no parameter 'datset'. Did you mean 'dataset'"),
         (NIGHTLY.replace("package", 'experiment = "none"\npackage'), "no experiment 'none'"),
         (NIGHTLY.replace("p.yaml", "q.yaml"), "q.yaml cannot be read"),
-        (WEEKLY, "no pipeline 'leaves'. None is uploaded"),
+        (WEEKLY, "no pipeline 'leaves'. No pipeline is uploaded"),
     ]:
         second = wrong.replace('name = "nightly"', 'name = "second"')
         with pytest.raises(InputError, match=words):
@@ -178,7 +187,7 @@ def test_apply_compiles_our_pipelines_with_their_config(kubeflow, plan, tmp_path
     (tmp_path / "pergola.toml").write_text("[train]\nepochs = 7\n")
     text = (
         '[cluster]\nimage = "reg.example/pergola:1"\n[[schedule]]\nname = "n"\npipeline = "retraining"\n'
-        'config = "pergola.toml"\ncron = "0 3 * * *"\nparameters = { photos = "/p", model = "m" }\n'
+        'config = "pergola.toml"\ncron = "0 3 * * *"\nparameters = { dataset = "/p", model = "m" }\n'
     )
     apply(kubeflow, plan(text))
     (job,) = kubeflow.recurring.values()
@@ -192,7 +201,7 @@ def test_apply_compiles_our_pipelines_with_their_config(kubeflow, plan, tmp_path
 
 
 def test_list_pause_resume_and_delete(kubeflow, plan):
-    to = Connection(host=kubeflow.url)
+    to = KubeflowConnection(host=kubeflow.url)
     assert schedule.table(schedule.list_schedules(to)) == "No schedules."
     apply(kubeflow, plan(NIGHTLY + NIGHTLY.replace("nightly", "b") + NIGHTLY.replace("nightly", "c")))
     assert names(schedule.pause(to, ["b", "c"])) == [("b", "paused"), ("c", "paused")]
@@ -222,23 +231,23 @@ def test_apply_tells_a_server_that_fails(kubeflow, plan):
         ("schedule = 3", "has no [[schedule]]"),
         ("[[schedule", "cannot be read as TOML"),
         ("timezone = 'UTC'" + NIGHTLY, "unknown key 'timezone'. Did you mean 'cluster_time_zone'"),
-        ("name = 'a b'" + NIGHTLY, "name wants letters"),
-        ("cluster_time_zone = 'Mars'" + NIGHTLY, "cluster_time_zone: 'Mars' is no time zone"),
+        ("name = 'a b'" + NIGHTLY, "name may have letters"),
+        ("cluster_time_zone = 'Mars'" + NIGHTLY, "cluster_time_zone: 'Mars' is not a time zone"),
         (NIGHTLY + NIGHTLY, "two schedules named 'nightly'"),
         (NIGHTLY + "crons = ''", "unknown key 'crons'. Did you mean 'cron'"),
         (NIGHTLY.replace("0 3 * * 1-5", "0 3 31 2 *"), "never fires"),
         (NIGHTLY.replace("0 3 * * 1-5", "0 25 * * *"), "out of bounds"),
         (NIGHTLY.replace('cron = "0 3 * * 1-5"', ""), "'cron' is missing"),
-        (NIGHTLY + "time_zone = 'Berlin'", "time_zone: 'Berlin' is no time zone"),
+        (NIGHTLY + "time_zone = 'Berlin'", "time_zone: 'Berlin' is not a time zone"),
         (NIGHTLY + "max_concurrency = 11", "max_concurrency: 11 is out of bounds"),
         (
             NIGHTLY + "pipeline = 'training'",
-            "wanted one of pipeline, package and uploaded, got pipeline and package",
+            "give exactly one of pipeline, package and uploaded, got pipeline and package",
         ),
-        (NIGHTLY + "config = 'c.toml'", "config goes with pipeline only"),
+        (NIGHTLY + "config = 'c.toml'", "config applies to pipeline only"),
         ("[cluster]\nimages = 'x'" + NIGHTLY, "[cluster]: unknown key 'images'. Did you mean 'image'"),
-        (NIGHTLY + "version = 'v1'", "version goes with uploaded only"),
-        (NIGHTLY + "start = 'soon'", "'soon' is no moment"),
+        (NIGHTLY + "version = 'v1'", "version applies to uploaded only"),
+        (NIGHTLY + "start = 'soon'", "'soon' is not a time"),
         (NIGHTLY + "start = '2027-01-01'\nend = '2026-01-01'", "is not after start"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from pergola.components.errors import InputError, StepError
 from pergola.pipelines.kubeflow import submit, wait
-from pergola.pipelines.kubeflow.connection import Connection
+from pergola.pipelines.kubeflow.connection import KubeflowConnection
 from pergola.pipelines.kubeflow.submit import Request
 from tests.pipelines.kubeflow.server import write_pipeline
 from tests.support.cluster import FakeCluster
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def connection(kubeflow, **options):
-    return Connection(host=kubeflow.url, **options)
+    return KubeflowConnection(host=kubeflow.url, **options)
 
 
 def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, capsys):
@@ -62,19 +62,39 @@ def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, packa
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({}, "wants a value for photos: --param photos="),
+        ({}, "needs a value for dataset: --param dataset="),
         ({"dataset": "x", "gpu": 1}, "no parameter 'gpu'. Did you mean 'gpus'?"),
-        ({"dataset": "x", "gpus": "two"}, "gpus: wanted a whole number, got 'two'"),
-        ({"dataset": "x", "gpus": 1.5}, "gpus: wanted a whole number, got 1.5"),
-        ({"dataset": "x", "gpus": True}, "gpus: wanted a whole number, got true"),
-        ({"dataset": "x", "train": "[]"}, "train: wanted a JSON object, got []"),
-        ({"dataset": "x", "force": "1"}, "force: wanted true or false, got 1"),
+        ({"dataset": "x", "gpus": "two"}, "Parameter gpus must be a whole number, got 'two'"),
+        ({"dataset": "x", "gpus": 1.5}, "Parameter gpus must be a whole number, got 1.5"),
+        ({"dataset": "x", "gpus": True}, "Parameter gpus must be a whole number, got true"),
+        ({"dataset": "x", "train": "[]"}, "Parameter train must be a JSON object, got []"),
+        ({"dataset": "x", "force": "1"}, "Parameter force must be true or false, got 1"),
     ],
 )
 def test_submit_checks_parameters_before_anything_is_created(kubeflow, package, parameters, words):
     with pytest.raises(InputError, match=re.escape(words)):
         submit.submit(connection(kubeflow), Request(package[0], parameters=parameters))
     assert kubeflow.changes() == []
+
+
+def test_names_of_parameters_in_0_1_0_are_still_accepted(kubeflow, tmp_path, caplog):
+    declared = {"dataset": {"parameterType": "STRING"}, "smoke_test": {"parameterType": "STRUCT"}}
+    package, _ = write_pipeline(tmp_path / "new.yaml", "leaves", declared)
+    old = {"photos": "/data", "rehearse": '{"rounds": 2}'}
+    submit.submit(connection(kubeflow), Request(package, parameters=old))
+    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
+    assert body["runtime_config"]["parameters"] == {"dataset": "/data", "smoke_test": {"rounds": 2}}
+    assert [record.getMessage() for record in caplog.records] == [
+        "parameters: 'photos' is now called 'dataset'. The old name works for one more release.",
+        "parameters: 'rehearse' is now called 'smoke_test'. The old name works for one more release.",
+    ]
+
+
+def test_a_file_that_0_1_0_compiled_keeps_its_parameters(kubeflow, tmp_path, caplog):
+    package, _ = write_pipeline(tmp_path / "old.yaml", "leaves", {"photos": {"parameterType": "STRING"}})
+    submit.submit(connection(kubeflow), Request(package, parameters={"photos": "/data"}))
+    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
+    assert body["runtime_config"]["parameters"] == {"photos": "/data"} and not caplog.records
 
 
 def test_submit_refuses_unknown_names_with_the_nearest(kubeflow, package):
@@ -207,7 +227,7 @@ def test_wait_finds_the_failing_step_among_the_nodes_of_a_workflow(kubeflow, pac
         ["scan", "succeeded"], ["train", "failed"], ["finish", "succeeded"],
     ]  # fmt: skip
     (failure,) = outcome.failures
-    assert failure.words() == "train failed\n    pergola: Training broke down: the loss became nan"
+    assert failure.text() == "train failed\n    pergola: Training broke down: the loss became nan"
 
 
 def test_wait_names_a_step_whose_driver_failed(kubeflow, package):
@@ -218,7 +238,7 @@ def test_wait_names_a_step_whose_driver_failed(kubeflow, package):
     ]  # fmt: skip
     kubeflow.script = [state("FAILED", *as_argo_has_it("leaves-x", nodes, {"leaves-x": ["root"]}))]
     (failure,) = wait.wait(connection(kubeflow), run, poll_s=0.01).failures
-    assert failure.words() == "scan failed: no reason given, and its log is gone"
+    assert failure.text() == "scan failed: no reason given, and its log is gone"
 
 
 def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package, tmp_path):
@@ -229,20 +249,20 @@ def test_wait_survives_a_broken_connection_and_a_renewed_token(kubeflow, package
 
     to = connection(kubeflow, token_file=file)
     kubeflow.failures = [503, 502]
-    watch = wait._Watch(to, run, print)
-    assert watch.look(0.01).state == "RUNNING"
+    poller = wait._Poller(to, run, print)
+    assert poller.poll(0.01).state == "RUNNING"
     for token, wanted in (("new", "RUNNING"), ("newer", "SUCCEEDED")):
         kubeflow.token = token
         file.write_text(f"{token}\n")
-        assert watch.look(0.01).state == wanted
+        assert poller.poll(0.01).state == wanted
     kubeflow.token = "newest"
     with pytest.raises(InputError, match="does not accept the token"):
-        watch.look(0.01)
+        poller.poll(0.01)
 
 
 def test_wait_gives_up_when_the_time_is_over(kubeflow, package):
     run = started(kubeflow, package)
-    with pytest.raises(StepError, match=r"still PENDING after 0.05 s; it goes on"):
+    with pytest.raises(StepError, match=r"still PENDING after 0.05 s; it continues"):
         wait.wait(connection(kubeflow), run, poll_s=0.02, timeout_s=0.05)
     with pytest.raises(InputError, match=r"404.*nope not found"):
         wait.wait(connection(kubeflow), "nope")
@@ -272,7 +292,9 @@ def test_wait_ends_when_a_pod_cannot_start(kubeflow, package, cluster):
     waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image reg.example/none:1"}
     status = {"phase": "Pending", "containerStatuses": [{"name": "main", "state": {"waiting": waiting}}]}
     cluster.objects["/api/v1/namespaces/kubeflow/pods/leaves-1"] = pod_of(run, status)
-    with pytest.raises(StepError, match=rf"{run} cannot go on: leaves-1 cannot start main: ImagePullBackOff"):
+    with pytest.raises(
+        StepError, match=rf"{run} cannot continue: leaves-1 cannot start main: ImagePullBackOff"
+    ):
         wait.wait(connection(kubeflow), run, poll_s=0.01, stall_s=0.02)
 
 
@@ -284,8 +306,8 @@ def test_wait_says_what_pods_wait_for_and_goes_on(kubeflow, package, cluster, mo
     pending = [state("RUNNING", task("1", "scan", "PENDING"))] * 10
     kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
     wait.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
-    assert [line for line in said if "Nothing has moved" in line] == [
-        "Nothing has moved for 0.02 s; leaves-1 cannot be scheduled: 0/3 nodes: insufficient memory"
+    assert [line for line in said if "No task has changed its state" in line] == [
+        "No task has changed its state for 0.02 s; leaves-1 cannot be scheduled: 0/3 nodes: insufficient memory"
     ]
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     kubeflow.script = [*pending, {"state": "SUCCEEDED"}]

@@ -39,6 +39,6 @@ def test_a_search_gives_the_sections_of_its_best_trial(tmp_path, monkeypatch):
     assert augment["rotation_degrees"] == found.augment.rotation_degrees
     assert found.scan.workers == 1
     page = Path(given["trials"].path).read_text()
-    assert page.count("(taken) |") == 1 and page.count("\n") == 4
+    assert page.count("(best) |") == 1 and page.count("\n") == 4
     assert tasks.tune(given) == (augment, model, train, settings)
     assert Path(given["trials"].path).read_text() == page

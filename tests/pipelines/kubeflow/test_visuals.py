@@ -55,7 +55,7 @@ def test_roc_needs_images_of_both_kinds(tmp_path):
     assert visuals.roc(saved(tmp_path, ("a", "b"), [0, 0], [[0.9, 0.1], [0.8, 0.2]])) is None
 
 
-def test_confusion_leaves_out_what_nobody_can_read():
+def test_confusion_leaves_out_large_matrices():
     assert visuals.confusion(evaluation()) == (["a", "b"], [[5, 1], [1, 5]])
     assert visuals.confusion(evaluation(tuple(map(str, range(100))))) is None
 
@@ -66,7 +66,7 @@ def test_findings_begin_with_the_worst_and_keep_the_table_whole():
         Finding("unreadable", "critical", 2, (), "a | b\nc"),
     )
     text = visuals.findings(ValidationReport(False, found, {"x": "unreadable"}, 9, {}))
-    assert "cannot be used" in text and "9 images, 1 kept out" in text
+    assert "cannot be used" in text and "9 images, 1 excluded" in text
     assert text.index("unreadable") < text.index("too_few") and "a \\| b c" in text
 
 

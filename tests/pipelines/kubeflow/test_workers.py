@@ -29,7 +29,7 @@ def test_tf_config_names_every_worker_by_its_host():
     [
         (
             {"JOB_COMPLETION_INDEX": None},
-            "no pod of a TrainJob: the variable JOB_COMPLETION_INDEX is not set",
+            "not a pod of a TrainJob: the variable JOB_COMPLETION_INDEX is not set",
         ),
         ({"JOB_COMPLETION_INDEX": "3"}, "with 3 workers it must be 0 to 2"),
         ({"PERGOLA_WORKERS": "many"}, "must be whole numbers"),
