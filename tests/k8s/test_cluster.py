@@ -237,8 +237,8 @@ THROUGH_THE_CLUSTER = """
 import sys
 from pathlib import Path
 from pergola.pipelines.kubeflow import schedule, schedule_file, submit
-from pergola.pipelines.kubeflow.connection import Connection
-way = Connection(pipelines_namespace=sys.argv[1])
+from pergola.pipelines.kubeflow.connection import KubeflowConnection
+way = KubeflowConnection(pipelines_namespace=sys.argv[1])
 run = submit.submit(way, submit.Request(Path("p.yaml")))
 plan = schedule_file.load(Path("s.toml"))
 done = [schedule.apply(way, plan)[0].action for _ in range(2)] + [schedule.delete(way, ["nightly"])[0].action]

@@ -23,15 +23,18 @@ pytestmark = pytest.mark.cluster
 IMAGE = f"{os.environ.get('PERGOLA_TEST_REGISTRY', '')}pergola:{VERSION}-cpu"
 STEP = """
 import json, logging, sys
-from pergola.pipelines.kubeflow import pod_workers
+from types import SimpleNamespace
+from pergola.pipelines.kubeflow import workers
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 asked = json.loads(sys.argv[1])
-folder = "/workspace/" + asked["model"]
-settings = {"epochs": asked["epochs"], "patience": asked["epochs"]}
-pod_workers.train_workers(
-    "/workspace/shards", "/workspace/augmentation", folder, settings, {"architecture": "mlp"},
-    asked["model"], "/workspace", asked["workers"],
-)
+folders = {"shards": "shards", "augmentation": "augmentation", "training": asked["model"]}
+given = {name: SimpleNamespace(path="/workspace/" + folder, metadata={}) for name, folder in folders.items()}
+workers.train_workers({
+    **given, "dataset": "/workspace/dataset", "model": asked["model"], "workspace": "/workspace",
+    "train_settings": {"epochs": asked["epochs"], "patience": asked["epochs"]},
+    "model_settings": {"architecture": "mlp"}, "workers": asked["workers"],
+    "accelerator": "nvidia.com/gpu", "accelerator_count": "0", "node_selector": {}, "tolerations": [],
+})
 """
 WORKERS = {"count": 2, "image": IMAGE, "cpu": "200m", "memory": "512Mi", "memory_limit": "2Gi"}
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from pergola.k8s.trainjob import CONTAINER, TrainJob
-from pergola.pipelines.kubeflow import pod_workers
+from pergola.pipelines.kubeflow import workers
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from tests.support import manifests
 from tests.support.manifests import OVERLAYS, ROOT, build, kustomize, name_of, pods, problems
@@ -198,7 +198,7 @@ def test_workers_get_a_runtime_and_the_train_step_the_rights_for_it(tmp_path):
     pod = node["template"]["spec"]["template"]["spec"]
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == ClusterSettings().workspace_claim
     (container,) = pod["containers"]
-    assert container["ports"][0]["containerPort"] == pod_workers.PORT
+    assert container["ports"][0]["containerPort"] == workers.PORT
     assert container["volumeMounts"][0]["mountPath"] == ClusterSettings().workspace
 
 

@@ -29,7 +29,7 @@ def job(**changes):
     return TrainJob(
         **{"name": "train-leaves-1f", "namespace": "kubeflow", "runtime": "pergola-train",
            "image": "pergola:1-gpu",
-           "command": ("python3", "-m", "pergola.pipelines.kubeflow.pod_workers", "/w"),
+           "command": ("python3", "-m", "pergola.pipelines.kubeflow.workers", "/w"),
            "num_workers": 2, **changes}
     )  # fmt: skip
 
