@@ -21,7 +21,7 @@ from pergola.pipelines.commands.command import PATH, print_status, with_json
 if TYPE_CHECKING:
     from pergola.components.settings import Settings
     from pergola.pipelines.kubeflow.cluster import ClusterSettings
-    from pergola.pipelines.kubeflow.connection import Connection
+    from pergola.pipelines.kubeflow.connection import KubeflowConnection
 
 PIPELINES = click.Choice(["training", "retraining"])
 
@@ -77,9 +77,9 @@ def _connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         host: str | None, namespace: str | None, token_file: Path | None, ca_file: Path | None, **rest: Any
     ) -> Any:
-        from pergola.pipelines.kubeflow.connection import Connection
+        from pergola.pipelines.kubeflow.connection import KubeflowConnection
 
-        connection = Connection(host, namespace, token_file=token_file, ca_file=ca_file)
+        connection = KubeflowConnection(host, namespace, token_file=token_file, ca_file=ca_file)
         return function(connection=connection, **rest)
 
     return wrapped
@@ -136,7 +136,7 @@ def compile_(
 def submit(
     dataset: str | None, model: str | None, pipeline: str, wait: bool, timeout_s: float,
     texts: tuple[str, ...], settings: Callable[[], Settings], cluster: Callable[[], ClusterSettings],
-    connection: Connection,
+    connection: KubeflowConnection,
     package: Path | None, uploaded: str | None, **options: Any,
 ) -> tuple[Any, str]:  # fmt: skip
     """Run the pipeline on Kubeflow.
@@ -212,7 +212,7 @@ def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
     from pergola.pipelines.kubeflow import schedule_file
 
     done = front.apply(connection, schedule_file.load(file), prune=prune)
-    return [vars(one) for one in done], "\n".join(one.words() for one in done)
+    return [vars(one) for one in done], "\n".join(one.text() for one in done)
 
 
 @schedule.command("list")
@@ -232,11 +232,11 @@ def _on_names(action: str, help: str) -> click.Command:
     @click.argument("names", nargs=-1, required=True)
     @_connection_options
     @with_json
-    def work(names: tuple[str, ...], connection: Connection) -> tuple[Any, str]:
+    def work(names: tuple[str, ...], connection: KubeflowConnection) -> tuple[Any, str]:
         from pergola.pipelines.kubeflow import schedule as front
 
         done = getattr(front, action)(connection, list(names))
-        return [vars(one) for one in done], "\n".join(one.words() for one in done)
+        return [vars(one) for one in done], "\n".join(one.text() for one in done)
 
     return click.command(action, help=help)(work)
 
