@@ -3,8 +3,6 @@
 The steps themselves, with a real SQLite registry and artifacts made by hand.
 """
 
-import shutil
-
 import pandas as pd
 import pytest
 
@@ -18,21 +16,12 @@ from pergola.components.settings import Settings, from_toml
 from pergola.components.steps import data, model, release
 from pergola.components.steps.context import Context, RunInfo
 from pergola.components.workspace import Workspace
-from tests.support import step_artifacts
-
-
-@pytest.fixture(scope="module")
-def empty_registry(tmp_path_factory):
-    """MLflow takes seconds to make a database: it is made once and copied."""
-    folder = tmp_path_factory.mktemp("registry")
-    Registry(f"sqlite:///{folder / 'mlflow.db'}")
-    return folder / "mlflow.db"
+from tests.support import registries, step_artifacts
 
 
 @pytest.fixture(autouse=True)
-def registry(empty_registry, tmp_path):
-    (tmp_path / "work").mkdir()
-    shutil.copyfile(empty_registry, tmp_path / "work" / "mlflow.db")
+def registry(tmp_path):
+    registries.put_empty(tmp_path / "work")
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 
+from pergola.pipelines.kubeflow import failures
 from pergola.pipelines.kubeflow.notify import Ending, notify
 
 FAILED = Ending(
@@ -57,6 +59,27 @@ def test_notify_sends_the_error_and_the_link_in_slacks_form(monkeypatch):
         {"text": "pergola: run training-1 of leaves failed: train failed: No space left on device\nhttp://kf/#/runs/1"},
         {"text": "pergola: run training-2 of leaves succeeded"},
     ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_exit_task_sends_the_recorded_error_of_a_failed_run(tmp_path, monkeypatch):
+    from pergola.pipelines.kubeflow import ops
+
+    monkeypatch.setenv(failures.RUN_VARIABLE, "id-1")
+    monkeypatch.setenv(failures.WORKSPACE_VARIABLE, str(tmp_path))
+    failures.record("augment", failures.RefusedError("split", "Class b has 1 image."))
+    with webhook() as (address, received):
+        monkeypatch.setenv("PERGOLA_WEBHOOK_URL", address)
+        for run_id, state, error in (("id-1", "FAILED", "exit code 1"), ("id-2", "FAILED", "exit code 1"),
+                                     ("id-1", "SUCCEEDED", "")):  # fmt: skip
+            status = SimpleNamespace(state=state, error_message=error)
+            ops.finish.python_func(status, "training-1", run_id, "leaves", str(tmp_path), "http://kf/")
+    assert [message["text"] for message in received] == [
+        "pergola: run training-1 of leaves failed: split failed: Class b has 1 image."
+        "\nhttp://kf/#/runs/details/id-1",
+        "pergola: run training-1 of leaves failed: exit code 1\nhttp://kf/#/runs/details/id-2",
+        "pergola: run training-1 of leaves succeeded\nhttp://kf/#/runs/details/id-1",
+    ]
 
 
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "hooks.slack.com/x"])

@@ -18,6 +18,7 @@ from pergola.components.store.model_store import open_store
 from pergola.pipelines.definition import TRAINING
 from pergola.pipelines.kubeflow import pod, tasks
 from tests.pipelines.kubeflow.test_pod import FakeArtifact
+from tests.support import registries, step_artifacts
 from tests.support.images import write_folder
 
 SETTINGS = "[train]\nepochs = 3\n"
@@ -101,6 +102,7 @@ def test_changes_compares_with_the_last_run_that_came_to_its_end(changes, tmp_pa
 def test_changes_asks_for_a_run_when_drift_was_found(changes, tmp_path):
     found, work = manifest(tmp_path / "one"), tmp_path / "work"
     note(found, tmp_path, version=1)
+    registries.put_empty(work)
     registry = Registry(f"sqlite:///{work / 'mlflow.db'}")
     (tmp_path / "model").mkdir()
     version = registry.register("leaves", registry.run("r"), tmp_path / "model", sha256="0" * 64).version
@@ -117,6 +119,23 @@ def test_changes_remembers_rejections_too(changes, tmp_path):
     found = manifest(tmp_path / "one")
     note(found, tmp_path, version=None)
     assert changes(found)[1].endswith("The last run was rejected.")
+
+
+def test_a_rejected_run_after_a_search_is_compared_by_the_settings_that_were_asked_for(
+    changes, tmp_path, monkeypatch
+):
+    """With those that the search found, every later retraining would see changed settings."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registries.put_empty(tmp_path / "work")
+    made = step_artifacts.to_register(tmp_path / "made", accepted=False)
+    given = {name: FakeArtifact(str(folder)) for name, folder in made.items()}
+    given |= {"dataset": "d", "model": "leaves", "workspace": str(tmp_path / "work"),
+              "settings": SETTINGS.replace("3", "9"), "asked_settings": SETTINGS,
+              "registration": FakeArtifact(str(tmp_path / "registration"))}  # fmt: skip
+    pod.run(TRAINING.place, ["register"], given)
+    state, reason = changes(made["manifest"])
+    assert (state, reason.endswith("The last run was rejected.")) == ("unchanged", True)
+    assert given["registration"].metadata == {"version": 0}
 
 
 @pytest.fixture
