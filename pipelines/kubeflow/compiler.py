@@ -114,20 +114,8 @@ def pipeline(
         release: bool = False,
         ui: str = "",
     ) -> None:
-        given = (
-            scan,
-            validate,
-            split,
-            shards,
-            augment,
-            network,
-            train,
-            export,
-            evaluate,
-            smoke_test,
-            gate,
-            retrain,
-        )
+        given = (scan, validate, split, shards, augment, network, train, export, evaluate, smoke_test, gate,
+                 retrain)  # fmt: skip
         asked = RunParameters(dataset, model, workspace, dict(zip(SECTIONS, given, strict=True)), accelerator,
                       accelerator_count, node_selector, tolerations, store, release, ui)  # fmt: skip
         with dsl.ExitHandler(finish(asked, cluster), name="run"):
