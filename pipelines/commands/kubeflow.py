@@ -167,7 +167,7 @@ def submit(
         print_status(f"Run {run.id} continues on the cluster.")
         raise
     for failure in outcome.failures:
-        print_status(failure.words())
+        print_status(failure.text())
     return outcome.to_json(), f"{run.id} {outcome.run.state}"
 
 
@@ -178,7 +178,7 @@ def submit(
 )
 @_connection_options
 @with_json
-def runs(experiment: str | None, limit: int, connection: Connection) -> tuple[Any, str]:
+def runs(experiment: str | None, limit: int, connection: KubeflowConnection) -> tuple[Any, str]:
     """List runs on Kubeflow, newest first.
 
     \b
@@ -206,7 +206,7 @@ def schedule() -> None:
 @click.option("--prune", is_flag=True, help="Delete schedules of this set that are no longer in the file.")
 @_connection_options
 @with_json
-def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
+def apply(file: Path, prune: bool, connection: KubeflowConnection) -> tuple[Any, str]:
     """Create or update the cluster's schedules from FILE. Only changed schedules are replaced."""
     from pergola.pipelines.kubeflow import schedule as front
     from pergola.pipelines.kubeflow import schedule_file
@@ -218,7 +218,7 @@ def apply(file: Path, prune: bool, connection: Connection) -> tuple[Any, str]:
 @schedule.command("list")
 @_connection_options
 @with_json
-def list_(connection: Connection) -> tuple[Any, str]:
+def list_(connection: KubeflowConnection) -> tuple[Any, str]:
     """List all schedules, including those not created by pergola."""
     from pergola.pipelines.kubeflow import schedule as front
 

@@ -23,7 +23,7 @@ from pergola.components.store.publish import notes_of
 from pergola.components.upgrade import BACKUP
 from pergola.components.workspace import LAYOUT, Workspace
 from pergola.pipelines.local import run as local
-from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.local.progress import SilentDisplay
 from pergola.pipelines.monitoring import lineage
 from tests.support.images import pixels, png, write_folder
 
@@ -107,7 +107,7 @@ def test_the_models_of_the_store_verify_and_serve(old):
 def test_the_next_run_does_its_steps_again_and_keeps_the_split(old, workspace):
     dataset = write_folder(old / "shapes", classes=3, per_class=40, size=16)
     before = Split.table(next((workspace.root / "steps" / "split").glob("*/split.parquet")).parent)
-    result = local.run(dataset, config.load(old / "pergola.toml"), workspace, show=Quiet())
+    result = local.run(dataset, config.load(old / "pergola.toml"), workspace, show=SilentDisplay())
     assert (result.decision, result.version) == ("accepted", 2)
     after = Split.table(workspace.steps / "split" / workspace.run_record(result.run)["steps"]["split"]["key"])
     moved = before.merge(after, on="id")

@@ -16,7 +16,7 @@ from pergola.components.release.registry import champion_of
 from pergola.components.workspace import Workspace
 from pergola.pipelines.definition import TRAINING
 from pergola.pipelines.local import run
-from pergola.pipelines.local.progress import Quiet
+from pergola.pipelines.local.progress import SilentDisplay
 from tests.pipelines.kubeflow.local_runs import (
     GROUPS,
     RELEASED,

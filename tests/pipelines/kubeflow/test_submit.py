@@ -307,7 +307,8 @@ def test_wait_says_what_pods_wait_for_and_goes_on(kubeflow, package, cluster, mo
     kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
     wait.wait(connection(kubeflow), run, say=said.append, poll_s=0.01, stall_s=0.02)
     assert [line for line in said if "No task has changed its state" in line] == [
-        "No task has changed its state for 0.02 s; leaves-1 cannot be scheduled: 0/3 nodes: insufficient memory"
+        "No task has changed its state for 0.02 s; leaves-1 cannot be scheduled: 0/3 nodes: insufficient "
+        "memory"
     ]
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     kubeflow.script = [*pending, {"state": "SUCCEEDED"}]
