@@ -44,7 +44,8 @@ def _from_1(root: Path, backup: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(split, partial)
             partial.replace(target)
-    _keep(root / "pergola.json", root, backup)
+    if (root / "pergola.json").is_file():
+        _keep(root / "pergola.json", root, backup)
 
 
 def _rename_images(folder: Path, root: Path, backup: Path) -> None:

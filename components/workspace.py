@@ -73,8 +73,8 @@ class Workspace:
         """Raises InputError when there is no workspace here yet: neither ours nor a pipeline's volume."""
         if not self._marker.is_file() and not self.models.is_dir():
             raise InputError(f"There is no workspace at {self.root}. Make one with `pergola run DATASET`.")
-        if self._marker.is_file():
-            self._upgrade()
+        if self._marker.is_file() or any(self.versions.glob("*/*/pictures.parquet")):
+            self._upgrade()  # a pipeline's volume has no marker until it was upgraded
 
     @property
     def _marker(self) -> Path:
@@ -84,7 +84,7 @@ class Workspace:
     def _upgrade(self) -> None:
         """Bring what an older pergola made to today's layout. Raises InputError for what is newer or
         damaged."""
-        layout = read_json(self._marker).get("layout")
+        layout = read_json(self._marker).get("layout") if self._marker.is_file() else 1
         if layout == LAYOUT:
             return
         if not isinstance(layout, int):

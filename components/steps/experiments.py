@@ -27,7 +27,7 @@ def tune(
     key: str = "tune",
     progress: Progress = silent,
 ) -> Tuning:
-    """Shards -> the best settings of a search, as best.toml for --config. Goes on from what it left in `out`.
+    """Shards -> the best settings of a search, as best.toml for --config. Continues from what it left in `out`.
 
     space: a TOML file, by default the one that fits the weights (components/training/search/space.toml).
     tracking_uri, key: the registry in which each trial becomes the run "<key>-<trial>"; None: in none.
@@ -71,7 +71,7 @@ def ladder(
     progress: Progress = silent,
     on_row: Callable[[Row, bool], None] = lambda row, is_new: None,
 ) -> tuple[Row, ...]:
-    """Shards -> several architectures compared, and an image of it. Goes on from what it left in `out`."""
+    """Shards -> several architectures compared, and an image of it. Continues from what it left in `out`."""
     from pergola.components.training.search.comparison import compare
     from pergola.components.training.search.comparison_chart import draw
 

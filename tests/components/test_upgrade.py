@@ -71,6 +71,13 @@ def test_an_upgrade_can_be_repeated_after_a_kill(old):
     assert first == {p: digest.of_file(p) for p in workspace.root.rglob("*") if p.is_file()}
 
 
+def test_the_volume_of_a_pipeline_is_upgraded_too(old):
+    workspace = Workspace(old / "pergola-work")
+    (workspace.root / "pergola.json").unlink()  # pods make none
+    workspace.require()
+    assert len(provenance.ids(workspace.version("shapes", 1))) == 120
+
+
 def test_the_champion_its_drift_reference_and_its_provenance_are_read(workspace):
     champion = champion_of(workspace.tracking_uri, "shapes")
     assert champion is not None and (champion.version, champion.status) == (1, "published")
