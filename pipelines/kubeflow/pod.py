@@ -11,8 +11,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from pergola.pipelines.kubeflow import failures, visuals
 
 STORE_VARIABLE, TRACKING_VARIABLE = "PERGOLA_STORE", "MLFLOW_TRACKING_URI"
 SKIPPED = "skipped.txt"  # in the folder of an artifact that only an accepted model has
+SERVER = "pergola.serving.server.app"  # in the code of steps that use a model server
 SUFFIX = "_settings"  # of a component's parameter that holds one section
 
 log = logging.getLogger(__name__)
@@ -57,12 +59,13 @@ def run(place: str, steps: Sequence[str], given: Mapping[str, Any]) -> str:
     chosen = [pipeline.by_name[name] for name in steps]
     lines = ["| step | seconds | result |", "|---|---|---|"]
     refusal: Refusal | None = None
-    for step in chosen:
-        begin = time.monotonic()
-        result, refusal = _result(step, context, given, refusal, is_alone=len(chosen) == 1)
-        seconds = time.monotonic() - begin
-        log.info("step=%s seconds=%.1f %s", step.name, seconds, result)
-        lines.append(f"| {step.name} | {seconds:.1f} | {visuals.cell(result)} |")
+    with _started_server(chosen, context, given) as context:
+        for step in chosen:
+            begin = time.monotonic()
+            result, refusal = _result(step, context, given, refusal, is_alone=len(chosen) == 1)
+            seconds = time.monotonic() - begin
+            log.info("step=%s seconds=%.1f %s", step.name, seconds, result)
+            lines.append(f"| {step.name} | {seconds:.1f} | {visuals.cell(result)} |")
     if "steps" in given:
         Path(given["steps"].path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return _verdict(given) if any(step.output == "decision" for step in chosen) else ""
@@ -93,6 +96,19 @@ def merge_parts(place: str, name: str, given: Mapping[str, Any]) -> None:
 
 def _inputs(step: Step, given: Mapping[str, Any]) -> dict[str, Path]:
     return {name: Path(given[name].path) for name in step.inputs}
+
+
+@contextmanager
+def _started_server(steps: Sequence[Step], context: Context, given: Mapping[str, Any]) -> Iterator[Context]:
+    """The context with a model server, if one of the steps uses it: it loads TensorFlow while others work."""
+    if not any(SERVER in step.code and _applies(step, given) for step in steps):
+        yield context
+        return
+    from pergola.components.release.smoke_test import SmokeTestServer
+
+    with SmokeTestServer(context.settings.smoke_test) as server:
+        server.start()
+        yield replace(context, server=server)
 
 
 def _result(

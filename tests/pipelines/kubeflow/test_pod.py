@@ -231,6 +231,36 @@ def test_the_registry_is_the_server_that_the_environment_names(tmp_path, monkeyp
     assert pod.workspace_of(str(tmp_path)).tracking_uri == "http://mlflow:5000"
 
 
+def test_a_group_starts_the_model_server_before_the_step_that_uses_it(run, tmp_path):
+    asks = {"place": f"{__name__}:SERVED", "pipeline": SERVED}
+    gate(tmp_path, accepted=True)
+    run("before", "served", **asks)
+    assert [(tmp_path / name / "server").read_text() for name in ("before", "served")] == ["True", "True"]
+    run("before", **asks)
+    assert (tmp_path / "before" / "server").read_text() == "False"
+    gate(tmp_path, accepted=False)
+    run("before", "served", **asks)
+    assert (tmp_path / "before" / "server").read_text() == "False"
+
+
+def before(context, out: Path, decision: Path):
+    (out / "server").write_text(str(context.server is not None and context.server._server.folder.is_dir()))
+
+
+def served(context, out: Path, decision: Path):
+    before(context, out, decision)
+
+
+SERVED = Pipeline(
+    "served",
+    (
+        Step("decide", decide, "decision", code=CODE, group="g"),
+        Step("before", before, "before", code=CODE, group="g"),
+        Step("served", served, "served", code=(pod.SERVER,), group="g", if_accepted=True),
+    ),
+)
+
+
 def test_parts_of_a_scan_make_what_one_scan_makes(tmp_path):
     dataset = write_folder(tmp_path / "dataset", classes=2, per_class=6)
     given = {"dataset": str(dataset), "model": "leaves", "workspace": str(tmp_path / "work"),
