@@ -169,7 +169,7 @@ def run_key(export: Export, decision: Decision, context: Context) -> str:
     common."""
     rules = [(rule.name, rule.passed, rule.message) for rule in decision.rules if rule.unit != "ms"]
     verdict = {"accepted": decision.accepted, "champion": decision.champion, "rules": rules}
-    return "run-" + digest.of_data([export.sha256, verdict, to_toml(context.settings)])[:20]
+    return "run-" + digest.of_data([context.model, export.sha256, verdict, to_toml(context.settings)])[:20]
 
 
 def _tags(context: Context, manifest: Manifest, training: Training, decision: Decision) -> dict[str, str]:

@@ -49,7 +49,7 @@ def project(tmp_path_factory) -> Path:
         ("versions", "train"),
         ("drift", "train"),
         ("retrain leaves", "train"),
-        ("ladder leaves", "train"),
+        ("compare-architectures leaves", "train"),
         ("tune leaves", "train"),
         ("expectations infer leaves", "train"),
         ("serve --port 0 --rest-port 0", "serve"),

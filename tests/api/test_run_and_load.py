@@ -92,7 +92,7 @@ def test_load_takes_a_folder_without_saved_model_as_a_name(result, workspace, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("leavs",), "No model 'leavs' in .*Did you mean 'leaves'?"),
+        (("leavs",), "There is no model 'leavs' in .*Did you mean 'leaves'?"),
         (("leaves", 7), "No version 7 of 'leaves' is published"),
     ],
 )

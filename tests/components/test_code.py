@@ -73,8 +73,8 @@ CHANGES = {
     "statement": ("components/training/fit.py", lambda text: text + "\nCHANGED = 1\n", ["train"]),
     "server": ("serving/server/core/predictor.py", lambda text: text + "\nCHANGED = 1\n", ["smoke_test"]),
     "template": (
-        "components/evaluation/report/templates/report.html.j2",
-        lambda text: text.replace("<html", "<html ", 1),
+        "components/evaluation/report/report.html.j2",
+        lambda text: text + "<!-- changed -->\n",
         ["report"],
     ),
 }

@@ -179,7 +179,7 @@ def test_other_settings_are_another_run(tmp_path):
 def test_a_registered_version_has_its_provenance(tmp_path):
     context, registration = register(tmp_path, "run-1", "first")
     place = context.workspace.version("leaves", registration.version)
-    origin = provenance.Origin.load(place)
+    origin = provenance.Provenance.load(place)
     assert (origin.model, origin.version, origin.run) == ("leaves", 1, "run-1")
     assert (origin.command, origin.reason) == ("pergola run leaves", "new images")
     assert origin.source == str(context.dataset) and origin.code and origin.released_s
@@ -202,5 +202,5 @@ def test_registration_is_done_again_when_the_provenance_is_gone(tmp_path):
     context, registration = register(tmp_path, "run-1", "first")
     out = tmp_path / "registration-first"
     assert release.is_registered(context, out)
-    (context.workspace.version("leaves", registration.version) / provenance.Origin.FILE).unlink()
+    (context.workspace.version("leaves", registration.version) / provenance.Provenance.FILE).unlink()
     assert not release.is_registered(context, out)

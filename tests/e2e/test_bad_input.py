@@ -62,7 +62,7 @@ def test_all_images_corrupt(dataset, tmp_path):
 
 
 def test_label_list_that_names_missing_files(dataset, tmp_path):
-    (tmp_path / "list.csv").write_text("path,label\nphotos/class_0/000.png,a\nphotos/gone.png,b\n")
+    (tmp_path / "list.csv").write_text("path,label\ndataset/class_0/000.png,a\ndataset/gone.png,b\n")
     assert "gone.png" in refused(tmp_path / "list.csv", workspace=tmp_path / "work")
 
 

@@ -82,7 +82,7 @@ def test_principal_gives_each_direction_one_sign():
 
 
 def test_keras_embed_refuses_what_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="'ResNet9' is not known"):
+    with pytest.raises(InputError, match="'ResNet9' is unknown"):
         embeddings.keras_embed(tmp_path / "w.h5", "ResNet9")
     with pytest.raises(InputError, match=r"w\.h5 are missing"):
         embeddings.keras_embed(tmp_path / "w.h5")

@@ -109,5 +109,5 @@ def test_compare_of_equal_answers_finds_nothing():
 
 
 def test_compare_refuses_different_lengths():
-    with pytest.raises(ValueError, match=r"equally long"):
+    with pytest.raises(ValueError, match="of the same length"):
         compare.compare(np.array([True]), np.array([True, False]))

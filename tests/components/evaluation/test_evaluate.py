@@ -281,7 +281,7 @@ def test_images_says_which_shard_is_broken(walk, tmp_path, spoil):
 
 
 def test_images_refuses_a_part_that_is_not_there(walk):
-    with pytest.raises(InputError, match=r"no part 'live', only test, train, validation"):
+    with pytest.raises(InputError, match=r"has no split 'live', only test, train, validation"):
         list(read_images(walk.shards, "live"))
 
 

@@ -197,7 +197,7 @@ def test_server_process_ends_with_a_parent_that_is_killed(tmp_path):
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     until = time.monotonic() + 30
-    while is_running(int(pid)) and time.monotonic() < until:
+    while (is_running(int(pid)) or Path(folder).exists()) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_running(int(pid))
     assert not Path(folder).exists()

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from pergola.components import steps
 from pergola.components.artifacts.training import Augmentation
+from pergola.components.steps import experiments as steps
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings
 from pergola.components.training.search import comparison

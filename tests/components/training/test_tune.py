@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from pergola.components import settings as config
-from pergola.components import steps
 from pergola.components.errors import InputError
+from pergola.components.steps import experiments as steps
 from pergola.components.training.augmentation.augment import no_augmentation
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings

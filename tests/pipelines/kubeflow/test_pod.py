@@ -109,7 +109,7 @@ def test_a_group_runs_its_steps_in_order_and_reports_each(run, sound, tmp_path):
     verdict, given = run("validate", "split", "shards")
     assert verdict == "" and (tmp_path / "shards" / "shards.json").is_file()
     assert list(table(given)) == ["validate", "split", "shards"]
-    assert table(given)["validate"] == "findings: none"
+    assert table(given)["validate"] == "no findings"
     assert re.fullmatch(r"\d+ train, \d+ validation, \d+ test", table(given)["split"])
     assert sum(given["split"].metadata.values()) == 40
     assert failure(tmp_path) == ""
@@ -120,7 +120,7 @@ def test_a_group_that_refuses_the_data_succeeds_with_its_page_and_the_next_task_
     assert "the findings" in (tmp_path / "data_page").read_text()
     assert REASON in (tmp_path / "findings").read_text()
     shown = table(given)
-    assert shown["validate"] == "findings: 1 critical" and shown["shards"] == "not run"
+    assert shown["validate"] == "1 finding (1 critical)" and shown["shards"] == "not run"
     assert shown["split"].startswith(f"refused: The data cannot be used: {REASON}")
     assert not (tmp_path / "split" / Split.FILE).exists()
     with pytest.raises(InputError, match=rf"The data cannot be used: {REASON}"):

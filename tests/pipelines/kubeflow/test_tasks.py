@@ -10,7 +10,7 @@ import pytest
 from pergola.components.artifacts.data import Manifest
 from pergola.components.artifacts.release import Confirmation, Delivery
 from pergola.components.errors import InputError
-from pergola.components.evaluation.drift.looks import Look, Looks
+from pergola.components.evaluation.drift.history import DriftCheck, DriftHistory
 from pergola.components.release.last_run import remember
 from pergola.components.release.registry import Registry
 from pergola.components.settings import from_toml
@@ -107,8 +107,8 @@ def test_changes_asks_for_a_run_when_drift_was_found(changes, tmp_path):
     (tmp_path / "model").mkdir()
     version = registry.register("leaves", registry.run("r"), tmp_path / "model", sha256="0" * 64).version
     registry.promote("leaves", version)
-    look = Look(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
-    Looks((look,)).save(work / "drift" / "leaves" / str(version))
+    look = DriftCheck(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
+    DriftHistory((look,)).save(work / "drift" / "leaves" / str(version))
     assert changes(found)[0] == "unchanged"  # a run was only just
     state, reason = changes(found, min_hours=0)
     assert state == "changed" and "found drift" in reason
