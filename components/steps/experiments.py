@@ -27,7 +27,7 @@ def tune(
     key: str = "tune",
     progress: Progress = silent,
 ) -> Tuning:
-    """Shards -> the best settings of a search, as best.toml for --config. Continues from what it left in `out`.
+    """Shards -> the best settings of a search, as best.toml for --config. Resumes what it left in `out`.
 
     space: a TOML file, by default the one that fits the weights (components/training/search/space.toml).
     tracking_uri, key: the registry in which each trial becomes the run "<key>-<trial>"; None: in none.

@@ -11,6 +11,8 @@ import pytest
 from tests.api.conftest import SETTINGS
 from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.slow  # they train, export and serve
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from tests.api.conftest import SETTINGS
 from tests.support import images
 from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.slow  # they train, export and serve
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -96,7 +96,7 @@ def test_changes_compares_with_the_last_run_that_came_to_its_end(changes, tmp_pa
     grown = manifest(tmp_path / "two", "g", 13)
     assert changes(grown) == ("changed", "1 image changed since the last run.")
     waits = changes(grown, min_images=2.0)
-    assert waits[0] == "unchanged" and "1 image changed since the last run, 2 are wanted" in waits[1]
+    assert waits[0] == "unchanged" and "1 image changed since the last run; at least 2 are needed" in waits[1]
 
 
 def test_changes_asks_for_a_run_when_drift_was_found(changes, tmp_path):
