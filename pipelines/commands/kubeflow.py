@@ -20,8 +20,8 @@ from pergola.pipelines.commands.command import PATH, print_status, with_json
 
 if TYPE_CHECKING:
     from pergola.components.settings import Settings
+    from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
     from pergola.pipelines.kubeflow.cluster import ClusterSettings
-    from pergola.pipelines.kubeflow.connection import KubeflowConnection
 
 PIPELINES = click.Choice(["training", "retraining"])
 
@@ -77,7 +77,7 @@ def _connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         host: str | None, namespace: str | None, token_file: Path | None, ca_file: Path | None, **rest: Any
     ) -> Any:
-        from pergola.pipelines.kubeflow.connection import KubeflowConnection
+        from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
 
         connection = KubeflowConnection(host, namespace, token_file=token_file, ca_file=ca_file)
         return function(connection=connection, **rest)
@@ -147,8 +147,8 @@ def submit(
     pergola submit /workspace/leaves --model leaves --host http://localhost:8080 --wait
     pergola submit --package training.yaml --param dataset=/workspace/leaves --param model=leaves
     """
-    from pergola.pipelines.kubeflow import submit as runs
-    from pergola.pipelines.kubeflow import wait as waiting
+    from pergola.pipelines.kubeflow.client import submit as runs
+    from pergola.pipelines.kubeflow.client import wait as waiting
 
     parameters = _parameters(texts, dataset, model)
     request = runs.Request(package, uploaded, parameters=parameters, **options)
@@ -185,7 +185,7 @@ def runs(experiment: str | None, limit: int, connection: KubeflowConnection) -> 
     pergola runs --host http://localhost:8080
     pergola runs --experiment pergola --limit 5 --json
     """
-    from pergola.pipelines.kubeflow import submit as front
+    from pergola.pipelines.kubeflow.client import submit as front
 
     found = front.runs(connection, experiment=experiment, limit=limit)
     return [run.to_json() for run in found], front.table(found)
@@ -208,8 +208,8 @@ def schedule() -> None:
 @with_json
 def apply(file: Path, prune: bool, connection: KubeflowConnection) -> tuple[Any, str]:
     """Create or update the cluster's schedules from FILE. Only changed schedules are replaced."""
-    from pergola.pipelines.kubeflow import schedule as front
-    from pergola.pipelines.kubeflow import schedule_file
+    from pergola.pipelines.kubeflow.client import schedule as front
+    from pergola.pipelines.kubeflow.client import schedule_file
 
     done = front.apply(connection, schedule_file.load(file), prune=prune)
     return [vars(one) for one in done], "\n".join(one.text() for one in done)
@@ -220,7 +220,7 @@ def apply(file: Path, prune: bool, connection: KubeflowConnection) -> tuple[Any,
 @with_json
 def list_(connection: KubeflowConnection) -> tuple[Any, str]:
     """List all schedules, including those not created by pergola."""
-    from pergola.pipelines.kubeflow import schedule as front
+    from pergola.pipelines.kubeflow.client import schedule as front
 
     found = front.list_schedules(connection)
     return found, front.table(found)
@@ -233,7 +233,7 @@ def _on_names(action: str, help: str) -> click.Command:
     @_connection_options
     @with_json
     def work(names: tuple[str, ...], connection: KubeflowConnection) -> tuple[Any, str]:
-        from pergola.pipelines.kubeflow import schedule as front
+        from pergola.pipelines.kubeflow.client import schedule as front
 
         done = getattr(front, action)(connection, list(names))
         return [vars(one) for one in done], "\n".join(one.text() for one in done)

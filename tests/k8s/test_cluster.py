@@ -236,8 +236,8 @@ NOWHERE = {  # a pod that Pod Security has nothing against
 THROUGH_THE_CLUSTER = """
 import sys
 from pathlib import Path
-from pergola.pipelines.kubeflow import schedule, schedule_file, submit
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client import schedule, schedule_file, submit
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
 way = KubeflowConnection(pipelines_namespace=sys.argv[1])
 run = submit.submit(way, submit.Request(Path("p.yaml")))
 plan = schedule_file.load(Path("s.toml"))

@@ -7,7 +7,8 @@ import yaml
 from pergola.components.errors import InputError
 from pergola.components.settings import load
 from pergola.pipelines.definition import REGISTRY, STORE, TRAINING
-from pergola.pipelines.kubeflow import compiled, compiler, submit
+from pergola.pipelines.kubeflow import compiled, compiler
+from pergola.pipelines.kubeflow.client import submit
 from pergola.pipelines.kubeflow.cluster import BUCKET_KEYS, SECRET_KEYS, ClusterSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.kubeflow import connection as way
-from pergola.pipelines.kubeflow import submit
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client import connection as way
+from pergola.pipelines.kubeflow.client import submit
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
 
 
 def test_connect_without_a_host_says_how_to_name_one(kubeflow):
@@ -116,7 +116,7 @@ def write_kubeconfig(path, server, token):
 def runs_in_a_process_of_its_own(kubeconfig):
     """kubernetes reads $KUBECONFIG when it is imported."""
     code = (
-        "from pergola.pipelines.kubeflow import submit, connection; "
+        "from pergola.pipelines.kubeflow.client import submit, connection; "
         "print(submit.runs(connection.KubeflowConnection()))"
     )
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pergola.components.errors import InputError
-from pergola.pipelines.kubeflow import cron
+from pergola.pipelines.kubeflow.client import cron
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("robfig_cron.jsonl").read_text().splitlines()]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)  # a Saturday

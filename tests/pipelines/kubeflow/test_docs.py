@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from pergola.components import records
 from pergola.pipelines.commands import kubeflow
 from pergola.pipelines.definition import TRAINING
-from pergola.pipelines.kubeflow import cluster, compiled, schedule_file, submit
+from pergola.pipelines.kubeflow import cluster, compiled
+from pergola.pipelines.kubeflow.client import schedule_file, submit
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

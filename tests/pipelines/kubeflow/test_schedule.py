@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 import pytest
 
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.kubeflow import schedule, schedule_file
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client import schedule, schedule_file
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
 from tests.pipelines.kubeflow.server import write_pipeline
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)  # a Saturday

@@ -3,9 +3,9 @@ import re
 import pytest
 
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.kubeflow import submit, wait
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
-from pergola.pipelines.kubeflow.submit import Request
+from pergola.pipelines.kubeflow.client import submit, wait
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client.submit import Request
 from tests.pipelines.kubeflow.server import write_pipeline
 from tests.support.cluster import FakeCluster
 

@@ -15,8 +15,8 @@ from pergola.components import records
 from pergola.components.errors import InputError
 from pergola.components.records import nearest
 from pergola.components.settings import check_model_name
-from pergola.pipelines.kubeflow import connection as kubeflow
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client import connection as kubeflow
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
 
 if TYPE_CHECKING:
     from pergola.components.settings import Settings

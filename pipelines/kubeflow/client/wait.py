@@ -10,10 +10,10 @@ from typing import Any
 
 from pergola.components.errors import StepError
 from pergola.k8s import pods
-from pergola.pipelines.kubeflow import connection as kubeflow
+from pergola.pipelines.kubeflow.client import connection as kubeflow
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client.submit import RunLine, line
 from pergola.pipelines.kubeflow.cluster import RUN_LABEL_KEY
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
-from pergola.pipelines.kubeflow.submit import RunLine, line
 
 DONE = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 LOG_LINES = 15

@@ -25,7 +25,7 @@ from typing import Any
 
 from pergola.components import records
 from pergola.components.errors import InputError
-from pergola.pipelines.kubeflow import cron, submit
+from pergola.pipelines.kubeflow.client import cron, submit
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 
 OURS = ("training", "retraining")  # pipelines that are compiled when a schedule is applied

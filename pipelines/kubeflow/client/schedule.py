@@ -19,10 +19,10 @@ from typing import Any
 from pergola.components import digest, records
 from pergola.components.errors import InputError
 from pergola.components.settings import check_model_name
-from pergola.pipelines.kubeflow import connection as kubeflow
-from pergola.pipelines.kubeflow import schedule_file, submit
-from pergola.pipelines.kubeflow.connection import KubeflowConnection
-from pergola.pipelines.kubeflow.schedule_file import Schedule, ScheduleSet, firing_times, sent
+from pergola.pipelines.kubeflow.client import connection as kubeflow
+from pergola.pipelines.kubeflow.client import schedule_file, submit
+from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
+from pergola.pipelines.kubeflow.client.schedule_file import Schedule, ScheduleSet, firing_times, sent
 
 _MARK = re.compile(r"pergola set=(?P<set>\S+) digest=(?P<digest>[0-9a-f]{64})")
 

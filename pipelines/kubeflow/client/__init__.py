@@ -1,0 +1,1 @@
+"""A Kubeflow Pipelines server: connecting to it, runs, schedules."""
