@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pergola.components.artifacts.record import Record
 
@@ -68,11 +68,13 @@ class Evaluation(Record):
 
 @dataclass(frozen=True)
 class GoldenRequest:
-    """An image and the model's probabilities when it was evaluated."""
+    """An image and the model's answer when it was evaluated."""
 
     image: str  # base64 of the encoded image
     probabilities: tuple[float, ...]
     label: str
+    decisions: tuple[str, ...] = ()  # the cheapest, and those that cost about as much; empty without costs
+    outputs: Mapping[str, Any] = field(default_factory=dict)  # all others: name -> `plain` value
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,11 @@ class GoldenRequests(Record):
 
     labels: tuple[str, ...]
     requests: tuple[GoldenRequest, ...]
+    outputs: tuple[str, ...] = ()  # names of all outputs of the model; empty if they were not recorded
+
+
+def plain(value: Any) -> Any:
+    """A value of an array's `tolist()`, at any depth, with text where it has bytes."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value

@@ -5,7 +5,6 @@ It is evaluated as it will be served: encoded images go into the exported model,
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from pergola.components.artifacts.data import Split as SplitRecord
 from pergola.components.artifacts.evaluation import (
     ClassScore,
     Evaluation,
-    GoldenRequest,
-    GoldenRequests,
     Paired,
 )
 from pergola.components.data.shard_reader import read_images
@@ -28,6 +25,7 @@ from pergola.components.evaluation import baselines, robustness
 from pergola.components.evaluation.calibration import Calibration, calibration
 from pergola.components.evaluation.cost_report import cost_report
 from pergola.components.evaluation.export_notes import ExportNotes
+from pergola.components.evaluation.golden_requests import Reply, golden_requests
 from pergola.components.evaluation.robustness import CHANGES
 from pergola.components.evaluation.saliency import Explain, saliency
 from pergola.components.evaluation.scoring import Predict, Scorer, Scores
@@ -79,6 +77,7 @@ def evaluate(
     notes: ExportNotes | None = None,
     manifest_folder: Path | None = None,
     explain: Explain | None = None,
+    reply: Reply | None = None,
 ) -> Evaluation:
     """Evaluate a model on the test split and write the artifact (see components/artifacts/).
 
@@ -87,7 +86,8 @@ def evaluate(
         lack classes, whose images then count as errors, or have classes that no longer exist.
     with_train: score training images too; False for a champion, which had another training split.
     notes: the model's temperature and costs.  manifest_folder: for results by slice.
-    explain: encoded images -> saliency maps, for errors.
+    explain: encoded images -> saliency maps, for errors.  reply: encoded images -> all outputs, for golden
+        requests.
     Raises StepError if the model's output has a wrong shape or is not a probability distribution.
     """
     shards = Shards.load(shards_folder)
@@ -112,7 +112,9 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     calibrated.save(out)
     _save_predictions(test, labels, split_folder, out)
-    _golden(test, labels, shards_folder, settings).save(out)
+    golden_requests(
+        test, labels, shards_folder, settings.golden, settings.golden_bytes, costs=notes.costs, reply=reply
+    ).save(out)
     if notes.costs:
         _save_costs(test, notes.costs, shards, settings.seed, out)
     if settings.slices and manifest_folder:
@@ -283,35 +285,3 @@ def _save_predictions(test: Scores, labels: tuple[str, ...], split_folder: Path,
     sink = arrow.BufferOutputStream()
     parquet.write_table(arrow.table(columns), sink)
     records.write_atomic(out / "predictions.parquet", sink.getvalue().to_pybytes())
-
-
-def _golden(
-    test: Scores, labels: tuple[str, ...], shards_folder: Path, settings: EvaluateSettings
-) -> GoldenRequests:
-    """A few images with the model's probabilities: one per class in turn, the lowest ids first."""
-    index = {id: i for i, id in enumerate(test.ids)}
-    sizes = {p.id: len(p.image) for p in read_images(shards_folder, TEST)}
-    chosen = _choose(test, sizes, settings)
-    images = {p.id: p.image for p in read_images(shards_folder, TEST, frozenset(chosen))}
-    requests = tuple(
-        GoldenRequest(
-            image=base64.b64encode(images[id]).decode("ascii"),
-            probabilities=tuple(float(p) for p in test.probabilities[index[id]]),
-            label=labels[int(test.predicted[index[id]])],
-        )
-        for id in chosen
-    )
-    return GoldenRequests(labels=labels, requests=requests)
-
-
-def _choose(test: Scores, sizes: dict[str, int], settings: EvaluateSettings) -> list[str]:
-    """Ids, one per class in turn; within a class small images first, then by id."""
-    queues: dict[int, list[str]] = {}
-    for id, label in sorted(
-        zip(test.ids, test.labels, strict=True),
-        key=lambda row: (sizes[row[0]] > settings.golden_bytes, row[0]),
-    ):
-        queues.setdefault(int(label), []).append(id)
-    longest = max(len(queue) for queue in queues.values())
-    turns = [queues[label][turn : turn + 1] for turn in range(longest) for label in sorted(queues)]
-    return [id for turn in turns for id in turn][: settings.golden]

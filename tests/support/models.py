@@ -5,7 +5,9 @@ TensorFlow is imported when a model is built.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +30,20 @@ def half_plus_two(base: Path, version: int = 1, add: float = 2.0) -> Path:
     return _save(module, base, version, {"serving_default": module.__call__})
 
 
-def classifier(base: Path, version: int = 1, size: int = 8, tilt: float = 0.0) -> Path:
+def classifier(
+    base: Path,
+    version: int = 1,
+    size: int = 8,
+    tilt: float = 0.0,
+    labels: Sequence[str] = LABELS,
+    classes: Sequence[str] = (),
+    more: Mapping[str, Sequence[Any]] | None = None,
+) -> Path:
     """An image classifier with pergola's four signatures (serving/wire/contract.py), of `size` pixels a side.
 
-    It tells bright images from dark ones; `tilt` is added to the logit of "bright".
+    It tells bright images from dark ones; `tilt` is added to the logit of "bright".  labels: what it calls
+    dark and bright images.  classes: what the signature "labels" calls them, if that is something else.
+    more: further outputs, name -> the values for dark and bright images.
     """
     import tensorflow as tf
 
@@ -39,7 +51,8 @@ def classifier(base: Path, version: int = 1, size: int = 8, tilt: float = 0.0) -
         def __init__(self) -> None:
             self.weights = tf.Variable([[-8.0, 8.0]])
             self.bias = tf.Variable([4.0, -4.0 + tilt])
-            self.labels = tf.constant(LABELS)
+            self.labels = tf.constant(labels)
+            self.classes = tf.constant(classes or labels)
 
         def answer(self, pixels):
             mean = tf.reduce_mean(tf.cast(pixels, tf.float32) / 255.0, axis=[1, 2, 3])[:, None]
@@ -49,6 +62,7 @@ def classifier(base: Path, version: int = 1, size: int = 8, tilt: float = 0.0) -
                 "probabilities": probabilities,
                 "label": tf.gather(self.labels, best),
                 "probability": tf.reduce_max(probabilities, axis=-1),
+                **{name: tf.gather(tf.constant(values), best) for name, values in (more or {}).items()},
             }
 
         def decode(self, encoded):
@@ -72,7 +86,7 @@ def classifier(base: Path, version: int = 1, size: int = 8, tilt: float = 0.0) -
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="index")])
         def label_names(self, index):
-            return {"label": tf.gather(self.labels, index)}
+            return {"label": tf.gather(self.classes, index)}
 
     module = Classifier()
     return _save(

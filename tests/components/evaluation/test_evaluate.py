@@ -183,6 +183,44 @@ def test_golden_requests_hold_a_image_of_each_class_and_its_answer(walk, tmp_pat
     assert set(images) <= {image.image for image in read_images(walk.shards, "test")}
 
 
+def test_golden_requests_hold_the_decisions_that_the_costs_allow(walk, tmp_path):
+    notes = ExportNotes(costs=COSTS)
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path / "sure", SETTINGS, notes=notes)
+    for request in GoldenRequests.load(tmp_path / "sure").requests:
+        expected = np.array(request.probabilities) @ np.array(COSTS.matrix)
+        assert COSTS.actions[expected.argmin()] in request.decisions and len(request.decisions) == 1
+    evaluate(unsure, walk.shards, walk.split, tmp_path / "unsure", SETTINGS, notes=notes)
+    either = {request.decisions for request in GoldenRequests.load(tmp_path / "unsure").requests}
+    assert either == {("dark", "ask a person")}
+
+
+def unsure(images):
+    """A model whose probabilities make two actions cost about the same: 0.2."""
+    return np.tile(np.array([0.8001, 0.0999, 0.1], np.float32), (len(images), 1))
+
+
+def test_golden_requests_hold_what_else_the_model_answers(walk, tmp_path):
+    def reply(images):
+        named = np.array([b"wrong name"] * len(images), dtype=object)
+        score = np.array([[len(image), 1.0] for image in images], np.float32)
+        return {"probabilities": by_brightness()(images), "label": named, "score": score, "colour": named}
+
+    evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS, reply=reply)
+    golden = GoldenRequests.load(tmp_path)
+    assert golden.outputs == ("colour", "label", "probabilities", "score")
+    for request in golden.requests:
+        size = len(base64.b64decode(request.image))
+        assert request.outputs == {"score": [size, 1.0], "colour": "wrong name"}
+        assert request.label == LABELS[int(np.argmax(request.probabilities))]  # of the shards
+
+
+@pytest.mark.parametrize("values", [[np.nan], [1.0, 2.0]])
+def test_evaluate_refuses_an_output_that_no_server_can_be_compared_with(walk, tmp_path, values):
+    with pytest.raises(StepError, match=r"output 'score' has shape .*, expected one row of finite values"):
+        evaluate(by_brightness(), walk.shards, walk.split, tmp_path, SETTINGS,
+                 reply=lambda images: {"score": np.array(values)})  # fmt: skip
+
+
 def test_golden_requests_are_as_many_as_there_are_images(walk, tmp_path):
     settings = EvaluateSettings(golden=100)
     evaluate(by_brightness(), walk.shards, walk.split, tmp_path, settings)
