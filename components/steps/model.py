@@ -82,7 +82,7 @@ def evaluate(
         explain = model.saliency if model.explains() else None
         return score(model.probabilities, shards, split, out, context.settings.evaluate,
                      progress=context.progress, notes=ExportNotes.of(saved_model), manifest_folder=manifest,
-                     explain=explain)  # fmt: skip
+                     explain=explain, reply=model.reply)  # fmt: skip
 
 
 def champion(context: Context, out: Path, export: Path) -> Champion:
