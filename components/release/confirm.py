@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from pergola.components.artifacts.release import Confirmation, Publication
 from pergola.components.errors import StepError
 from pergola.components.release import golden as golden_requests
 from pergola.components.release.golden import WrongAnswer
-from pergola.components.store.publish import withdraw
+from pergola.components.store.publish import verify_published, withdraw
 
 if TYPE_CHECKING:
     from pergola.components.release.registry import Registry
@@ -27,17 +28,36 @@ def confirm(
     max_difference: float,
     timeout_s: float = 60.0,
 ) -> Confirmation:
-    """Send the golden requests to the published version, then make it the champion.
+    """What `confirm_by` does, with a client that is open and stays so."""
+    opened = nullcontext(client)
+    return confirm_by(
+        opened, golden, publication, base, registry, max_difference=max_difference, timeout_s=timeout_s
+    )
 
-    client: of a server that watches `base`, for the published model: the smoke test's own server
-    (SmokeTestServer.serve) or a running `pergola serve`.
-    Raises StepError if the version is not available in time or answers differently. It is then withdrawn
-    from the folder and the registry, and the champion does not change. A version that is already the
-    champion is not withdrawn.
+
+def confirm_by(
+    opening: AbstractContextManager[Client],
+    golden: GoldenRequests,
+    publication: Publication,
+    base: Path,
+    registry: Registry,
+    *,
+    max_difference: float,
+    timeout_s: float = 60.0,
+) -> Confirmation:
+    """Verify the published version, send it the golden requests, then make it the champion.
+
+    opening: gives a client of a server that watches `base`, for the published model: of the smoke test's own
+    server (SmokeTestServer.serve) or of a running `pergola serve`. It is entered once the files are verified.
+    Raises StepError if the version is damaged, not available in time or answers differently. It is then
+    withdrawn from the folder and the registry, and the champion does not change. A version that is already
+    the champion is not withdrawn.
     """
     model, version = publication.model, publication.version
     try:
-        difference = served_difference(client.at(version=version), golden, version, timeout_s)
+        verify_published(base, publication)
+        with opening as client:
+            difference = served_difference(client.at(version=version), golden, version, timeout_s)
         if difference > max_difference:
             raise WrongAnswer(
                 f"its probabilities differ by up to {difference:.2g}, {max_difference:g} is allowed"
@@ -47,14 +67,14 @@ def confirm(
         if champion is not None and champion.version == version:
             raise StepError(
                 f"Version {version} of '{model}' is the champion and remains it, but could not be confirmed "
-                f"again: {error}. See the server's log."
+                f"again: {str(error).rstrip('.')}. See the server's log."
             ) from error
         withdraw(base, model, version)
         registry.withdraw(model, version)
         now = f"Version {champion.version} remains the champion." if champion else "There is no champion."
         raise StepError(
             f"Version {version} of '{model}' was published but could not be confirmed, so it was withdrawn: "
-            f"{error}. {now}"
+            f"{str(error).rstrip('.')}. {now}"
         ) from error
     previous = registry.promote(model, version)
     return Confirmation(model=model, version=version, previous=previous, max_difference=difference)

@@ -28,17 +28,25 @@ from pergola.components.store.checksums import (
     parse_checksums,
     verify,
 )
+from pergola.components.store.store_errors import ChecksumError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def publish(
-    saved_model: Path, base: Path, model: str, version: int, *, notes: Path | None = None
+    saved_model: Path,
+    base: Path,
+    model: str,
+    version: int,
+    *,
+    notes: Path | None = None,
+    registered: str = "",
 ) -> Publication:
     """Publish a SavedModel. Publishing it again changes nothing.
 
     base: the folder of all models of a server, created if missing.  version: at least 1.
     notes: a folder whose files are stored with the version, see `notes_of`.
+    registered: SHA-256 of the SavedModel that has this number in the registry; "": not compared.
     Raises StepError if another model has this number or the disk is full, InputError for a folder that is
     not a SavedModel, an invalid model name, or a folder without write permission.
     """
@@ -46,6 +54,12 @@ def publish(
     sources = _sources(saved_model, notes)
     sums = {name: digest.of_file(path) for name, path in sources.items()}
     publication = Publication(model=model, version=version, sha256=_sha256(sums))
+    if registered and publication.sha256 != registered:
+        raise StepError(
+            f"{saved_model} is not the model that was registered as version {version} of '{model}': its "
+            f"SHA-256 is {publication.sha256[:12]}…, {registered[:12]}… was registered. Run the pipeline "
+            "again, which exports it anew."
+        )
     with explained(base):
         if folder.exists():
             _check_same(folder, sums)
@@ -104,6 +118,19 @@ def sha256_of(folder: Path) -> str:
     The files are not read. Raises what `pergola.components.store.checksums.parse_checksums` raises.
     """
     return _sha256(parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS)))
+
+
+def verify_published(base: Path, publication: Publication) -> None:
+    """Check that a published version is there, undamaged, and the model that was published.
+
+    All its files are read. Raises ChecksumError, MissingVersion.
+    """
+    folder = _folder(base, publication.model, publication.version)
+    verify(folder)
+    if (found := sha256_of(folder)) != publication.sha256:
+        raise ChecksumError(
+            f"{folder} has a model with SHA-256 {found[:12]}…, {publication.sha256[:12]}… was published."
+        )
 
 
 def _folder(base: Path, model: str, version: int) -> Path:

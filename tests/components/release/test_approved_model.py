@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pergola.components.errors import StepError
 from pergola.components.evaluation.gate.gate import GateInputs
 from pergola.components.evaluation.gate.resource_rules import is_served_correctly
 from pergola.components.evaluation.gate.settings import GateSettings
-from pergola.components.release.confirm import confirm
+from pergola.components.release.confirm import confirm, confirm_by
 from pergola.components.release.registry import Registry
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
 from pergola.components.store.publish import publish, published
@@ -85,6 +86,12 @@ def registry(tmp_path_factory):
 def release(registry, base, name, model, version):
     registry.register(name, registry.run(f"{name}-{version}"), model, sha256=str(version) * 64)
     return publish(model, base, name, version)
+
+
+@contextmanager
+def opening(server, publication, base):
+    with server.serve(base, publication.model, publication.version) as client:
+        yield client
 
 
 def test_smoke_test_and_gate_refuse_swapped_class_names(server, built, tmp_path):
@@ -166,3 +173,75 @@ def test_confirm_withdraws_a_model_with_swapped_class_names(server, registry, bu
     ):
         confirm(client, PLAIN, second, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, model) == [1] and registry.champion(model).version == 1
+
+
+FILES = (
+    "saved_model.pb",
+    "variables/variables.index",
+    "variables/variables.data-00000-of-00001",
+    "checksums.sha256",
+)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_confirm_withdraws_a_version_with_a_flipped_byte(server, registry, built, tmp_path, number):
+    model = f"ferns-{number}"
+    publication = release(registry, tmp_path, model, built["good"], 1)
+    flip(tmp_path / model / "1" / FILES[number])
+    with pytest.raises(StepError, match=r"withdrawn: .*checksums\.sha256.*There is no champion"):
+        confirm_by(
+            opening(server, publication, tmp_path),
+            PLAIN,
+            publication,
+            tmp_path,
+            registry,
+            max_difference=0.01,
+        )
+    assert published(tmp_path, model) == [] and registry.champion(model) is None
+    assert registry.versions(model)[0].status == "withdrawn"
+    again = publish(built["good"], tmp_path, model, 1)
+    confirm_by(opening(server, again, tmp_path), PLAIN, again, tmp_path, registry, max_difference=0.01)
+    assert registry.champion(model).version == 1
+
+
+def test_confirm_withdraws_a_damaged_version_that_a_server_loaded_before(server, registry, built, tmp_path):
+    publication = release(registry, tmp_path, "mosses", built["good"], 1)
+    with server.serve(tmp_path, "mosses", 1) as client:
+        flip(tmp_path / "mosses" / "1" / FILES[2])
+        with pytest.raises(StepError, match=r"withdrawn: .*does not match"):
+            confirm(client, PLAIN, publication, tmp_path, registry, max_difference=0.01)
+    assert published(tmp_path, "mosses") == [] and registry.champion("mosses") is None
+
+
+def test_confirm_withdraws_another_model_with_a_list_of_its_own(server, registry, built, tmp_path):
+    publication = release(registry, tmp_path, "palms", built["good"], 1)
+    other = publish(built["decides"], tmp_path / "other", "palms", 1)
+    (tmp_path / "palms").rename(tmp_path / "away")
+    (tmp_path / "other" / "palms").rename(tmp_path / "palms")
+    expected = rf"withdrawn: .*{other.sha256[:12]}…, {publication.sha256[:12]}… was published"
+    with server.serve(tmp_path, "palms", 1) as client, pytest.raises(StepError, match=expected):
+        confirm(client, PLAIN, publication, tmp_path, registry, max_difference=0.01)
+    assert published(tmp_path, "palms") == [] and registry.champion("palms") is None
+
+
+def test_confirm_withdraws_what_its_own_server_cannot_load(server, registry, tmp_path):
+    broken = tmp_path / "saved_model"
+    broken.mkdir()
+    (broken / "saved_model.pb").write_bytes(b"no graph at all")
+    publication = release(registry, tmp_path / "models", "broken", broken, 1)
+    with pytest.raises(StepError, match=r"withdrawn: .*cannot be loaded"):
+        confirm_by(
+            opening(server, publication, tmp_path / "models"),
+            PLAIN,
+            publication,
+            tmp_path / "models",
+            registry,
+            max_difference=0.01,
+        )
+    assert published(tmp_path / "models", "broken") == []

@@ -191,3 +191,17 @@ def test_publication_has_the_digest_of_the_folder(tmp_path_factory, content):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     assert publish(source, folder / "base", "m", 1).sha256 == digest.of_folder(source)
+
+
+def test_publish_refuses_a_model_that_is_not_the_registered_one(model, tmp_path):
+    registered = digest.of_folder(model)
+    assert publish(model, tmp_path / "models", "leaves", 1, registered=registered).sha256 == registered
+    weights = model / "variables" / "variables.index"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    message = r"is not the model that was registered as version 2 of 'leaves': its SHA-256 is"
+    with pytest.raises(StepError, match=message):
+        publish(model, tmp_path / "models", "leaves", 2, registered=registered)
+    assert published(tmp_path / "models", "leaves") == [1]
+    assert os.listdir(tmp_path / "models" / "leaves") == ["1"]
