@@ -124,7 +124,7 @@ def publish(context: Context, out: Path, registration: Path, export: Path, refer
 
     registered = Registration.load(registration)
     publication = put(export / "saved_model", context.workspace.models, registered.model, registered.version,
-                      notes=reference)  # fmt: skip
+                      notes=reference, registered=registered.sha256)  # fmt: skip
     publication.save(out)
     return publication
 
@@ -137,14 +137,14 @@ def is_published(context: Context, out: Path) -> bool:
 
 def confirm(context: Context, out: Path, publication: Path, evaluation: Path) -> Confirmation:
     """A published version -> the champion, once a server gave its golden answers."""
-    from pergola.components.release.confirm import confirm as ask
+    from pergola.components.release.confirm import confirm_by
     from pergola.components.release.registry import Registry
 
     published, workspace = Publication.load(publication), context.workspace
-    with context.client_of(published.model, published.version) as client:
-        confirmation = ask(client, GoldenRequests.load(evaluation), published, workspace.models,
-                           Registry(workspace.tracking_uri),
-                           max_difference=context.settings.gate.max_difference)  # fmt: skip
+    client = context.client_of(published.model, published.version)
+    confirmation = confirm_by(client, GoldenRequests.load(evaluation), published, workspace.models,
+                              Registry(workspace.tracking_uri),
+                              max_difference=context.settings.gate.max_difference)  # fmt: skip
     confirmation.save(out)
     return confirmation
 

@@ -3,12 +3,15 @@
 import base64
 import dataclasses
 import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+from pergola.components import digest
 from pergola.components.artifacts.evaluation import GoldenRequest, GoldenRequests
+from pergola.components.artifacts.release import Registration
 from pergola.components.errors import StepError
 from pergola.components.evaluation.gate.gate import GateInputs
 from pergola.components.evaluation.gate.resource_rules import is_served_correctly
@@ -16,7 +19,11 @@ from pergola.components.evaluation.gate.settings import GateSettings
 from pergola.components.release.confirm import confirm, confirm_by
 from pergola.components.release.registry import Registry
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
+from pergola.components.settings import Settings
+from pergola.components.steps import release as steps
+from pergola.components.steps.context import Context
 from pergola.components.store.publish import publish, published
+from pergola.components.workspace import Workspace
 from tests.components.evaluation.test_gate import evaluation
 from tests.support import models
 
@@ -245,3 +252,43 @@ def test_confirm_withdraws_what_its_own_server_cannot_load(server, registry, tmp
             max_difference=0.01,
         )
     assert published(tmp_path / "models", "broken") == []
+
+
+@pytest.fixture
+def released(server, built, tmp_path):
+    """A context, and the artifacts of register, export and evaluate."""
+    workspace = Workspace(tmp_path / "work")
+    context = Context(tmp_path, "leaves", Settings(), workspace, server=server)
+    saved_model = shutil.copytree(built["good"], tmp_path / "export" / "saved_model")
+    registry = Registry(workspace.tracking_uri)
+    sha256 = digest.of_folder(saved_model)
+    made = registry.register("leaves", registry.run("a run"), saved_model, sha256=sha256)
+    Registration("leaves", made.version, made.run, sha256).save(tmp_path / "registration")
+    PLAIN.save(tmp_path / "evaluation")
+    (tmp_path / "reference").mkdir()
+    return context, registry
+
+
+def publish_step(context, folder):
+    inputs = (folder / name for name in ("registration", "export", "reference"))
+    return steps.publish(context, folder / "publication", *inputs)
+
+
+def test_publish_step_refuses_an_export_that_changed_after_it_was_registered(released, tmp_path):
+    flip(tmp_path / "export" / "saved_model" / FILES[2])
+    with pytest.raises(StepError, match="not the model that was registered as version 1 of 'leaves'"):
+        publish_step(released[0], tmp_path)
+    assert published(released[0].workspace.models, "leaves") == []
+
+
+@pytest.mark.parametrize("file", FILES[:3])
+def test_confirm_step_withdraws_a_damaged_version_before_a_server_loads_it(released, tmp_path, file):
+    context, registry = released
+    publish_step(context, tmp_path)
+    flip(context.workspace.models / "leaves" / "1" / file)
+    with pytest.raises(StepError, match=r"withdrawn: .* does not match checksums\.sha256"):
+        steps.confirm(context, tmp_path / "out", tmp_path / "publication", tmp_path / "evaluation")
+    assert published(context.workspace.models, "leaves") == [] and registry.champion("leaves") is None
+    publish_step(context, tmp_path)
+    steps.confirm(context, tmp_path / "out", tmp_path / "publication", tmp_path / "evaluation")
+    assert registry.champion("leaves").version == 1
