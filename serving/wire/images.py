@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112  # the EXIF tag
+# Where a PNG has EXIF or XMP data that the graph cannot read.
+ODD_EXIF = (
+    b"tEXtexif\0", b"zTXtexif\0", b"iTXtexif\0", b"Raw profile type exif\0", b"XML:com.adobe.xmp\0\1",
+)  # fmt: skip
+_TURNED_BY_XMP = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 _EXIF_HOLDERS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
@@ -68,14 +76,11 @@ def opened(data: bytes, name: str = "image", *, max_pixels: int = MAX_PIXELS) ->
     """
     if not data:
         raise ValueError(f"{name} is empty: expected an image file.")
+    _check_size(name, _webp_size(data), max_pixels)  # Opening a WebP already takes memory for its canvas.
     with decoding(name):
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     with picture:
-        if picture.width * picture.height > max_pixels:
-            raise ValueError(
-                f"{name} has {picture.width} x {picture.height} pixels, more than the limit of {max_pixels}: "
-                "scale it down or raise the limit."
-            )
+        _check_size(name, picture.size, max_pixels)
         yield picture
 
 
@@ -114,6 +119,14 @@ def flat(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ValueError(
+            f"{name} has {size[0]} x {size[1]} pixels, more than the limit of {max_pixels}: "
+            "scale it down or raise the limit."
+        )
+
+
 def _content(image: bytes | str | Path) -> tuple[str, bytes]:
     if isinstance(image, bytes | bytearray | memoryview):
         return "image", bytes(image)
@@ -137,16 +150,60 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
 
 
 def _decodes_alike(picture: Image.Image, data: bytes) -> bool:
-    """Whether TensorFlow's decode_image(channels=3) decodes it as Pillow does, and the file is complete."""
+    """Whether the graph of a model decodes it as Pillow does, and the file is complete."""
+    if _is_turned_by_xmp(picture, data):
+        return False
     opaque = not picture.has_transparency_data
     if picture.format in ("JPEG", "MPO"):
         return picture.mode in ("L", "RGB") and data.rfind(b"\xff\xd9", len(data) // 2) >= 0
     if picture.format == "PNG":
-        return opaque and picture.mode in ("1", "L", "P", "RGB") and data.rfind(b"IEND", len(data) // 2) >= 0
+        known = picture.mode in ("1", "L", "P", "RGB") and not any(name in data for name in ODD_EXIF)
+        return opaque and known and _has_sound_chunks(data)
     if picture.format == "WEBP":
-        still = not getattr(picture, "is_animated", False)
-        return opaque and still and int.from_bytes(data[4:8], "little") <= len(data) - 8
+        return opaque and not _is_animation(data) and int.from_bytes(data[4:8], "little") <= len(data) - 8
     return False
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header of a WebP; (0, 0) for anything else."""
+    kind, low = data[12:16], int.from_bytes
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return 0, 0
+    if kind == b"VP8X":
+        return 1 + low(data[24:27], "little"), 1 + low(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = low(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return low(data[26:28], "little") & 0x3FFF, low(data[28:30], "little") & 0x3FFF
+
+
+def _is_turned_by_xmp(picture: Image.Image, data: bytes) -> bool:
+    """Whether the graph refuses it, because only its XMP data seem to turn it; Pillow may see otherwise."""
+    if b"tiff:Orientation" not in data or not _TURNED_BY_XMP.search(data):
+        return False
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # of damaged EXIF, as in `orientation`
+        exif.load(picture.info.get("exif", b""))
+    return _ORIENTATION not in exif
+
+
+def _is_animation(webp: bytes) -> bool:
+    """Whether a WebP is marked as an animation, be it of a single frame."""
+    return webp[12:16] == b"VP8X" and bool(webp[20] & 0x02)
+
+
+def _has_sound_chunks(png: bytes) -> bool:
+    """Whether the checksums of all chunks of a PNG are right, up to its end: Pillow skips those of pixels."""
+    place, kind, view = 8, b"", memoryview(png)
+    while kind != b"IEND" and place + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, place)
+        end = place + 8 + length
+        if end + 4 > len(png) or zlib.crc32(view[place + 4 : end]) != int.from_bytes(
+            view[end : end + 4], "big"
+        ):
+            return False
+        place = end + 4
+    return kind == b"IEND"
 
 
 def _rewrite(picture: Image.Image, turn: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 from pergola.serving.wire.images import prepare
 from tests.support import images
 from tests.support.images import encoded, jpeg, pixels, png
+
+CASES = Path(__file__).parents[1] / "cases"
 
 
 @pytest.fixture
@@ -151,6 +154,38 @@ def test_prepare_takes_paths(tmp_path, image):
 def test_prepare_says_what_is_wrong(bad, says):
     with pytest.raises(ValueError, match=says):
         prepare(bad)
+
+
+@pytest.mark.parametrize("name", ["anim-webp/anim.webp", "anim-webp-one-frame/one-frame.webp"])
+def test_prepare_gives_the_first_frame_of_an_animated_webp(name):
+    data = (CASES / name).read_bytes()
+    with Image.open(io.BytesIO(data)) as picture:
+        wanted = np.asarray(picture.convert("RGB"))
+    prepared = prepare(data)
+    assert prepared[12:16] != b"VP8X"
+    assert difference(read(prepared), wanted) == 0
+
+
+def test_prepare_refuses_the_canvas_of_a_webp_before_it_is_opened(image):
+    still = encoded(image, "WEBP", exif=b"MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    assert still[12:16] == b"VP8X"
+    canvas = bytearray(still)
+    canvas[24:30] = (39_999).to_bytes(3, "little") * 2
+    with pytest.raises(ValueError, match="40000 x 40000 pixels, more than the limit"):
+        prepare(bytes(canvas))
+    for lossless, start, claim in ((True, 21, b"\xff" * 4), (False, 26, b"\xff" * 4)):
+        simple = bytearray(encoded(image, "WEBP", lossless=lossless))
+        simple[start : start + 4] = claim
+        with pytest.raises(ValueError, match=r"1638[34] x 1638[34] pixels, more than the limit"):
+            prepare(bytes(simple))
+
+
+def test_prepare_rewrites_a_png_whose_pixels_have_a_wrong_checksum():
+    data = (CASES / "png-bad-crc" / "bad-crc.png").read_bytes()
+    prepared = prepare(data)
+    assert prepared != data
+    assert difference(read(prepared), read(data)) == 0
+    assert prepare(prepared) is prepared
 
 
 def test_prepare_keeps_its_limit(image):
