@@ -1,7 +1,7 @@
 """Decodes and resizes images to the network's input, in the TensorFlow graph.
 
 Training, offline augmentation and the exported model all call it, so what is served is what was
-trained on. Images come out upright (EXIF orientation of JPEGs is applied in the graph), grey or
+trained on. Images come out upright (EXIF orientation is applied in the graph), grey or
 RGB, as uint8; scaling to floats belongs to the network.
 
 Images are resized bilinearly with antialiasing and rounded to integers. One of `ASPECTS` says how the
@@ -12,20 +12,25 @@ median aspect ratio of the training images, so most are hardly distorted.
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any
 
-from pergola.components.imaging import exif
+from pergola.components.imaging import exif, headers
+from pergola.serving.wire.images import ODD_EXIF
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 ASPECTS = ("stretch", "crop", "pad")
 
-MAX_PIXELS = 1 << 27  # 134 million: an image with a larger size in its header is refused before it is decoded
 PAD_GREY = 127
-_PNG_PALETTE = 3  # the colour types from here on may have transparent parts
+_PNG_PALETTE = 3  # the colour types from here on may have transparent parts without a chunk tRNS
+_PNG_ODD_EXIF = r"\C*(?:" + "|".join(re.escape(name.decode()) for name in ODD_EXIF) + r")\C*"
+_PNG_EXTRAS = r"\C*(?:eXIf|tRNS|tiff:Orientation|" + _PNG_ODD_EXIF[6:]
 
 _FIRST_BYTES = (b"\xff", b"\x89", b"R", b"B", b"G")  # of JPEG, PNG, WebP, BMP, GIF
+_ODD_EXIF = "A PNG with EXIF data in a text chunk. Use pergola's client, or save the image without EXIF data."
+_CLEAR_16 = "A PNG of 16 bits with a transparent colour. Use pergola's client, or save it with 8 bits."
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode "L"
 
 
@@ -74,11 +79,24 @@ def _decoder(channels: int) -> Any:
 def _decode_rgb(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    decoders = (_decode_jpeg, _decode_png, _decode_webp, _decode_bmp, _decode_gif, _decode_other)
+    # Called, not inlined: each operation of a branch that is not taken would cost time for every JPEG.
+    others = (_decode_png, _decode_webp, _decode_bmp, _decode_gif, _decode_other)
+    decoders = (_decode_jpeg, *(_called(decoder) for decoder in others))
     is_kind = tf.equal(tf.strings.substr(contents, 0, 1), tf.constant(_FIRST_BYTES))
     kind = tf.reduce_min(tf.where(is_kind, tf.range(len(_FIRST_BYTES)), len(_FIRST_BYTES)))
     image = tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _called(decoder: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.function(
+        decoder,
+        input_signature=[tf.TensorSpec((), tf.string)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def to_grey(image: Any) -> tf.Tensor:
@@ -118,7 +136,7 @@ def _resampled(images: Any, size: Any) -> tf.Tensor:
 def _decode_jpeg(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    with tf.control_dependencies([_check_size(tf.image.extract_jpeg_shape(contents)[:2])]):
+    with tf.control_dependencies([headers.check_size(tf.image.extract_jpeg_shape(contents)[:2])]):
         image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
     return exif.upright(image, contents)
 
@@ -126,12 +144,31 @@ def _decode_jpeg(contents: Any) -> tf.Tensor:
 def _decode_png(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    head = _head(contents, 26)
+    head = headers.head(contents, 26)
     size = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False)
     depth_and_kind = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 24, 2), tf.uint8), tf.int32)
     depth, kind = depth_and_kind[0], depth_and_kind[1]
-    with tf.control_dependencies([_check_size(size)]):
+    with tf.control_dependencies([headers.check_size(size)]):
         contents = tf.identity(contents)
+
+    def plain() -> tf.Tensor:
+        return _png_pixels(contents, depth, kind >= _PNG_PALETTE, tf.constant(False))
+
+    def with_extras() -> tf.Tensor:
+        before_pixels = tf.strings.split(contents, "IDAT", maxsplit=1)[0]
+        clears = tf.strings.regex_full_match(before_pixels, r"\C*tRNS\C*")
+        odd = tf.strings.regex_full_match(contents, _PNG_ODD_EXIF)
+        with tf.control_dependencies([_refuse(odd, _ODD_EXIF), _refuse(clears & (depth == 16), _CLEAR_16)]):
+            image = _png_pixels(contents, depth, clears | (kind >= _PNG_PALETTE), clears)
+        return exif.turn(image, exif.orientation_in_chunk(contents))
+
+    # Searching the file once costs little; reading chunks would cost more than decoding a small image.
+    return tf.cond(tf.strings.regex_full_match(contents, _PNG_EXTRAS), with_extras, plain)
+
+
+def _png_pixels(contents: Any, depth: Any, blends: Any, clears: Any) -> tf.Tensor:
+    """The pixels on white if `blends`. clears: whether a chunk tRNS has the values of alpha."""
+    import tensorflow as tf
 
     def opaque() -> tf.Tensor:
         return tf.io.decode_png(contents, channels=3)
@@ -141,27 +178,36 @@ def _decode_png(contents: Any) -> tf.Tensor:
         # TensorFlow gives an opaque palette image of 1, 2 or 4 bits the alpha 1, 3 or 15 for 255.
         full = tf.bitwise.left_shift(1, tf.minimum(depth, 8)) - 1
         is_small = tf.reduce_max(tf.cast(image[..., 3], tf.int32)) <= full
-        return _on_white(image, tf.where(is_small, full, 255))
+        return _on_white(image, tf.where(is_small & ~clears, full, 255))
 
-    return tf.cond(kind >= _PNG_PALETTE, transparent, opaque)
+    return tf.cond(blends, transparent, opaque)
 
 
 def _decode_webp(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
+    with tf.control_dependencies(headers.check_webp(contents)):
+        contents = tf.identity(contents)
     frames = tf.ensure_shape(tf.io.decode_webp(contents), (None, None, None, None))
-    image = frames[0]
-    return tf.cond(tf.shape(image)[-1] == 4, lambda: _on_white(image), lambda: image)
+    opaque = tf.cond(tf.shape(frames)[-1] == 4, lambda: _on_white(frames[0]), lambda: frames[0])
+    opaque = tf.ensure_shape(opaque, (None, None, 3))
+    flags = headers.webp_flags(contents)
+    turn = tf.cond(
+        (flags & (headers.WEBP_EXIF | headers.WEBP_XMP)) != 0,
+        lambda: exif.orientation_in_chunk(contents),
+        lambda: tf.constant(1),
+    )
+    return exif.turn(opaque, turn)
 
 
 def _decode_bmp(contents: Any) -> tf.Tensor:
     """Looks up the colours of palette images: TensorFlow takes the indices for grey levels."""
     import tensorflow as tf
 
-    head = _head(contents, 30)
+    head = headers.head(contents, 30)
     size = tf.io.decode_raw(tf.strings.substr(head, 18, 8), tf.int32)
     bits = tf.io.decode_raw(tf.strings.substr(head, 28, 2), tf.uint16)[0]
-    with tf.control_dependencies([_check_size(tf.abs(size))]):
+    with tf.control_dependencies([headers.check_size(tf.abs(size))]):
         image = tf.io.decode_bmp(contents)
 
     def look_up() -> tf.Tensor:
@@ -175,9 +221,8 @@ def _decode_bmp(contents: Any) -> tf.Tensor:
 def _decode_gif(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
-    size = tf.io.decode_raw(tf.strings.substr(_head(contents, 10), 6, 4), tf.uint16)
-    with tf.control_dependencies([_check_size(tf.cast(size, tf.int32))]):
-        return _decode_other(contents)
+    with tf.control_dependencies(headers.check_gif(contents)):
+        return _decode_other(tf.identity(contents))
 
 
 def _decode_other(contents: Any) -> tf.Tensor:
@@ -186,12 +231,10 @@ def _decode_other(contents: Any) -> tf.Tensor:
     return tf.io.decode_image(contents, channels=3, expand_animations=False)
 
 
-def _head(contents: Any, num_bytes: int) -> tf.Tensor:
-    """The first bytes, padded with zeros, so that the decoder reports a file that is too short."""
+def _refuse(condition: Any, message: str) -> Any:
     import tensorflow as tf
 
-    start = tf.strings.substr(contents, 0, num_bytes)
-    return tf.strings.substr(tf.strings.join([start, b"\0" * num_bytes]), 0, num_bytes)
+    return tf.debugging.Assert(~condition, [message])
 
 
 def _on_white(image: Any, opaque: Any = 255) -> tf.Tensor:
@@ -200,15 +243,6 @@ def _on_white(image: Any, opaque: Any = 255) -> tf.Tensor:
     values = tf.cast(image, tf.float32)
     alpha = values[..., 3:] / tf.cast(opaque, tf.float32)
     return tf.cast(tf.round(values[..., :3] * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
-
-
-def _check_size(size: Any) -> Any:
-    """Fails for int32 (height, width) of too many pixels."""
-    import tensorflow as tf
-
-    num_pixels = tf.reduce_prod(tf.cast(size, tf.float32))
-    message = f"The image has more than {MAX_PIXELS} pixels. Make it smaller and send it again."
-    return tf.debugging.Assert(num_pixels <= MAX_PIXELS, [message])
 
 
 def _sides(images: Any) -> tuple[Any, Any]:

@@ -1,9 +1,10 @@
-"""The EXIF orientation of a JPEG, read and applied with TensorFlow operations only.
+"""The EXIF orientation of an image, read and applied with TensorFlow operations only.
 
 Source: Exif 2.32 (CIPA DC-008), 4.5 and 4.6: the orientation is tag 0x0112 of the first image file
-directory of a TIFF structure in the first APP1 segment that starts with "Exif\\0\\0". The result
-equals that of Pillow's `ImageOps.exif_transpose`. Anything broken, missing or out of range counts as
-orientation 1: an image is never refused for its EXIF data.
+directory of a TIFF structure: in a JPEG in the first APP1 segment that starts with "Exif\\0\\0", in a PNG
+in the chunk eXIf, in a WebP in the chunk EXIF. The result equals that of Pillow's `ImageOps.exif_transpose`.
+Anything broken, missing or out of range counts as orientation 1: an image is never refused for its EXIF
+data. Where they have no orientation Pillow takes that of XMP; such an image is refused unless it is upright.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION = 0x0112
 _SHORT, _LONG = 3, 4
+_TURNED_BY_XMP = "An image that only XMP data turn upright. Use pergola's client, or save the image upright."
 _TURNS = (  # for orientations 1 to 8: whether axes are swapped, then rows reversed, then columns reversed
     (False, False, False, False, True, True, True, True),
     (False, False, True, True, False, False, True, True),
@@ -27,7 +29,7 @@ _TURNS = (  # for orientations 1 to 8: whether axes are swapped, then rows rever
 
 
 def upright(image: Any, contents: Any) -> tf.Tensor:
-    """The image rotated and mirrored according to its EXIF orientation.
+    """The image of a JPEG rotated and mirrored according to its EXIF orientation.
 
     image: uint8 (H, W, C), decoded from contents, string (), which hold the orientation. The result is
     (W, H, C) from orientation 5 on.
@@ -36,8 +38,17 @@ def upright(image: Any, contents: Any) -> tf.Tensor:
 
     head = tf.strings.substr(contents, 0, _SEARCHED)
     # Most images have no EXIF data, and reading the segments costs more than decoding a small image.
-    has_exif = tf.strings.regex_full_match(head, r"\C*Exif\x00\x00\C*")
-    turned = tf.cond(has_exif, lambda: _turn(image, orientation(contents)), lambda: image)
+    is_told = tf.strings.regex_full_match(head, r"\C*(?:Exif\x00\x00|tiff:Orientation)\C*")
+    return tf.cond(is_told, lambda: turn(image, orientation(head)), lambda: image)
+
+
+def turn(image: Any, orientation: Any) -> tf.Tensor:
+    """The image, uint8 (H, W, C), rotated and mirrored; orientation: int32 (), 1 to 8."""
+    import tensorflow as tf
+
+    axes, rows, columns = (tf.gather(tf.constant(table), orientation - 1) for table in _TURNS)
+    swapped = tf.transpose(image, tf.where(axes, [1, 0, 2], [0, 1, 2]))
+    turned = tf.reverse(swapped, tf.boolean_mask([0, 1], tf.stack([rows, columns])))
     return tf.ensure_shape(turned, (None, None, image.shape[-1]))
 
 
@@ -46,15 +57,27 @@ def orientation(contents: Any) -> tf.Tensor:
     import tensorflow as tf
 
     data = tf.io.decode_raw(tf.strings.substr(contents, 0, _SEARCHED), tf.uint8)
-    return _read_orientation(data, _find_tiff(data))
+    return _not_by_xmp(contents, *_read_orientation(data, _find_tiff(data)))
 
 
-def _turn(image: Any, orientation: Any) -> tf.Tensor:
+def orientation_in_chunk(contents: Any) -> tf.Tensor:
+    """EXIF orientation of a PNG or WebP file, string () -> int32 (), 1 to 8; 1 where there is none."""
     import tensorflow as tf
 
-    axes, rows, columns = (tf.gather(tf.constant(table), orientation - 1) for table in _TURNS)
-    swapped = tf.transpose(image, tf.where(axes, [1, 0, 2], [0, 1, 2]))
-    return tf.reverse(swapped, tf.boolean_mask([0, 1], tf.stack([rows, columns])))
+    block = contents
+    for start, pattern in ((b"II*\0", r"II\*\x00"), (b"MM\0*", r"MM\x00\*")):
+        before = r"^\C*?(?:eXIf|EXIF\C\C\C\C)(?:Exif\x00\x00)*"
+        block = tf.strings.regex_replace(block, before + pattern, start, replace_global=False)
+    block = tf.strings.join([b"\0", tf.strings.substr(block, 0, _SEARCHED)])
+    return _not_by_xmp(contents, *_read_orientation(tf.io.decode_raw(block, tf.uint8), tf.constant(1)))
+
+
+def _not_by_xmp(contents: Any, orientation: Any, is_tagged: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    is_turned = tf.strings.regex_full_match(contents, r"\C*tiff:Orientation(?:=\"|>)[2-8]\C*")
+    with tf.control_dependencies([tf.debugging.Assert(is_tagged | ~is_turned, [_TURNED_BY_XMP])]):
+        return tf.identity(orientation)
 
 
 def _bytes_at(data: Any, index: Any) -> tf.Tensor:
@@ -99,7 +122,8 @@ def _find_tiff(data: Any) -> tf.Tensor:
     return found
 
 
-def _read_orientation(data: Any, tiff: Any) -> tf.Tensor:
+def _read_orientation(data: Any, tiff: Any) -> tuple[Any, Any]:
+    """The orientation, 1 where it is missing or invalid, and whether there is one."""
     import tensorflow as tf
 
     head = _bytes_at(data, tiff + tf.range(2))
@@ -116,5 +140,6 @@ def _read_orientation(data: Any, tiff: Any) -> tf.Tensor:
     )
     wanted = (tags == _ORIENTATION) & ((kinds == _SHORT) | (kinds == _LONG))
     first = tf.concat([tf.boolean_mask(values, wanted), [1]], 0)[0]
-    is_valid = (tiff > 0) & is_known & (magic == 42) & (first >= 1) & (first <= 8)
-    return tf.where(is_valid, first, 1)
+    is_tiff = (tiff > 0) & is_known & (magic == 42)
+    is_valid = is_tiff & (first >= 1) & (first <= 8)
+    return tf.where(is_valid, first, 1), is_tiff & tf.reduce_any(tags == _ORIENTATION)

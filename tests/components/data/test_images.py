@@ -2,6 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from pergola.components.data.manifest.image_metadata import ImageLimits, inspect
 from pergola.components.imaging import decode as images
 from pergola.components.imaging import exif
+from pergola.serving.wire.images import prepare
+
+CASES = Path(__file__).parents[2] / "cases"
 
 
 def picture(height: int = 24, width: int = 40, seed: int = 0) -> Image.Image:
@@ -166,6 +174,155 @@ def test_decode_refuses_a_bomb_by_its_header(decode):
 
     contents = bytearray(encoded(picture(), "PNG"))
     contents[16:24] = struct.pack(">II", 60_000, 60_000)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="134217728 pixels"):
+        decode(bytes(contents))
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def with_chunk(png: bytes, kind: bytes, body: bytes) -> bytes:
+    """A PNG with one more chunk before its pixels."""
+    return png[:33] + png_chunk(kind, body) + png[33:]
+
+
+def flipped(webp: bytes, flag: int) -> bytes:
+    """A WebP with another flag in its VP8X header."""
+    assert webp[12:16] == b"VP8X"
+    return webp[:20] + bytes([webp[20] ^ flag]) + webp[21:]
+
+
+def xmp(orientation: int) -> bytes:
+    return b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>' % orientation
+
+
+def odd_files() -> dict[str, bytes]:
+    """Files that the graph and Pillow could read differently."""
+    image, grey = picture(), picture().convert("L")
+    palette = image.quantize(8)
+    profile = b"\nexif\n      26\n" + exif_bytes(6)[6:].hex().encode() + b"\n"
+    png, lossless = encoded(image, "PNG"), {"lossless": True}
+    tagged = encoded(image, "WEBP", exif=exif_bytes(6), **lossless)
+    part = encoded(palette, "GIF")
+    start = part.index(b",\0\0\0\0")
+    rgba = picture().convert("RGBA")
+    rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
+    moving = {"save_all": True, "append_images": [image.rotate(90)]}
+    files = {
+        "jpeg-exif-over-xmp": encoded(image, "JPEG", exif=exif_bytes(1), xmp=xmp(6)),
+        "jpeg-xmp-in-a-comment": encoded(image, "JPEG", comment=xmp(6)),
+        "jpeg-xmp-upright": encoded(image, "JPEG", xmp=xmp(1)),
+        "png-exif-at-end": png[:-12] + png_chunk(b"eXIf", exif_bytes(5)[6:]) + png[-12:],
+        "png-exif-upright": encoded(image, "PNG", exif=exif_bytes(1)),
+        "png-exif-prefix": with_chunk(png, b"eXIf", exif_bytes(8)),
+        "png-exif-broken": with_chunk(png, b"eXIf", b"MM\0*\0\0"),
+        "png-raw-profile": with_chunk(png, b"tEXt", b"Raw profile type exif\0" + profile),
+        "png-zipped-profile": with_chunk(png, b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "png-text-exif": with_chunk(png, b"tEXt", b"exif\0" + exif_bytes(6)),
+        "png-xmp": with_chunk(png, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(8)),
+        "png-zipped-xmp": with_chunk(png, b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp(8))),
+        "png-16-bit": encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
+        "png-16-bit-clear": encoded(
+            Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG", transparency=257 * 9
+        ),
+        "png-1-bit-clear": encoded(grey.convert("1"), "PNG", transparency=1),
+        "png-palette-faint": encoded(palette, "PNG", transparency=bytes([9] * 8)),
+        "png-palette-clear": encoded(palette, "PNG", transparency=3),
+        "webp-xmp": encoded(image, "WEBP", xmp=xmp(6), **lossless),
+        "webp-exif-prefix": encoded(image, "WEBP", exif=exif_bytes(7), **lossless),
+        "webp-exif-unmarked": flipped(tagged, 0x08),
+        "webp-exif-clear": encoded(rgba, "WEBP", exif=exif_bytes(3), exact=True, **lossless),
+        "gif-part": part[: start + 1] + struct.pack("<4H", 1, 1, 39, 23) + part[start + 9 :],
+        "gif-comment": encoded(palette, "GIF", comment=b"c" * 700),
+        "gif-moving": encoded(palette, "GIF", save_all=True, append_images=[palette.rotate(90)]),
+        "apng": encoded(image, "PNG", **moving),
+    }
+    for orientation in range(1, 9):
+        files[f"png-exif-{orientation}"] = encoded(image, "PNG", exif=exif_bytes(orientation))
+        files[f"webp-exif-{orientation}"] = encoded(
+            image, "WEBP", exif=exif_bytes(orientation, ">"), **lossless
+        )
+    shared = (path for path in CASES.glob("*/*") if not path.parent.name.startswith("anim"))
+    return files | {path.name: path.read_bytes() for path in shared}
+
+
+ODD_FILES = odd_files()
+ANSWERED = [  # files that are neither turned nor transparent, or that the graph can read as they are
+    *("jpeg-exif-over-xmp", "jpeg-xmp-upright", "png-exif-at-end", "png-exif-upright", "png-exif-broken"),
+    *("png-1-bit-clear", "png-palette-clear", "png-palette-faint", "trns_grey.png", "trns_rgb.png"),
+    *("exif6.png", "exif6.webp", "webp-exif-clear", "webp-exif-prefix", "gif-comment", "gif-moving", "apng"),
+]
+
+
+@pytest.mark.parametrize("name", ODD_FILES)
+def test_decode_answers_as_prepared_or_refuses(decode, name):
+    import tensorflow as tf
+
+    prepared = decode(prepare(ODD_FILES[name]))
+    try:
+        raw = decode(ODD_FILES[name])
+    except tf.errors.InvalidArgumentError:
+        assert name not in ANSWERED
+        return
+    assert raw.shape == prepared.shape
+    assert np.abs(raw.astype(int) - prepared).max() <= 1  # blending with white rounds differently
+
+
+def test_prepare_turns_what_only_the_client_reads():
+    turned = [name for name, data in ODD_FILES.items() if prepare(data) != data]
+    assert {
+        "png-raw-profile",
+        "png-zipped-profile",
+        "png-xmp",
+        "png-zipped-xmp",
+        "webp-xmp",
+        "xmp6.jpg",
+    } <= set(turned)
+
+
+REFUSE = """
+import sys
+import tensorflow as tf
+from pergola.components.imaging import decode
+for path in sys.argv[1:]:
+    contents = open(path, "rb").read()
+    for _ in range(20):
+        try:
+            decode.decode(contents, 3)
+        except tf.errors.InvalidArgumentError as error:
+            assert "animated WebP" in str(error), error
+        else:
+            raise SystemExit(f"{path} was decoded")
+print("refused")
+"""
+
+
+def test_decode_refuses_animated_webp_before_the_native_decoder():
+    files = [str(path) for path in CASES.glob("anim-webp*/*.webp")]
+    assert len(files) == 2
+    done = subprocess.run([sys.executable, "-c", REFUSE, *files], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "refused"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["anim-webp/anim.webp", "anim-webp-one-frame/one-frame.webp"])
+def test_scan_and_shards_take_the_first_frame_of_an_animated_webp(decode, name):
+    contents = (CASES / name).read_bytes()
+    found = inspect(contents, ImageLimits(max_pixels=10**6, max_side=10**4, max_bytes=10**6))
+    assert (found.format, found.reason) == ("WEBP", None)
+    with Image.open(io.BytesIO(contents)) as image:
+        wanted = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(decode(prepare(contents)), wanted)
+
+
+@pytest.mark.parametrize(("kind", "start"), [("VP8X", 24), ("VP8L", 21), ("VP8 ", 26)])
+def test_decode_refuses_the_canvas_of_a_webp_by_its_header(decode, kind, start):
+    import tensorflow as tf
+
+    options = {"exif": exif_bytes(1)} if kind == "VP8X" else {}
+    contents = bytearray(encoded(picture(), "WEBP", lossless=kind == "VP8L", **options))
+    assert contents[12:16] == kind.encode()
+    contents[start : start + (6 if kind == "VP8X" else 4)] = b"\xff" * (6 if kind == "VP8X" else 4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="134217728 pixels"):
         decode(bytes(contents))
 
