@@ -128,12 +128,6 @@ def test_a_group_reports_each_of_its_steps(runs):
         assert all(shown == wanted for shown, wanted in described), described
 
 
-def test_groups_take_at_most_half_the_time(runs):
-    """The bar is one half on an idle machine; a busy one must not fail the test."""
-    ratio = runs["auto"].seconds / runs["none"].seconds
-    assert ratio <= 0.75, {group: run.seconds for group, run in runs.items()}
-
-
 def test_a_retraining_ends_early_when_nothing_changed(runs, dataset, there):
     root = there["auto"]
     again = run_locally("retraining", dataset, root / "work", root / "second", QUICK, group="auto")
