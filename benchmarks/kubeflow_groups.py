@@ -1,9 +1,9 @@
-"""Wall time of a run on Kubeflow with grouped steps and with a task a step, tasks as processes of this machine.
+"""Wall time of a run on Kubeflow with grouped steps and with a task a step; tasks are local processes.
 
 scripts/bench kubeflow_groups [--images 60] [--rounds 1] [--json]
 
-The pipeline "retraining" on small images, run by kfp.local without containers, in turns. What a pod costs before it
-computes is not in it: on a cluster each task adds 10 to 60 s.
+The pipeline "retraining" on small images, run by kfp.local without containers, in turns. What a pod costs before
+it computes is not in it: on a cluster each task adds 10 to 60 s.
 """
 
 from __future__ import annotations
