@@ -7,7 +7,7 @@ from pathlib import Path
 from pergola.components.settings import Settings
 
 TEXT = Path("docs/trust.md").read_text(encoding="utf-8")
-NO_CHECK = "Checks beside CleanVision"  # a measurement
+NO_CHECK = "Comparison with CleanVision"  # a measurement
 
 
 def test_each_check_has_a_source_a_limit_and_a_switch():
