@@ -2,8 +2,8 @@
 
 scripts/bench kubeflow_groups [--images 60] [--rounds 1] [--json]
 
-The pipeline "retraining" on small images, run by kfp.local without containers, in turns. What a pod costs before
-it computes is not in it: on a cluster each task adds 10 to 60 s.
+The pipeline "retraining" on small images, run by kfp.local without containers, in turns. What a pod costs
+before it computes is not in it: on a cluster each task adds 10 to 60 s.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pergola.components import records
@@ -90,14 +91,15 @@ class Engine:
         key = key_of({name: found.sha256 for name, found in inputs.items()},
                      settings_of(step, self.context), code=step.code_digest(), model=context.model,
                      observed=step.observes(context) if step.observes else "")  # fmt: skip
-        found = None if forced or step.always else self.cache.find(step.name, key)
+        found = None if forced else self.cache.find(step.name, key)
         if found and step.has_effects and not self._still_there(step, context, found):
             found = None
-        if found:
+        if found and not step.always:
             return found
         folders = {name: output.folder for name, output in inputs.items()}
         work = lambda out: step.function(context, out, **folders)  # noqa: E731
-        return self.cache.make(step.name, key, work, resumes=step.resumes and not forced)
+        output = self.cache.make(step.name, key, work, resumes=step.resumes and not forced)
+        return replace(output, reused=True) if found and found.sha256 == output.sha256 else output
 
     def _still_there(self, step: Step, context: Context, found: Output) -> bool:
         """Whether what a step with effects did is still so: its own, and that of those it builds on."""

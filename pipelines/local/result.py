@@ -14,15 +14,11 @@ from pergola.components.artifacts.release import Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.evaluation import figures
 from pergola.pipelines import summaries
-from pergola.pipelines.definition import TRAINING
 from pergola.pipelines.local.reproduce import OriginalVersion, Reproduction
 
 if TYPE_CHECKING:
     from pergola.pipelines.local.engine import Engine
     from pergola.pipelines.local.runs import Run
-
-
-ALWAYS = {step.name for step in TRAINING.steps if step.always}  # done in every run, without changing anything
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +65,7 @@ class RunResult:
             f"  report  {self.report}",
         ]
         if self.reused:
-            everything = set(self.reused) >= set(self.seconds) - ALWAYS
+            everything = len(self.reused) == len(self.seconds)
             lines.insert(
                 1,
                 "Nothing changed: all steps were reused."

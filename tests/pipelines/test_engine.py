@@ -112,3 +112,10 @@ def test_a_row_that_takes_what_nobody_makes_is_refused():
 def test_a_row_without_code_is_refused():
     with pytest.raises(ValueError, match="Step pick declares no code"):
         Pipeline("bare", (dataclasses.replace(PICK, code=()),))
+
+
+def test_a_step_that_is_always_done_counts_as_reused_when_it_finds_the_same(tmp_path):
+    curious = dataclasses.replace(PICK, always=True, observes=None)
+    farm = Pipeline("farm", (curious, PRESS))
+    assert redone(tmp_path, farm) == ["pick", "press"]
+    assert redone(tmp_path, farm) == []

@@ -106,7 +106,7 @@ def test_run_is_recorded_with_settings_and_epochs(first, workspace):
 
 def test_unchanged_rerun_reuses_everything(first, dataset, workspace):
     again = run(dataset, workspace)
-    assert set(again.reused) == set(first.seconds) - {"champion"}
+    assert set(again.reused) == set(first.seconds)
     assert (again.version, again.metrics) == (1, first.metrics)
     assert "Nothing changed" in again.summary()
 
@@ -157,7 +157,7 @@ def test_a_stricter_gate_rejects_without_training_again(first, dataset, workspac
     assert (rejected.decision, rejected.version) == ("rejected", None)
     assert len(rejected.reasons) == 1
     redone = set(rejected.seconds) - set(rejected.reused)
-    assert redone == {"champion", "gate", "report", "register"}
+    assert redone == {"gate", "report", "register"}
     assert [p.name for p in (workspace.models / "shapes").iterdir() if p.name.isdecimal()] == ["1"]
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
@@ -214,7 +214,7 @@ def test_a_withdrawn_folder_is_published_again(first, dataset, workspace):
 
     withdraw(workspace.models, "shapes", 1)
     again = run(dataset, workspace)
-    assert again.version == 1 and set(again.seconds) - set(again.reused) == {"champion", "publish", "confirm"}
+    assert again.version == 1 and set(again.seconds) - set(again.reused) == {"publish", "confirm"}
     assert Path(again.model_path, "saved_model.pb").is_file()
 
 
