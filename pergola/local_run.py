@@ -53,14 +53,11 @@ def run(
         command = ["pergola", "run", str(dataset), "--workspace", str(place.root)]
         command += ["--config", str(config)] if config is not None else []
         command += [word for override in overrides for word in ("--set", override)]
-        return local.run(
-            Path(dataset),
-            sections.load(Path(config) if config is not None else None, overrides),
-            place,
-            show=_show(quiet),
-            force=force,
-            command=shlex.join(command),
-        )
+        wanted = sections.load(Path(config) if config is not None else None, overrides)
+        with _display(quiet) as show:
+            return local.run(
+                Path(dataset), wanted, place, show=show, force=force, command=shlex.join(command)
+            )
 
 
 def open_workspace(folder: str | Path | None) -> Workspace:
@@ -105,15 +102,21 @@ def _overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={toml_value(value)}" for name, value in flat.items())
 
 
-def _show(quiet: bool) -> Display:
+@contextmanager
+def _display(quiet: bool) -> Iterator[Display]:
     """Progress on standard error, which in a notebook is the cell's output."""
     from pergola.pipelines.local.native import own_stderr
     from pergola.pipelines.local.progress import Display, SilentDisplay
 
     if quiet:
-        return SilentDisplay()
+        yield SilentDisplay()
+        return
     try:
         is_descriptor = sys.stderr.fileno() == 2  # which native libraries' messages are led away from
     except (OSError, ValueError, AttributeError):
         is_descriptor = False
-    return Display(own_stderr() if is_descriptor else sys.stderr)
+    if not is_descriptor:
+        yield Display(sys.stderr)
+        return
+    with own_stderr() as stream:
+        yield Display(stream)

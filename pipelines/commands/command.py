@@ -120,6 +120,8 @@ def display() -> Display:
     from pergola.pipelines.local.native import own_stderr
     from pergola.pipelines.local.progress import Display
 
+    if _WARNINGS.stream is not None:
+        _WARNINGS.stream.close()  # of a command before, in the same process
     _WARNINGS.stream = own_stderr()
     return Display(_WARNINGS.stream)
 
