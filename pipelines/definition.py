@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pergola.components import code
+from pergola.components import code, records
 from pergola.components.steps import data, model, release
 from pergola.components.steps.context import ALL, Context
 from pergola.pipelines import summaries
@@ -84,6 +84,17 @@ class Step:
         """Of its function and everything that its roots reach."""
         functions = (self.function, *((self.parts.part, self.parts.merge) if self.parts else ()))
         return "-".join(code.of_step(function, self.code)[:20] for function in functions)
+
+    def settings_in(self, context: Context) -> dict[str, Any]:
+        """The settings that a change of which redoes it, as plain values; a file counts by its content."""
+        if ALL in self.settings:
+            return records.to_dict(context.settings)
+        found: dict[str, Any] = {}
+        for name in self.settings:
+            section, _, key = name.partition(".")
+            part = records.content_of(getattr(context.settings, section))
+            found[name] = part[key] if key else part
+        return found
 
     def context(self, context: Context) -> Context:
         """The context with the settings that it declares, and no others."""

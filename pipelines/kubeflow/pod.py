@@ -223,7 +223,5 @@ def _resumed(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]
 
 def resume_key(step: Step, context: Context, inputs: Mapping[str, Path]) -> str:
     """Key under which interrupted work is kept: it depends on inputs, settings and code."""
-    from pergola.pipelines.local.engine import settings_of
-
     found = {name: digest.of_folder(folder) for name, folder in inputs.items()}
-    return digest.of_data([found, dict(settings_of(step, context)), step.code_digest()])[:20]
+    return digest.of_data([found, step.settings_in(context), step.code_digest()])[:20]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from pergola.components import records
 from pergola.components.artifacts.decision import Decision
 from pergola.components.errors import InputError, StepError
-from pergola.components.steps.context import ALL, Context
+from pergola.components.steps.context import Context
 from pergola.pipelines.definition import Pipeline, Step
 from pergola.pipelines.local.cache import Cache, Output, key_of
 
@@ -89,7 +88,7 @@ class Engine:
     def _step(self, step: Step, forced: bool) -> Output:
         context, inputs = step.context(self.context), {name: self.output(name) for name in step.inputs}
         key = key_of({name: found.sha256 for name, found in inputs.items()},
-                     settings_of(step, self.context), code=step.code_digest(), model=context.model,
+                     step.settings_in(self.context), code=step.code_digest(), model=context.model,
                      observed=step.observes(context) if step.observes else "")  # fmt: skip
         found = None if forced else self.cache.find(step.name, key)
         if found and step.has_effects and not self._still_there(step, context, found):
@@ -107,15 +106,3 @@ class Engine:
             if self.pipeline.makers[name].has_effects and not self.output(name).reused:
                 return False
         return step.still is None or step.still(context, found.folder)
-
-
-def settings_of(step: Step, context: Context) -> Mapping[str, Any]:
-    """Settings that a step declares, as plain values; a file that one names counts by its content."""
-    if ALL in step.settings:
-        return records.to_dict(context.settings)
-    found: dict[str, Any] = {}
-    for name in step.settings:
-        section, _, key = name.partition(".")
-        part = records.content_of(getattr(context.settings, section))
-        found[name] = part[key] if key else part
-    return found
