@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,11 +117,11 @@ def test_flipped_labels_come_first_in_the_list(faults, answer):
 
 def test_every_planted_fault_is_shown(faults, answer):
     html = Path(answer["page"]).read_text(encoding="utf-8")
-    copies = [path for pair in faults.copies for path in pair]
-    for path in (*copies, "test/acer_rubrum/cut.jpg", "train/acer_rubrum/blank.jpg"):
-        assert f"<figcaption>{path}" in html, path
-    assert np.mean([f"<figcaption>{crop}" in html for _, crop in faults.crops]) >= 0.6
-    assert sum(f"<figcaption>{path}" in html for path in faults.flipped) >= 45  # of a sheet of 60
+    captions = set(re.findall(r'<span class="soft">([^<]+)</span></figcaption>', html))
+    copies = {path for pair in faults.copies for path in pair}
+    assert copies | {"test/acer_rubrum/cut.jpg", "train/acer_rubrum/blank.jpg"} <= captions
+    assert np.mean([crop in captions for _, crop in faults.crops]) >= 0.6
+    assert len(captions & set(faults.flipped)) >= 45  # of a sheet of 60
     assert f"&#39;{FRAMED}&#39; can be predicted by its border" in html and f"&#39;{REDUCED}: " in html
     assert len(html) < 5_000_000
 
