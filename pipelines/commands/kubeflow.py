@@ -100,7 +100,7 @@ def compile_(
     """Compile the pipeline for Kubeflow Pipelines.
 
     \b
-    pergola compile -o training.yaml --image registry.example/pergola:0.1.0-cpu
+    pergola compile -o training.yaml --image registry.example/pergola:0.2.0-cpu
     """
     from pergola.pipelines.kubeflow import compiled
 

@@ -58,7 +58,7 @@ def sdist(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_wheel_installs_one_package_with_all_files(wheel):
     found = contents(wheel)
-    assert {name.partition("/")[0] for name in found} == {"pergola", "pergola_ml-0.1.0.dist-info"}
+    assert {name.partition("/")[0] for name in found} == {"pergola", "pergola_ml-0.2.0.dist-info"}
     assert "pergola/py.typed" in found
     wanted = {name if name.startswith("pergola/") else f"pergola/{name}" for name in tracked()}
     assert wanted <= set(found)
@@ -84,7 +84,7 @@ def test_editable_installation_finds_the_checkout(tmp_path):
     environments.share_packages(folder)
     code = "import pergola, pergola.components.errors as e; print(pergola.__version__, e.__file__)"
     done = environments.run(folder, "python", "-c", code, cwd=tmp_path)
-    assert done.stdout.split() == ["0.1.0", str(ROOT / "pergola" / "components" / "errors.py")], done.stderr
+    assert done.stdout.split() == ["0.2.0", str(ROOT / "pergola" / "components" / "errors.py")], done.stderr
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -142,7 +142,7 @@ def test_installed_package_leaves_other_names_alone(installed, project, tmp_path
 def test_command_works_inside_a_project_with_folders_of_the_same_names(installed, project, command):
     done = environments.run(installed, *command, cwd=project)
     assert done.returncode == 0, done.stderr
-    assert "0.1.0" in done.stdout or "version" not in command[-1]
+    assert "0.2.0" in done.stdout or "version" not in command[-1]
     assert "a folder of the current directory" not in done.stderr
 
 

@@ -211,7 +211,7 @@ def test_a_train_job_of_ours_is_accepted(cluster, built):
     place = {"node_selector": {"pool": "gpu"}, "tolerations": ({"key": "gpu", "operator": "Exists"},)}
     with own_namespace(cluster, "job") as name:
         job = TrainJob(
-            "leaves-1f3a", name, "pergola-train", "pergola:0.1.0-cpu", ("python3",), 2, env={"A": "1"},
+            "leaves-1f3a", name, "pergola-train", "pergola:0.2.0-cpu", ("python3",), 2, env={"A": "1"},
             requests={"cpu": "1"}, limits={"memory": "2Gi"}, **place,
         )  # fmt: skip
         if missing_kinds(cluster, [job.manifest()]):

@@ -237,8 +237,8 @@ def test_the_overlays_of_the_docs_build(tmp_path):
     assert server["readinessProbe"]["httpGet"]["path"] == "/v1/models/flowers/metadata"
     images = {c["image"] for pod in pods(ours) for c in pod.containers if "pergola" in c["image"]}
     assert images == {
-        "registry.our-company.com/pergola:0.1.0-sync",
-        "registry.our-company.com/pergola:0.1.0-cpu",
+        "registry.our-company.com/pergola:0.2.0-sync",
+        "registry.our-company.com/pergola:0.2.0-cpu",
     }
     (model,) = (o for o in ours if o["kind"] == "ConfigMap" and o["metadata"]["name"].startswith("model-"))
     (settings,) = (o for o in pipeline if name_of(o) == "ConfigMap/pipeline")
