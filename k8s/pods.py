@@ -12,7 +12,7 @@ _CRASHES = 2  # restarts after which a crash counts as permanent
 
 
 @dataclass(frozen=True)
-class Progress:
+class RolloutProgress:
     """How far the rollout of a workload is."""
 
     name: str
@@ -22,7 +22,7 @@ class Progress:
     done: bool
 
 
-def progress_of(workload: Object) -> Progress:
+def progress_of(workload: Object) -> RolloutProgress:
     """Progress of a Deployment or StatefulSet, as its controller reports it."""
     spec, status = workload["spec"], workload.get("status", {})
     wanted = spec.get("replicas", 1)
@@ -30,7 +30,7 @@ def progress_of(workload: Object) -> Progress:
     available = status.get("availableReplicas", 0)
     seen = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
     done = seen and updated == wanted and available >= wanted and status.get("replicas", 0) == updated
-    return Progress(name_of(workload), wanted, updated, available, done)
+    return RolloutProgress(name_of(workload), wanted, updated, available, done)
 
 
 def trouble(pod: Object, late: bool) -> str:

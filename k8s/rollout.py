@@ -22,7 +22,7 @@ from typing import Any
 
 from pergola.k8s import pods
 from pergola.k8s.manifests import Object, name_of
-from pergola.k8s.pods import Progress
+from pergola.k8s.pods import RolloutProgress
 
 MANAGER = "pergola"
 _TIMEOUT = (5, 30)  # seconds to connect, to answer
@@ -83,7 +83,7 @@ class Cluster:
         self,
         objects: Iterable[Object],
         timeout_s: float = 600,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[RolloutProgress], None] = lambda progress: None,
         poll_s: float = 2,
     ) -> None:
         """Return when every Deployment and StatefulSet has rolled out.
@@ -144,7 +144,7 @@ class Cluster:
             raise RolloutError(f"{name_of(thing)}: {error}{hint}") from None
         return name_of(thing)
 
-    def _is_done(self, thing: Object, late: bool, on_progress: Callable[[Progress], None]) -> bool:
+    def _is_done(self, thing: Object, late: bool, on_progress: Callable[[RolloutProgress], None]) -> bool:
         now = self.call("GET", self.address(thing))
         progress = pods.progress_of(now)
         on_progress(progress)

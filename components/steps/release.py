@@ -41,9 +41,9 @@ def report(
     decision: Path,
 ) -> Path:
     """All that a run found out -> one HTML page."""
-    from pergola.components.evaluation.report.report import About, Parts, write_report
+    from pergola.components.evaluation.report.report import About, ReportInputs, write_report
 
-    parts = Parts(
+    parts = ReportInputs(
         evaluation=evaluation,
         gate=decision,
         shards=shards,

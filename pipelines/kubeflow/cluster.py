@@ -87,7 +87,7 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True)
-class Needs:
+class PodNeeds:
     """What a task's pod needs for the steps in it."""
 
     secrets: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class Needs:
         )
 
 
-def configured(task: Any, name: str, cluster: ClusterSettings, needs: Needs, *, cache: bool = True) -> Any:
+def configured(task: Any, name: str, cluster: ClusterSettings, needs: PodNeeds, *, cache: bool = True) -> Any:
     """The task with the settings of its pod.
 
     cache: Kubeflow may reuse its outputs, because it has no effects besides them.
@@ -165,7 +165,7 @@ def with_pod_identity(task: Any) -> Any:
     return task
 
 
-def _environment(task: Any, cluster: ClusterSettings, needs: Needs) -> None:
+def _environment(task: Any, cluster: ClusterSettings, needs: PodNeeds) -> None:
     from kfp import kubernetes
 
     task.set_env_variable("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -16,7 +16,7 @@ from pergola.components.settings import Settings
 from pergola.pipelines.definition import TRAINING, Pipeline, Step
 from pergola.pipelines.kubeflow.cluster import (
     ClusterSettings,
-    Needs,
+    PodNeeds,
     configured,
     on_accelerator,
     with_pod_identity,
@@ -150,7 +150,7 @@ def finish(asked: RunParameters, cluster: ClusterSettings) -> Any:
         workspace=asked.workspace,
         ui=asked.ui,
     )
-    return configured(task, "finish", cluster, Needs(secrets=("webhook",)), cache=False)
+    return configured(task, "finish", cluster, PodNeeds(secrets=("webhook",)), cache=False)
 
 
 def groups_of(steps: Sequence[Step], cluster: ClusterSettings) -> list[list[Step]]:
@@ -182,7 +182,7 @@ class Tasks:
         task = components.check_of([name for name in SECTIONS if name != "retrain"])(
             dataset=asked.dataset, model=asked.model, workspace=asked.workspace, **given
         )
-        checked = configured(task, "check", cluster, Needs(), cache=False).outputs
+        checked = configured(task, "check", cluster, PodNeeds(), cache=False).outputs
         self.asked_settings = self.settings = checked["settings"]
         self.listing = checked["listing"]
 
@@ -208,9 +208,9 @@ class Tasks:
         task = ops.changes(manifest=self.made["manifest"], dataset=asked.dataset, model=asked.model,
                            workspace=asked.workspace, settings=self.settings,
                            retrain_settings=asked.sections["retrain"])  # fmt: skip
-        return configured(task, "changes", self.cluster, Needs(secrets=("registry",)), cache=False).outputs[
-            "Output"
-        ]
+        return configured(
+            task, "changes", self.cluster, PodNeeds(secrets=("registry",)), cache=False
+        ).outputs["Output"]
 
     def _group(self, steps: Sequence[Step]) -> None:
         first = steps[0]
@@ -260,7 +260,7 @@ class Tasks:
         asked, given = self.asked, self._arguments([step])
         task = ops.train_workers(workers=self.cluster.worker_pods(), node_selector=asked.node_selector,
                                  tolerations=asked.tolerations, **given)  # fmt: skip
-        needs = Needs(decodes=True, long=True)
+        needs = PodNeeds(decodes=True, long=True)
         self._note(with_pod_identity(configured(task, "train_workers", self.cluster, needs)), [step])
 
     def _arguments(self, steps: Sequence[Step]) -> dict[str, Any]:
@@ -279,7 +279,7 @@ class Tasks:
         return {key: values[key] for key in wanted} | {name: self.made[name] for name in inputs}
 
     def _configured(self, task: Any, name: str, steps: Sequence[Step]) -> Any:
-        asked, needs = self.asked, Needs.of(steps)
+        asked, needs = self.asked, PodNeeds.of(steps)
         cache = not any(step.always or step.has_effects for step in steps)
         task = configured(task, name, self.cluster, needs, cache=cache)
         if needs.accelerator:

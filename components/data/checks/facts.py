@@ -19,7 +19,7 @@ from pergola.components.data.expectations.class_table import class_table
 from pergola.components.data.expectations.file_table import failing_files
 from pergola.components.data.expectations.great_expectations import Checker
 from pergola.components.data.expectations.own_rules import OwnChecker
-from pergola.components.data.expectations.rules import Rule, Rules
+from pergola.components.data.expectations.rules import Expectation, Rules
 from pergola.components.data.manifest.index import ManifestIndex, build_index, texts
 from pergola.components.data.manifest.relabel import read_relabel
 from pergola.components.data.manifest.series import Series, merge_groups, read_series
@@ -74,7 +74,7 @@ class Facts:
         """The expectations. Raises InputError when they cannot be read."""
         return rules.load(Path(self.settings.expectations) if self.settings.expectations else rules.DEFAULT)
 
-    def checker(self, wanted: Sequence[Rule]) -> Checker | OwnChecker:
+    def checker(self, wanted: Sequence[Expectation]) -> Checker | OwnChecker:
         """Runs rules. Great Expectations, which is slow to import, runs only those of a person's own file."""
         return Checker(wanted) if self.settings.expectations else OwnChecker(wanted)
 

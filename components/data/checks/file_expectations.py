@@ -7,7 +7,7 @@ import numpy as np
 from pergola.components.artifacts.data import Finding
 from pergola.components.data.checks.facts import MAX_PATHS, CheckResult, Facts
 from pergola.components.data.checks.settings import ValidateSettings
-from pergola.components.data.expectations.rules import Rule
+from pergola.components.data.expectations.rules import Expectation
 from pergola.components.data.manifest.index import texts
 
 
@@ -22,7 +22,7 @@ def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
     return CheckResult(tuple(findings))
 
 
-def _finding(rule: Rule, rows: np.ndarray, facts: Facts) -> Finding:
+def _finding(rule: Expectation, rows: np.ndarray, facts: Facts) -> Finding:
     paths = texts(facts.folder, "path", rows[:MAX_PATHS])
     message = rule.sentence(len(rows), facts.manifest.num_rows, paths)
     return Finding(rule.check, rule.severity, len(rows), tuple(paths), message)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pergola.components.data.expectations.rules import Rule
+from pergola.components.data.expectations.rules import Expectation
 from pergola.components.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _ROW = "_row"
 class Checker:
     """Runs a list of rules on one table after another."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Expectation]) -> None:
         """Raises InputError for a rule that Great Expectations does not know, or with invalid arguments."""
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
         with warnings.catch_warnings():
@@ -68,7 +68,7 @@ class Checker:
         return failing
 
 
-def _expectation(rule: Rule, number: int) -> Any:
+def _expectation(rule: Expectation, number: int) -> Any:
     from great_expectations.exceptions import ExpectationNotFoundError
     from great_expectations.expectations.expectation import ColumnMapExpectation
     from great_expectations.expectations.registry import get_expectation_impl
@@ -91,7 +91,7 @@ def _expectation(rule: Rule, number: int) -> Any:
         ) from None
 
 
-def _rows(outcome: Any, rule: Rule) -> list[int]:
+def _rows(outcome: Any, rule: Expectation) -> list[int]:
     if outcome.exception_info and "unexpected_index_list" not in outcome.result and not outcome.success:
         raise InputError(
             f"Check '{rule.check}' on column '{rule.column}' could not be run: "

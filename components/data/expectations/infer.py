@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pergola.components.artifacts.data import CRITICAL, WARNING, Manifest
 from pergola.components.data.expectations import rules
-from pergola.components.data.expectations.rules import Rule, Rules
+from pergola.components.data.expectations.rules import Expectation, Rules
 
 MARK = "inferred_"  # prefix of an inferred rule's check
 MIN_IMAGES = 50
@@ -85,7 +85,7 @@ def to_toml(profile: Profile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def inferred_rules(profile: Profile) -> Iterable[tuple[str, Rule]]:
+def inferred_rules(profile: Profile) -> Iterable[tuple[str, Expectation]]:
     """The rules inferred from a data set, each with the TOML table that it belongs to."""
     for column, (low, high) in profile.ranges.items():
         limits = {"min_value": low, "max_value": high}
@@ -93,7 +93,7 @@ def inferred_rules(profile: Profile) -> Iterable[tuple[str, Rule]]:
             f"{{count}} of {{total}} images have a {column} outside {low:g} to {high:g}, the range of "
             "99% of the first data set, such as {names}."
         )
-        rule = Rule(f"{MARK}{column}", _BETWEEN, column, limits, WARNING, message, tolerate=_TOLERATED)
+        rule = Expectation(f"{MARK}{column}", _BETWEEN, column, limits, WARNING, message, tolerate=_TOLERATED)
         yield "images", rule
     for column, values in profile.texts.items():
         message = (
@@ -101,18 +101,18 @@ def inferred_rules(profile: Profile) -> Iterable[tuple[str, Rule]]:
             f"({', '.join(values)}), such as {{names}}."
         )
         wanted = {"value_set": list(values)}
-        yield "images", Rule(f"{MARK}{column}", _IN_SET, column, wanted, WARNING, message)
+        yield "images", Expectation(f"{MARK}{column}", _IN_SET, column, wanted, WARNING, message)
     for rule in _rules_on_classes(list(profile.shares)):
         yield "classes", rule
 
 
-def _rules_on_classes(labels: list[str]) -> tuple[Rule, ...]:
+def _rules_on_classes(labels: list[str]) -> tuple[Expectation, ...]:
     return (
-        Rule("new_class", _IN_SET, "label", {"value_set": labels}, CRITICAL,
+        Expectation("new_class", _IN_SET, "label", {"value_set": labels}, CRITICAL,
              "{count} of {total} classes are unknown: {names}. Remove them, or retrain with them."),
-        Rule("missing_class", _BETWEEN, "images", {"min_value": 1}, CRITICAL,
+        Expectation("missing_class", _BETWEEN, "images", {"min_value": 1}, CRITICAL,
              "{count} of {total} classes have no image: {names}."),
-        Rule("class_share", _BETWEEN, "change", {"max_value": _FACTOR}, WARNING,
+        Expectation("class_share", _BETWEEN, "change", {"max_value": _FACTOR}, WARNING,
              "{count} of {total} classes have less than half or more than twice their share: {names}."),
     )  # fmt: skip
 
@@ -146,14 +146,14 @@ def changes(expected: Rules, profile: Profile) -> tuple[Change, ...]:
     return tuple(found)
 
 
-def _moved(rule: Rule, now: tuple[float, float]) -> list[Change]:
+def _moved(rule: Expectation, now: tuple[float, float]) -> list[Change]:
     low, high = (float(rule.arguments.get(key, math.nan)) for key in ("min_value", "max_value"))
     slack = 0.25 * (high - low)
     inside = not (now[0] < low - slack or now[1] > high + slack)
     return [] if inside else [Change(rule.column, f"{low:g} to {high:g}", f"{now[0]:g} to {now[1]:g}")]
 
 
-def _new_values(rule: Rule, now: tuple[str, ...]) -> list[Change]:
+def _new_values(rule: Expectation, now: tuple[str, ...]) -> list[Change]:
     before = [str(value) for value in rule.arguments.get("value_set", ())]
     new = [value for value in now if value not in before]
     return [Change(rule.column, ", ".join(before), ", ".join(now))] if new else []
@@ -176,7 +176,7 @@ def _down(value: float) -> float:
     return float(f"{math.floor(value / scale + 1e-9) * scale:.6g}")
 
 
-def _rule_lines(rule: Rule) -> list[str]:
+def _rule_lines(rule: Expectation) -> list[str]:
     values = {"check": rule.check, "expect": rule.expect, "column": rule.column, **rule.arguments}
     values |= {"severity": rule.severity, "quarantine": rule.quarantine, "tolerate": rule.tolerate}
     return [f"{key} = {_value(value)}" for key, value in {**values, "message": rule.message}.items()]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pergola.components.data.expectations.rules import Rule
+from pergola.components.data.expectations.rules import Expectation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class OwnChecker:
     """Runs a list of rules on one table after another, as great_expectations.Checker does."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Expectation]) -> None:
         self.rules = rules
 
     def failing(self, table: pd.DataFrame) -> list[list[int]]:
@@ -29,7 +29,7 @@ class OwnChecker:
         return [np.flatnonzero(_fails(rule, table[rule.column])).tolist() for rule in self.rules]
 
 
-def _fails(rule: Rule, values: pd.Series) -> pd.Series:
+def _fails(rule: Expectation, values: pd.Series) -> pd.Series:
     """Which values fail the rule. Missing values fail only a rule on missing values."""
     if rule.expect == "expect_column_values_to_be_null":
         return values.notna()

@@ -20,7 +20,7 @@ _TABLES = ("images", "classes", "shares")
 
 
 @dataclass(frozen=True)
-class Rule:
+class Expectation:
     """One expectation on one column, and what it means when it is not met."""
 
     check: str
@@ -47,8 +47,8 @@ class Rule:
 class Rules:
     """All rules of a TOML file."""
 
-    images: tuple[Rule, ...]
-    classes: tuple[Rule, ...]
+    images: tuple[Expectation, ...]
+    classes: tuple[Expectation, ...]
     shares: Mapping[str, float] = field(default_factory=dict)  # class -> expected share of the images
 
 
@@ -83,7 +83,7 @@ def _shares(table: Any, path: Path) -> dict[str, float]:
     return {str(label): float(share) for label, share in table.items()}
 
 
-def _rule(row: Mapping[str, Any], where: str) -> Rule:
+def _rule(row: Mapping[str, Any], where: str) -> Expectation:
     for key, kind in (("check", str), ("expect", str), ("column", str), ("severity", str), ("message", str)):
         if not isinstance(row.get(key), kind):
             raise InputError(f"{where}: expected a text for '{key}', got {row.get(key)!r}.")
@@ -96,7 +96,7 @@ def _rule(row: Mapping[str, Any], where: str) -> Rule:
             f"{where}: 'mostly' is not supported. Use tolerate = {1 - float(row['mostly']):.3g} instead."
         )
     arguments = {key: value for key, value in row.items() if key not in _OWN}
-    return Rule(
+    return Expectation(
         row["check"], row["expect"], row["column"], arguments, row["severity"], row["message"],
         bool(row.get("quarantine", False)), float(row.get("tolerate", 0.0)),
     )  # fmt: skip

@@ -45,7 +45,7 @@ MAX_BYTES = 5_000_000
 
 
 @dataclass(frozen=True)
-class Parts:
+class ReportInputs:
     """Folders of the artifacts that go into a report. Sections without their artifact are omitted."""
 
     evaluation: Path
@@ -90,7 +90,7 @@ class GalleryImage:
         return self.label == self.predicted
 
 
-def write_report(parts: Parts, about: About, out: Path) -> Path:
+def write_report(parts: ReportInputs, about: About, out: Path) -> Path:
     """Write report.html, at most 5 MB, into `out` and return its path."""
     evaluation = Evaluation.load(parts.evaluation)
     shown, findings = list(_gallery(parts, evaluation)), _findings(parts)
@@ -119,7 +119,7 @@ def with_run(page: str, *, model: str, run: str, date: str, version: int | None 
 
 
 def _render(
-    parts: Parts,
+    parts: ReportInputs,
     about: About,
     evaluation: Evaluation,
     shown: Sequence[GalleryImage],
@@ -138,7 +138,7 @@ def _render(
 
 
 def _content(
-    parts: Parts, about: About, evaluation: Evaluation, shown: Sequence[GalleryImage]
+    parts: ReportInputs, about: About, evaluation: Evaluation, shown: Sequence[GalleryImage]
 ) -> dict[str, Any]:
     """Everything the template shows except the images of the findings."""
     decision = Decision.load(parts.gate)
@@ -172,7 +172,7 @@ def _content(
     }
 
 
-def _gallery(parts: Parts, evaluation: Evaluation) -> Iterator[GalleryImage]:
+def _gallery(parts: ReportInputs, evaluation: Evaluation) -> Iterator[GalleryImage]:
     """Errors, the highest confidence first; then correct predictions, the lowest of each class."""
     import pyarrow.parquet as parquet
 
@@ -204,7 +204,7 @@ def _gallery(parts: Parts, evaluation: Evaluation) -> Iterator[GalleryImage]:
         )
 
 
-def _heat_maps(parts: Parts) -> dict[str, Callable[[bytes], str]]:
+def _heat_maps(parts: ReportInputs) -> dict[str, Callable[[bytes], str]]:
     """Image id -> a function that draws the heat map over the image."""
     if parts.training is None or not (parts.evaluation / Saliency.FILE).is_file():
         return {}
@@ -216,7 +216,7 @@ def _heat_maps(parts: Parts) -> dict[str, Callable[[bytes], str]]:
     }
 
 
-def _champion_predictions(parts: Parts) -> dict[str, str]:
+def _champion_predictions(parts: ReportInputs) -> dict[str, str]:
     """Image id -> the champion's prediction."""
     import pyarrow.parquet as parquet
 
@@ -226,7 +226,7 @@ def _champion_predictions(parts: Parts) -> dict[str, str]:
     return dict(zip(*(table.column(name).to_pylist() for name in ("id", "predicted")), strict=True))
 
 
-def _findings(parts: Parts) -> list[Sets]:
+def _findings(parts: ReportInputs) -> list[Sets]:
     """The first sets of images of each finding in the data."""
     if parts.validation is None:
         return []
@@ -249,13 +249,13 @@ def _small(file: Shown) -> str:
     return thumbnails.thumbnail(base64.b64decode(file.data), 80) if file.data else ""
 
 
-def _costs(parts: Parts) -> CostReport | None:
+def _costs(parts: ReportInputs) -> CostReport | None:
     """The cost report, with the champion's costs if there is a champion."""
     folders = [folder for folder in (parts.gate, parts.evaluation) if (folder / CostReport.FILE).is_file()]
     return CostReport.load(folders[0]) if folders else None
 
 
-def _by_column(parts: Parts) -> dict[str, list[Any]]:
+def _by_column(parts: ReportInputs) -> dict[str, list[Any]]:
     """Column -> its slices."""
     found: dict[str, list[Any]] = {}
     if (parts.evaluation / Slices.FILE).is_file():
@@ -280,17 +280,17 @@ def _fewer(shown: Sequence[GalleryImage]) -> list[GalleryImage]:
     return errors[: len(errors) * 2 // 3] + correct[: len(correct) * 2 // 3]
 
 
-def _comparison(parts: Parts) -> Comparison | None:
+def _comparison(parts: ReportInputs) -> Comparison | None:
     return compare_evaluations(parts.evaluation, parts.champion) if parts.champion else None
 
 
-def _augmentation(parts: Parts) -> Mapping[str, float]:
+def _augmentation(parts: ReportInputs) -> Mapping[str, float]:
     if parts.augmentation is None:
         return {}
     return {name: value for name, value in Augmentation.load(parts.augmentation).policy.items() if value}
 
 
-def _preview(parts: Parts) -> str:
+def _preview(parts: ReportInputs) -> str:
     path = parts.augmentation / "preview.png" if parts.augmentation else None
     return thumbnails.contact_sheet(path.read_bytes()) if path and path.is_file() else ""
 

@@ -39,7 +39,7 @@ class BatchSplit:
 
 
 @dataclass(frozen=True)
-class BatchSettings:
+class FeedSettings:
     """How batches are sampled and augmented."""
 
     batch_size: int
@@ -64,7 +64,7 @@ class Feed(Protocol):
 class MemoryFeed:
     """Batches from decoded images. Each epoch is a permutation without its last incomplete batch."""
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], settings: BatchSettings) -> None:
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], settings: FeedSettings) -> None:
         self._images, self._labels, self._settings = images, labels, settings
         self._sizes = _Sizes.of(len(labels), settings)
         self.steps = self._sizes.steps
@@ -110,7 +110,7 @@ class StreamFeed:
     """
 
     def __init__(
-        self, files: Sequence[str], by_label: Sequence[int], shape: ImageShape, settings: BatchSettings
+        self, files: Sequence[str], by_label: Sequence[int], shape: ImageShape, settings: FeedSettings
     ) -> None:
         self._files, self._shape, self._settings = list(files), shape, settings
         self._by_label = by_label
@@ -193,7 +193,7 @@ class _Sizes:
     split: BatchSplit
 
     @classmethod
-    def of(cls, num_images: int, settings: BatchSettings) -> _Sizes:
+    def of(cls, num_images: int, settings: FeedSettings) -> _Sizes:
         batch = min(settings.batch_size, num_images)
         batches = max(1, num_images // batch)
         split = settings.split
@@ -216,7 +216,7 @@ def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArr
     return rng.permutation(np.stack(drawn, axis=1).reshape(-1)[: len(labels)])
 
 
-def _augment(images: Any, labels: Any, number: Any, settings: BatchSettings) -> Any:
+def _augment(images: Any, labels: Any, number: Any, settings: FeedSettings) -> Any:
     import tensorflow as tf
 
     seed = tf.stack([tf.cast(settings.seed, tf.int64), number])

@@ -41,7 +41,7 @@ class TrainingData:
         split: feed.BatchSplit = WHOLE,
     ) -> feed.Feed:
         """Training batches."""
-        settings = feed.BatchSettings(
+        settings = feed.FeedSettings(
             batch_size,
             seed,
             augmentation.policy,

@@ -49,7 +49,7 @@ class RegressionResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class ParseStep:
     """One classification or regression: the tensor to feed, the tensors to fetch, what they are."""
 
     method: str
@@ -72,7 +72,7 @@ def batch(serialized: list[bytes]) -> Array:
     return array
 
 
-def plan(signatures: Mapping[str, Signature], name: str, method: str) -> Step:
+def plan(signatures: Mapping[str, Signature], name: str, method: str) -> ParseStep:
     """How to classify or regress with the signature `name`."""
     signature = signatures.get(name)
     if signature is None:
@@ -80,9 +80,9 @@ def plan(signatures: Mapping[str, Signature], name: str, method: str) -> Step:
     return _step(signature, method)
 
 
-def plan_tasks(signatures: Mapping[str, Signature], tasks: Sequence[Task]) -> list[Step]:
+def plan_tasks(signatures: Mapping[str, Signature], tasks: Sequence[Task]) -> list[ParseStep]:
     """How to run several tasks at once. They must share model and input tensor."""
-    steps: list[Step] = []
+    steps: list[ParseStep] = []
     seen: set[str] = set()
     for task in tasks:
         if not task.target.model:
@@ -109,7 +109,7 @@ def plan_tasks(signatures: Mapping[str, Signature], tasks: Sequence[Task]) -> li
     return steps
 
 
-def _step(signature: Signature, method: str) -> Step:
+def _step(signature: Signature, method: str) -> ParseStep:
     kind = "classification" if method == CLASSIFY else "regression"
     if signature.method_name != method:
         raise WrongMethodName(kind=kind, expected=method, got=signature.method_name)
@@ -130,7 +130,7 @@ def _step(signature: Signature, method: str) -> Step:
             message="Expected classification signature outputs to contain at least one of "
             f'"{CLASSES}" or "{SCORES}". Signature was: {signature.name}'
         )
-    return Step(method, signature.inputs[INPUTS], tuple(signature.outputs[p] for p in parts), parts)
+    return ParseStep(method, signature.inputs[INPUTS], tuple(signature.outputs[p] for p in parts), parts)
 
 
 def _classification(labels: Array | None, scores: Array | None, count: int) -> ClassificationResult:

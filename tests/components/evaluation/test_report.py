@@ -19,7 +19,7 @@ from pergola.components.evaluation.calibration import reliability
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
 from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.gate.gate import GateInputs, GateSettings, decide
-from pergola.components.evaluation.report.report import MAX_BYTES, About, Parts, with_run, write_report
+from pergola.components.evaluation.report.report import MAX_BYTES, About, ReportInputs, with_run, write_report
 from pergola.components.evaluation.saliency import HeatMap, overlay
 from pergola.components.stats.costs import Costs
 from tests.components.evaluation.conftest import LABELS, by_brightness, saliency
@@ -64,7 +64,7 @@ def run(walk, tmp_path_factory):
     Augmentation({"rotation_degrees": 10.0, "cutout": 0.0}).save(root / "augmentation")
     Image.new("RGB", (64, 32), "red").save(root / "augmentation" / "preview.png")
     Export(LABELS, 8, 8, 1, 1000, "e" * 64).save(root / "export")
-    return Parts(
+    return ReportInputs(
         evaluation=root / "evaluation",
         gate=root / "gate",
         shards=walk.shards,
@@ -175,7 +175,7 @@ def test_report_of_a_run_names_model_version_run_and_date(page):
 
 
 def test_report_makes_do_with_what_there_is(run, tmp_path):
-    parts = Parts(evaluation=run.evaluation, gate=run.gate, shards=run.shards)
+    parts = ReportInputs(evaluation=run.evaluation, gate=run.gate, shards=run.shards)
     text = write_report(parts, About("leaves"), tmp_path).read_text()
     assert "There was no champion" in text
     assert 'id="training"' not in text

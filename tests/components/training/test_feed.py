@@ -17,7 +17,7 @@ def make(request, shards_folder):
     part = shards.parts["train"]
 
     def make(policy=POLICY, seed=5, weights=(), split=WHOLE):
-        settings = feed.BatchSettings(10, seed, policy, 3, weights, split=split)
+        settings = feed.FeedSettings(10, seed, policy, 3, weights, split=split)
         if request.param == "memory":
             return feed.MemoryFeed(*read_split(shards_folder, part, SHAPE), settings)
         files = [str(shards_folder / name) for name in part.files]
@@ -75,7 +75,7 @@ def test_feed_draws_classes_equally_often_if_asked(tmp_path, memory):
     counts = (30, 6, 12)
     shards = write_shards(tmp_path, counts={"train": counts, "validation": (1, 1, 1), "test": (1, 1, 1)})
     part = shards.parts["train"]
-    settings = feed.BatchSettings(16, 0, {}, 3, sample=True)
+    settings = feed.FeedSettings(16, 0, {}, 3, sample=True)
     source = (
         feed.MemoryFeed(*read_split(tmp_path, part, SHAPE), settings)
         if memory
