@@ -106,7 +106,7 @@ def ours(dataset: Path, *, grey: bool) -> dict[str, float]:
         work = Path(name)
         source = open_source(dataset, ScanSettings(), work / "scratch")
         manifest = scan(source, work / "m", ScanSettings())
-        settings = ValidateSettings(label_errors=False, shortcuts=False, crops=False, max_looked_at=1_000_000)
+        settings = ValidateSettings(label_errors=False, shortcuts=False, crops=False, max_inspected=1_000_000)
         run_checks(work / "m", settings, ImageAccess(source) if grey else None)
     return {"images": manifest.num_rows}
 

@@ -117,7 +117,7 @@ def _answers(shards: Path, folder: Path, training: Training) -> tuple[Any, Any]:
 
     network = keras.saving.load_model(folder / MODEL, compile=False)
     shape = ImageShape(training.height, training.width, training.channels, training.aspect)
-    images, labels = read_split(shards, Shards.load(shards).parts[TEST], shape)
+    images, labels = read_split(shards, Shards.load(shards).splits[TEST], shape)
     return labels, network.predict(images.astype(np.float32), batch_size=64, verbose=0).argmax(axis=1)
 
 

@@ -31,10 +31,19 @@ def upgrade(root: Path, layout: int) -> None:
 
 
 def _from_1(root: Path, backup: Path) -> None:
-    """'picture' became 'image' in the names of files; the last split of a model is kept in state/."""
+    """Files and columns got today's names; the last split of a model is kept in state/."""
     for old in sorted(root.glob("versions/*/*/pictures.parquet")):
         _keep(old, root, backup)
-        old.replace(old.with_name("images.parquet"))
+        _rename_columns(old, old.with_name("images.parquet"))
+        old.unlink()
+    for old in sorted(root.glob("versions/*/*/split.parquet")):
+        _keep(old, root, backup)
+        _rename_columns(old, old)
+    for old in sorted(root.glob("drift/*/*/looks.json")):
+        _keep(old, root, backup)
+        history = {"schema": "DriftHistory/1", "checks": _read(old).get("looks", [])}
+        records.write_atomic(old.with_name("checks.json"), json.dumps(history, indent=1) + "\n")
+        old.unlink()
     for folder in sorted(root.glob("feedback/*")):
         _rename_images(folder, root, backup)
     for name, key, split in _last_splits(root):
@@ -43,9 +52,20 @@ def _from_1(root: Path, backup: Path) -> None:
             partial = target.with_name(f".{target.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(split, partial)
+            _rename_columns(partial / "split.parquet", partial / "split.parquet")
             partial.replace(target)
     if (root / "pergola.json").is_file():
         _keep(root / "pergola.json", root, backup)
+
+
+def _rename_columns(table: Path, target: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(table)
+    names = [{"part": "split", "kept_out": "excluded"}.get(name, name) for name in rows.column_names]
+    partial = target.with_name(f".{target.name}.partial")
+    pq.write_table(rows.rename_columns(names), partial)
+    partial.replace(target)
 
 
 def _rename_images(folder: Path, root: Path, backup: Path) -> None:

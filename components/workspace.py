@@ -12,7 +12,7 @@
   mlflow.db, mlartifacts/
   requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
   feedback/<name>/     true labels for requests, and their images: a data set for scan.also
-  drift/<name>/<N>/    looks at drift: looks.json, drift.json, index.html
+  drift/<name>/<N>/    drift checks: checks.json, drift.json, index.html
   serve.json           where `pergola serve` listens, while it does
 """
 
@@ -117,7 +117,7 @@ class Workspace:
         return self.versions / model / str(version)
 
     def drift(self, model: str, version: int) -> Path:
-        """Looks at drift of a version."""
+        """Drift checks of a version."""
         return self.root / "drift" / model / str(version)
 
     def feedback(self, model: str) -> Path:

@@ -6,8 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pergola.components.artifacts.data import PARTS as SPLITS
-from pergola.components.artifacts.data import Manifest, Shards, Split, ValidationReport
+from pergola.components.artifacts.data import SPLITS, Manifest, Shards, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision, Rule
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.release import Champion, Confirmation, Publication, Registration
@@ -49,7 +48,7 @@ def split(folder: Path) -> str:
 
 def shards(folder: Path) -> str:
     shards = Shards.load(folder)
-    files = sum(len(split.files) for split in shards.parts.values())
+    files = sum(len(split.files) for split in shards.splits.values())
     colour = "grey" if shards.channels == 1 else "colour"
     size = f"{shards.median_width} x {shards.median_height}"
     return f"{files} shards of {colour} images, median size {size} pixels"

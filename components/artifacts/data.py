@@ -12,7 +12,7 @@ from pergola.components.artifacts.record import Record
 if TYPE_CHECKING:
     import pandas as pd
 
-TRAIN, VALIDATION, TEST = PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 CRITICAL, WARNING, INFO = "critical", "warning", "info"
 
@@ -88,14 +88,14 @@ class ValidationReport(Record):
 class Split(Record):
     """The split of each image. Columns of split.parquet, one row per unique image:
 
-    id str, path str (the first of equal files), label str, part str (the split), group str
+    id str, path str (the first of equal files), label str, split str, group str
     """
 
     FILE: ClassVar[str] = "split.json"
 
     counts: Mapping[str, int]  # split -> images
     by_label: Mapping[str, Mapping[str, int]]  # split -> label -> images
-    fingerprint: str  # SHA-256 over the sorted (id, label, part)
+    fingerprint: str  # SHA-256 over the sorted (id, label, split)
 
     @staticmethod
     def table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -106,7 +106,7 @@ class Split(Record):
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitShards:
     """One split of a data set, in TFRecord files."""
 
     files: tuple[str, ...]  # relative to the folder
@@ -125,10 +125,10 @@ class Shards(Record):
     FILE: ClassVar[str] = "shards.json"
 
     labels: tuple[str, ...]  # the order of the model's outputs, fixed here, once
-    parts: Mapping[str, Part]
+    splits: Mapping[str, SplitShards]
     channels: int  # 1 when every image is grey, else 3
     median_height: int
     median_width: int
     min_side: int
     max_side: int
-    fingerprint: str  # SHA-256 over labels and the sorted (part, id, label)
+    fingerprint: str  # SHA-256 over labels and the sorted (split, id, label)

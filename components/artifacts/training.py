@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pergola.components.artifacts.data import Part
+from pergola.components.artifacts.data import SplitShards
 from pergola.components.artifacts.record import Record
 
 
@@ -17,7 +17,7 @@ class Augmentation(Record):
     FILE: ClassVar[str] = "augmentation.json"
 
     policy: Mapping[str, float]
-    extra: Part | None = None
+    extra: SplitShards | None = None
     why: str = ""  # why images are flipped or not, in one sentence
 
 

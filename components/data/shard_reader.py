@@ -31,16 +31,16 @@ class ShardImage:
     image: bytes
 
 
-def read_images(shards_folder: Path, part: str, ids: Container[str] | None = None) -> Iterator[ShardImage]:
-    """The images of a split in the order of its shards. part: the split.  ids: only these images; None: all.
+def read_images(shards_folder: Path, split: str, ids: Container[str] | None = None) -> Iterator[ShardImage]:
+    """The images of a split in the order of its shards. ids: only these images; None: all.
 
     One image is in memory at a time. Raises InputError for a split that does not exist, and for a file that
     is missing, truncated or not a TFRecord file.
     """
     shards = Shards.load(shards_folder)
-    if part not in shards.parts:
-        raise InputError(f"{shards_folder} has no split '{part}', only {', '.join(sorted(shards.parts))}.")
-    for name in shards.parts[part].files:
+    if split not in shards.splits:
+        raise InputError(f"{shards_folder} has no split '{split}', only {', '.join(sorted(shards.splits))}.")
+    for name in shards.splits[split].files:
         path = shards_folder / name
         try:
             with open(path, "rb") as file:

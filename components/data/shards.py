@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pergola.components import digest, progress
-from pergola.components.artifacts.data import PARTS, Manifest, Part, Shards, Split
+from pergola.components.artifacts.data import SPLITS, Manifest, Shards, Split, SplitShards
 from pergola.components.data import tfrecord
 from pergola.components.data.manifest.image_metadata import pillow_without_limits
 from pergola.components.data.sources.source import Source
@@ -74,18 +74,18 @@ class ShardPlan:
 
     rows: pd.DataFrame  # a row per image, in order of id
     labels: tuple[str, ...]
-    parts: dict[str, list[tuple[str, pd.DataFrame]]]  # split -> its files and their rows
+    splits: dict[str, list[tuple[str, pd.DataFrame]]]  # each split's files and their rows
 
     @classmethod
     def of(cls, manifest_folder: Path, split_folder: Path, settings: ShardSettings) -> ShardPlan:
         """The plan for a split. Equal manifests, splits and settings give equal plans."""
         rows = _joined_tables(manifest_folder, split_folder)
-        parts = {part: _files(rows[rows["part"] == part], part, settings) for part in PARTS}
-        return cls(rows, tuple(sorted(rows["label"].unique())), parts)
+        splits = {split: _files(rows[rows["split"] == split], split, settings) for split in SPLITS}
+        return cls(rows, tuple(sorted(rows["label"].unique())), splits)
 
     def files(self) -> list[tuple[str, pd.DataFrame]]:
         """All files in order, with their rows."""
-        return [pair for files in self.parts.values() for pair in files]
+        return [pair for files in self.splits.values() for pair in files]
 
     def write(
         self,
@@ -108,7 +108,7 @@ class ShardPlan:
 
     def index(self, out: Path) -> Shards:
         """Write the index of the files beside them."""
-        files = {part: [file for file, _ in files] for part, files in self.parts.items()}
+        files = {split: [file for file, _ in files] for split, files in self.splits.items()}
         shards = _index(self.rows, self.labels, files)
         shards.save(out)
         return shards
@@ -118,7 +118,7 @@ def _joined_tables(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
     """A row per image of the split, in order of id, with the columns of both tables that are needed."""
     columns = ["path", "mode", "width", "height", "bytes"]
     manifest = Manifest.table(manifest_folder, columns=columns)
-    split = Split.table(split_folder, columns=["id", "path", "label", "part"])
+    split = Split.table(split_folder, columns=["id", "path", "label", "split"])
     rows = split.merge(manifest, on="path", how="left", validate="one_to_one")
     if rows["width"].isna().any():
         raise StepError(
@@ -128,13 +128,13 @@ def _joined_tables(manifest_folder: Path, split_folder: Path) -> pd.DataFrame:
     return rows.sort_values("id", ignore_index=True)
 
 
-def _files(rows: pd.DataFrame, part: str, settings: ShardSettings) -> list[tuple[str, pd.DataFrame]]:
+def _files(rows: pd.DataFrame, split: str, settings: ShardSettings) -> list[tuple[str, pd.DataFrame]]:
     """File names with their rows: as many files as needed, with about the same number of images each."""
     by_bytes = int(rows["bytes"].sum()) / settings.shard_bytes
     count = max(1, math.ceil(by_bytes), math.ceil(len(rows) / settings.shard_images))
     bounds = [round(i * len(rows) / count) for i in range(count + 1)]
     return [
-        (f"{part}-{i:05}-of-{count:05}.tfrecord", rows.iloc[bounds[i] : bounds[i + 1]]) for i in range(count)
+        (f"{split}-{i:05}-of-{count:05}.tfrecord", rows.iloc[bounds[i] : bounds[i + 1]]) for i in range(count)
     ]
 
 
@@ -196,15 +196,15 @@ def _prepared(source: Source, path: str, id: str) -> bytes:
 
 
 def _index(rows: pd.DataFrame, labels: tuple[str, ...], files: dict[str, list[str]]) -> Shards:
-    counts = rows.groupby(["part", "label"]).size()
-    parts = {}
-    for part in PARTS:
-        by_label = {label: int(counts.get((part, label), 0)) for label in labels}
-        parts[part] = Part(tuple(files[part]), sum(by_label.values()), by_label)
-    content = rows.sort_values(["part", "id"])[["part", "id", "label"]].itertuples(index=False)
+    counts = rows.groupby(["split", "label"]).size()
+    splits = {}
+    for split in SPLITS:
+        by_label = {label: int(counts.get((split, label), 0)) for label in labels}
+        splits[split] = SplitShards(tuple(files[split]), sum(by_label.values()), by_label)
+    content = rows.sort_values(["split", "id"])[["split", "id", "label"]].itertuples(index=False)
     return Shards(
         labels=labels,
-        parts=parts,
+        splits=splits,
         channels=1 if rows["mode"].map(_is_grey).all() else 3,
         median_height=int(rows["height"].median()),
         median_width=int(rows["width"].median()),

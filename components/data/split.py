@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from pergola.components import digest
-from pergola.components.artifacts.data import PARTS, TEST, TRAIN, VALIDATION, Split, ValidationReport
+from pergola.components.artifacts.data import SPLITS, TEST, TRAIN, VALIDATION, Split, ValidationReport
 from pergola.components.data.manifest import unique_images
 from pergola.components.data.manifest.unique_images import NO_IMAGE, NO_SPLIT, UniqueImages
 from pergola.components.disk import explained
 from pergola.components.errors import InputError
 from pergola.components.records import setting
 
-_TRAIN, _VALIDATION, _TEST = range(3)  # indices of PARTS
+_TRAIN, _VALIDATION, _TEST = range(3)  # indices of SPLITS
 _RULE = b"pergola.rule"
 
 
@@ -115,7 +115,7 @@ class _Assignment:
 
     labels, groups: int64 (N,), indices.  order: float64 (groups,), each group's hash in [0, 1).
     created: the splits that the data does not come with.
-    Splits, as arguments and results, are int64 (N,), indices of PARTS or NO_SPLIT.
+    Splits, as arguments and results, are int64 (N,), indices of SPLITS or NO_SPLIT.
     """
 
     labels: np.ndarray
@@ -194,7 +194,7 @@ def _save(
     import pyarrow as pa
     import pyarrow.parquet
 
-    names = ("id", "path", "label", "part", "group")
+    names = ("id", "path", "label", "split", "group")
     schema = pa.schema([(name, pa.string()) for name in names], metadata={_RULE: rule.encode()})
     by_row = np.argsort(images.row)
     partial = out / ".split.parquet.partial"
@@ -221,24 +221,24 @@ def _columns(
         [images.hex(n) for n in some],
         paths,
         [images.labels[images.label[n]] for n in some],
-        [PARTS[splits[n]] for n in some],
+        [SPLITS[splits[n]] for n in some],
         [groups.name(groups.numbers[n]) for n in some],
     )
 
 
 def _result(images: UniqueImages, splits: np.ndarray) -> Split:
-    counts = np.zeros((len(PARTS), len(images.labels)), np.int64)
+    counts = np.zeros((len(SPLITS), len(images.labels)), np.int64)
     np.add.at(counts, (splits, images.label), 1)
     labels = images.labels
-    rows = ((images.hex(n), labels[images.label[n]], PARTS[splits[n]]) for n in range(len(splits)))
+    rows = ((images.hex(n), labels[images.label[n]], SPLITS[splits[n]]) for n in range(len(splits)))
     return Split(
-        counts={split: int(mine.sum()) for split, mine in zip(PARTS, counts, strict=True)},
+        counts={split: int(mine.sum()) for split, mine in zip(SPLITS, counts, strict=True)},
         by_label={
             split: {label: int(n) for label, n in zip(labels, mine, strict=True) if n}
-            for split, mine in zip(PARTS, counts, strict=True)
+            for split, mine in zip(SPLITS, counts, strict=True)
         },
         fingerprint=digest.of_rows(rows),
     )
 
 
-assert (PARTS[_TRAIN], PARTS[_VALIDATION], PARTS[_TEST]) == (TRAIN, VALIDATION, TEST)
+assert (SPLITS[_TRAIN], SPLITS[_VALIDATION], SPLITS[_TEST]) == (TRAIN, VALIDATION, TEST)

@@ -167,8 +167,8 @@ def _union(labels: tuple[str, ...], others: Sequence[str] | None) -> tuple[str, 
     return labels + tuple(name for name in others or () if name not in labels)
 
 
-def _count(shards: Shards, part: str) -> int:
-    return shards.parts[part].num_images if part in shards.parts else 0
+def _count(shards: Shards, split: str) -> int:
+    return shards.splits[split].num_images if split in shards.splits else 0
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class _Chosen:
 
     @classmethod
     def of(cls, split_folder: Path, settings: EvaluateSettings) -> _Chosen:
-        table = SplitRecord.table(split_folder, ["id", "part"])
-        train, test = (sorted(table.loc[table["part"] == part, "id"]) for part in (TRAIN, TEST))
+        table = SplitRecord.table(split_folder, ["id", "split"])
+        train, test = (sorted(table.loc[table["split"] == split, "id"]) for split in (TRAIN, TEST))
         most = settings.baseline_sample
         return cls(
             train=_sample(train, settings.train_sample or len(train), settings.seed),
@@ -246,7 +246,7 @@ def _class_interval(share: float, trials: int) -> tuple[float, float] | None:
 
 def _save_costs(test: Scores, costs: Costs, shards: Shards, seed: int, out: Path) -> None:
     """Write costs.json and cost_report.json; the constant action is the best one on the training split."""
-    known = shards.parts[TRAIN].by_label if TRAIN in shards.parts else {}
+    known = shards.splits[TRAIN].by_label if TRAIN in shards.splits else {}
     counts = [known.get(label, 0) for label in costs.labels]
     constant = best_constant(np.repeat(np.arange(len(counts)), counts), costs) if any(counts) else None
     found = cost_report(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pergola.components.artifacts.data import PARTS, Manifest
+from pergola.components.artifacts.data import SPLITS, Manifest
 from pergola.components.artifacts.record import Record
 from pergola.components.records import setting
 from pergola.components.stats.metrics import wilson_interval
@@ -96,7 +96,7 @@ def columns_of(manifest_folder: Path, ids: Sequence[str]) -> dict[str, list[Any]
 
 
 def _source(path: str, label: str) -> str:
-    left_out = {label.lower(), *PARTS, "val", "valid"}
+    left_out = {label.lower(), *SPLITS, "val", "valid"}
     return "/".join(part for part in PurePosixPath(path).parts[:-1] if part.lower() not in left_out)
 
 

@@ -3,7 +3,7 @@
 <workspace>/versions/<model>/<N>/
   origin.json        run, source, code, command, reason
   settings.toml      all settings of the run
-  images.parquet     every file: path, label, id, part, group, and why it was excluded (kept_out)
+  images.parquet     every file: path, label, id, split, group, and why it was excluded
   split.json, split.parquet, manifest.json, validation.json, training.json, export.json,
   evaluation.json, decision.json, registration.json    as the steps wrote them
 
@@ -85,7 +85,7 @@ def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSou
 
 
 def images(place: Path, id: str) -> list[dict[str, str | None]]:
-    """The files with this id in a version's dataset: path, label, part, group, kept_out."""
+    """The files with this id in a version's dataset: path, label, split, group, excluded."""
     import pandas as pd
 
     table = pd.read_parquet(place / IMAGES, filters=[("id", "==", id)])
@@ -116,9 +116,9 @@ def _records(sources: ProvenanceSources) -> list[Path]:
 
 def _images(sources: ProvenanceSources) -> pd.DataFrame:
     files = Manifest.table(sources.manifest, ["path", "label", "id"])
-    split = Split.table(sources.split, ["id", "part", "group"])
+    split = Split.table(sources.split, ["id", "split", "group"])
     excluded = ValidationReport.load(sources.validation).quarantined
     table = files.merge(split, on="id", how="left")
-    table["kept_out"] = table["path"].map(excluded)
-    table.loc[table["kept_out"].notna(), ["part", "group"]] = None
+    table["excluded"] = table["path"].map(excluded)
+    table.loc[table["excluded"].notna(), ["split", "group"]] = None
     return table.sort_values(["id", "path"], ignore_index=True)

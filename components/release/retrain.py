@@ -1,6 +1,6 @@
 """Whether to retrain: because of new images, drift or age, and not too often.
 
-A pure decision. `pergola retrain` and the pipeline "retraining" collect the inputs.
+`due` is a pure decision. `pergola retrain` and the pipeline "retraining" collect the inputs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pergola.components import formatting
 from pergola.components.records import setting
+from pergola.components.workspace import Workspace
 
 Rows = npt.NDArray[np.uint64]
 
@@ -27,7 +28,9 @@ class RetrainSettings:
     quiet_minutes: float = setting(
         0.0, "wait while the newest image is younger: a copy may be in progress", low=0, high=10_080
     )
-    drift_looks: int = setting(1, "drift checks in a row that must have found drift", low=1, high=100)
+    drift_checks: int = setting(
+        1, "drift checks in a row that must have found drift", low=1, high=100, was="drift_looks"
+    )
     max_age_days: float = setting(0.0, "older models are retrained (0: no limit)", low=0)
     min_hours: float = setting(1.0, "hours between two retrainings for drift or age alone", low=0)
 
@@ -39,7 +42,7 @@ class RetrainInputs:
     num_changed: int | None  # images added, removed or changed since the last run; None: no run yet
     settings_changed: bool = False
     newest_minutes: float | None = None  # since the last image arrived
-    drifted_looks: int = 0  # latest drift checks in a row that found drift; 0 after a newer run
+    drifted_checks: int = 0  # latest drift checks in a row that found drift; 0 after a newer run
     age_days: float | None = None  # of the model
     hours_since_run: float | None = None
 
@@ -104,9 +107,9 @@ def _changes(inputs: RetrainInputs, settings: RetrainSettings) -> list[str]:
 def _pressing(inputs: RetrainInputs, settings: RetrainSettings) -> tuple[list[str], list[str]]:
     """Reasons to retrain by drift and age; the second list if they must wait since the last run is recent."""
     asked = []
-    if inputs.drifted_looks >= settings.drift_looks:
-        looks = "check" if inputs.drifted_looks == 1 else f"{inputs.drifted_looks} checks"
-        asked.append(f"The last {looks} of requests found drift.")
+    if inputs.drifted_checks >= settings.drift_checks:
+        checks = "check" if inputs.drifted_checks == 1 else f"{inputs.drifted_checks} checks"
+        asked.append(f"The last {checks} of requests found drift.")
     if settings.max_age_days and (inputs.age_days or 0) >= settings.max_age_days:
         asked.append(f"The model is {inputs.age_days:.1f} days old; the limit is {settings.max_age_days:g}.")
     rested = inputs.hours_since_run is None or inputs.hours_since_run >= settings.min_hours
@@ -138,3 +141,18 @@ def _nothing(inputs: RetrainInputs, settings: RetrainSettings) -> str:
 
 def _images(inputs: RetrainInputs) -> str:
     return formatting.count(inputs.num_changed or 0, "image")
+
+
+def drifted_checks(workspace: Workspace, model: str, ended_s: float) -> int:
+    """How many of the champion's latest drift checks in a row found drift; 0 if a run followed them.
+
+    ended_s: when the last run ended, in seconds since 1970.
+    """
+    if not (workspace.root / "drift" / model).is_dir():
+        return 0
+    from pergola.components.evaluation.drift.history import DriftHistory
+    from pergola.components.release.registry import champion_of
+
+    champion = champion_of(workspace.tracking_uri, model)
+    history = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
+    return history.drifted if history.checks and history.checks[-1].at_s >= ended_s else 0

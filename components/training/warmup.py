@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pergola.components.artifacts.data import TRAIN, Part, Shards
+from pergola.components.artifacts.data import TRAIN, Shards, SplitShards
 from pergola.serving.wire import contract
 
 EXTRA = "assets.extra"  # folder in a SavedModel for files that servers do not load as part of the model
@@ -20,7 +20,7 @@ def write(shards_folder: Path, shards: Shards, saved_model: Path) -> Path:
     """Write requests with a few training images into the SavedModel; returns the file's path."""
     import tensorflow as tf
 
-    images = encoded_images(shards_folder, shards.parts[TRAIN], sum(BATCHES))
+    images = encoded_images(shards_folder, shards.splits[TRAIN], sum(BATCHES))
     path = saved_model / EXTRA / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -31,11 +31,11 @@ def write(shards_folder: Path, shards: Shards, saved_model: Path) -> Path:
     return path
 
 
-def encoded_images(folder: Path, part: Part, num_images: int) -> list[bytes]:
+def encoded_images(folder: Path, split: SplitShards, num_images: int) -> list[bytes]:
     """The first images of a split, as encoded bytes."""
     import tensorflow as tf
 
-    files = [str(folder / name) for name in part.files]
+    files = [str(folder / name) for name in split.files]
     records = tf.data.TFRecordDataset(files).take(num_images).as_numpy_iterator()
     examples = [tf.train.Example.FromString(record) for record in records]
     return [example.features.feature["image"].bytes_list.value[0] for example in examples]

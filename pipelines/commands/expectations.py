@@ -98,7 +98,7 @@ def _check(
     dataset: Path, file: Path, settings: Settings, workspace: Workspace, show: Display, fail_on: str
 ) -> ExpectationsResult:
     rules.load(file)  # errors in it are reported before the images are read
-    checks = dataclasses.replace(settings.validate, expectations=str(file), max_looked_at=0)
+    checks = dataclasses.replace(settings.validate, expectations=str(file), max_inspected=0)
     result = run.validate(dataset, dataclasses.replace(settings, validate=checks), workspace, show=show)
     failed = _failed(result, fail_on)
     verdict = "The data set meets" if not failed else "The data set does not meet"

@@ -12,9 +12,8 @@ import numpy as np
 
 from pergola.components import digest, records
 from pergola.components.artifacts.data import Manifest
-from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release.last_run import LastRun
-from pergola.components.release.retrain import RetrainInputs, due, num_changed, rows_of
+from pergola.components.release.retrain import RetrainInputs, drifted_checks, due, num_changed, rows_of
 from pergola.components.settings import check_model_name, to_toml
 from pergola.components.steps import data
 from pergola.components.steps.context import Context
@@ -97,22 +96,10 @@ def _facts(manifest: Path, settings: str, context: Context, last: LastRun) -> Re
     return RetrainInputs(
         num_changed=changed,
         settings_changed=last.settings != digest.of_data(tomllib.loads(settings)),
-        drifted_looks=_drifted_looks(context, last.ended_s),
+        drifted_checks=drifted_checks(context.workspace, context.model, last.ended_s),
         age_days=None if ended is None else ended / 86_400,
         hours_since_run=None if ended is None else ended / 3600,
     )
-
-
-def _drifted_looks(context: Context, ended_s: int) -> int:
-    """Consecutive drift checks of the champion that found drift, unless a run came after them."""
-    workspace, model = context.workspace, context.model
-    if not (workspace.root / "drift" / model).is_dir():
-        return 0
-    from pergola.components.release.registry import champion_of
-
-    champion = champion_of(workspace.tracking_uri, model)
-    looks = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
-    return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 
 def _without_nulls(settings: Any) -> dict[str, Any]:

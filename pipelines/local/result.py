@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pergola.components import records
-from pergola.components.artifacts.data import CRITICAL, INFO, PARTS, WARNING, Finding, Split, ValidationReport
+from pergola.components.artifacts.data import (
+    CRITICAL,
+    INFO,
+    SPLITS,
+    WARNING,
+    Finding,
+    Split,
+    ValidationReport,
+)
 from pergola.components.artifacts.decision import Decision, Rule
 from pergola.components.artifacts.release import Registration
 from pergola.components.artifacts.training import Export
@@ -114,7 +122,7 @@ def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> Run
         version=version,
         model=context.model,
         metrics=figures.of(engine.output("evaluation").folder),
-        counts={**summaries.data_counts(validation), **{split: splits.get(split, 0) for split in PARTS}},
+        counts={**summaries.data_counts(validation), **{split: splits.get(split, 0) for split in SPLITS}},
         seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
         reused=tuple(step for step, output in done.items() if output.reused),
         model_path=str(published if version else export.folder / "saved_model"),

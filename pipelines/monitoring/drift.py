@@ -105,8 +105,8 @@ def drift(
     reference = _reference(version)
     place = workspace.drift(version.model, version.version)
     with workspace.lock("a drift check", "drift.lock"):
-        looks = DriftHistory.of(place)
-        requests = _requests(workspace, version, looks, settings, log)
+        history = DriftHistory.of(place)
+        requests = _requests(workspace, version, history, settings, log)
         place.mkdir(parents=True, exist_ok=True)
         with _embedding(version, reference, settings, place) as embed:
             live = request_log.sample_log(
@@ -119,10 +119,10 @@ def drift(
                 seed=settings.seed,
                 progress=show.progress,
             )
-        report = test_for_drift(_notes(version), live, settings, look=looks.number)
+        report = test_for_drift(_notes(version), live, settings, look=history.number)
         page = _write_page(version, report, live, requests, place)
         report.save(place)
-        looks.after(
+        history.after(
             report, at_s=int(time.time()), since_s=requests.span.first_s, until_s=requests.span.last_s
         ).save(place)
     return _result(version, report, requests.span.first_s, requests.span.last_s, page)
@@ -132,12 +132,12 @@ def last_check(workspace: Workspace, target: str | None) -> DriftResult:
     """The result of the last check. Raises InputError if there was none."""
     version = resolve_version(workspace, target)
     place = workspace.drift(version.model, version.version)
-    looks = DriftHistory.of(place).looks
-    if not looks:
+    checks = DriftHistory.of(place).checks
+    if not checks:
         raise InputError(f"There has been no drift check of {version} yet. Run one: leave out --last.")
     from pergola.components.evaluation.drift.page import FILE
 
-    return _result(version, DriftReport.load(place), looks[-1].since_s, looks[-1].until_s, place / FILE)
+    return _result(version, DriftReport.load(place), checks[-1].since_s, checks[-1].until_s, place / FILE)
 
 
 def _notes(version: PublishedVersion) -> Path:
@@ -158,19 +158,19 @@ def _reference(version: PublishedVersion) -> DriftReference:
 def _requests(
     workspace: Workspace,
     version: PublishedVersion,
-    looks: DriftHistory,
+    history: DriftHistory,
     settings: DriftSettings,
     log: str | None,
 ) -> _RequestWindow:
     files = request_log.log_files(log or workspace.request_log(version.model))
-    since_s = looks.since_s
+    since_s = history.since_s
     span = request_log.span_of(files, model=version.model, version=version.version, since_s=since_s)
     if span.count < settings.min_requests:
-        when = f" since the last check, {_utc(since_s - 1)}" if looks.looks else ""
+        when = f" since the last check, {_utc(since_s - 1)}" if history.checks else ""
         raise InputError(
             f"The log has {span.count} requests to {version}{when}; at least {settings.min_requests} are "
             "needed (drift.min_requests). Wait for more"
-            + (", or show the last check with --last." if looks.looks else ".")
+            + (", or show the last check with --last." if history.checks else ".")
         )
     return _RequestWindow(files, span, since_s, max(0, span.count - settings.max_requests))
 

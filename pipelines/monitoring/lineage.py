@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pergola.components.artifacts.data import PARTS, Manifest, Split, ValidationReport
+from pergola.components.artifacts.data import SPLITS, Manifest, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.training import Export, Training
@@ -71,9 +71,9 @@ def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
             "source": origin.source,
             "fingerprint": manifest.fingerprint,
             "files": manifest.num_rows,
-            "kept_out": len(excluded),
+            "excluded": len(excluded),
             "split_fingerprint": split.fingerprint,
-            **{name: split.counts.get(name, 0) for name in PARTS},
+            **{name: split.counts.get(name, 0) for name in SPLITS},
             "classes": len(manifest.labels),
         },
         "settings": str(place / provenance.SETTINGS),
@@ -163,7 +163,7 @@ def _release(workspace: Workspace, origin: Provenance, sha256: str) -> dict[str,
 def _use(workspace: Workspace, origin: Provenance) -> dict[str, Any]:
     model, version = origin.model, origin.version
     span = request_log.span_of(_log(workspace, model), model=model, version=version)
-    looks = DriftHistory.of(workspace.drift(model, version)).looks
+    checks = DriftHistory.of(workspace.drift(model, version)).checks
     labelled = workspace.feedback(model)
     feedback = Feedback.load(labelled) if (labelled / Feedback.FILE).is_file() else Feedback()
     live = next((one for one in live_accuracy(feedback) if one.version == version), None)
@@ -174,9 +174,11 @@ def _use(workspace: Workspace, origin: Provenance) -> dict[str, Any]:
             "last": _utc(span.last_s) if span.count else None,
         },
         "drift": {
-            "looks": len(looks),
-            "drifted": sum(look.drifted for look in looks),
-            "last": None if not looks else {"at": _utc(looks[-1].at_s), "reasons": list(looks[-1].reasons)},
+            "checks": len(checks),
+            "drifted": sum(check.drifted for check in checks),
+            "last": None
+            if not checks
+            else {"at": _utc(checks[-1].at_s), "reasons": list(checks[-1].reasons)},
         },
         "feedback": None
         if live is None

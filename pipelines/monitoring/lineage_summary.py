@@ -19,7 +19,7 @@ def of_version(found: Record) -> str:
         "decision": _decision(found["decision"]),
         "release": _release(found["release"]),
         "requests": _requests(found["requests"]),
-        "drift": f"{found['drift']['looks']} checks, {found['drift']['drifted']} found drift",
+        "drift": f"{found['drift']['checks']} checks, {found['drift']['drifted']} found drift",
         "feedback": _feedback(found["feedback"]),
     }
     name = f"{found['model']}/{found['version']}"
@@ -44,14 +44,14 @@ def of_image(found: Record) -> str:
 def _uses(found: Record) -> Iterator[str]:
     for seen in found["versions"]:
         for row in seen["files"]:
-            use = f"excluded ({row['kept_out']})" if row["kept_out"] else f"{row['part']} split"
+            use = f"excluded ({row['excluded']})" if row["excluded"] else f"{row['split']} split"
             yield f"{seen['model']} version {seen['version']}: {use}, as '{row['label']}', {row['path']}"
 
 
 def _images(images: Record) -> str:
     splits = ", ".join(f"{images[name]:,} {name}" for name in ("train", "validation", "test"))
     return (
-        f"{images['files']:,} files in {images['classes']} classes, {images['kept_out']:,} excluded; "
+        f"{images['files']:,} files in {images['classes']} classes, {images['excluded']:,} excluded; "
         f"{splits}; {images['source']}, fingerprint {images['fingerprint'][:16]}…"
     )
 

@@ -15,9 +15,8 @@ from typing import Any
 from pergola.components import records
 from pergola.components.artifacts.data import Manifest
 from pergola.components.data.sources.source import open_source
-from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.release.registry import champion_of
-from pergola.components.release.retrain import RetrainInputs, due, num_changed, rows_of
+from pergola.components.release.retrain import RetrainInputs, drifted_checks, due, num_changed, rows_of
 from pergola.components.settings import Settings
 from pergola.components.workspace import Workspace
 from pergola.pipelines.local import run as local
@@ -95,7 +94,7 @@ def _inputs(
         num_changed=_num_changed(before, manifest),
         settings_changed=_plain(last["settings"]) != _plain(records.to_dict(settings.of_a_run())),
         newest_minutes=_newest_minutes(dataset, settings, workspace, now),
-        drifted_looks=_drifted_looks(workspace, model, ended_s),
+        drifted_checks=drifted_checks(workspace, model, ended_s),
         age_days=_age_days(workspace, model, now),
         hours_since_run=(now - ended_s) / 3600,
     )
@@ -122,13 +121,6 @@ def _newest_minutes(dataset: Path, settings: Settings, workspace: Workspace, now
     source = open_source(dataset.expanduser().absolute(), settings.scan, workspace.scratch)
     newest = max((max(entry.stamp[1:]) for entry in source.entries()), default=0)
     return max(0.0, (now - newest / 1e9) / 60)
-
-
-def _drifted_looks(workspace: Workspace, model: str, ended_s: float) -> int:
-    """Number of the champion's latest drift checks in a row that found drift; 0 if a run followed them."""
-    champion = champion_of(workspace.tracking_uri, model)
-    looks = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
-    return looks.drifted if looks.looks and looks.looks[-1].at_s >= ended_s else 0
 
 
 def _age_days(workspace: Workspace, model: str, now: float) -> float | None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pergola.components import digest
-from pergola.components.artifacts.data import PARTS, Split
+from pergola.components.artifacts.data import SPLITS, Split
 from pergola.components.artifacts.release import Champion, Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.release import provenance
@@ -98,7 +98,7 @@ def test_a_champion_whose_folder_is_gone_is_not_compared_with(context, released,
 def assign(context, folder, count):
     validation = step_artifacts.validation(folder / "validation")
     data.split(context, folder / "split", step_artifacts.manifest(folder / "manifest", count), validation)
-    return dict(Split.table(folder / "split", ["id", "part"]).values)
+    return dict(Split.table(folder / "split", ["id", "split"]).values)
 
 
 def exchange(folder, one, other):
@@ -109,14 +109,14 @@ def exchange(folder, one, other):
     file = folder / "split.parquet"
     schema = pyarrow.parquet.read_schema(file)
     rows = pd.read_parquet(file)
-    rows["part"] = rows["part"].replace({one: other, other: one})
+    rows["split"] = rows["split"].replace({one: other, other: one})
     pyarrow.parquet.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), file)
 
 
 def test_images_of_the_last_run_stay_in_their_splits(context, tmp_path):
     """The last run's record says otherwise than the hash of the images: the record counts."""
     first = assign(context, tmp_path / "first", 40)
-    assert set(first.values()) == set(PARTS)
+    assert set(first.values()) == set(SPLITS)
     (kept,) = context.workspace.state("leaves").glob("split-*")
     exchange(kept, "test", "validation")
     swapped = {id: {"test": "validation", "validation": "test"}.get(part, part) for id, part in first.items()}
@@ -186,7 +186,7 @@ def test_a_registered_version_has_its_provenance(tmp_path):
     assert from_toml((place / provenance.SETTINGS).read_text()) == context.settings
     assert provenance.ids(place) == {step_artifacts.id_of(number) for number in range(40)}
     (row,) = provenance.images(place, step_artifacts.id_of(0))
-    assert (row["label"], row["part"]) == ("a", "test")
+    assert (row["label"], row["split"]) == ("a", "test")
     for name in ("manifest", "validation", "split", "training", "export", "evaluation", "decision"):
         stored = digest.of_file(place / f"{name}.json")
         assert stored == digest.of_file(tmp_path / "first" / name / f"{name}.json"), name

@@ -84,8 +84,11 @@ def test_the_champion_its_drift_reference_and_its_provenance_are_read(workspace)
     reference = DriftReference.load(notes_of(workspace.models / "shapes" / "1"))
     assert reference.num_images == 13
     found = lineage.of_version(workspace, "shapes/1")
-    assert found["images"]["files"] == 120 and found["drift"]["looks"] == 1
-    assert len(provenance.ids(workspace.version("shapes", 1))) == 120
+    assert found["images"]["files"] == 120 and found["drift"]["checks"] == 1
+    ids = provenance.ids(workspace.version("shapes", 1))
+    assert len(ids) == 120
+    (row,) = provenance.images(workspace.version("shapes", 1), min(ids))
+    assert row["split"] in ("train", "validation", "test") and row["excluded"] is None
     assert DriftHistory.of(workspace.drift("shapes", 1)).drifted == 1
     (line,) = (workspace.feedback("shapes") / "labels.csv").read_text().splitlines()[1:]
     assert (workspace.feedback("shapes") / line.split(",")[0]).is_file()
@@ -117,8 +120,8 @@ def test_the_next_run_does_its_steps_again_and_keeps_the_split(old, workspace):
     result = local.run(dataset, config.load(old / "pergola.toml"), workspace, show=SilentDisplay())
     assert (result.decision, result.version) == ("accepted", 2)
     after = Split.table(workspace.steps / "split" / workspace.run_record(result.run)["steps"]["split"]["key"])
-    moved = before.merge(after, on="id")
-    assert len(moved) == len(before) and (moved["part_x"] == moved["part_y"]).all()
+    moved = before.rename(columns={"part": "split"}).merge(after, on="id")
+    assert len(moved) == len(before) and (moved["split_x"] == moved["split_y"]).all()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pergola.components.workspace import Workspace
 from tests.support import images
 from tests.support.command import COMMAND, pergola
 
-NO_CONTENT_CHECKS = ("--set", "validate.max_looked_at=0")  # these errors are found without the content checks
+NO_CONTENT_CHECKS = ("--set", "validate.max_inspected=0")  # these errors are found without the content checks
 
 
 @pytest.fixture

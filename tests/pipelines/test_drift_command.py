@@ -72,7 +72,7 @@ def test_drift_reports_what_drifted_and_covers_new_requests_only(checks):
 
 def test_drift_keeps_a_history_of_its_checks(checks, workspace):
     kept = DriftHistory.of(workspace.drift("shades", 1))
-    assert [look.drifted for look in kept.looks] == [False, True] and kept.drifted == 1
+    assert [check.drifted for check in kept.checks] == [False, True] and kept.drifted == 1
     with pytest.raises(
         InputError, match=r"The log has [01] requests to version 1 of 'shades' since the last check"
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pergola.components import settings as config
-from pergola.components.artifacts.data import PARTS, Split
+from pergola.components.artifacts.data import SPLITS, Split
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.release import Confirmation, Registration
 from pergola.components.artifacts.training import Export, Training
@@ -82,8 +82,8 @@ def test_run_keeps_the_reference_of_drift_with_the_version(first, workspace):
 def test_run_counts_every_image(first):
     counts = first.counts
     assert counts["images"] == 120
-    kept_out = sum(counts["quarantined"].values())
-    assert counts["train"] + counts["validation"] + counts["test"] == 120 - kept_out
+    excluded = sum(counts["quarantined"].values())
+    assert counts["train"] + counts["validation"] + counts["test"] == 120 - excluded
 
 
 def test_run_is_recorded_with_settings_and_epochs(first, workspace):
@@ -114,19 +114,19 @@ def test_unchanged_rerun_reuses_everything(first, dataset, workspace):
 def test_lineage_leads_from_a_version_to_its_images_and_back(first, dataset, workspace):
     found = lineage.of_version(workspace, "1")
     images = found["images"]
-    assert [images[part] for part in PARTS] == [first.counts[part] for part in PARTS]
+    assert [images[part] for part in SPLITS] == [first.counts[part] for part in SPLITS]
     assert images["files"] == 120 and len(images["fingerprint"]) == 64
     assert found["run"]["id"] == first.run and found["run"]["command"] == "pergola run shapes"
     assert found["release"] == {"published": True, "unchanged": True, "champion": True}
     assert found["decision"]["accuracy"] == first.metrics["accuracy"]
-    assert found["requests"]["logged"] == found["drift"]["looks"] == 0 and found["feedback"] is None
+    assert found["requests"]["logged"] == found["drift"]["checks"] == 0 and found["feedback"] is None
     assert "epochs = 8\n" in Path(found["settings"]).read_text()
     assert "120 files in 3 classes" in lineage_summary.of_version(found)
     table = Split.table(_output(workspace, first, "split")).set_index("path")
     path = table.index[0]
     (seen,) = lineage.of_image(workspace, str(dataset / path))["versions"]
     (file,) = seen["files"]
-    assert (seen["version"], file["path"], file["part"]) == (1, path, table.loc[path, "part"])
+    assert (seen["version"], file["path"], file["split"]) == (1, path, table.loc[path, "split"])
     by_id = lineage.of_image(workspace, table.loc[path, "id"])
     assert by_id["versions"] == [seen] and path in lineage_summary.of_image(by_id)
     assert lineage.of_image(workspace, "0" * 64)["versions"] == []
@@ -307,4 +307,4 @@ def _output(workspace: Workspace, result, step: str) -> Path:
 
 def _parts(workspace: Workspace, result) -> dict[str, str]:
     table = Split.table(_output(workspace, result, "split"))
-    return dict(zip(table["id"], table["part"], strict=True))
+    return dict(zip(table["id"], table["split"], strict=True))

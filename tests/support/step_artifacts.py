@@ -44,10 +44,10 @@ def split(folder: Path, count: int = 40) -> Path:
     """Every fifth image is for testing, the one after it for validation."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = Manifest.table(manifest(folder.parent / f"{folder.name}-manifest", count), ["id", "path", "label"])
-    rows["part"] = ["test" if n % 5 == 0 else "validation" if n % 5 == 1 else "train" for n in range(count)]
+    rows["split"] = ["test" if n % 5 == 0 else "validation" if n % 5 == 1 else "train" for n in range(count)]
     rows["group"] = rows["id"]
     rows.to_parquet(folder / "split.parquet")
-    Split(rows["part"].value_counts().to_dict(), {}, digest.of_data(rows.to_dict())).save(folder)
+    Split(rows["split"].value_counts().to_dict(), {}, digest.of_data(rows.to_dict())).save(folder)
     return folder
 
 

@@ -151,7 +151,7 @@ class Facts:
             self.images.source,
             self.folder,
             self.quarantined,
-            max_images=self.settings.max_looked_at,
+            max_images=self.settings.max_inspected,
             network=embedding.network,
             side=embedding.side,
             keypoints=self.settings.crops,
@@ -187,7 +187,7 @@ class Facts:
 
 def _reads_images(settings: ValidateSettings) -> bool:
     switched_on = settings.label_errors or settings.outliers or settings.shortcuts or settings.crops
-    return bool(settings.max_looked_at and switched_on)
+    return bool(settings.max_inspected and switched_on)
 
 
 def _near_duplicates(folder: Path, index: ManifestIndex) -> dict[str, str]:

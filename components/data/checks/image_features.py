@@ -1,7 +1,7 @@
 """Features of the images themselves: vectors, border colour, colourfulness and keypoints.
 
 The scan reads grey thumbnails, because that is cheap. Checks on content need colour and a vector per image,
-so here each image is decoded again, in several processes: at most `validate.max_looked_at` of them, drawn at
+so here each image is decoded again, in several processes: at most `validate.max_inspected` of them, drawn at
 random, so that neither time nor memory grows with the data.
 """
 
@@ -221,7 +221,7 @@ def _read(source: Source, paths: list[str], wanted: _Wanted) -> Iterator[Feature
         except BrokenExecutor:
             raise StepError(
                 "A process that looked at images died, most likely of too little memory: "
-                "lower validate.max_looked_at or scan.max_pixels."
+                "lower validate.max_inspected or scan.max_pixels."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -14,6 +14,6 @@ def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
         return CheckResult()
     message = (
         f"Label errors, outliers and shortcuts were looked for in {len(features.ids):,} of "
-        f"{features.num_usable:,} images, drawn at random: validate.max_looked_at sets how many."
+        f"{features.num_usable:,} images, drawn at random: validate.max_inspected sets how many."
     )
-    return CheckResult((Finding("looked_at", INFO, len(features.ids), (), message),))
+    return CheckResult((Finding("sampled", INFO, len(features.ids), (), message),))

@@ -30,6 +30,10 @@ class ValidateSettings:
         "colour",
         choices=("auto", "plain"),
     )
-    max_looked_at: int = setting(
-        20_000, "images that these checks read, drawn at random; 0: none", low=0, high=1_000_000
+    max_inspected: int = setting(
+        20_000,
+        "images that these checks read, drawn at random; 0: none",
+        low=0,
+        high=1_000_000,
+        was="max_looked_at",
     )

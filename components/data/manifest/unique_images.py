@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pergola.components.artifacts.data import PARTS
+from pergola.components.artifacts.data import SPLITS
 from pergola.components.data.manifest.parquet import batches
 
 NO_SPLIT = -1
@@ -23,7 +23,7 @@ class UniqueImages:
 
     ids: S32 (N,).  row: int64 (N,), the first file of the manifest that holds the image and is not excluded.
     label: int32 (N,), an index of `labels`, which are sorted.  given: int8 (N,), the given split as an index
-    of PARTS, or NO_SPLIT; of several the last one, so that no test image is used for training.
+    of SPLITS, or NO_SPLIT; of several the last one, so that no test image is used for training.
     """
 
     ids: np.ndarray
@@ -86,7 +86,7 @@ def _hex(id: bytes) -> str:
 def earlier_splits(file: Path, images: UniqueImages) -> np.ndarray:
     """Each image's split in an earlier split.parquet, int8 (N,); NO_SPLIT for new images."""
     found = np.full(len(images.ids), NO_SPLIT, np.int8)
-    for _, (ids, splits) in _columns(file, ["id", "part"]):
+    for _, (ids, splits) in _columns(file, ["id", "split"]):
         places = images.find(np.array([raw(id) for id in ids], _ID))
         known = places != NO_IMAGE
         found[places[known]] = np.array([_GIVEN[split] for split in splits], np.int8)[known]
@@ -116,4 +116,4 @@ def _columns(file: Path, columns: list[str]) -> Iterator[tuple[int, list[list[An
         yield start, [column.to_pylist() for column in batch.columns]
 
 
-_GIVEN: Mapping[str | None, int] = {None: NO_SPLIT, **{name: number for number, name in enumerate(PARTS)}}
+_GIVEN: Mapping[str | None, int] = {None: NO_SPLIT, **{name: number for number, name in enumerate(SPLITS)}}

@@ -42,9 +42,11 @@ class DriftSettings:
     """When a change counts as drift."""
 
     alpha: float = setting(
-        0.05, "probability of any false alarm in a period of `looks` checks", low=1e-4, high=0.5
+        0.05, "probability of any false alarm in a period of `checks_per_period` checks", low=1e-4, high=0.5
     )
-    looks: int = setting(20, "checks in a period; each uses an equal share of alpha", low=1, high=365)
+    checks_per_period: int = setting(
+        20, "checks in a period; each uses an equal share of alpha", low=1, high=365, was="looks"
+    )
     spending: str = setting(
         RENEWING,
         "renewing: alpha holds for each period; endless: for all checks together, later ones use less",
@@ -108,14 +110,14 @@ class DriftReport(Record):
 def alpha_at(look: int, settings: DriftSettings) -> float:
     """The share of alpha that the k-th check (from 1) uses.
 
-    By Bonferroni's bound, since checks are dependent: all use the same reference. renewing: alpha / looks, so
-    at most a share alpha of the periods of `looks` checks has a false alarm. endless: alpha * 6 / (pi k)^2,
-    whose sum over all k is alpha.
+    By Bonferroni's bound, since checks are dependent: all use the same reference. renewing: alpha /
+    checks_per_period, so at most a share alpha of the periods has a false alarm. endless: alpha * 6 /
+    (pi k)^2, whose sum over all k is alpha.
     """
     if look < 1:
         raise ValueError(f"Checks are counted from 1. Got {look}.")
     if settings.spending == RENEWING:
-        return settings.alpha / settings.looks
+        return settings.alpha / settings.checks_per_period
     return settings.alpha * 6 / (np.pi * look) ** 2
 
 

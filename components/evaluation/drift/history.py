@@ -1,8 +1,8 @@
 """The drift checks of a released version so far: how many, up to which request, and their results.
 
-They are kept beside the last report in <folder>/looks.json. The next check then tests only newer requests and
-uses only its share of the false-alarm probability (drift.alpha_at). Unlike an artifact, this record contains
-times.
+They are kept beside the last report in <folder>/checks.json. The next check then tests only newer requests
+and uses only its share of the false-alarm probability (drift.alpha_at). Unlike an artifact, this record
+contains times.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ class DriftCheck:
 class DriftHistory(Record):
     """All checks of a version, oldest first."""
 
-    FILE: ClassVar[str] = "looks.json"
-    SCHEMA_NAME: ClassVar[str] = "Looks"
+    FILE: ClassVar[str] = "checks.json"
 
-    looks: tuple[DriftCheck, ...] = ()
+    checks: tuple[DriftCheck, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -45,20 +44,20 @@ class DriftHistory(Record):
     @property
     def number(self) -> int:
         """The number of the next check, from 1."""
-        return len(self.looks) + 1
+        return len(self.checks) + 1
 
     @property
     def since_s(self) -> int:
         """The time of the first request that was not checked yet."""
-        return self.looks[-1].until_s + 1 if self.looks else 0
+        return self.checks[-1].until_s + 1 if self.checks else 0
 
     @property
     def drifted(self) -> int:
         """How many of the latest checks in a row found drift."""
-        quiet = next((i for i, look in enumerate(reversed(self.looks)) if not look.drifted), None)
-        return len(self.looks) if quiet is None else quiet
+        quiet = next((i for i, check in enumerate(reversed(self.checks)) if not check.drifted), None)
+        return len(self.checks) if quiet is None else quiet
 
     def after(self, report: DriftReport, *, at_s: int, since_s: int, until_s: int) -> Self:
         """With one more check."""
         check = DriftCheck(at_s, since_s, until_s, report.num_live, report.drifted, report.reasons)
-        return dataclasses.replace(self, looks=(*self.looks, check))
+        return dataclasses.replace(self, checks=(*self.checks, check))

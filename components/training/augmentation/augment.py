@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pergola.components import records
-from pergola.components.artifacts.data import TRAIN, Part, Shards
+from pergola.components.artifacts.data import TRAIN, Shards, SplitShards
 from pergola.components.artifacts.training import Augmentation
 from pergola.components.imaging import decode
 from pergola.components.training.augmentation import flip_safety, offline, preview
@@ -87,12 +87,12 @@ def augment(shards_folder: Path, out: Path, settings: AugmentSettings, *, seed: 
     """
     shards = Shards.load(shards_folder)
     shape = ImageShape(*preview.size(shards.median_height, shards.median_width), shards.channels, "stretch")
-    images, labels = read_split(shards_folder, shards.parts[TRAIN], shape, limit=MAX_INSPECTED)
+    images, labels = read_split(shards_folder, shards.splits[TRAIN], shape, limit=MAX_INSPECTED)
     verdict = _flips(images, labels, shards, settings.flip)
     policy = _policy(settings, verdict.is_safe, strengths(shards))
     out.mkdir(parents=True, exist_ok=True)
     preview.draw(images, labels, shards.labels, policy, out, seed=seed)
-    extra: Part | None = None
+    extra: SplitShards | None = None
     if settings.expand:
         extra = offline.write(shards_folder, shards, policy, out, copies=settings.expand, seed=seed)
     augmentation = Augmentation({} if extra else policy, extra, verdict.why)
@@ -128,7 +128,7 @@ def strengths(shards: Shards) -> Mapping[str, float]:
     if _are_photographs(shards):
         return {**_STRENGTHS, augmentation_ops.BRIGHTNESS: LIGHT[0], augmentation_ops.CONTRAST: LIGHT[1]}
     is_small = min(shards.median_height, shards.median_width) < PHOTOGRAPH
-    return _STRENGTHS_OF_MANY if is_small and shards.parts[TRAIN].num_images >= MANY else _STRENGTHS
+    return _STRENGTHS_OF_MANY if is_small and shards.splits[TRAIN].num_images >= MANY else _STRENGTHS
 
 
 def _policy(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pergola.components.artifacts.data import TRAIN, Part, Shards
+from pergola.components.artifacts.data import TRAIN, Shards, SplitShards
 from pergola.components.imaging import decode
 from pergola.components.training.input import augmentation_ops
 
@@ -19,7 +19,7 @@ _QUALITY = 95
 
 def write(
     folder: Path, shards: Shards, policy: Mapping[str, float], out: Path, *, copies: int, seed: int
-) -> Part:
+) -> SplitShards:
     """Write `copies` augmented copies of every training image, at its own size, into extra-…tfrecord.
 
     If the policy flips, the first, third, … copy is flipped and the others are not: a single copy with
@@ -27,8 +27,8 @@ def write(
     """
     import tensorflow as tf
 
-    part = shards.parts[TRAIN]
-    num_images = part.num_images * copies
+    split = shards.splits[TRAIN]
+    num_images = split.num_images * copies
     num_files = max(1, -(-num_images // _PER_FILE))
     names = [f"extra-{k:05d}-of-{num_files:05d}.tfrecord" for k in range(num_files)]
     writers = [tf.io.TFRecordWriter(str(out / name)) for name in names]
@@ -38,7 +38,7 @@ def write(
         counts[shards.labels[label]] += 1
     for writer in writers:
         writer.close()
-    return Part(tuple(names), num_images, {name: counts[name] for name in shards.labels})
+    return SplitShards(tuple(names), num_images, {name: counts[name] for name in shards.labels})
 
 
 def _copies(
@@ -61,7 +61,7 @@ def _copies(
         ]
         return tf.stack(variants), example["label"]
 
-    files = [str(folder / name) for name in shards.parts[TRAIN].files]
+    files = [str(folder / name) for name in shards.splits[TRAIN].files]
     dataset = tf.data.TFRecordDataset(files).enumerate()
     for contents, label in dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator():
         for content in contents:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pergola.components.artifacts.data import Part
+from pergola.components.artifacts.data import SplitShards
 from pergola.components.imaging import decode
 
 if TYPE_CHECKING:
@@ -34,10 +34,12 @@ class ImageShape:
         return self.height * self.width * self.channels
 
 
-def read_split(folder: Path, part: Part, shape: ImageShape, *, limit: int | None = None) -> LabelledImages:
+def read_split(
+    folder: Path, split: SplitShards, shape: ImageShape, *, limit: int | None = None
+) -> LabelledImages:
     """Images and labels of a split, in the order of the shards."""
-    num_images = part.num_images if limit is None else min(limit, part.num_images)
-    return read_sources([([str(folder / name) for name in part.files], num_images)], shape)[0]
+    num_images = split.num_images if limit is None else min(limit, split.num_images)
+    return read_sources([([str(folder / name) for name in split.files], num_images)], shape)[0]
 
 
 def read_sources(sources: Sequence[tuple[Sequence[str], int]], shape: ImageShape) -> list[LabelledImages]:

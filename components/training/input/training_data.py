@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pergola.components.artifacts.data import TRAIN, VALIDATION, Part, Shards
+from pergola.components.artifacts.data import TRAIN, VALIDATION, Shards, SplitShards
 from pergola.components.artifacts.training import Augmentation
 from pergola.components.errors import InputError
 from pergola.components.training.input import feed
@@ -72,7 +72,7 @@ def load(
     if not num_train:
         raise InputError(f"{shards_folder} has no training images. Reduce the other splits in [split].")
     fits = num_train * shape.num_bytes <= memory_mb * 1_000_000
-    held_out = shards.parts.get(VALIDATION) or Part((), 0, {})
+    held_out = shards.splits.get(VALIDATION) or SplitShards((), 0, {})
     train, validation = read_sources(
         [
             (files, num_train if fits else min(num_train, _NUM_MEASURED)),
@@ -94,12 +94,12 @@ def class_weights(balance: str, counts: Sequence[int]) -> tuple[float, ...]:
 
 
 def _train_files(
-    shards_folder: Path, extra_folder: Path, shards: Shards, extra: Part | None
+    shards_folder: Path, extra_folder: Path, shards: Shards, extra: SplitShards | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Files of the training split and of offline augmentation, and their number of images in each class."""
-    part = shards.parts[TRAIN]
-    files = [str(shards_folder / name) for name in part.files]
-    counts = [part.by_label.get(name, 0) for name in shards.labels]
+    split = shards.splits[TRAIN]
+    files = [str(shards_folder / name) for name in split.files]
+    counts = [split.by_label.get(name, 0) for name in shards.labels]
     if extra is not None:
         files += [str(extra_folder / name) for name in extra.files]
         counts = [

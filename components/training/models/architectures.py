@@ -91,7 +91,7 @@ def _choose_architecture(settings: ModelSettings, shards: Shards) -> tuple[str, 
     check_weights(settings.weights, settings.architecture)
     if settings.architecture != AUTO:
         return settings.architecture, "set by model.architecture"
-    images = f"{shards.parts[TRAIN].num_images} images in {len(shards.labels)} classes"
+    images = f"{shards.splits[TRAIN].num_images} images in {len(shards.labels)} classes"
     if settings.weights:
         found = architecture_of(settings.weights)
         if found is None:

@@ -93,7 +93,7 @@ def compare(
     return tuple(rows)
 
 
-def accuracy(shards_folder: Path, training_folder: Path, part: str) -> float:
+def accuracy(shards_folder: Path, training_folder: Path, split: str) -> float:
     """Accuracy of the saved float32 network on a split, without augmentation, on at most 10,000 images."""
     import keras
 
@@ -103,7 +103,7 @@ def accuracy(shards_folder: Path, training_folder: Path, part: str) -> float:
     training, shards = Training.load(training_folder), Shards.load(shards_folder)
     network = keras.saving.load_model(training_folder / MODEL, compile=False)
     shape = ImageShape(training.height, training.width, training.channels, training.aspect)
-    images, labels = read_split(shards_folder, shards.parts[part], shape, limit=MAX_SCORED)
+    images, labels = read_split(shards_folder, shards.splits[split], shape, limit=MAX_SCORED)
     return validation.validate(validation.forward_of(network), images, labels, 64)["val_accuracy"]
 
 

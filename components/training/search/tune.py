@@ -37,8 +37,8 @@ def tune(
     Raises InputError without a validation split, StepError when consecutive trials fail.
     """
     shards = Shards.load(shards_folder)
-    part = shards.parts.get(VALIDATION)
-    if part is None or not part.num_images:
+    split = shards.splits.get(VALIDATION)
+    if split is None or not split.num_images:
         raise InputError("There are no validation images to rank the trials by. Increase split.validation.")
     key = digest.of_data(
         [shards.fingerprint, records.to_dict(base), repr(space), settings.method, settings.seed]

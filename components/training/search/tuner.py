@@ -132,7 +132,7 @@ class Search:
         return hyperparameters.decide(
             base.train,
             side=min(plan.height, plan.width),
-            num_train=max(1, shards.parts[TRAIN].num_images),
+            num_train=max(1, shards.splits[TRAIN].num_images),
             is_pretrained=architectures.is_pretrained(base.model, plan),
         ).epochs
 

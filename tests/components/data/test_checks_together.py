@@ -28,7 +28,7 @@ def test_checks_report_planted_faults_in_a_fixed_order(tmp_path):
         (root / f"class_2/{number:03}.png").write_bytes(png(image))
     source = open_source(root, ScanSettings(), tmp_path / "scratch")
     scan(source, tmp_path / "m", ScanSettings(workers=1))
-    settings = ValidateSettings(max_quarantined=0.01, max_looked_at=110)
+    settings = ValidateSettings(max_quarantined=0.01, max_inspected=110)
     validation = run_checks(tmp_path / "m", settings, ImageAccess(source))
     found = [(finding.severity, finding.check) for finding in validation.report.findings]
     assert found == [
@@ -46,7 +46,7 @@ def test_checks_report_planted_faults_in_a_fixed_order(tmp_path):
         ("info", "label_error"),
         ("info", "grey_among_colour"),
         ("info", "metadata"),
-        ("info", "looked_at"),
+        ("info", "sampled"),
     ]
     assert not validation.report.ok
     assert [type(record).__name__ for record in validation.records] == ["LabelErrors", "Shortcuts"]

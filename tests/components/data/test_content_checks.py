@@ -117,14 +117,14 @@ def test_reviewed_labels_are_not_suspected_again(data, tmp_path, found):
 
 def test_content_checks_can_be_switched_off(data):
     manifest_only = Validation(data[2], ())
-    assert checked(data, max_looked_at=0) == manifest_only
+    assert checked(data, max_inspected=0) == manifest_only
     off = {"label_errors": False, "outliers": False, "shortcuts": False, "crops": False}
     assert checked(data, **off) == manifest_only
 
 
 def test_content_checks_report_when_they_read_a_sample(data):
-    sample = checked(data, max_looked_at=100, label_errors=False)
-    (told,) = [finding for finding in sample.report.findings if finding.check == "looked_at"]
+    sample = checked(data, max_inspected=100, label_errors=False)
+    (told,) = [finding for finding in sample.report.findings if finding.check == "sampled"]
     assert "in 100 of 180 images, drawn at random" in told.message
 
 

@@ -38,7 +38,7 @@ def test_images_of_one_object_go_to_one_part(tmp_path):
     report = checked(listed(tmp_path), tmp_path)
     assert not report.groups.keys() - set(Manifest.table(tmp_path / "m", ["id"])["id"])
     split(tmp_path / "m", report, tmp_path / "s", SplitSettings())
-    parts = Split.table(tmp_path / "s").set_index("id")["part"]
+    parts = Split.table(tmp_path / "s").set_index("id")["split"]
     of_leaf: dict[str, set[str]] = {}
     for id, leaf in Manifest.table(tmp_path / "m", ["id", "list.leaf"]).itertuples(index=False):
         of_leaf.setdefault(leaf or id, set()).add(parts[id])

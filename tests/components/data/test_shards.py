@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pergola.components.artifacts.data import PARTS, Shards, Split, ValidationReport
+from pergola.components.artifacts.data import SPLITS, Shards, Split, ValidationReport
 from pergola.components.data import tfrecord
 from pergola.components.data.manifest.scan import ScanSettings, scan
 from pergola.components.data.shards import ShardSettings, write_shards
@@ -47,7 +47,7 @@ def records(folder: Path, shards: Shards, part: str) -> list[tuple[str, int, byt
         "label": tf.io.FixedLenFeature([], tf.int64),
         "id": tf.io.FixedLenFeature([], tf.string),
     }
-    files = [str(folder / name) for name in shards.parts[part].files]
+    files = [str(folder / name) for name in shards.splits[part].files]
     parsed = tf.data.TFRecordDataset(files).map(lambda record: tf.io.parse_single_example(record, features))
     return [(r["id"].decode(), int(r["label"]), r["image"]) for r in parsed.as_numpy_iterator()]
 
@@ -58,12 +58,12 @@ def test_shards_hold_each_image_once_as_tensorflow_reads_it(tmp_path):
     table = Split.table(tmp_path / "s").set_index("id")
     assert shards.labels == ("class_0", "class_1", "class_2")
     seen = []
-    for part in PARTS:
+    for part in SPLITS:
         found = records(tmp_path / "shards", shards, part)
-        assert len(found) == shards.parts[part].num_images
+        assert len(found) == shards.splits[part].num_images
         for id, label, image in found:
             row = table.loc[id]
-            assert (row["part"], row["label"]) == (part, shards.labels[label])
+            assert (row["split"], row["label"]) == (part, shards.labels[label])
             assert image == (root / row["path"]).read_bytes()
             seen.append(id)
     assert sorted(seen) == sorted(table.index)
@@ -79,7 +79,7 @@ def test_shards_hold_images_upright(tmp_path):
     (root / "class_0/turned.jpg").write_bytes(turned_jpeg(image, 6))
     shards = written(root, tmp_path)
     id = hashlib.sha256((root / "class_0/turned.jpg").read_bytes()).hexdigest()
-    [data] = [data for part in PARTS for i, _, data in records(tmp_path / "shards", shards, part) if i == id]
+    [data] = [data for part in SPLITS for i, _, data in records(tmp_path / "shards", shards, part) if i == id]
     decoded = tf.io.decode_image(data, channels=3).numpy()
     assert decoded.shape == image.shape and np.abs(decoded.astype(int) - image).mean() < 5
     assert (shards.max_side, shards.min_side) == (40, 24)
@@ -91,8 +91,8 @@ def test_shards_are_the_same_bytes_however_they_are_written(tmp_path):
     again = written(root, tmp_path, "again", shard_images=7)
     assert one == again
     names = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert names == sorted(["shards.json", *(f for part in one.parts.values() for f in part.files)])
-    assert len(one.parts["train"].files) > 3
+    assert names == sorted(["shards.json", *(f for split in one.splits.values() for f in split.files)])
+    assert len(one.splits["train"].files) > 3
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -104,7 +104,7 @@ def test_shards_written_by_processes_are_the_same_bytes(tmp_path):
     one = written(tmp_path / "p", tmp_path, "one", shard_images=500, workers=1)
     two = written(tmp_path / "p", tmp_path, "two", shard_images=500, workers=2)
     assert one == two
-    for name in one.parts["train"].files:
+    for name in one.splits["train"].files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -146,7 +146,7 @@ def test_shards_on_a_full_disk_leave_nothing_half(tmp_path):
     shards = write_shards(source, tmp_path / "m", tmp_path / "s", tmp_path / "shards", ShardSettings())
     shutil.rmtree(tmp_path / "shards")
     (tmp_path / "shards").mkdir()
-    (tmp_path / f"shards/.{shards.parts['train'].files[0]}.partial").symlink_to("/dev/full")
+    (tmp_path / f"shards/.{shards.splits['train'].files[0]}.partial").symlink_to("/dev/full")
     with pytest.raises(StepError, match="is full: free some space"):
         write_shards(source, tmp_path / "m", tmp_path / "s", tmp_path / "shards", ShardSettings())
     assert list((tmp_path / "shards").iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pergola.components.artifacts.data import PARTS, Split, ValidationReport
+from pergola.components.artifacts.data import SPLITS, Split, ValidationReport
 from pergola.components.data.manifest.scan import schema
 from pergola.components.data.split import SplitSettings, split
 from pergola.components.errors import InputError
@@ -45,7 +45,7 @@ def report(
 
 
 def parts(folder: Path) -> dict[str, str]:
-    return dict(Split.table(folder)[["id", "part"]].itertuples(index=False))
+    return dict(Split.table(folder)[["id", "split"]].itertuples(index=False))
 
 
 def cut(root: Path, rows, groups=None, *, previous=None, name="s", **options) -> Split:
@@ -70,7 +70,7 @@ def test_split_writes_a_row_a_distinct_image(tmp_path):
     )
     result = cut(tmp_path, rows)
     table = Split.table(tmp_path / "s")
-    assert list(table.columns) == ["id", "path", "label", "part", "group"]
+    assert list(table.columns) == ["id", "path", "label", "split", "group"]
     assert len(table) == 29 and table["id"].is_unique
     assert table["path"][0] == "a/00000.png"
     assert Split.load(tmp_path / "s") == result
@@ -125,7 +125,7 @@ def test_split_keeps_groups_together_and_fills_every_part(data):
     assert set(found) == {name(number) for number, _ in rows}
     for member, root in groups.items():
         assert found[name(member)] == found[name(root)]
-    for part in PARTS:
+    for part in SPLITS:
         assert set(result.by_label[part]) == {"a", "b", "c"}
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pergola.components.artifacts.data import Manifest, Part, Shards, Split
+from pergola.components.artifacts.data import Manifest, Shards, Split, SplitShards
 from pergola.components.data.tfrecord import example, record
 
 LABELS = ("dark", "grey", "light")
@@ -53,10 +53,10 @@ def make_walk(folder: Path, counts: dict[str, int]) -> Walk:
         names = tuple(f"{part}-0000{i}-of-00002.tfrecord" for i in range(2))
         for i, name in enumerate(names):
             (shards / name).write_bytes(tfrecord(records[i::2]))
-        parts[part] = Part(names, len(found), dict.fromkeys(LABELS, count))
+        parts[part] = SplitShards(names, len(found), dict.fromkeys(LABELS, count))
     Shards(LABELS, parts, 1, 8, 8, 8, 8, "0" * 64).save(shards)
     split.mkdir()
-    pd.DataFrame(rows, columns=["id", "path", "label", "part", "group"]).to_parquet(split / "split.parquet")
+    pd.DataFrame(rows, columns=["id", "path", "label", "split", "group"]).to_parquet(split / "split.parquet")
     Split({part: 3 * n for part, n in counts.items()}, {}, "0" * 64).save(split)
     return Walk(shards, split, make_manifest(folder / "manifest", rows))
 

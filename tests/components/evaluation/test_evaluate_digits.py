@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from pergola.components.artifacts.data import Part, Shards, Split
+from pergola.components.artifacts.data import Shards, Split, SplitShards
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.data.tfrecord import example, record
 from pergola.components.evaluation.evaluate import EvaluateSettings, evaluate
@@ -47,9 +47,9 @@ def digits(tmp_path_factory):
     for part, pictures in found.items():
         data = [record(example({"image": i, "label": n, "id": h.encode()})) for i, n, h in pictures]
         (shards / f"{part}.tfrecord").write_bytes(b"".join(data))
-        parts[part] = Part((f"{part}.tfrecord",), len(pictures), {})
+        parts[part] = SplitShards((f"{part}.tfrecord",), len(pictures), {})
     Shards(LABELS, parts, 1, 8, 8, 8, 8, "0" * 64).save(shards)
-    table = pd.DataFrame(rows, columns=["id", "path", "label", "part", "group"]).drop_duplicates("id")
+    table = pd.DataFrame(rows, columns=["id", "path", "label", "split", "group"]).drop_duplicates("id")
     table.to_parquet(split / "split.parquet")
     Split({part: len(pictures) for part, pictures in found.items()}, {}, "0" * 64).save(split)
     return Walk(shards, split), found["train"]

@@ -25,10 +25,10 @@ def test_nothing_changed_means_nothing_is_done():
         (changed(num_changed=1), {}, "1 image changed since the last run."),
         (changed(num_changed=1200), {"min_images": 1000}, "1,200 images changed since the last run."),
         (changed(settings_changed=True), {}, "The settings changed"),
-        (changed(drifted_looks=1), {}, "The last check of requests found drift. Images and settings are"),
-        (changed(drifted_looks=3), {"drift_looks": 2}, "The last 3 checks of requests found drift."),
+        (changed(drifted_checks=1), {}, "The last check of requests found drift. Images and settings are"),
+        (changed(drifted_checks=3), {"drift_checks": 2}, "The last 3 checks of requests found drift."),
         (changed(age_days=31.0), {"max_age_days": 30}, "The model is 31.0 days old; the limit is 30."),
-        (changed(num_changed=2, drifted_looks=1), {"min_images": 9}, "The last check of requests found"),
+        (changed(num_changed=2, drifted_checks=1), {"min_images": 9}, "The last check of requests found"),
         (changed(num_changed=2, newest_minutes=30.0), {"quiet_minutes": 10}, "2 images changed"),
     ],
 )
@@ -46,9 +46,9 @@ def test_a_reason_to_train_is_given(inputs, settings, reason):
             "9 images changed since the last run; at least 10 are needed",
         ),
         (changed(num_changed=9, newest_minutes=2.0), {"quiet_minutes": 10}, "the last 2 minutes ago"),
-        (changed(drifted_looks=1), {"drift_looks": 2}, "Nothing changed"),
+        (changed(drifted_checks=1), {"drift_checks": 2}, "Nothing changed"),
         (
-            changed(drifted_looks=1, hours_since_run=0.5),
+            changed(drifted_checks=1, hours_since_run=0.5),
             {},
             "The last run was 0.5 hours ago; at least 1 must pass.",
         ),
@@ -66,8 +66,8 @@ def test_haste_waits(inputs, settings, reason):
 
 
 def test_unchanged_images_are_said_to_give_the_same_model():
-    assert "the same one" in due(changed(drifted_looks=1), RetrainSettings()).reason
-    assert "the same one" not in due(changed(drifted_looks=1, num_changed=1), RetrainSettings()).reason
+    assert "the same one" in due(changed(drifted_checks=1), RetrainSettings()).reason
+    assert "the same one" not in due(changed(drifted_checks=1, num_changed=1), RetrainSettings()).reason
 
 
 def test_num_changed_counts_images(tmp_path):

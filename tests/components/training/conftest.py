@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pergola.components.artifacts.data import PARTS, Part, Shards
+from pergola.components.artifacts.data import SPLITS, Shards, SplitShards
 from pergola.components.data import tfrecord
 from pergola.components.training.fit import TrainSettings
 from pergola.components.training.models.architectures import ModelSettings
@@ -52,7 +52,7 @@ def write_shards(
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {}
-    for part in PARTS:
+    for part in SPLITS:
         labels = rng.permutation([k for k, count in enumerate(counts[part]) for _ in range(count)])
         name = f"{part}-00000-of-00001.tfrecord"
         with open(folder / name, "wb") as file:
@@ -63,7 +63,7 @@ def write_shards(
                     "id": f"{number:064x}".encode(),
                 }
                 file.write(tfrecord.record(tfrecord.example(features)))
-        parts[part] = Part((name,), len(labels), dict(zip(LABELS, counts[part], strict=True)))
+        parts[part] = SplitShards((name,), len(labels), dict(zip(LABELS, counts[part], strict=True)))
     shards = Shards(LABELS, parts, channels, side, side, side, side, f"{counts}{side}{channels}{seed}")
     shards.save(folder)
     return shards

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pergola.components.artifacts.data import Part, Shards
+from pergola.components.artifacts.data import Shards, SplitShards
 from pergola.components.errors import InputError
 from pergola.components.imaging import pretrained
 from pergola.components.training import keras_file, precision
@@ -17,7 +17,7 @@ from tests.components.training.conftest import LABELS
 
 def shards(height=32, width=32, channels=3, num_train=1000, num_labels=10):
     labels = LABELS if num_labels == 3 else tuple(f"label {k}" for k in range(num_labels))
-    parts = {part: Part((), num_train, {}) for part in ("train", "validation", "test")}
+    parts = {part: SplitShards((), num_train, {}) for part in ("train", "validation", "test")}
     return Shards(labels, parts, channels, height, width, 1, max(height, width), "f")
 
 

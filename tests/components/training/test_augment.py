@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pergola.components import digest
-from pergola.components.artifacts.data import Part, Shards
+from pergola.components.artifacts.data import Shards, SplitShards
 from pergola.components.artifacts.training import Augmentation
 from pergola.components.training.augmentation import flip_safety
 from pergola.components.training.augmentation.augment import (
@@ -146,7 +146,7 @@ def test_augment_changes_the_light_of_photographs_more(tmp_path, side, channels,
 
 def test_strengths_leave_many_small_images_almost_as_they_are():
     def found(side, num_images):
-        parts = {"train": Part((), num_images, {})}
+        parts = {"train": SplitShards((), num_images, {})}
         return strengths(Shards(("a",), parts, 3, side, side, side, side, "f"))
 
     assert found(32, 10_000) == {"shift": 0.06}
@@ -193,7 +193,7 @@ def test_augment_writes_flipped_images_of_the_training_split_only(tmp_path):
         LABELS, 16
     )
     shape = ImageShape(8, 8, 3, "stretch")
-    images, labels = read_split(tmp_path / "shards", shards.parts["train"], shape)
+    images, labels = read_split(tmp_path / "shards", shards.splits["train"], shape)
     mirrored, mirrored_labels = read_split(tmp_path / "out", augmentation.extra, shape)
     np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
     np.testing.assert_array_equal(mirrored_labels, labels)
@@ -203,5 +203,5 @@ def test_augment_expands_with_several_augmented_copies(shards_folder, tmp_path):
     augmentation = augment(shards_folder, tmp_path, AugmentSettings(expand=3), seed=0)
     shards = Shards.load(shards_folder)
     images, labels = read_split(tmp_path, augmentation.extra, ImageShape(8, 8, 3, "stretch"))
-    assert len(labels) == 3 * shards.parts["train"].num_images
+    assert len(labels) == 3 * shards.splits["train"].num_images
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)

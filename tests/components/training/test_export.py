@@ -229,7 +229,7 @@ def test_export_contains_warmup_requests_that_it_answers(server, exported, shard
         assert request.model_spec.signature_name == contract.SERVING_DEFAULT
         batch = tf.make_ndarray(request.inputs["image"])
         assert server(contract.SERVING_DEFAULT, batch)["label"].shape == batch.shape
-    first = warmup.encoded_images(shards_folder, Shards.load(shards_folder).parts["train"], 1)
+    first = warmup.encoded_images(shards_folder, Shards.load(shards_folder).splits["train"], 1)
     assert list(tf.make_ndarray(requests[0].inputs["image"])) == first
 
 

@@ -14,7 +14,7 @@ SHAPE = ImageShape(8, 8, 3, "stretch")
 @pytest.fixture(params=["memory", "stream"])
 def make(request, shards_folder):
     shards = Shards.load(shards_folder)
-    part = shards.parts["train"]
+    part = shards.splits["train"]
 
     def make(policy=POLICY, seed=5, weights=(), split=WHOLE):
         settings = feed.FeedSettings(10, seed, policy, 3, weights, split=split)
@@ -74,7 +74,7 @@ def test_feed_splits_batches_into_pieces_that_together_are_the_batches(make):
 def test_feed_draws_classes_equally_often_if_asked(tmp_path, memory):
     counts = (30, 6, 12)
     shards = write_shards(tmp_path, counts={"train": counts, "validation": (1, 1, 1), "test": (1, 1, 1)})
-    part = shards.parts["train"]
+    part = shards.splits["train"]
     settings = feed.FeedSettings(16, 0, {}, 3, sample=True)
     source = (
         feed.MemoryFeed(*read_split(tmp_path, part, SHAPE), settings)
@@ -96,10 +96,10 @@ def test_feed_weights_images_by_class(make):
 
 def test_read_sources_separates_its_sources(shards_folder):
     shards = Shards.load(shards_folder)
-    names = {part: [str(shards_folder / n) for n in shards.parts[part].files] for part in ("train", "test")}
+    names = {part: [str(shards_folder / n) for n in shards.splits[part].files] for part in ("train", "test")}
     (some, _), (test, labels) = read_sources([(names["train"], 5), (names["test"], 18)], SHAPE)
     assert len(some) == 5 and len(test) == 18
-    alone, alone_labels = read_split(shards_folder, shards.parts["test"], SHAPE)
+    alone, alone_labels = read_split(shards_folder, shards.splits["test"], SHAPE)
     np.testing.assert_array_equal(test, alone)
     np.testing.assert_array_equal(labels, alone_labels)
 

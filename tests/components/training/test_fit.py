@@ -99,14 +99,16 @@ def test_fit_learns_and_records_what_it_did(undisturbed, shards_folder):
     network = load(out)
     assert network.count_params() == training.num_parameters
     assert {layer.__class__.__module__.split(".")[0] for layer in network.layers} == {"keras"}
-    test = read_split(shards_folder, Shards.load(shards_folder).parts["test"], ImageShape(8, 8, 3, "stretch"))
+    test = read_split(
+        shards_folder, Shards.load(shards_folder).splits["test"], ImageShape(8, 8, 3, "stretch")
+    )
     assert validation.validate(validation.forward_of(network), *test, 16)["val_accuracy"] >= 0.9
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
 def test_predict_answers_for_every_image_whatever_the_batches(undisturbed, shards_folder, batch_size):
     network = load(undisturbed[1])
-    part, shape = Shards.load(shards_folder).parts["train"], ImageShape(8, 8, 3, "stretch")
+    part, shape = Shards.load(shards_folder).splits["train"], ImageShape(8, 8, 3, "stretch")
     images, _ = read_split(shards_folder, part, shape, limit=9)
     wanted = np.asarray(network(images.astype(np.float32)))
     found = validation.predict(validation.forward_of(network), images, batch_size)

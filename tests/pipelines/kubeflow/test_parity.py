@@ -152,7 +152,7 @@ def test_new_images_make_a_second_version(runs, dataset, there, tmp_path):
     workspace = Workspace(work)
     assert champion_of(workspace.tracking_uri, "stripes").version == 2
     assert (workspace.models / "stripes" / "2" / "saved_model.pb").is_file()
-    before, after = (dict(Split.table(r.output("split"), ["id", "part"]).values) for r in (first, ran))
+    before, after = (dict(Split.table(r.output("split"), ["id", "split"]).values) for r in (first, ran))
     assert len(after) > len(before) == 120
     assert {id: after[id] for id in before} == before
     for version, split in ((1, before), (2, after)):

@@ -112,7 +112,7 @@ def test_changes_asks_for_a_run_when_drift_was_found(changes, tmp_path):
     assert changes(found)[0] == "unchanged"  # a run was only just
     state, reason = changes(found, min_hours=0)
     assert state == "changed" and "found drift" in reason
-    assert changes(found, min_hours=0, drift_looks=2)[0] == "unchanged"
+    assert changes(found, min_hours=0, drift_checks=2)[0] == "unchanged"
 
 
 def test_changes_remembers_rejections_too(changes, tmp_path):

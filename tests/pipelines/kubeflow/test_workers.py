@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pergola.components.artifacts.data import PARTS, Part, Shards
+from pergola.components.artifacts.data import SPLITS, Shards, SplitShards
 from pergola.components.artifacts.training import Training
 from pergola.components.errors import InputError, StepError
 from pergola.pipelines.kubeflow import workers
@@ -44,8 +44,8 @@ def test_tf_config_refuses(change, message):
 @pytest.fixture
 def inputs(tmp_path):
     """Shards and augmentation as far as their keys go; no image is read here."""
-    part = Part((), 0, {})
-    parts = dict.fromkeys(PARTS, part)
+    part = SplitShards((), 0, {})
+    parts = dict.fromkeys(SPLITS, part)
     Shards(("a", "b"), parts, 3, 8, 8, 8, 8, "f").save(tmp_path / "shards")
     (tmp_path / "augmentation").mkdir()
     (tmp_path / "augmentation" / "augmentation.json").write_text("{}")
