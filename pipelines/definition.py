@@ -5,8 +5,8 @@ run it.
          -> evaluate_champion -> gate -> report -> reference -> register -> publish -> confirm (-> deliver)
 
 A row's inputs are the parameters of its function, named after the artifacts that other rows make. A rejected
-model ends with its report and its entry in the registry, and that is a good run. docs/contributing.md shows
-how to add a row.
+model ends with its report and its entry in the registry, a held one with a version number there, and both are
+good runs. docs/contributing.md shows how to add a row.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components import code, records
+from pergola.components.artifacts.decision import ACCEPTED, HELD
 from pergola.components.steps import data, model, release
 from pergola.components.steps.context import ALL, Context
 from pergola.pipelines import summaries
@@ -55,7 +56,7 @@ class Step:
     parts: Parts | None = None
     resumes: bool = False  # continues from a partial output
     always: bool = False  # depends on what no key holds, such as the registry: done in every run
-    if_accepted: bool = False
+    outcomes: tuple[str, ...] = ()  # of the gate, with which it is done; empty: with any
     releases: bool = False  # not done when a version is only reproduced
     secrets: tuple[str, ...] = ()
     decodes: bool = False  # reads encoded images, which nobody vouches for
@@ -79,6 +80,10 @@ class Step:
     def has_effects(self) -> bool:
         """Whether it changes anything besides its output: such a step is never taken from a cache blindly."""
         return self.still is not None
+
+    def is_done_when(self, outcome: str) -> bool:
+        """Whether it is done after the gate came to this outcome."""
+        return not self.outcomes or outcome in self.outcomes
 
     def code_digest(self) -> str:
         """Of its function and everything that its roots reach."""
@@ -202,7 +207,7 @@ TRAINING = Pipeline(
         ),
         Step(
             "reference", model.reference, "reference", group="evaluate", decodes=True, retry=False,
-            if_accepted=True, releases=True,
+            outcomes=(ACCEPTED, HELD), releases=True,
             code=(f"{COMPONENTS}.evaluation.drift.reference", f"{COMPONENTS}.evaluation.loaded_model"),
             describe=summaries.reference,
         ),
@@ -212,19 +217,19 @@ TRAINING = Pipeline(
             verifies=("export",), still=release.is_registered, describe=summaries.register,
         ),
         Step(
-            "publish", release.publish, "publication", group="release", if_accepted=True, releases=True,
+            "publish", release.publish, "publication", group="release", outcomes=(ACCEPTED,), releases=True,
             code=(f"{COMPONENTS}.store.publish",), verifies=("export", "reference"),
             still=release.is_published, describe=summaries.publish,
         ),
         Step(
-            "confirm", release.confirm, "confirmation", group="release", if_accepted=True, releases=True,
+            "confirm", release.confirm, "confirmation", group="release", outcomes=(ACCEPTED,), releases=True,
             secrets=(REGISTRY,), settings=("gate.max_difference", "smoke_test"),
             code=(f"{COMPONENTS}.release.confirm", f"{COMPONENTS}.release.registry",
                   f"{COMPONENTS}.release.smoke_test", "pergola.serving.server.app"),
             verifies=("publication",), still=release.is_confirmed, describe=summaries.confirm,
         ),
         Step(
-            "deliver", release.deliver, "delivery", group="release", if_accepted=True, releases=True,
+            "deliver", release.deliver, "delivery", group="release", outcomes=(ACCEPTED,), releases=True,
             secrets=(STORE,), settings=(ALL,), always=True, local=False,
             code=(f"{COMPONENTS}.store.model_store", f"{COMPONENTS}.store.release_record"),
         ),

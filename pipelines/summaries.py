@@ -110,9 +110,8 @@ def smoke_test(folder: Path) -> str:
 def gate(folder: Path) -> str:
     decision = Decision.load(folder)
     passed = sum(rule.passed for rule in decision.rules)
-    verdict = "accepted" if decision.accepted else "rejected"
     return "\n".join(
-        [f"{verdict}: {passed} of {len(decision.rules)} rules passed", *map(_rule, decision.rules)]
+        [f"{decision.outcome}: {passed} of {len(decision.rules)} rules passed", *map(_rule, decision.rules)]
     )
 
 

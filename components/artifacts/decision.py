@@ -1,11 +1,13 @@
-"""Artifact of the gate: rules with their values, and the decision."""
+"""Artifact of the gate: rules with their values, and the decision with its outcome."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pergola.components.artifacts.record import Record
+
+ACCEPTED, HELD, REJECTED = OUTCOMES = ("accepted", "held", "rejected")
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,28 @@ class Rule:
 
 @dataclass(frozen=True)
 class Decision(Record):
-    """Whether a model can be released, and why."""
+    """Whether a model is released, and why.
+
+    outcome: "accepted": it is registered and becomes the champion; "held": it is registered, but the champion
+    stays until somebody promotes it; "rejected": it gets no version. Records of 0.1.0 say only whether it was
+    accepted.  Raises ValueError when `outcome` and `accepted` contradict each other.
+    """
 
     FILE: ClassVar[str] = "decision.json"
 
     accepted: bool
     rules: tuple[Rule, ...]
-    reasons: tuple[str, ...]  # messages of the rules that failed; empty if accepted
+    reasons: tuple[str, ...]  # why it is held or rejected; empty if accepted
     champion: int | None  # the version it was compared with
+    outcome: str = field(default="", metadata={"choices": ("", *OUTCOMES)})
+
+    def __post_init__(self) -> None:
+        if not self.outcome:
+            object.__setattr__(self, "outcome", ACCEPTED if self.accepted else REJECTED)
+        if self.accepted != (self.outcome == ACCEPTED):
+            raise ValueError(f"A decision that is '{self.outcome}' cannot have accepted={self.accepted}.")
+
+    @property
+    def registers(self) -> bool:
+        """Whether the model is good enough for a version number."""
+        return self.outcome != REJECTED

@@ -16,8 +16,6 @@ from pergola.components.artifacts.data import Manifest
 from pergola.components.artifacts.record import Record
 from pergola.components.release.retrain import rows_of
 
-ACCEPTED, REJECTED = "accepted", "rejected"
-
 
 @dataclass(frozen=True)
 class LastRun(Record):
@@ -33,15 +31,17 @@ class LastRun(Record):
     ended_s: int = 0  # seconds since 1970; 0: not noted
 
 
-def remember(place: Path, manifest: Path, settings: Mapping[str, Any], version: int | None) -> None:
-    """Note that a run ended.  settings: by section.  version: None for a rejected model."""
+def remember(
+    place: Path, manifest: Path, settings: Mapping[str, Any], outcome: str, version: int | None
+) -> None:
+    """Note that a run ended.  settings: by section.  outcome: of the gate.  version: None if rejected."""
     rows = io.BytesIO()
     np.save(rows, rows_of(manifest))
     records.write_atomic(place / LastRun.ROWS, rows.getvalue())
     LastRun(
         fingerprint=Manifest.load(manifest).fingerprint,
         settings=digest.of_data(settings),
-        decision=REJECTED if version is None else ACCEPTED,
+        decision=outcome,
         version=version,
         ended_s=int(time.time()),
     ).save(place)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pergola.components import code, digest, records
 from pergola.components.artifacts.data import Manifest, Split, ValidationReport
-from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.decision import ACCEPTED, Decision
 from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
 from pergola.components.artifacts.release import (
     Champion,
@@ -72,7 +72,8 @@ def register(
     decision: Path,
     report: Path,
 ) -> Registration | None:
-    """Record the run in the registry; an accepted model takes its version number there, a rejected one None.
+    """Record the run in the registry, where an accepted or held model takes a version number, a rejected one
+    none.
 
     The registry's key of a run is its content: the same model with the same decision takes no second number.
     """
@@ -89,7 +90,7 @@ def register(
     registry.log(run, params=_params(context), metrics=scores, tags=tags, files=files)
     registry.log_epochs(run, history)
     registration = None
-    if decided.accepted:
+    if decided.registers:
         version = registry.register(context.model, run, export / "saved_model", sha256=exported.sha256)
         registration = Registration(context.model, version.version, run, exported.sha256)
         registration.save(out)
@@ -97,8 +98,8 @@ def register(
                 "export": export, "evaluation": evaluation, "decision": decision,
                 "registration": out}  # fmt: skip
         _keep_provenance(context, registration, made)
-    else:
-        _remember(context, manifest, None)
+    if not decided.accepted:
+        _remember(context, manifest, decided.outcome, registration.version if registration else None)
     registry.finish(run)
     return registration
 
@@ -159,7 +160,7 @@ def deliver(context: Context, out: Path, confirmation: Path, manifest: Path) -> 
     """A confirmed version -> the model store that clusters serve from, if one is named."""
     confirmed = Confirmation.load(confirmation)
     delivery = Delivery(_deliver(context, confirmed.model, confirmed.version))
-    _remember(context, manifest, confirmed.version)
+    _remember(context, manifest, ACCEPTED, confirmed.version)
     delivery.save(out)
     return delivery
 
@@ -168,7 +169,7 @@ def run_key(export: Export, decision: Decision, context: Context) -> str:
     """What the registry finds a run by again. Latencies are left out: no two smoke tests have them in
     common."""
     rules = [(rule.name, rule.passed, rule.message) for rule in decision.rules if rule.unit != "ms"]
-    verdict = {"accepted": decision.accepted, "champion": decision.champion, "rules": rules}
+    verdict = {"accepted": decision.registers, "champion": decision.champion, "rules": rules}
     return "run-" + digest.of_data([context.model, export.sha256, verdict, to_toml(context.settings)])[:20]
 
 
@@ -177,7 +178,7 @@ def _tags(context: Context, manifest: Manifest, training: Training, decision: De
         "pergola.run_id": context.run.id,
         "pergola.data_fingerprint": manifest.fingerprint,
         "pergola.code": code.version(),
-        "pergola.decision": "accepted" if decision.accepted else "rejected",
+        "pergola.decision": decision.outcome,
         "pergola.architecture": training.architecture,
         "pergola.source": str(context.dataset),
     }
@@ -224,7 +225,7 @@ def _deliver(context: Context, model: str, version: int) -> str:
     return f"Version {version} of {model} is in {target.uri} and stable."
 
 
-def _remember(context: Context, manifest: Path, version: int | None) -> None:
+def _remember(context: Context, manifest: Path, outcome: str, version: int | None) -> None:
     """Note for the next run on a cluster what this one was made of; a laptop keeps records of runs
     instead."""
     from pergola.components.release.last_run import remember
@@ -232,4 +233,4 @@ def _remember(context: Context, manifest: Path, version: int | None) -> None:
     if context.store is None:
         return
     asked = context.asked_settings or to_toml(context.settings)
-    remember(context.workspace.state(context.model), manifest, tomllib.loads(asked), version)
+    remember(context.workspace.state(context.model), manifest, tomllib.loads(asked), outcome, version)

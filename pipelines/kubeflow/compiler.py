@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pergola.components import records
+from pergola.components.artifacts.decision import ACCEPTED
 from pergola.components.settings import Settings
 from pergola.pipelines.definition import TRAINING, Pipeline, Step
 from pergola.pipelines.kubeflow.cluster import (
@@ -177,7 +178,7 @@ class Tasks:
         self.asked, self.cluster, self.pipeline, self.components = asked, cluster, steps, components
         self.sections = asked.sections
         self.made: dict[str, Any] = {}
-        self.verdict: Any = None
+        self.outcome: Any = None
         given = {f"{name}_settings": part for name, part in self.sections.items() if name != "retrain"}
         task = components.check_of([name for name in SECTIONS if name != "retrain"])(
             dataset=asked.dataset, model=asked.model, workspace=asked.workspace, **given
@@ -187,16 +188,19 @@ class Tasks:
         self.listing = checked["listing"]
 
     def add(self, steps: Sequence[Step]) -> None:
-        """Tasks for these steps; those that only an accepted model needs come last, under a condition."""
+        """Tasks for these steps; those that only an accepted model needs come last, under a condition.
+
+        A step for several outcomes has a task in every run, which ends at once when there is nothing to do.
+        """
         from kfp import dsl
 
         groups = groups_of(steps, self.cluster)
-        conditional = [group for group in groups if all(step.if_accepted for step in group)]
+        conditional = [group for group in groups if all(step.outcomes == (ACCEPTED,) for step in group)]
         for group in groups:
             if group not in conditional:
                 self._group(group)
         if conditional:
-            with dsl.If(self.verdict == "accepted", name="accepted"):
+            with dsl.If(self.outcome == ACCEPTED, name=ACCEPTED):
                 for group in conditional:
                     self._group(group)
 
@@ -291,4 +295,4 @@ class Tasks:
     def _note(self, task: Any, steps: Sequence[Step]) -> None:
         self.made |= {step.output: task.outputs[step.output] for step in steps}
         if any(step.output == "decision" for step in steps):
-            self.verdict = task.outputs["Output"]
+            self.outcome = task.outputs["Output"]

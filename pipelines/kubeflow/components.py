@@ -75,7 +75,7 @@ def artifacts_of(steps: Sequence[Step]) -> tuple[list[str], list[str]]:
     """Names of the artifacts that a group takes from other tasks, and of those that it makes."""
     outputs = [step.output for step in steps]
     inputs = [name for step in steps for name in step.inputs if name not in outputs]
-    if any(step.if_accepted for step in steps) and "decision" not in outputs:
+    if any(step.outcomes for step in steps) and "decision" not in outputs:
         inputs.append("decision")
     return list(dict.fromkeys(inputs)), outputs
 

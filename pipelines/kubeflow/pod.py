@@ -28,7 +28,7 @@ from pergola.pipelines.definition import Parts, Pipeline, Step
 from pergola.pipelines.kubeflow import failures, visuals
 
 STORE_VARIABLE, TRACKING_VARIABLE = "PERGOLA_STORE", "MLFLOW_TRACKING_URI"
-SKIPPED = "skipped.txt"  # in the folder of an artifact that only an accepted model has
+SKIPPED = "skipped.txt"  # in the folder of an artifact that is not made with the outcome of the gate
 SERVER = "pergola.serving.server.app"  # in the code of steps that use a model server
 SUFFIX = "_settings"  # of a component's parameter that holds one section
 
@@ -68,7 +68,7 @@ def run(place: str, steps: Sequence[str], given: Mapping[str, Any]) -> str:
             lines.append(f"| {step.name} | {seconds:.1f} | {visuals.cell(result)} |")
     if "steps" in given:
         Path(given["steps"].path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return _verdict(given) if any(step.output == "decision" for step in chosen) else ""
+    return _outcome(given) if any(step.output == "decision" for step in chosen) else ""
 
 
 def run_part(place: str, name: str, given: Mapping[str, Any]) -> None:
@@ -120,8 +120,9 @@ def _result(
         refusal.save(out)
         return "not run", refusal
     if not _applies(step, given):
-        records.write_atomic(out / SKIPPED, "The model was not accepted.\n")
-        return "skipped: the model was not accepted", None
+        why = f"the model was {_outcome(given)}"
+        records.write_atomic(out / SKIPPED, f"Skipped: {why}.\n")
+        return f"skipped: {why}", None
     try:
         with failures.recorded(step.name):
             check_refusals(inputs.values())
@@ -192,14 +193,14 @@ def _settings(given: Mapping[str, Any]) -> Settings:
 
 
 def _applies(step: Step, given: Mapping[str, Any]) -> bool:
-    return not step.if_accepted or "decision" not in given or _verdict(given) == "accepted"
+    return "decision" not in given or step.is_done_when(_outcome(given))
 
 
-def _verdict(given: Mapping[str, Any]) -> str:
+def _outcome(given: Mapping[str, Any]) -> str:
     folder = Path(given["decision"].path)
     if not (folder / Decision.FILE).is_file():
         return ""
-    return "accepted" if Decision.load(folder).accepted else "rejected"
+    return Decision.load(folder).outcome
 
 
 def _run_step(step: Step, context: Context, out: Path, inputs: Mapping[str, Path]) -> None:

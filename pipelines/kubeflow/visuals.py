@@ -78,7 +78,7 @@ def trials(tuning: Tuning) -> str:
 def verdict(decision: Decision) -> str:
     """Rules of the gate as Markdown."""
     champion = f", compared with version {decision.champion}" if decision.champion else ""
-    lines = [f"**{'Accepted' if decision.accepted else 'Rejected'}**{champion}", ""]
+    lines = [f"**{decision.outcome.capitalize()}**{champion}", ""]
     lines += ["| | rule | value | 95% interval | limit | |", "|---|---|---|---|---|---|"]
     for rule in decision.rules:
         mark = formatting.verdict(rule) if rule.passed else "**failed**"

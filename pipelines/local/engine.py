@@ -83,7 +83,7 @@ class Engine:
     def _applies(self, step: Step) -> bool:
         if not step.local or (step.releases and self.context.reproduces is not None):
             return False
-        return not step.if_accepted or Decision.load(self.output("decision").folder).accepted
+        return not step.outcomes or step.is_done_when(Decision.load(self.output("decision").folder).outcome)
 
     def _step(self, step: Step, forced: bool) -> Output:
         context, inputs = step.context(self.context), {name: self.output(name) for name in step.inputs}

@@ -34,7 +34,7 @@ class Reproduction:
     """How a run compares with the run of the version that it reproduces."""
 
     version: int
-    decision: str  # of the version: "accepted" or "rejected"
+    decision: str  # outcome of the version: "accepted", "held" or "rejected"
     same_decision: bool
     same_weights: bool | None  # byte by byte; None if those of the version were not recorded
     trained: bool  # False: the training of an earlier run was reused
@@ -105,8 +105,8 @@ class OriginalVersion:
         recorded = before.weights_sha256
         return Reproduction(
             version=self.origin.version,
-            decision="accepted" if then.accepted else "rejected",
-            same_decision=then.accepted == decision.accepted,
+            decision=then.outcome,
+            same_decision=then.outcome == decision.outcome,
             same_weights=recorded == export.weights_sha256 if recorded else None,
             trained=trained,
         )

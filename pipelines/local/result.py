@@ -17,7 +17,12 @@ from pergola.components.artifacts.data import (
     Split,
     ValidationReport,
 )
-from pergola.components.artifacts.decision import Decision, Rule
+from pergola.components.artifacts.decision import (
+    ACCEPTED,
+    HELD,
+    Decision,
+    Rule,
+)
 from pergola.components.artifacts.release import Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.evaluation import figures
@@ -31,13 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
-    """The outcome of `pergola run`. A rejected model is an outcome, not an error."""
+    """What came of `pergola run`. A held or rejected model is an outcome, not an error."""
 
     run: str
-    decision: str  # "accepted" or "rejected"
+    outcome: str  # "accepted", "held" or "rejected"
     reasons: tuple[str, ...]
     rules: tuple[Rule, ...]  # of the gate, each with value, interval, limit and verdict
-    version: int | None  # published; None if rejected
+    version: int | None  # registered; None if rejected
     model: str
     metrics: Mapping[str, float | None]  # on the test split, unless the name says otherwise
     counts: Mapping[str, Any]  # images, quarantined by reason, train, validation, test
@@ -48,12 +53,17 @@ class RunResult:
     reproduction: Reproduction | None = None  # with --reproduce
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data. "again" is the former name of "reproduction", for one more release."""
+        """Plain data. "decision" and "again" are former names of "outcome" and "reproduction"."""
         plain = records.to_dict(self)
-        return {**plain, "again": plain["reproduction"]}
+        return {**plain, "decision": self.outcome, "again": plain["reproduction"]}
+
+    @property
+    def decision(self) -> str:
+        """The former name of `outcome`."""
+        return self.outcome
 
     def __repr__(self) -> str:
-        return f"RunResult(model='{self.model}', version={self.version}, decision='{self.decision}')"
+        return f"RunResult(model='{self.model}', version={self.version}, outcome='{self.outcome}')"
 
     def __str__(self) -> str:
         return self.summary().strip()
@@ -63,7 +73,7 @@ class RunResult:
         scores = self.metrics
         lines = [
             "",
-            f"{self.decision.upper()}: {self.model}{self._fate()}",
+            f"{self.outcome.upper()}: {self.model}{self._fate()}",
             *([self.reproduction.summary()] if self.reproduction else []),
             *(f"  reason  {reason}" for reason in self.reasons),
             f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
@@ -81,10 +91,13 @@ class RunResult:
                 else f"Reused: {', '.join(self.reused)}.",
             )
         if self.version:
-            lines += [f"  model   {self.model_path}", "  next    pergola serve"]
+            following = "serve" if self.outcome == ACCEPTED else f"promote {self.version}"
+            lines += [f"  model   {self.model_path}", f"  next    pergola {following}"]
         return "\n".join(lines)
 
     def _fate(self) -> str:
+        if self.version and self.outcome == HELD:
+            return f" version {self.version} is registered; the champion stays."
         if self.version:
             return f" version {self.version} is the champion."
         return (
@@ -101,7 +114,7 @@ def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> Run
     context, done = engine.context, engine.done
     decision = Decision.load(engine.output("decision").folder)
     page = run.folder / "report.html"
-    version = _version(engine) if decision.accepted and not original else None
+    version = _version(engine) if decision.registers and not original else None
     text = (engine.output("report").folder / "report.html").read_text(encoding="utf-8")
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     records.write_atomic(page, with_run(text, model=context.model, version=version, run=run.id, date=date))
@@ -116,7 +129,7 @@ def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> Run
     )
     return RunResult(
         run=run.id,
-        decision="accepted" if decision.accepted else "rejected",
+        outcome=decision.outcome,
         reasons=decision.reasons,
         rules=decision.rules,
         version=version,
@@ -125,7 +138,7 @@ def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> Run
         counts={**summaries.data_counts(validation), **{split: splits.get(split, 0) for split in SPLITS}},
         seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
         reused=tuple(step for step, output in done.items() if output.reused),
-        model_path=str(published if version else export.folder / "saved_model"),
+        model_path=str(published if version and decision.accepted else export.folder / "saved_model"),
         report=str(page),
         reproduction=reproduction,
     )

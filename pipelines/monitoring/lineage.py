@@ -92,6 +92,7 @@ def of_version(workspace: Workspace, text: str) -> dict[str, Any]:
             "sha256": export.sha256,
         },
         "decision": {
+            "outcome": decision.outcome,
             "accepted": decision.accepted,
             "rules": len(decision.rules),
             "champion": decision.champion,

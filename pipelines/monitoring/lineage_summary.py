@@ -71,7 +71,7 @@ def _network(network: Record) -> str:
 def _decision(decision: Record) -> str:
     champion = f", compared with version {decision['champion']}" if decision["champion"] else ""
     return (
-        f"{'accepted' if decision['accepted'] else 'rejected'} by {decision['rules']} rules{champion}; "
+        f"{decision['outcome']} by {decision['rules']} rules{champion}; "
         f"accuracy {decision['accuracy']:.1%} on {decision['test_images']:,} test images"
     )
 

@@ -31,7 +31,7 @@ def files(dataset) -> list[Path]:
 def test_run_publishes_a_version(result, workspace):
     assert (result.decision, result.version, result.model) == ("accepted", 1, "leaves")
     assert (workspace / "models" / "leaves" / "1" / "saved_model.pb").is_file()
-    assert repr(result) == "RunResult(model='leaves', version=1, decision='accepted')"
+    assert repr(result) == "RunResult(model='leaves', version=1, outcome='accepted')"
     assert str(result).startswith("ACCEPTED: leaves version 1 is the champion.")
 
 

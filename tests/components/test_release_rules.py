@@ -3,15 +3,28 @@
 The steps themselves, with a real SQLite registry and artifacts made by hand.
 """
 
+import dataclasses
+import json
+
 import pandas as pd
 import pytest
 
 from pergola.components import digest
-from pergola.components.artifacts.data import SPLITS, Split
+from pergola.components.artifacts.data import (
+    SPLITS,
+    Split,
+)
+from pergola.components.artifacts.decision import (
+    ACCEPTED,
+    HELD,
+    REJECTED,
+    Decision,
+)
 from pergola.components.artifacts.release import Champion, Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.release import provenance
-from pergola.components.release.registry import Registry
+from pergola.components.release.last_run import LastRun
+from pergola.components.release.registry import Registry, champion_of
 from pergola.components.settings import Settings, from_toml
 from pergola.components.steps import data, model, release
 from pergola.components.steps.context import Context, RunInfo
@@ -164,6 +177,35 @@ def test_another_verdict_or_model_is_another_run(tmp_path, other):
     else:
         assert second is None
         assert {run.data.tags["pergola.decision"] for run in runs} == {"accepted", "rejected"}
+
+
+def test_a_held_model_takes_a_number_and_provenance_and_leaves_the_champion(tmp_path):
+    context, first = register(tmp_path, "run-1", "first")
+    Registry(context.workspace.tracking_uri).promote("leaves", first.version)
+    _, held = register(tmp_path, "run-2", "held", outcome=HELD)
+    assert held.version == 2 and Decision.load(context.workspace.version("leaves", 2)).outcome == HELD
+    assert champion_of(context.workspace.tracking_uri, "leaves").version == 1
+    assert {run.data.tags["pergola.decision"] for run in mlflow_runs(context)} == {ACCEPTED, HELD}
+
+
+def test_a_run_on_a_cluster_that_is_held_is_noted_with_its_version(tmp_path):
+    context = dataclasses.replace(context_of(tmp_path, "run-1"), store="")
+    release.register(context, tmp_path / "out", **step_artifacts.to_register(tmp_path / "x", outcome=HELD))
+    last = LastRun.load(context.workspace.state("leaves"))
+    assert (last.decision, last.version) == (HELD, 1)
+
+
+@pytest.mark.parametrize(("accepted", "outcome"), [(True, ACCEPTED), (False, REJECTED)])
+def test_a_decision_of_the_release_before_has_an_outcome(tmp_path, accepted, outcome):
+    old = {"schema": "Decision/1", "accepted": accepted, "rules": [], "reasons": [], "champion": None}
+    (tmp_path / "decision.json").write_text(json.dumps(old))
+    found = Decision.load(tmp_path)
+    assert (found.outcome, found.accepted) == (outcome, accepted)
+
+
+def test_a_decision_cannot_contradict_itself():
+    with pytest.raises(ValueError, match="'held' cannot have accepted=True"):
+        Decision(True, (), (), None, HELD)
 
 
 def test_other_settings_are_another_run(tmp_path):

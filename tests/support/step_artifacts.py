@@ -9,7 +9,7 @@ import pandas as pd
 
 from pergola.components import digest
 from pergola.components.artifacts.data import Manifest, Split, ValidationReport
-from pergola.components.artifacts.decision import Decision, Rule
+from pergola.components.artifacts.decision import ACCEPTED, Decision, Rule
 from pergola.components.artifacts.evaluation import ClassScore, Evaluation
 from pergola.components.artifacts.release import Confirmation
 from pergola.components.artifacts.training import Export, Training
@@ -77,13 +77,14 @@ def evaluation(folder: Path, accuracy: float = 0.9) -> Path:
 
 
 def decision(folder: Path, *, accepted: bool = True, champion: int | None = None, latency: float = 5.0,
-             accuracy: str = "Accuracy is 90%.") -> Path:  # fmt: skip
+             accuracy: str = "Accuracy is 90%.", outcome: str = "") -> Path:  # fmt: skip
     """Two rules: on the accuracy and on the latency."""
+    accepted = outcome == ACCEPTED if outcome else accepted
     rules = (
         Rule("accuracy", 0.9, 0.8, accepted, accuracy),
         Rule("latency", latency, 50.0, True, f"95% of the answers came within {latency} ms.", unit="ms"),
     )
-    Decision(accepted, rules, () if accepted else (accuracy,), champion).save(folder)
+    Decision(accepted, rules, () if accepted else (accuracy,), champion, outcome).save(folder)
     return folder
 
 

@@ -26,7 +26,7 @@ def test_a_step_becomes_a_component_with_its_artifacts_settings_and_code(step):
         if "*" in step.settings
         else {f"{name.partition('.')[0]}_settings" for name in (*step.settings, *step.reads)}
     )
-    assert ("decision" in inputs) == (step.if_accepted or "decision" in step.inputs)
+    assert ("decision" in inputs) == (bool(step.outcomes) or "decision" in step.inputs)
 
 
 @STEPS

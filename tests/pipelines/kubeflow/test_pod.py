@@ -8,7 +8,7 @@ import pytest
 
 from pergola.components import records
 from pergola.components.artifacts.data import Finding, Shards, Split, ValidationReport
-from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.decision import ACCEPTED, HELD, OUTCOMES, Decision
 from pergola.components.artifacts.release import Champion
 from pergola.components.errors import InputError, StepError
 from pergola.components.settings import Settings, to_toml
@@ -171,17 +171,23 @@ def test_an_error_that_is_no_refusal_fails_a_group_at_once(run, sound, tmp_path)
     assert failure(tmp_path).startswith("validate failed: ")
 
 
-def gate(tmp_path, *, accepted):
-    return step_artifacts.decision(tmp_path / "decision", accepted=accepted)
+def gate(tmp_path, **decided):
+    return step_artifacts.decision(tmp_path / "decision", **decided)
 
 
 def test_steps_for_accepted_models_are_skipped_in_a_group_of_a_rejected_one(run, tmp_path):
     gate(tmp_path, accepted=False)
     _, given = run("reference", "publish", "confirm", "deliver", place=TRAINING.place, pipeline=TRAINING)
-    assert set(table(given).values()) == {"skipped: the model was not accepted"}
+    assert set(table(given).values()) == {"skipped: the model was rejected"}
     for name in ("reference", "publication", "confirmation", "delivery"):
         assert [path.name for path in (tmp_path / name).iterdir()] == [pod.SKIPPED]
     assert not (tmp_path / "work" / "models").exists()
+
+
+def test_a_held_model_is_not_released_on_a_cluster(run, tmp_path):
+    gate(tmp_path, outcome=HELD)
+    _, given = run("publish", "confirm", "deliver", place=TRAINING.place, pipeline=TRAINING)
+    assert set(table(given).values()) == {"skipped: the model was held"}
 
 
 def test_the_task_of_the_gate_returns_its_verdict(run, tmp_path):
@@ -189,14 +195,13 @@ def test_the_task_of_the_gate_returns_its_verdict(run, tmp_path):
     for name in ("evaluation", "smoke_test", "champion_evaluation"):
         (tmp_path / name).mkdir()
     Champion(None).save(tmp_path / "champion")
-    for accepted, verdict in ((True, "accepted"), (False, "rejected")):
-        assert (
-            run("decide", place=f"{__name__}:DECIDES", pipeline=DECIDES, dataset=str(accepted))[0] == verdict
-        )
+    for outcome in OUTCOMES:
+        assert run("decide", place=f"{__name__}:DECIDES", pipeline=DECIDES, dataset=outcome)[0] == outcome
 
 
 def decide(context, out: Path):
-    Decision(context.dataset.name == "True", (), (), None).save(out)
+    outcome = context.dataset.name
+    Decision(outcome == ACCEPTED, (), (), None, outcome).save(out)
 
 
 DECIDES = Pipeline("decides", (Step("decide", decide, "decision", code=CODE, group="g"),))
@@ -256,7 +261,7 @@ SERVED = Pipeline(
     (
         Step("decide", decide, "decision", code=CODE, group="g"),
         Step("before", before, "before", code=CODE, group="g"),
-        Step("served", served, "served", code=(pod.SERVER,), group="g", if_accepted=True),
+        Step("served", served, "served", code=(pod.SERVER,), group="g", outcomes=(ACCEPTED,)),
     ),
 )
 
