@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,7 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from pergola.serving.server import flags, options
+from pergola.serving.server import flags, options, sockets
+from pergola.serving.server.auth import read_tokens
 from pergola.serving.server.config import model_config
 from pergola.serving.server.config.errors import BadConfig, ServingError
 from pergola.serving.server.config.model_config import ModelConfig
@@ -116,7 +116,8 @@ class Server:
             read_settings(chosen.monitoring_file) if chosen.monitoring_file else MonitoringSettings()
         )
         self._credentials = _credentials(chosen)
-        _check_ports(chosen)
+        self._tokens = read_tokens(chosen.token_file)
+        sockets.check_ports(chosen)
         self.grpc_port: int | None = None
         self.rest_port: int | None = None
         self._stopping = threading.Event()
@@ -189,23 +190,26 @@ class Server:
         service = services.Service(
             predictor, self._reload_message, self._monitor, self._request_log, as_content=chosen.as_content
         )
+        handlers = [*services.handlers(service, self._allows, reloads=chosen.reloads)]
+        if chosen.profiler:
+            handlers.append(Profiler().handler(self._allows))
+        if chosen.health:
+            self._health = Health()
+            handlers.append(self._health.handler())
         settings = services.GrpcSettings(
-            addresses=_addresses(chosen),
+            addresses=sockets.grpc_addresses(chosen),
             num_threads=chosen.grpc_max_threads * (1 + WAITING_PER_THREAD) + SPARE_THREADS,
             channel_arguments=chosen.grpc_channel_arguments,
         )
-        extras = (Profiler().handler(),) if chosen.profiler else ()
-        self._grpc, self.grpc_port = services.build(settings, service, self._credentials, extras)
-        if chosen.health:
-            self._health = Health()
-            self._health.add_to(self._grpc)
+        self._grpc, self.grpc_port = services.build(settings, handlers, self._credentials)
         if chosen.rest_port is not None:
             self._rest = self._build_rest(predictor)
             self.rest_port = self._rest.port
             self._rest.start()
         self._grpc.start()
         log.info(
-            "serving grpc_port=%s grpc_socket=%s rest_port=%s",
+            "serving address=%s grpc_port=%s grpc_socket=%s rest_port=%s",
+            chosen.bind_address,
             self.grpc_port,
             chosen.grpc_socket,
             self.rest_port,
@@ -228,6 +232,7 @@ class Server:
 
         chosen = self._options
         settings = RestSettings(
+            host=chosen.bind_address,
             port=chosen.rest_port or 0,
             num_threads=chosen.rest_num_threads,
             num_waiting=chosen.rest_num_threads * WAITING_PER_THREAD,
@@ -236,13 +241,17 @@ class Server:
             metrics_path=self._pages.path,
         )
         api = RestApi(predictor, self._monitor, self._request_log, timeout_ms=chosen.rest_timeout_ms)
-        return RestServer(settings, Application(settings, api, self._page))
+        return RestServer(settings, Application(settings, api, self._page, self._tokens))
+
+    def _allows(self, context: Any) -> str:
+        """Why a gRPC call is refused; "" if it is not."""
+        return self._tokens.refusal(dict(context.invocation_metadata()).get("authorization"))
 
     def _page(self) -> bytes:
         return self._monitor.page(self.manager.overview)
 
     def _reload_message(self, message: Any, timeout_s: float | None) -> None:
-        self.reload(model_config.models_of(message), timeout_s)
+        self.reload(model_config.requested(message, self._configs), timeout_s)
 
     def _poll_config(self) -> None:
         """Reread the config file periodically; an invalid one is logged and changes nothing.
@@ -257,6 +266,7 @@ class Server:
                 if not self.manager.has(configs):
                     seen = path.read_bytes()
                     self.reload(configs, cancelled=partial(_differs, path, seen))
+                    self._configs = configs
                     log.info("model config reloaded file=%s models=%d", path, len(configs))
                 complaint = ""
             except (ServingError, OSError) as error:
@@ -265,32 +275,12 @@ class Server:
                 complaint = str(error)
 
 
-def _addresses(chosen: ServerOptions) -> tuple[str, ...]:
-    sockets = [f"unix:{chosen.grpc_socket}"] if chosen.grpc_socket else []
-    ports = [f"0.0.0.0:{chosen.grpc_port}"] if chosen.grpc_port is not None else []
-    return (*sockets, *ports)
-
-
 def _credentials(chosen: ServerOptions) -> Any:
     if chosen.ssl_file is None:
         return None
     from pergola.serving.server import tls
 
     return tls.credentials(chosen.ssl_file)
-
-
-def _check_ports(chosen: ServerOptions) -> None:
-    """Fail before minutes of loading if a port is in use. Raises OSError."""
-    for flag, port in (("--port", chosen.grpc_port), ("--rest_api_port", chosen.rest_port)):
-        if not port:
-            continue
-        try:
-            socket.create_server(("0.0.0.0", port)).close()
-        except OSError as error:
-            raise OSError(
-                f"Port {port} of {flag} cannot be opened: {error.strerror}. Stop the server that uses it, or "
-                f"choose another port"
-            ) from error
 
 
 def _differs(path: Path, text: bytes) -> bool:

@@ -76,9 +76,9 @@ def flags() -> tuple[Flag, ...]:
             "Share of a GPU's memory to take. 0: TensorFlow's default.",
         ),
         Flag("mixed_precision", "", '"bfloat16" runs float32 models in bfloat16 where TensorFlow can.'),
-        Flag("prefer_tflite_model", False, "Load model.tflite of a version folder if it exists."),
-        Flag("num_tflite_pools", _cpus(), "Pools of TFLite interpreters for a model. Default: CPUs."),
-        Flag("num_tflite_interpreters_per_pool", 1, "TFLite interpreters in a pool."),
+        Flag("prefer_tflite_model", False, "Without effect here.", effect=False),
+        Flag("num_tflite_pools", 1, "Without effect here.", effect=False),
+        Flag("num_tflite_interpreters_per_pool", 1, "Without effect here.", effect=False),
         Flag("platform_config_file", "", "Without effect here.", effect=False),
         Flag("xla_cpu_compilation_enabled", False, "Without effect here.", effect=False),
         Flag("xla_gpu_compilation_enabled", False, "Without effect here.", effect=False),
@@ -95,7 +95,7 @@ def flags() -> tuple[Flag, ...]:
         Flag("thread_pool_factory_config_file", "", "Without effect here.", effect=False),
         Flag("total_model_memory_limit_bytes", 2**63 - 1, "Without effect here.", effect=False),
         Flag("version", False, "Print the version and exit."),
-        # Ours: for tests and other processes that start a server.
+        # Ours.
         Flag(
             "port_file",
             "",
@@ -103,6 +103,14 @@ def flags() -> tuple[Flag, ...]:
             "let ports of -1 be any free ones.",
         ),
         Flag("shutdown_grace_s", 25, "pergola only: seconds for requests in flight after SIGTERM."),
+        Flag("bind_address", "0.0.0.0", "pergola only: IP address to listen on, for both ports."),
+        Flag("enable_model_reload", True, "pergola only: let callers change the list of served models."),
+        Flag(
+            "token_file",
+            "",
+            "pergola only: file with the bearer tokens that callers must send one of, one a line. Without it "
+            "the variable PERGOLA_SERVER_TOKEN; without both, no token is needed.",
+        ),
     )
 
 

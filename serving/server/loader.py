@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pergola.serving.server.config.errors import BadConfig
 from pergola.serving.server.config.model_config import ModelConfig
-from pergola.serving.server.core import batching, model, tflite, warmup
+from pergola.serving.server.core import batching, model, warmup
 from pergola.serving.server.core.model import Model, RuntimeSettings
 from pergola.serving.server.options import ServerOptions
 from pergola.serving.server.telemetry.metrics import Monitor
@@ -56,9 +56,6 @@ class Loader:
             self._shared.close()
 
     def _load(self, name: str, folder: Path) -> Model:
-        if self._options.prefer_tflite and (folder / tflite.FILE).is_file():
-            threads = self._options.runtime.intra_op_parallelism
-            return tflite.load(folder, self._options.tflite_interpreters, threads)
         if self._runtime is None:
             self._runtime = _with_session_config(self._options)
         return model.load(folder, self._runtime, self._seen.setdefault(name, set()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ class ServerOptions:
     models: tuple[ModelConfig, ...] = ()
     config_file: Path | None = None
     config_poll_s: float = 0.0
+    bind_address: str = "0.0.0.0"
     grpc_port: int | None = 8500
     grpc_socket: Path | None = None
     grpc_max_threads: int = 8
@@ -36,12 +38,12 @@ class ServerOptions:
     batching: bool = False
     batching_file: Path | None = None
     batching_per_model: bool = False
-    prefer_tflite: bool = False
-    tflite_interpreters: int = 1
     session_config_file: Path | None = None
     ssl_file: Path | None = None
     monitoring_file: Path | None = None
     profiler: bool = True
+    reloads: bool = True
+    token_file: Path | None = None
     health: bool = False
     check_method_names: bool = False
     as_content: bool = False
@@ -62,6 +64,7 @@ def from_flags(parsed: Parsed) -> ServerOptions:
         models=models,
         config_file=config_file,
         config_poll_s=float(value["model_config_file_poll_wait_seconds"]),
+        bind_address=value["bind_address"],
         grpc_port=_port(value["port"]),
         grpc_socket=_path(value["grpc_socket_path"]),
         grpc_max_threads=max(1, value["grpc_max_threads"]),
@@ -77,13 +80,12 @@ def from_flags(parsed: Parsed) -> ServerOptions:
         batching=value["enable_batching"],
         batching_file=_path(value["batching_parameters_file"]),
         batching_per_model=value["enable_per_model_batching_parameters"],
-        prefer_tflite=value["prefer_tflite_model"],
-        tflite_interpreters=max(1, value["num_tflite_pools"])
-        * max(1, value["num_tflite_interpreters_per_pool"]),
         session_config_file=_path(value["tensorflow_session_config_file"]),
         ssl_file=_path(value["ssl_config_file"]),
         monitoring_file=_path(value["monitoring_config_file"]),
         profiler=value["enable_profiler"],
+        reloads=value["enable_model_reload"],
+        token_file=_path(value["token_file"]),
         health=value["enable_grpc_healthcheck_service"],
         check_method_names=value["enable_signature_method_name_check"],
         as_content=value["enable_serialization_as_tensor_content"],
@@ -98,6 +100,8 @@ def _check(value: Any) -> None:
     for name in ("port", "rest_api_port"):
         if not ANY_PORT <= value[name] <= 65535:
             raise FlagError(f"--{name} must be 0 to 65535, got {value[name]}")
+    if not _is_ip(value["bind_address"]):
+        raise FlagError(f"--bind_address must be an IP address, got '{value['bind_address']}'")
     if value["port"] == value["rest_api_port"] and value["port"] > 0:
         raise FlagError("server_options.port and server_options.http_port must not have same ports.")
     if value["port"] == 0 and not value["grpc_socket_path"]:
@@ -141,6 +145,14 @@ def _runtime(value: Any) -> RuntimeSettings:
         gpu_memory_fraction=value["per_process_gpu_memory_fraction"],
         mixed_precision=value["mixed_precision"],
     )
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _path(text: str) -> Path | None:

@@ -31,3 +31,4 @@ DECISION = "decision"
 
 GRPC_PORT = 8500
 REST_PORT = 8501
+TOKEN_VARIABLE = "PERGOLA_SERVER_TOKEN"  # in the environment of servers and clients

@@ -91,10 +91,6 @@ def test_parallelism_of_the_session_gives_way_to_that_of_operations(words, intra
     assert (runtime.intra_op_parallelism, runtime.inter_op_parallelism) == (intra, inter)
 
 
-def test_tflite_interpreters_are_those_of_all_pools():
-    assert options_of("--num_tflite_pools=3", "--num_tflite_interpreters_per_pool=2").tflite_interpreters == 6
-
-
 def test_a_model_or_a_config_is_needed():
     with pytest.raises(FlagError, match="are empty"):
         options.from_flags(flags.parse([]))

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pergola.serving.server.config.errors import BadRequest
+from pergola.serving.server.rest.json_outputs import write_predict
+from pergola.serving.server.rest.json_tensors import ROW
 from pergola.serving.server.rest.json_text import kind, numbers, parse, show, string
 
 
@@ -49,8 +51,7 @@ def test_strings_that_are_no_utf8_keep_their_bytes():
         (b'{"a":1 "b"}', "Missing a comma or } after an object member. at offset: 7"),
         (b'{"a":[1 2]}', "Missing a comma or ] after an array element. at offset: 8"),
         (b'{"a":"b', "Missing a closing quotation mark in string."),
-        (b'{"a":1} x', "The document root must not be followed by other values. at offset: 8"),
-        (b'{"a":\xff}', "Invalid encoding in string."),
+        (b'{"a":\xff}', "Invalid value. at offset: 5"),
         (b"nul", "Invalid value. at offset: 0"),
         (b'{"a":' + b"9" * 5000 + b"}", "Number too big"),
     ],
@@ -70,5 +71,13 @@ def test_show_and_kind_speak_of_values_as_rapidjson_does():
         "null",
         "1.0",
         '"ü"',
-        '{\n    "a": [\n        1\n    ]\n}',
+        '{\n    "a": [1]\n}',
     ]
+
+
+def test_outputs_without_rows_are_an_empty_list():
+    empty = {"x": np.zeros((0, 2), np.float32), "y": np.zeros(0, np.float32)}
+    for outputs in (empty, {"x": empty["x"]}):
+        assert write_predict(outputs, ROW) == b'{\n    "predictions": []\n}'
+    with pytest.raises(BadRequest, match="inconsistent batch size: 0 expecting: 1"):
+        write_predict({"x": np.zeros(1), "y": np.zeros(0)}, ROW)

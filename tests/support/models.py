@@ -224,6 +224,34 @@ def tf1(base: Path, version: int = 1) -> Path:
     return folder
 
 
+def tf2_examples(base: Path, version: int = 1) -> Path:
+    """TF2, whose signatures are all of the method predict, on tf.train.Examples with a float feature "x":
+
+    regress    inputs -> outputs (N, 1), x / 2 + 2
+    classify   inputs -> classes (N, 1) strings, scores (N, 1)
+    """
+    import tensorflow as tf
+
+    taken = [tf.TensorSpec([None], tf.string, name="inputs")]
+
+    class Examples(tf.Module):
+        def answer(self, inputs):
+            parsed = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
+            return parsed["x"] / 2.0 + 2.0
+
+        @tf.function(input_signature=taken)
+        def regress(self, inputs):
+            return {"outputs": self.answer(inputs)}
+
+        @tf.function(input_signature=taken)
+        def classify(self, inputs):
+            scores = self.answer(inputs)
+            return {"classes": tf.as_string(scores, precision=1), "scores": scores}
+
+    module = Examples()
+    return _save(module, base, version, {"regress": module.regress, "classify": module.classify})
+
+
 def image_bytes(brightness: int, size: int = 12) -> bytes:
     """A PNG of one grey."""
     import io

@@ -290,6 +290,10 @@ class DeadlineExpired(ServingError):
     TEXT = "Deadline Exceeded"
 
 
+class Unauthenticated(ServingError):
+    """A caller without a token that is accepted. facts: message."""
+
+
 class ShuttingDown(ServingError):
     """The server is draining."""
 
@@ -344,6 +348,7 @@ CODES: dict[type[ServingError], Code] = {
     Overloaded: Code.RESOURCE_EXHAUSTED,
     DeadlineExpired: Code.DEADLINE_EXCEEDED,
     ShuttingDown: Code.UNAVAILABLE,
+    Unauthenticated: Code.UNAUTHENTICATED,
 }
 
 HTTP: dict[Code, int] = {
@@ -365,6 +370,17 @@ HTTP: dict[Code, int] = {
     Code.DATA_LOSS: 500,
     Code.UNAUTHENTICATED: 401,
 }
+
+
+MAX_TEXT = 1024  # bytes of an error's text on the wire
+
+
+def shortened(text: str, limit: int = MAX_TEXT) -> str:
+    """The text, cut as the stock server cuts it."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return text
+    return data[:limit].decode("utf-8", "ignore") + "...TRUNCATED"
 
 
 def code_of(error: BaseException) -> Code:

@@ -6,8 +6,8 @@ come from tensorflow-serving-api and need no TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,21 @@ def models_of(message: Any) -> list[ModelConfig]:
     if twice:
         raise BadConfig(message=f"Illegal to list model {twice[0]} multiple times in config list")
     return models
+
+
+def requested(message: Any, own: Sequence[ModelConfig]) -> list[ModelConfig]:
+    """The models of a reload request. Models of `own` keep their request log.
+
+    Raises BadConfig for a request that chooses where requests are logged: it could write any file.
+    """
+    models, logs = models_of(message), {model.name: model.request_log for model in own}
+    for entry in message.model_config_list.config:
+        if entry.HasField("logging_config"):
+            raise BadConfig(
+                message=f"Model {entry.name}: logging_config is not taken from a request. Set it in the "
+                "server's --model_config_file"
+            )
+    return [replace(model, request_log=logs.get(model.name)) for model in models]
 
 
 def write_models(models: list[ModelConfig], path: Path) -> None:

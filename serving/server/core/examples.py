@@ -72,16 +72,18 @@ def batch(serialized: list[bytes]) -> Array:
     return array
 
 
-def plan(signatures: Mapping[str, Signature], name: str, method: str) -> ParseStep:
-    """How to classify or regress with the signature `name`."""
+def plan(signatures: Mapping[str, Signature], name: str, method: str, check_method: bool) -> ParseStep:
+    """How to classify or regress with the signature `name`. check_method: whether it must be of that kind."""
     signature = signatures.get(name)
     if signature is None:
         raise ExampleSignatureNotFound(signature=name)
-    return _step(signature, method)
+    return _step(signature, method, check_method)
 
 
-def plan_tasks(signatures: Mapping[str, Signature], tasks: Sequence[Task]) -> list[ParseStep]:
-    """How to run several tasks at once. They must share model and input tensor."""
+def plan_tasks(
+    signatures: Mapping[str, Signature], tasks: Sequence[Task], check_method: bool
+) -> list[ParseStep]:
+    """How to run several tasks of one model at once."""
     steps: list[ParseStep] = []
     seen: set[str] = set()
     for task in tasks:
@@ -103,15 +105,13 @@ def plan_tasks(signatures: Mapping[str, Signature], tasks: Sequence[Task]) -> li
             raise InferenceSignatureNotFound(signature=name)
         if task.method not in (CLASSIFY, REGRESS):
             raise NotImplementedHere(message=f"Unsupported signature method_name: {task.method}")
-        steps.append(_step(signatures[name], task.method))
-        if steps[-1].feed != steps[0].feed:
-            raise BadRequest(message="Input tensor must be the same for all Signatures.")
+        steps.append(_step(signatures[name], task.method, check_method))
     return steps
 
 
-def _step(signature: Signature, method: str) -> ParseStep:
+def _step(signature: Signature, method: str, check_method: bool) -> ParseStep:
     kind = "classification" if method == CLASSIFY else "regression"
-    if signature.method_name != method:
+    if check_method and signature.method_name != method:
         raise WrongMethodName(kind=kind, expected=method, got=signature.method_name)
     if len(signature.inputs) != 1:
         raise BadRequest(message="Expected one input Tensor.")

@@ -89,7 +89,7 @@ class Manager:
 
         Raises ServableNotFound, UnknownLabel.
         """
-        if label:
+        if label is not None:
             version = self._version_of(model, label)
         while True:
             loaded = self._ready.get(model)
@@ -186,8 +186,6 @@ class Manager:
         self._unloaders.shutdown(wait=True)
 
     def _version_of(self, model: str, label: str) -> int:
-        if model not in self._ready and model not in self._entries:
-            raise UnknownLabel(label=label)
         version = self._labels.get(model, {}).get(label)
         if version is None:
             raise UnknownLabel(label=label)

@@ -36,7 +36,7 @@ class Target(NamedTuple):
 
     model: str
     version: int | None = None
-    label: str = ""
+    label: str | None = None
     signature: str = ""
 
 
@@ -152,10 +152,10 @@ class Predictor:
         """
         first = tasks[0].target if tasks else Target("")
         with self._servable(first) as servable:
-            steps = examples.plan_tasks(servable.model.signatures, tasks)
+            steps = examples.plan_tasks(servable.model.signatures, tasks, self._check_method_names)
             fetches = sorted({tensor for step in steps for tensor in step.fetches})
-            feeds = {steps[0].feed: self._batch(first.model, serialized)} if steps else {}
-            values = self._run(servable, "MultiInference", feeds, fetches, limits) if steps else []
+            feeds = dict.fromkeys([step.feed for step in steps], self._batch(first.model, serialized))
+            values = self._run(servable, "MultiInference", feeds, fetches, limits)
             by_name = dict(zip(fetches, values, strict=True))
             return [
                 ExamplesResult(
@@ -211,7 +211,7 @@ class Predictor:
     ) -> ExamplesResult:
         with self._servable(target) as servable:
             name = target.signature or DEFAULT_SIGNATURE
-            step = examples.plan(servable.model.signatures, name, method)
+            step = examples.plan(servable.model.signatures, name, method, self._check_method_names)
             feeds = {step.feed: self._batch(target.model, serialized)}
             api = "Classify" if method == CLASSIFY else "Regress"
             values = self._run(servable, api, feeds, step.fetches, limits)

@@ -66,8 +66,8 @@ def target_of(spec: Any) -> Target:
     """Which model a ModelSpec names."""
     choice = spec.WhichOneof("version_choice")
     if choice == "version":
-        return Target(spec.name, spec.version.value, "", spec.signature_name)
-    return Target(spec.name, None, spec.version_label if choice else "", spec.signature_name)
+        return Target(spec.name, spec.version.value, None, spec.signature_name)
+    return Target(spec.name, None, spec.version_label if choice else None, spec.signature_name)
 
 
 def fill_spec(spec: Any, wanted: Target) -> None:
@@ -75,5 +75,5 @@ def fill_spec(spec: Any, wanted: Target) -> None:
     spec.name, spec.signature_name = wanted.model, wanted.signature
     if wanted.version is not None:
         spec.version.value = wanted.version
-    elif wanted.label:
+    elif wanted.label is not None:
         spec.version_label = wanted.label

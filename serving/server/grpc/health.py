@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pergola.serving.server.grpc.methods import methods_of
+from pergola.serving.server.grpc.methods import service as methods_handler
+
 SERVICES = ("", "ModelService", "PredictionService")
 
 
@@ -17,11 +20,12 @@ class Health:
         for service in SERVICES:
             self._servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    def add_to(self, server: Any) -> None:
-        """Register the service."""
-        from grpc_health.v1 import health_pb2_grpc
+    def handler(self) -> Any:
+        """The generic RPC handler for a gRPC server. Everyone may call it."""
+        from grpc_health.v1 import health_pb2
 
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        descriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+        return methods_handler(descriptor.full_name, methods_of(descriptor, self._servicer))
 
     def drain(self) -> None:
         """Report NOT_SERVING from now on, so that clients send no new requests."""

@@ -16,6 +16,7 @@ import grpc
 
 from pergola.serving.server.config import text_protos
 from pergola.serving.server.config.errors import BadRequest, Code, ServingError, code_of
+from pergola.serving.server.grpc.methods import Allows, Method, service
 
 MAX_SECONDS = 600
 
@@ -28,38 +29,28 @@ class Profiler:
         self._end = threading.Event()
         self._session = ""
 
-    def handler(self) -> Any:
-        """The generic RPC handler for a gRPC server."""
+    def handler(self, allows: Allows) -> Any:
+        """The generic RPC handler for a gRPC server. allows: who may call it."""
+        calls = {"Profile": self.profile, "Terminate": self.terminate, "Monitor": _monitor}
         methods = {
-            name: grpc.unary_unary_rpc_method_handler(
-                call,
-                request_deserializer=text_protos.message_class(f"{name}Request").FromString,
-                response_serializer=lambda message: message.SerializeToString(),
-            )
-            for name, call in (
-                ("Profile", self.profile),
-                ("Terminate", self.terminate),
-                ("Monitor", _monitor),
-            )
+            name: Method(call, text_protos.message_class(f"{name}Request")) for name, call in calls.items()
         }
-        return grpc.method_handlers_generic_handler("tensorflow.ProfilerService", methods)
+        return service("tensorflow.ProfilerService", methods, allows)
 
     def profile(self, request: Any, context: Any) -> Any:
         """Trace for duration_ms and write <repository_root>/<session_id>/<host_name>.xplane.pb."""
-        response = text_protos.message_class("ProfileResponse")()
         if not self._busy.acquire(blocking=False):
-            context.abort(grpc.StatusCode.ABORTED, "Another profiler session is active.")
+            return _fail(context, Code.ABORTED, "Another profiler session is active.")
         try:
             self._session = request.session_id
             self._end.clear()
-            response.empty_trace = not self._trace(request)
+            return text_protos.message_class("ProfileResponse")(empty_trace=not self._trace(request))
         except ServingError as error:
-            context.abort(grpc.StatusCode[code_of(error).name], str(error))
+            return _fail(context, code_of(error), str(error))
         except Exception as error:
-            context.abort(grpc.StatusCode.INTERNAL, f"The profile failed: {error}")
+            return _fail(context, Code.INTERNAL, f"The profile failed: {error}")
         finally:
             self._busy.release()
-        return response
 
     def terminate(self, request: Any, context: Any) -> Any:
         """End the profile of a session before its time."""
@@ -95,6 +86,11 @@ def _target(request: Any) -> Path:
     return root / request.session_id / f"{host}.xplane.pb"
 
 
-def _monitor(request: Any, context: Any) -> Any:
+def _monitor(request: Any, context: Any) -> None:
     """The stock server does not implement it either."""
-    context.abort(grpc.StatusCode[Code.UNIMPLEMENTED.name], "unimplemented.")
+    _fail(context, Code.UNIMPLEMENTED, "unimplemented.")
+
+
+def _fail(context: Any, code: Code, text: str) -> None:
+    context.set_code(grpc.StatusCode[code.name])
+    context.set_details(text)

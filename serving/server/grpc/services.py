@@ -9,35 +9,26 @@ from __future__ import annotations
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-    regression_pb2,
-)
+from tensorflow_serving.apis import model_management_pb2, model_service_pb2, prediction_service_pb2
 
-from pergola.serving.server.config.errors import Code, ServingError, code_of
+from pergola.serving.server.config.errors import Code, ServingError, code_of, shortened
 from pergola.serving.server.core import requests, responses
 from pergola.serving.server.core.examples import Task
 from pergola.serving.server.core.predictor import UNLIMITED, Predictor, RequestLimits
+from pergola.serving.server.grpc.methods import Allows, methods_of
+from pergola.serving.server.grpc.methods import service as methods_handler
 from pergola.serving.server.telemetry import request_log
 from pergola.serving.server.telemetry.metrics import Monitor, RequestOutcome
 from pergola.serving.server.telemetry.request_log import RequestLog
 
 log = logging.getLogger(__name__)
 
-MAX_TEXT = 1024
 LONGEST_WAIT_S = 24 * 3600.0
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -83,7 +74,7 @@ class Service:
                     self._log.add(name, found.version, found.signature, kind, request, response)
                 return response
             except Exception as error:
-                return _fail(context, outcome, error, predict_pb2.PredictResponse)
+                return _fail(context, outcome, error)
 
     def Classify(self, request: Any, context: Any) -> Any:
         """PredictionService.Classify."""
@@ -98,7 +89,7 @@ class Service:
                     self._log.add(name, found.version, found.signature, kind, request, response)
                 return response
             except Exception as error:
-                return _fail(context, outcome, error, classification_pb2.ClassificationResponse)
+                return _fail(context, outcome, error)
 
     def Regress(self, request: Any, context: Any) -> Any:
         """PredictionService.Regress."""
@@ -113,7 +104,7 @@ class Service:
                     self._log.add(name, found.version, found.signature, kind, request, response)
                 return response
             except Exception as error:
-                return _fail(context, outcome, error, regression_pb2.RegressionResponse)
+                return _fail(context, outcome, error)
 
     def MultiInference(self, request: Any, context: Any) -> Any:
         """PredictionService.MultiInference."""
@@ -132,7 +123,7 @@ class Service:
                     self._log.add(name, answers[0].version, "", kind, request, response)
                 return response
             except Exception as error:
-                return _fail(context, outcome, error, inference_pb2.MultiInferenceResponse)
+                return _fail(context, outcome, error)
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:
         """PredictionService.GetModelMetadata."""
@@ -140,7 +131,7 @@ class Service:
             found = self._predictor.metadata(requests.target(request), list(request.metadata_field))
             return responses.metadata(request.model_spec.name, found)
         except Exception as error:
-            return _fail(context, None, error, get_model_metadata_pb2.GetModelMetadataResponse)
+            return _fail(context, None, error)
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:
         """ModelService.GetModelStatus. A label is ignored, as by the stock server."""
@@ -148,7 +139,7 @@ class Service:
             target = requests.target(request)
             return responses.statuses(self._predictor.statuses(target.model, target.version))
         except Exception as error:
-            return _fail(context, None, error, get_model_status_pb2.GetModelStatusResponse)
+            return _fail(context, None, error)
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
         """ModelService.HandleReloadConfigRequest. Waits for the new models, at most for the deadline."""
@@ -164,12 +155,27 @@ class Service:
         return response
 
 
+def handlers(service: Service, allows: Allows, *, reloads: bool = True) -> tuple[Any, ...]:
+    """The generic RPC handlers of PredictionService and ModelService.
+
+    allows: who may call them.  reloads: whether there is HandleReloadConfigRequest.
+    """
+    found = []
+    for file, name in ((prediction_service_pb2, "PredictionService"), (model_service_pb2, "ModelService")):
+        descriptor = file.DESCRIPTOR.services_by_name[name]
+        methods = methods_of(descriptor, service)
+        if not reloads:
+            methods.pop("HandleReloadConfigRequest", None)
+        found.append(methods_handler(descriptor.full_name, methods, allows))
+    return tuple(found)
+
+
 def build(
-    settings: GrpcSettings, service: Service, credentials: Any = None, extras: tuple[Any, ...] = ()
+    settings: GrpcSettings, handlers: Sequence[Any], credentials: Any = None
 ) -> tuple[grpc.Server, int | None]:
     """A gRPC server that is bound but not started, and its TCP port. Raises OSError when one is taken.
 
-    credentials: grpc.ServerCredentials, for TLS. extras: more generic RPC handlers.
+    credentials: grpc.ServerCredentials, for TLS. handlers: generic RPC handlers.
     """
     options: dict[str, str | int] = {  # gRPC would take the first of two with the same name
         "grpc.max_receive_message_length": -1,
@@ -182,9 +188,7 @@ def build(
         options=list(options.items()),
         maximum_concurrent_rpcs=settings.num_threads,
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    server.add_generic_rpc_handlers(extras)
+    server.add_generic_rpc_handlers(tuple(handlers))
     port = None
     for address in settings.addresses:
         bound = _bind(server, address, credentials)
@@ -201,23 +205,19 @@ def _limits(context: Any) -> RequestLimits:
     return RequestLimits(wait_s=left, run_ms=max(1, math.ceil(left * 1000)))
 
 
-def _fail(context: Any, outcome: RequestOutcome | None, error: Exception, empty: Callable[[], Any]) -> Any:
-    """Set the error of the call; the returned message is not sent."""
+def _fail(context: Any, outcome: RequestOutcome | None, error: Exception) -> None:
+    """Set the error of the call, which has no answer then."""
     code, text = _describe(error)
     if outcome is not None:
         outcome.code = code
     context.set_code(STATUS[int(code)])
     context.set_details(text)
-    return empty()
 
 
 def _describe(error: Exception) -> tuple[Code, str]:
     if not isinstance(error, ServingError):
         log.error("request failed", exc_info=error)
-    text = str(error)
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + "...TRUNCATED"
-    return code_of(error), text
+    return code_of(error), shortened(str(error))
 
 
 def _bind(server: grpc.Server, address: str, credentials: Any) -> int:

@@ -22,10 +22,10 @@ from pergola.serving.server.telemetry.metrics import Monitor
 from pergola.serving.server.telemetry.request_log import CLASSIFY, PREDICT, REGRESS, RequestLog
 from pergola.serving.wire import tensors
 
-_MODEL = r"/v1/models/(?P<model>[^/:]+)"
-_CHOICE = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:]+)))?"
+_MODEL = r"/v1/models/(?P<model>[^/:?]+)"
+_CHOICE = r"(?:(?:/versions/(?P<version>\d+))|(?:/labels/(?P<label>[^/:?]+)))?"
 _CALL = re.compile(rf"(?i){_MODEL}{_CHOICE}:(?P<method>classify|regress|predict)")
-_STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<model>[^/:]+))?{_CHOICE}(?:/(?P<part>metadata))?")
+_STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<model>[^/:?]+))?{_CHOICE}(?:/(?P<part>metadata))?")
 
 MAX_VERSION = 2**63 - 1
 
@@ -137,11 +137,26 @@ def failure(error: Exception) -> Reply:
 
         logging.getLogger(__name__).exception("request failed", exc_info=error)
     code = code_of(error)
-    return Reply(HTTP.get(code, HTTP[Code.INTERNAL]), json_text.error_body(str(error)))
+    return Reply(HTTP.get(code, HTTP[Code.INTERNAL]), json_text.error_body(_text(error)))
+
+
+def _text(error: Exception) -> str:
+    """The text of an error with at most 256 bytes of each fact."""
+    if not isinstance(error, ServingError):
+        return str(error)
+    facts = {
+        name: json_text.quote(fact) if isinstance(fact, str) and name != "message" else fact
+        for name, fact in error.facts.items()
+    }
+    return error.TEXT.format_map(facts)
 
 
 def _target(found: re.Match[str]) -> Target:
     version = found["version"]
     if version and int(version) > MAX_VERSION:
-        raise BadRequest(message=f"Failed to convert version: {version} to numeric.")
-    return Target(unquote(found["model"]), int(version) if version else None, unquote(found["label"] or ""))
+        raise BadRequest(message=f"Failed to convert version: {json_text.quote(version)} to numeric.")
+    return Target(
+        unquote(found["model"]),
+        int(version) if version else None,
+        unquote(found["label"]) if found["label"] else None,
+    )

@@ -10,13 +10,22 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pergola.serving.server.config.errors import BadRequest, DeadlineExpired, Overloaded, ShuttingDown
+from pergola.serving.server.auth import Tokens
+from pergola.serving.server.config.errors import (
+    BadRequest,
+    DeadlineExpired,
+    Overloaded,
+    ServingError,
+    ShuttingDown,
+    Unauthenticated,
+)
 from pergola.serving.server.rest.api import Reply, RestApi, failure
+from pergola.serving.server.rest.protocol import protocol
+from pergola.serving.server.sockets import listen
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +33,13 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+HEALTH = "/healthz"
 CORS = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"POST, GET"),
     (b"access-control-allow-headers", b"Content-Type"),
 )
+_INFLATE_BYTES = 16 << 20  # inflated at a time
 
 
 @dataclass(frozen=True)
@@ -42,19 +53,60 @@ class RestSettings:
     timeout_s: float = 30.0  # for a body to arrive
     cors: bool = False
     metrics_path: str | None = None
-    max_body_bytes: int = 1 << 30  # also after gunzip
+    max_body_bytes: int = 1 << 30
+    max_inflated_bytes: int = 100 << 20  # of a gzip body, as in the stock server
+    max_held_bytes: int = 2 << 30  # of all bodies, also of those that are still arriving
+
+
+class HeldBytes:
+    """The bytes of one body, counted against the limit for all of them. Released at the end of the block."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Count more bytes. Raises Overloaded."""
+        self._budget.take(size)
+        self._size += size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._budget.take(-self._size)
+
+
+class ByteBudget:
+    """A limit for the bytes that all requests hold together. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """Take bytes, or give them back where `size` is negative. Raises Overloaded."""
+        with self._lock:
+            if size > 0 and self._taken + size > self._limit:
+                raise Overloaded()
+            self._taken += size
 
 
 class Application:
     """The ASGI application: reads bodies, handles requests in a pool of threads, writes replies."""
 
-    def __init__(self, settings: RestSettings, api: RestApi, page: Callable[[], bytes]) -> None:
+    def __init__(
+        self, settings: RestSettings, api: RestApi, page: Callable[[], bytes], tokens: Tokens | None = None
+    ) -> None:
         self._settings = settings
         self._api = api
         self._page = page
+        self._tokens = tokens or Tokens()
         self._pool = ThreadPoolExecutor(settings.num_threads, "rest")
         self._room = settings.num_threads + settings.num_waiting
-        self._inside = 0
+        self._inside = 0  # requests whose body is complete
+        self._budget = ByteBudget(settings.max_held_bytes)
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,6 +117,7 @@ class Application:
         headers = [
             (b"content-type", reply.content_type.encode()),
             (b"content-length", str(len(reply.body)).encode()),
+            *([(b"www-authenticate", b"Bearer")] if reply.status == 401 else ()),
             *(CORS if self._settings.cors else ()),
         ]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -75,32 +128,49 @@ class Application:
         self._pool.shutdown(wait=True)
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
-        path = scope["raw_path"].decode("ascii", "replace")
+        path, headers = scope["raw_path"].decode("ascii", "replace"), dict(scope["headers"])
+        if path == HEALTH:
+            return Reply(503 if self.draining else 200, b"", "text/plain")
+        if scope["method"] == "OPTIONS" and (self._settings.cors or b"origin" in headers):
+            return Reply(200, b"")
+        if refusal := self._tokens.refusal(headers.get(b"authorization")):
+            return failure(Unauthenticated(message=refusal))
         if path == self._settings.metrics_path:
             return Reply(200, self._page(), "text/plain")
         if not path.lower().startswith("/v1/"):
             return Reply(404, b"", "text/html")
-        if self._settings.cors and scope["method"] == "OPTIONS":
-            return Reply(200, b"")
         if self.draining:
             return failure(ShuttingDown())
-        if self._inside >= self._room:
-            return failure(Overloaded())
-        self._inside += 1
+        if scope["query_string"]:
+            path += "?" + scope["query_string"].decode("ascii", "replace")
         try:
-            async with asyncio.timeout(self._settings.timeout_s or None):
-                body = await self._body(scope, receive)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._api.answer, scope["method"], path, body)
+            with HeldBytes(self._budget) as held:
+                async with asyncio.timeout(self._settings.timeout_s or None):
+                    body = await self._body(receive, held)
+                gzipped = b"gzip" in headers.get(b"content-encoding", b"").lower()
+                return await self._answer(scope["method"], path, body, held if gzipped else None)
         except TimeoutError:
             return failure(DeadlineExpired())
-        except BadRequest as error:
+        except ServingError as error:
             return failure(error)
+
+    async def _answer(self, method: str, path: str, body: bytes, gzipped: HeldBytes | None) -> Reply:
+        """The reply to a request that has arrived. gzipped: where to count the bytes of the inflated body."""
+        if self._inside >= self._room:
+            raise Overloaded()
+        self._inside += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._work, method, path, body, gzipped)
         finally:
             self._inside -= 1
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        headers = dict(scope["headers"])
+    def _work(self, method: str, path: str, body: bytes, gzipped: HeldBytes | None) -> Reply:
+        if gzipped is not None:
+            body = _gunzip(body, self._settings.max_inflated_bytes, gzipped)
+        return self._api.answer(method, path, body)
+
+    async def _body(self, receive: Receive, held: HeldBytes) -> bytes:
         parts, size, more = [], 0, True
         while more:
             message = await receive()
@@ -110,48 +180,10 @@ class Application:
             size += len(part)
             if size > self._settings.max_body_bytes:
                 raise _too_large(self._settings.max_body_bytes)
+            held.add(len(part))
             parts.append(part)
             more = message.get("more_body", False)
-        body = b"".join(parts)
-        if headers.get(b"content-encoding", b"").lower() == b"gzip":
-            return _gunzip(body, self._settings.max_body_bytes)
-        return body
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a timeout for receiving a request's headers."""
-
-    header_timeout_s = 30.0
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A connection was opened."""
-        super().connection_made(transport)
-        self._arm()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """A connection was closed."""
-        self._disarm()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """The first bytes of a request have arrived."""
-        super().on_message_begin()
-        self._arm()
-
-    def on_headers_complete(self) -> None:
-        """The headers have arrived; the application limits the time for the body."""
-        self._disarm()
-        super().on_headers_complete()
-
-    def _arm(self) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        return b"".join(parts)
 
 
 class RestServer:
@@ -159,13 +191,13 @@ class RestServer:
 
     def __init__(self, settings: RestSettings, application: Application) -> None:
         self._application = application
-        self._socket = socket.create_server((settings.host, settings.port), backlog=1024)
+        self._socket = listen(settings.host, settings.port)
         # Connections inherit this. asyncio would set it only for sockets created with IPPROTO_TCP,
         # and without it each reply waits 40 ms for the acknowledgement of its headers.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             application,
-            http=type("Protocol", (_Protocol,), {"header_timeout_s": settings.timeout_s or 30.0}),
+            http=protocol(settings.timeout_s or 30.0),
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -204,17 +236,23 @@ class RestServer:
             runner.run(self._server._serve([self._socket]))
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
-    inflate = zlib.decompressobj(wbits=31)
-    try:
-        data = inflate.decompress(body, limit)
-    except zlib.error as error:
-        raise BadRequest(message=f"The gzip body cannot be read: {error}") from error
-    if inflate.unconsumed_tail:
-        raise _too_large(limit)
+def _gunzip(body: bytes, limit: int, held: HeldBytes) -> bytes:
+    """The inflated body. Raises BadRequest or Overloaded."""
+    inflate, parts, size = zlib.decompressobj(wbits=31), [], 0
+    while body and not inflate.eof:
+        try:
+            part = inflate.decompress(body, _INFLATE_BYTES)
+        except zlib.error as error:
+            raise BadRequest(message=f"The gzip body cannot be read: {error}") from error
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        held.add(len(part))
+        parts.append(part)
+        body = inflate.unconsumed_tail
     if not inflate.eof:
         raise BadRequest(message="The gzip body is cut off.")
-    return data
+    return b"".join(parts)
 
 
 def _too_large(limit: int) -> BadRequest:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pergola.serving.server.config.errors import BadRequest
 from pergola.serving.server.core.examples import ClassificationResult, RegressionResult
 from pergola.serving.server.core.predictor import ExamplesResult, Target
@@ -13,8 +11,6 @@ from pergola.serving.server.core.requests import fill_spec, serialized
 from pergola.serving.server.rest import json_text
 from pergola.serving.server.rest.json_tensors import decode_base64, is_base64, read_signature
 from pergola.serving.server.rest.json_text import kind, show, string
-
-_MAX_FLOAT = float(np.finfo(np.float32).max)
 
 
 class ExamplesBody(NamedTuple):
@@ -103,26 +99,25 @@ def _add(value: Any, name: str, feature: Any) -> None:
     if isinstance(value, bool):
         _list(feature, "int64_list", name).append(int(value))
     elif isinstance(value, str):
-        _list(feature, "bytes_list", name).append(value.encode("utf-8", "surrogatepass"))
+        _list(feature, "bytes_list", name).append(json_text.to_bytes(value))
     elif is_base64(value):
         _list(feature, "bytes_list", name).append(decode_base64(value))
     elif isinstance(value, int) and -(2**63) <= value < 2**64:
         if value >= 2**63:
-            raise BadRequest(message=f"Feature: {name} has uint64 element. Only int64 is supported.")
+            raise BadRequest(
+                message=f"Feature: {json_text.quote(name)} has uint64_t element. Only int64 is supported."
+            )
         _list(feature, "int64_list", name).append(value)
     elif isinstance(value, int | float):
         values = _list(feature, "float_list", name)
         try:
-            double = float(value)
+            values.append(float(value))
         except OverflowError:
             raise json_text.too_big() from None
-        if np.isfinite(double) and abs(double) > _MAX_FLOAT:
-            raise BadRequest(
-                message=f"Cannot convert JSON value: {show(value)} to float without loss of precision."
-            )
-        values.append(double)
     else:
-        raise BadRequest(message=f"Feature: {name} has element with unexpected JSON type: {kind(value)}")
+        raise BadRequest(
+            message=f"Feature: {json_text.quote(name)} has element with unexpected JSON type: {kind(value)}"
+        )
 
 
 def _list(feature: Any, expected: str, name: str) -> Any:
@@ -131,6 +126,7 @@ def _list(feature: Any, expected: str, name: str) -> Any:
     if kind_now not in (None, expected):
         words = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
         raise BadRequest(
-            message=f"Unexpected element type in feature: {name} expecting type: {words[kind_now]}"
+            message=f"Unexpected element type in feature: {json_text.quote(name)} "
+            f"expecting type: {words[kind_now]}"
         )
     return getattr(feature, expected).value

@@ -30,7 +30,8 @@ def write_predict(outputs: Mapping[str, Array], form: str) -> bytes:
 
 
 def _rows(outputs: Mapping[str, Array]) -> bytes:
-    _check_rows(outputs)
+    if not _num_rows(outputs):
+        return b'{\n    "predictions": []\n}'
     several = len(outputs) > 1
     columns = [_row_texts(name, array, 3 if several else 2) for name, array in outputs.items()]
     if not several:
@@ -43,19 +44,18 @@ def _rows(outputs: Mapping[str, Array]) -> bytes:
     return b'{\n    "predictions": [\n' + b",\n".join(items) + b"\n    ]\n}"
 
 
-def _check_rows(outputs: Mapping[str, Array]) -> None:
-    """Row form needs the same number of rows in all outputs."""
-    size = 0
+def _num_rows(outputs: Mapping[str, Array]) -> int:
+    """The number of rows, which row form needs to be the same in all outputs."""
+    size = None
     for name, array in outputs.items():
         if array.ndim == 0:
             raise BadRequest(message=f"Tensor name: {name} has no shape information ")
-        if len(array) < 1:
-            raise BadRequest(message=f"Tensor name: {name} has invalid batch size: {len(array)}")
-        if size and len(array) != size:
+        if size is not None and len(array) != size:
             raise BadRequest(
                 message=f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {size}"
             )
         size = len(array)
+    return size or 0
 
 
 def _row_texts(name: str, array: Array, depth: int) -> list[bytes]:

@@ -52,8 +52,7 @@ _BOUNDS = {
     DT_UINT32: (0, 2**32 - 1),
     DT_UINT64: (0, 2**64 - 1),
 }
-_FLOATS = {DT_FLOAT: ("float", 2**24 - 1), DT_DOUBLE: ("double", 2**53 - 1)}
-_MAX_FLOAT = float(np.finfo(np.float32).max)
+_FLOATS = (DT_FLOAT, DT_DOUBLE)
 
 
 class PredictBody(NamedTuple):
@@ -79,7 +78,7 @@ def read_predict(body: bytes, types: Callable[[str], Mapping[str, int]]) -> Pred
             )
         rows = document["instances"]
         if not isinstance(rows, list):
-            raise _bad(document, "Excepting 'instances' to be an list/array")
+            raise _bad(document, "Expecting 'instances' to be an list/array")
         if not rows:
             raise _bad(document, "No values in 'instances' array")
         return _checked(body, PredictBody(signature, _rows(rows, dtypes), ROW))
@@ -110,9 +109,13 @@ def decode_base64(value: Any) -> bytes:
     """The bytes of {"b64": text}."""
     if not is_base64(value):
         raise BadRequest(message=f"JSON Value: {show(value)} not formatted correctly for base64 data")
-    text = value["b64"]
+    data = b"".join(json_text.to_bytes(value["b64"]).split())
+    text = data.rstrip(b"=.")
+    missing = -len(text) % 4
+    if len(data) not in (len(text), len(text) + missing):
+        raise BadRequest(message="Unable to base64 decode")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(text + b"=" * missing, validate=True)
     except (binascii.Error, ValueError):
         raise BadRequest(message="Unable to base64 decode") from None
 
@@ -158,14 +161,15 @@ def _object_rows(rows: list[Any], dtypes: Mapping[str, int]) -> dict[str, Array]
         if not _is_object(row):
             raise BadRequest(message=f"Expecting object but got list at item {number} of input list")
         for key, value in row.items():
-            with _Place(f"Failed to process element: {number} key: {key} of 'instances' list. Error: "):
+            shown = json_text.quote(key, json_text.MAX_QUOTED // 2)
+            with _Place(f"Failed to process element: {number} key: {shown} of 'instances' list. Error: "):
                 if key not in columns:
-                    raise BadRequest(message=f"JSON object: does not have named input: {key}")
+                    raise BadRequest(message=f"JSON object: does not have named input: {shown}")
                 columns[key].add(value)
         if row.keys() != columns.keys():
             raise BadRequest(
                 message=f"Failed to process element: {number} of 'instances' list. JSON object: {show(row)} "
-                f"must only have keys: {','.join(sorted(columns))}"
+                f"keys must be equal to: {','.join(sorted(columns))}"
             )
     return {name: column.array() for name, column in columns.items()}
 
@@ -256,9 +260,8 @@ def _quick(value: Any, dtype: int) -> Array | None:
         low, high = _BOUNDS[dtype]
         return array.astype(numpy_dtype(dtype)) if array.min() >= low and array.max() <= high else None
     if array.dtype in (np.int64, np.float64) and dtype in _FLOATS:
-        finite = array[np.isfinite(array)] if array.dtype == np.float64 else array
-        small = not finite.size or np.abs(finite).max() <= _FLOATS[dtype][1]
-        return array.astype(numpy_dtype(dtype)) if small else None
+        with np.errstate(over="ignore"):  # 1e39 is infinite as a float
+            return array.astype(numpy_dtype(dtype))
     return None
 
 
@@ -323,7 +326,7 @@ def _value(value: Any, dtype: int) -> Any:
     if dtype in _FLOATS:
         if not number:
             raise _type_error(value, dtype)
-        return _float(value, *_FLOATS[dtype])
+        return _float(value)
     if dtype in _BOUNDS:
         low, high = _BOUNDS[dtype]
         if not number or isinstance(value, float) or not low <= value <= high:
@@ -332,7 +335,7 @@ def _value(value: Any, dtype: int) -> Any:
     if dtype == DT_STRING:
         if not isinstance(value, str):
             raise _type_error(value, dtype)
-        return value.encode("utf-8", "surrogatepass")
+        return json_text.to_bytes(value)
     if dtype == DT_BOOL:
         if not isinstance(value, bool):
             raise _type_error(value, dtype)
@@ -342,21 +345,11 @@ def _value(value: Any, dtype: int) -> Any:
     )
 
 
-def _float(value: int | float, target: str, max_int: int) -> float:
+def _float(value: int | float) -> float:
     try:
-        double = float(value)
+        return float(value)
     except OverflowError:
         raise json_text.too_big() from None
-    lossless = True
-    if isinstance(value, int) and -(2**63) <= value < 2**64:
-        lossless = abs(value) <= max_int
-    elif target == "float" and np.isfinite(double):
-        lossless = abs(double) <= _MAX_FLOAT
-    if not lossless:
-        raise BadRequest(
-            message=f"Cannot convert JSON value: {show(value)} to {target} without loss of precision."
-        )
-    return double
 
 
 def _type_error(value: Any, dtype: int) -> BadRequest:

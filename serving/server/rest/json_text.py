@@ -7,13 +7,16 @@ stand on one line in row form.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from pergola.serving.server.config.errors import BadRequest
+from pergola.serving.server.config.errors import BadRequest, shortened
 from pergola.serving.wire.tensors import Array
 
 _PARSE_ERRORS = (
@@ -23,28 +26,34 @@ _PARSE_ERRORS = (
     ("Invalid control character", "Invalid encoding in string."),
     ("Invalid \\u", "Incorrect hex digit after \\u escape in string."),
     ("Invalid \\escape", "Invalid escape character in string."),
-    ("Extra data", "The document root must not be followed by other values."),
+)
+
+MAX_QUOTED = 256  # bytes of a request that an error quotes
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER_WORD = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")|(?P<sign>-?)(?P<word>NaN|Inf(?:inity)?)', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
 )
 
 
 def parse(body: bytes, *, finite: bool = False) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises BadRequest with the stock server's text.
+    """The JSON object at the start of a request's body. Raises BadRequest with the stock server's text.
 
+    What follows the object is ignored, the first of doubled keys counts, and bytes that are not UTF-8 come
+    out as surrogates (`to_bytes` gives them back).
     finite: refuse numbers that no double holds, which takes twice the time. Else those with a point or an
     exponent come out infinite.
     """
-    if not body:
-        raise BadRequest(message="JSON Parse error: The document is empty")
+    text = body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     try:
-        text = body.decode("utf-8-sig")
-        document = json.loads(text, parse_float=_finite if finite else None)
+        document = _document(text, finite)
     except json.JSONDecodeError as error:
-        reason, offset = _explain(error), len(error.doc[: error.pos].encode())
+        reason, offset = _explain(error), len(to_bytes(text[: error.pos]))
         raise BadRequest(message=f"JSON Parse error: {reason} at offset: {offset}") from None
-    except UnicodeDecodeError as error:
-        raise BadRequest(
-            message=f"JSON Parse error: Invalid encoding in string. at offset: {error.start}"
-        ) from None
     except RecursionError:
         raise BadRequest(message="JSON Parse error: Terminate parsing: nested too deeply.") from None
     except ValueError:  # also numbers of thousands of digits
@@ -54,14 +63,19 @@ def parse(body: bytes, *, finite: bool = False) -> dict[str, Any]:
     return document
 
 
+def to_bytes(text: str) -> bytes:
+    """A text of a parsed document as the bytes that were sent."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def show(value: Any) -> str:
-    """A JSON value as error texts print it."""
-    if isinstance(value, float):
-        return number(value)
-    try:
-        return json.dumps(value, indent=4, ensure_ascii=False)
-    except RecursionError:
-        return "(nested too deeply to be shown)"
+    """A JSON value as error texts print it: arrays on one line, at most 256 bytes."""
+    return quote("".join(_first(_pieces(value, 0), MAX_QUOTED)))
+
+
+def quote(text: str, limit: int = MAX_QUOTED) -> str:
+    """At most the first `limit` bytes of what came."""
+    return to_bytes(text)[:limit].decode("utf-8", "replace")
 
 
 def kind(value: Any) -> str:
@@ -78,7 +92,7 @@ def kind(value: Any) -> str:
     return "Number"
 
 
-def number(value: float) -> str:
+def number_text(value: float) -> str:
     """A double as the stock server prints it."""
     short = f"{value:g}"
     return _finish(short if math.isfinite(value) and float(short) == value else f"{value:.17g}", value)
@@ -105,12 +119,84 @@ def string(value: bytes) -> bytes:
 
 def error_body(message: str) -> bytes:
     """The body of every error."""
-    return b'{\n    "error": ' + string(message.encode("utf-8", "replace")) + b"\n}"
+    return b'{\n    "error": ' + string(shortened(message).encode("utf-8", "replace")) + b"\n}"
 
 
 def too_big() -> BadRequest:
     """For a number that no double holds."""
     return BadRequest(message="JSON Parse error: Number too big to be stored in double.")
+
+
+def _document(text: str, finite: bool) -> Any:
+    """The first document of a text. Raises what json does."""
+    start = _SPACE.match(text).end()  # type: ignore[union-attr] # it matches everywhere
+    if start == len(text):
+        raise BadRequest(message="JSON Parse error: The document is empty")
+    _check_surrogates(text)
+    reader = json.JSONDecoder(object_pairs_hook=_first_of_each, parse_float=_finite if finite else None)
+    try:
+        return reader.raw_decode(text, start)[0]
+    except json.JSONDecodeError:
+        common = _NUMBER_WORD.sub(_common_word, text)
+        if common == text:
+            raise
+        return reader.raw_decode(common, start)[0]
+
+
+def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else dict(reversed(pairs))
+
+
+def _common_word(match: re.Match[str]) -> str:
+    """The spelling of NaN and Infinity that Python reads."""
+    if match["string"]:
+        return match["string"]
+    return "NaN" if match["word"] == "NaN" else f"{match['sign']}Infinity"
+
+
+def _check_surrogates(text: str) -> None:
+    """Refuse escapes of half a character. Raises BadRequest."""
+    if not _SURROGATE.search(text):
+        return
+    for escape in _ESCAPE.finditer(text):
+        if escape["half"]:
+            offset = len(to_bytes(text[: escape.start()]))
+            raise BadRequest(
+                message=f"JSON Parse error: The surrogate pair in string is invalid. at offset: {offset}"
+            )
+
+
+def _pieces(value: Any, depth: int) -> Iterator[str]:
+    """A JSON value in pieces, as PrettyWriter writes it with arrays on one line."""
+    if isinstance(value, dict):
+        inner = "    " * (depth + 1)
+        yield "{"
+        for number, (key, item) in enumerate(value.items()):
+            yield f"{',' if number else ''}\n{inner}{json.dumps(key[:MAX_QUOTED], ensure_ascii=False)}: "
+            yield from _pieces(item, depth + 1)
+        yield "\n" + "    " * depth + "}" if value else "}"
+    elif isinstance(value, list):
+        yield "["
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(item, depth)
+        yield "]"
+    elif isinstance(value, float):
+        yield number_text(value)
+    elif isinstance(value, str):
+        yield json.dumps(value, ensure_ascii=False) if len(value) < MAX_QUOTED else '"' + value[:MAX_QUOTED]
+    else:
+        yield json.dumps(value)
+
+
+def _first(pieces: Iterator[str], size: int) -> Iterator[str]:
+    """As many pieces as it takes for `size` characters."""
+    for piece in pieces:
+        yield piece
+        size -= len(piece)
+        if size <= 0:
+            return
 
 
 def _finite(text: str) -> float:

@@ -30,6 +30,7 @@ model_config_list {{
   config {{ name: "conv" base_path: "{base}/conv" model_platform: "tensorflow" }}
   config {{ name: "echo" base_path: "{base}/echo" model_platform: "tensorflow" }}
   config {{ name: "tf1" base_path: "{base}/tf1" model_platform: "tensorflow" }}
+  config {{ name: "tf2" base_path: "{base}/tf2" model_platform: "tensorflow" }}
 }}
 """
 
@@ -61,6 +62,7 @@ def target(tmp_path_factory):
     models.convolution(base / "conv")
     models.echo(base / "echo")
     models.tf1(base / "tf1")
+    models.tf2_examples(base / "tf2")
     config, named = CONFIG.format(base=base), os.environ.get("PERGOLA_TF_SERVING")
     from tests.support.wire import Refusal, Wire
 

@@ -48,13 +48,28 @@ def test_unknown_signatures_are_refused(target):
     )
 
 
-def test_signatures_of_another_kind_are_refused(target):
+def test_tf2_signatures_whose_method_is_always_predict_are_served(target):
+    wire = target.wire
+    assert pairs(wire.classify("tf2", ROWS, signature_name="classify").result) == [
+        [("3.0", 3.0)],
+        [("3.5", 3.5)],
+    ]
+    answer = wire.regress("tf2", ROWS, signature_name="regress")
+    assert [r.value for r in answer.result.regressions] == [3.0, 3.5]
+    body = {"signature_name": "regress", "examples": ROWS}
+    assert target.post("/v1/models/tf2:regress", body).json() == {"results": [3.0, 3.5]}
+
+
+def test_multi_inference_runs_signatures_with_inputs_of_their_own(target):
+    tasks = [("tf2", "regress", REGRESS), ("tf2", "classify", CLASSIFY)]
+    first, second = target.wire.infer(tasks, ROWS).results
+    assert [r.value for r in first.regression_result.regressions] == [3.0, 3.5]
+    assert pairs(second.classification_result) == [[("3.0", 3.0)], [("3.5", 3.5)]]
+
+
+def test_signatures_without_the_tensors_of_the_method_are_refused(target):
     assert target.wire.classify("tf1", ROWS) == Refusal(
-        "INVALID_ARGUMENT",
-        f"Expected classification signature method_name to be {CLASSIFY}. Was: tensorflow/serving/predict",
-    )
-    assert target.wire.regress("tf1", ROWS, signature_name="classify_scores") == Refusal(
-        "INVALID_ARGUMENT", f"Expected regression signature method_name to be {REGRESS}. Was: {CLASSIFY}"
+        "FAILED_PRECONDITION", "No classification inputs found in SignatureDef: serving_default"
     )
 
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 
+import grpc
 import numpy as np
 import pytest
 from tensorflow.core.framework.tensor_pb2 import TensorProto
@@ -183,6 +184,55 @@ def test_broken_requests_do_no_harm(target):
     bad = [word for word in words if word.endswith((": INTERNAL", ": 500", ": UNKNOWN"))]
     # Bytes that are no message at all are INTERNAL in gRPC itself, before any of our code.
     assert not [word for word in bad if not word.startswith(("random_bytes", "flipped_bits"))], words
+
+
+UNPARSABLE = [
+    *METHODS[:-1],
+    "/grpc.health.v1.Health/Check",
+    "/tensorflow.ProfilerService/Monitor",
+]
+
+
+def unparsable(target, count: int) -> set[str]:
+    """Send messages that are none, and give the codes of the answers."""
+    calls = [target.wire.channel.unary_unary(method) for method in UNPARSABLE]
+    codes = set()
+    for number in range(0, count, 100):
+        pending = [calls[(number + i) % len(calls)].future(b"\xff" * 300, timeout=60) for i in range(100)]
+        codes |= {call.code().name for call in pending if call.exception() is not None}
+    return codes
+
+
+def test_a_message_that_is_none_is_internal_without_a_traceback_and_without_a_leak(target):
+    if not target.is_ours:
+        assert unparsable(target, 1000) == {"INTERNAL"}
+        return
+    said = len(target.server.text())
+    unparsable(target, 1000)
+    before = target.server.resident_bytes()
+    assert unparsable(target, 3000) == {"INTERNAL"}
+    assert target.server.resident_bytes() - before < 10 << 20  # gRPC's own parsing would keep 50 MB
+    assert target.server.text()[said:] == ""
+    answer = target.wire.raw(METHODS[0], b"\xff")
+    assert answer == Refusal("INTERNAL", "The request is not a tensorflow.serving.PredictRequest")
+
+
+def test_the_answers_of_a_health_stream_to_a_message_that_is_none(target):
+    stream = target.wire.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff" * 30, timeout=10)
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stream)
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.slow
+def test_fifty_thousand_unparsable_messages_leave_memory_as_it_was(target):
+    if not isinstance(target.server, ServerProcess):
+        pytest.skip("the memory of a server that somebody else started is out of sight")
+    unparsable(target, 5000)
+    before = target.server.resident_bytes()
+    unparsable(target, 50_000)
+    after = target.server.resident_bytes()
+    assert after < before * 1.02, f"{before / 2**20:.0f} MiB became {after / 2**20:.0f} MiB"
 
 
 @pytest.mark.slow

@@ -74,10 +74,128 @@ def test_numbers_beyond_a_double_are_refused(target, text):
 
 
 def test_nan_and_infinity_are_bare_words(target):
-    body = b'{"signature_name": "float32", "instances": [NaN, Infinity, -Infinity]}'
+    values = b"NaN, Infinity, -Infinity, -NaN, Inf, -Inf"
+    body = b'{"signature_name": "float32", "instances": [%s]}' % values
     assert target.post("/v1/models/echo:predict", body).body == (
-        b'{\n    "predictions": [NaN, Infinity, -Infinity\n    ]\n}'
+        b'{\n    "predictions": [NaN, Infinity, -Infinity, NaN, Infinity, -Infinity\n    ]\n}'
     )
+
+
+def test_words_for_numbers_are_left_alone_in_strings(target):
+    body = b'{"signature_name": "string", "instances": ["-Inf \\" NaN"], "x": Inf}'
+    assert target.post("/v1/models/echo:predict", body).json() == {"predictions": ['-Inf " NaN']}
+
+
+def test_numbers_become_floats_however_precise_they_are(target):
+    body = {"signature_name": "float32", "instances": [1700000001, 16777217, 9007199254740993, 1e39]}
+    expected = {"predictions": [1700000000.0, 16777216.0, 9007199250000000.0, float("inf")]}
+    assert target.post("/v1/models/echo:predict", body).json() == expected
+    body = {"signature_name": "float64", "inputs": [9007199254740993]}
+    assert target.post("/v1/models/echo:predict", body).json() == {"outputs": [9007199254740992.0]}
+    rows = {"signature_name": "float32", "instances": [[1.5, 1e39], {"b64": ""}]}
+    assert (
+        target.post("/v1/models/echo:predict", rows).status == 400
+    )  # through the path that checks each value
+
+
+@pytest.mark.parametrize("more", [b" trailing", b"{}", b"\0", b"]"])
+def test_what_follows_the_document_is_ignored(target, more):
+    assert target.post(HALF, b'\n {"instances": [1.0]}' + more).json() == {"predictions": [2.5]}
+
+
+def test_the_first_of_doubled_keys_counts(target):
+    body = b'{"instances": [1.0], "instances": [3.0]}'
+    assert target.post(HALF, body).json() == {"predictions": [2.5]}
+
+
+@pytest.mark.parametrize("text", ["aGVs\nbG8=\n", "aGVsbG8", "aGVsbG8.", " aGVs bG8= "])
+def test_base64_may_have_white_space_and_other_padding(target, text):
+    body = {"signature_name": "string", "instances": [{"b64": text}]}
+    assert target.post("/v1/models/echo:predict", body).json() == {"predictions": ["hello"]}
+
+
+@pytest.mark.parametrize("text", ["aGVsbG8==", "a", "aGVs=bG8=", "aGVsb*8="])
+def test_other_base64_is_refused(target, text):
+    body = {"signature_name": "string", "inputs": [{"b64": text}]}
+    assert error(target.post("/v1/models/echo:predict", body)) == "Unable to base64 decode"
+
+
+def test_strings_are_bytes_as_they_were_sent(target):
+    body = b'{"signature_name": "string", "instances": ["\xff\xc3\xbc", "\\u00fc\\ud83d\\ude00"]}'
+    reply = target.post("/v1/models/echo:predict", body)
+    assert reply.body == b'{\n    "predictions": ["\xff\xc3\xbc", "\xc3\xbc\xf0\x9f\x98\x80"\n    ]\n}'
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\ud800x", r"\udc00", r"\ud800\ud800\udc00", r"\ud800\n\udc00"])
+def test_half_of_a_surrogate_pair_is_refused(target, text):
+    body = f'{{"signature_name": "string", "instances": ["{text}"]}}'.encode()
+    assert "The surrogate pair in string is invalid." in error(target.post("/v1/models/echo:predict", body))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (HALF, {"instances": ["x" * 5000]}),
+        (HALF, {"instances": [[["x"] * 5000]]}),
+        (HALF, {"inputs": {"x": {"y" * 5000: 1}}}),
+        (HALF, {"instances": [{"y" * 5000: 1}]}),
+        (HALF, {"signature_name": "q" * 5000, "instances": [1.0]}),
+        (HALF, ["x" * 5000]),
+        ("/v1/models/tf1:regress", {"examples": [{"x" * 5000: None}]}),
+        ("/v1/models/" + "m" * 5000 + ":predict", {"instances": [1.0]}),
+        ("/v1/models/half/versions/" + "9" * 5000 + ":predict", {"instances": [1.0]}),
+        ("/v1/" + "m" * 5000, {}),
+    ],
+)
+def test_errors_quote_at_most_256_bytes(target, path, body):
+    text = error(target.post(path, body))
+    assert max(text.count(letter) for letter in "xymq9") <= 256 + 4 and len(text) < 256 + 200
+
+
+def test_options_with_an_origin_are_answered(target):
+    import urllib.request
+
+    request = urllib.request.Request(
+        target.server.rest + HALF, method="OPTIONS", headers={"Origin": "http://x"}
+    )
+    with urllib.request.urlopen(request) as reply:
+        assert reply.status == 200
+
+
+def test_gzip_bodies_end_at_100_mib(target):
+    bomb = gzip.compress(b" " * (101 << 20), 1)
+    reply = target.post(HALF, bomb, {"Content-Encoding": "gzip"})
+    if target.is_ours:
+        assert error(reply) == "The request body is larger than 104857600 bytes. Send it in parts."
+    assert reply.status == 400
+
+
+def test_a_client_that_offers_http_2_is_answered(target):
+    """What Java's HTTP client sends by default; twice, for connections are kept."""
+    import socket
+
+    body = b'{"instances": [1.0]}'
+    head = (
+        b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB"
+    )
+    with socket.create_connection((target.server.host, target.server.rest_port), timeout=10) as connection:
+        for _ in range(2):
+            connection.sendall(
+                b"POST %s HTTP/1.1\r\n%s\r\nContent-Length: %d\r\n\r\n%s"
+                % (HALF.encode(), head, len(body), body)
+            )
+            assert b"2.5" in _until(connection, b"]\n}")
+            connection.sendall(b"GET /v1/models/half HTTP/1.1\r\n%s\r\n\r\n" % head)
+            assert b"AVAILABLE" in _until(connection, b"}\n")
+
+
+def _until(connection, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        part = connection.recv(65536)
+        assert part, data
+        data += part
+    return data
 
 
 VALUES = {
@@ -171,8 +289,13 @@ REFUSALS = {
     "rows of different shapes": (HALF, {"instances": [[1.0], [1.0, 2.0]]}, 400,
                                  "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: "
                                  "Expecting tensor size: 1 but got: 2"),
-    "too precise": (HALF, {"inputs": [16777217]}, 400,
-                    "Cannot convert JSON value: 16777217 to float without loss of precision."),
+    "keys of a row": ("/v1/models/two:predict", {"instances": [{"a": [1.0, 2.0]}]}, 400,
+                      "Failed to process element: 0 of 'instances' list. JSON object: {\n    "
+                      "\"a\": [1.0, 2.0]\n} keys must be equal to: a,b"),
+    "no list of rows": (HALF, {"instances": 1}, 400, "JSON Value: {\n    \"instances\": 1\n} "
+                        "Expecting 'instances' to be an list/array"),
+    "unsigned": ("/v1/models/tf1:regress", {"examples": [{"x": 2**63}]}, 400,
+                 "Feature: x has uint64_t element. Only int64 is supported."),
     "rows without objects": ("/v1/models/two:predict", {"instances": [1.0]}, 400,
                              "instances is a plain list, but expecting list of objects as multiple input "
                              "tensors required as per tensorinfo_map"),
@@ -185,9 +308,8 @@ REFUSALS = {
     "empty body": (HALF, b"", 400, "JSON Parse error: The document is empty"),
     "not json": (HALF, b"hello", 400, "JSON Parse error: Invalid value. at offset: 0"),
     "not an object": (HALF, b"[]", 400, "JSON Value: [] Is not object"),
-    "classify as another kind": ("/v1/models/tf1:classify", {"examples": [{"x": 1.0}]}, 400,
-                                 "Expected classification signature method_name to be "
-                                 "tensorflow/serving/classify. Was: tensorflow/serving/predict"),
+    "classify without the tensors": ("/v1/models/tf1:classify", {"examples": [{"x": 1.0}]}, 400,
+                                     "No classification inputs found in SignatureDef: serving_default"),
     "regress unknown signature": ("/v1/models/tf1:regress", {"signature_name": "q", "examples": [{"x": 1.0}]},
                                   400, "No signature was found with the name: q"),
     "mixed feature": ("/v1/models/tf1:regress", {"examples": [{"x": [1.0, "a"]}]}, 400,
@@ -208,6 +330,7 @@ def test_post_refuses(target, case):
     [
         ("/v1/models", 400, "Missing model name in request."),
         ("/v1/x", 400, "Malformed request: GET /v1/x"),
+        ("/v1/models/half?x=1", 400, "Malformed request: GET /v1/models/half?x=1"),
         ("/v1/models/half:predict", 400, "Malformed request: GET /v1/models/half:predict"),
         ("/v1/models/nope", 404, "Could not find any versions of model nope"),
         ("/v1/models/half/versions/7", 404, "Could not find version 7 of model half"),

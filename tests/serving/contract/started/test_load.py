@@ -3,6 +3,7 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_slow_senders_harm_no_one_and_ours_cuts_them_off(start, binary, half):
             said = sender.recv(100)
             assert said.startswith(b"HTTP/1.1 504") if number % 2 else said == b""
         sender.close()
+
+
+def test_requests_that_are_still_arriving_do_not_count_as_running(start, half):
+    """One thread has room for 17 requests; 60 senders take none of it."""
+    server, _, _ = start(f"--model_base_path={half}", "--rest_api_num_threads=1")
+    head = b"POST /v1/models/default:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{"
+    with ExitStack() as senders:
+        for _ in range(60):
+            senders.enter_context(socket.create_connection(("localhost", server.rest_port))).sendall(head)
+        time.sleep(0.2)
+        reply = server.post("/v1/models/default:predict", {"instances": [0.0]})
+        assert reply.json() == {"predictions": [2.0]}
 
 
 def all_right(pairs: list[tuple[float, float]]) -> bool:
