@@ -132,3 +132,4 @@ class Shards(Record):
     min_side: int
     max_side: int
     fingerprint: str  # SHA-256 over labels and the sorted (split, id, label)
+    max_pixels: int = 0  # of the largest image; 0 in shards from before it was recorded

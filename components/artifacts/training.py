@@ -55,3 +55,4 @@ class Export(Record):
     num_bytes: int
     sha256: str  # of the folder, see components/digest.py
     weights_sha256: str = ""  # of its variables alone; empty in versions from before it was recorded
+    max_pixels: int = 0  # larger images are refused; 0 in versions from before it was recorded

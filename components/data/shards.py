@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _GREY = ("1", "L", "LA", "La")  # and all modes that begin with "I"
-_NO_LIMIT = 1 << 62  # the scan has already refused larger images
 _WORTH_PROCESSES = 2000  # images; fewer are written before other processes have started
 
 
@@ -190,7 +189,7 @@ def _prepared(source: Source, path: str, id: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != id:
         raise StepError(f"'{path}' has changed since it was scanned: run again to rescan it.")
     try:
-        return prepare(data, max_pixels=_NO_LIMIT)
+        return prepare(data)
     except ValueError as error:
         raise StepError(f"'{path}': {error} Remove it and run again.") from None
 
@@ -211,6 +210,7 @@ def _index(rows: pd.DataFrame, labels: tuple[str, ...], files: dict[str, list[st
         min_side=int(rows[["height", "width"]].min().min()),
         max_side=int(rows[["height", "width"]].max().max()),
         fingerprint=digest.of_rows(_fingerprint(labels, content)),
+        max_pixels=int((rows["height"].astype("int64") * rows["width"]).max()),
     )
 
 

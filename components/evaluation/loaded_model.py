@@ -12,6 +12,7 @@ from pergola.components.errors import StepError
 from pergola.serving.server.config.errors import ServingError
 from pergola.serving.server.core.model import RuntimeSettings, SessionModel, load
 from pergola.serving.wire import contract
+from pergola.serving.wire.images import MAX_PIXELS, fitting
 
 
 class LoadedModel:
@@ -28,6 +29,7 @@ class LoadedModel:
             self._model: SessionModel = load(self._folder, RuntimeSettings())
         except ServingError as error:
             raise StepError(f"The model in {self._folder} cannot be loaded: {error}") from error
+        self._max_pixels = self._limit()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -35,16 +37,16 @@ class LoadedModel:
 
     def probabilities(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Encoded images -> float32 (N, C)."""
-        return self._run(contract.SERVING_DEFAULT, contract.IMAGE, _strings(images), contract.PROBABILITIES)
+        return self._run(contract.SERVING_DEFAULT, contract.IMAGE, self._strings(images), contract.PROBABILITIES)
 
     def reply(self, images: list[bytes]) -> dict[str, npt.NDArray[Any]]:
         """Encoded images -> all outputs of the default signature, by name: what a server replies."""
         names = self._model.signatures[contract.SERVING_DEFAULT].outputs
-        return self._outputs(contract.SERVING_DEFAULT, contract.IMAGE, _strings(images), tuple(names))
+        return self._outputs(contract.SERVING_DEFAULT, contract.IMAGE, self._strings(images), tuple(names))
 
     def embeddings(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Encoded images -> float32 (N, D)."""
-        return self._run(contract.EMBEDDING, contract.IMAGE, _strings(images), contract.EMBEDDING)
+        return self._run(contract.EMBEDDING, contract.IMAGE, self._strings(images), contract.EMBEDDING)
 
     def explains(self) -> bool:
         """Whether the model has saliency maps; older models do not."""
@@ -52,7 +54,7 @@ class LoadedModel:
 
     def saliency(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Encoded images -> float32 (N, h, w), 0 to 1."""
-        return self._run(contract.SALIENCY, contract.IMAGE, _strings(images), contract.SALIENCY)
+        return self._run(contract.SALIENCY, contract.IMAGE, self._strings(images), contract.SALIENCY)
 
     def labels(self) -> tuple[str, ...]:
         """The classes of the probabilities, in order."""
@@ -60,6 +62,21 @@ class LoadedModel:
         count = outputs[contract.PROBABILITIES].tensor_shape.dim[1].size
         names = self._run(contract.LABELS, contract.INDEX, np.arange(count, dtype=np.int64), contract.LABEL)
         return tuple(name.decode("utf-8") for name in names)
+
+    def _limit(self) -> int:
+        """Pixels of the largest image that the model takes."""
+        signature = self._model.signatures.get(contract.LABELS)
+        if signature is None or contract.MAX_PIXELS not in signature.outputs:
+            return MAX_PIXELS
+        return int(
+            self._run(contract.LABELS, contract.INDEX, np.zeros(1, np.int64), contract.MAX_PIXELS).item()
+        )
+
+    def _strings(self, images: list[bytes]) -> npt.NDArray[np.object_]:
+        """Images as the model takes them: a champion may have seen smaller ones than its successor."""
+        array = np.empty(len(images), dtype=object)
+        array[:] = [fitting(image, self._max_pixels) for image in images]
+        return array
 
     def _run(self, signature: str, input: str, value: Any, output: str) -> Any:
         return self._outputs(signature, input, value, (output,))[output]
@@ -77,8 +94,3 @@ class LoadedModel:
         except ServingError as error:
             raise StepError(f"The model in {self._folder} failed: {error}") from error
 
-
-def _strings(images: list[bytes]) -> npt.NDArray[np.object_]:
-    array = np.empty(len(images), dtype=object)
-    array[:] = images
-    return array

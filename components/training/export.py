@@ -30,6 +30,7 @@ from pergola.components.training.fit import MODEL
 from pergola.components.training.models.architectures import LOGITS
 from pergola.components.training.models.batch_norm_folding import fold_batch_norm
 from pergola.serving.wire import contract
+from pergola.serving.wire.images import MAX_PIXELS, PIXELS_OF_ANY_MODEL
 
 if TYPE_CHECKING:
     import keras
@@ -51,6 +52,18 @@ class ExportSettings:
         "CSV file of misclassification costs; the model then also returns the cheapest decision; empty: none",
         file=True,
     )
+    max_pixels: int = setting(
+        0,
+        "the model refuses images with more pixels; 0: the size of the largest one of the data set, at least "
+        "16,777,216",
+        low=0,
+        high=MAX_PIXELS,
+    )
+
+    def limit(self, shards: Shards) -> int:
+        """Pixels of the largest image that the model decodes."""
+        seen = shards.max_pixels or shards.max_side**2
+        return self.max_pixels or min(max(PIXELS_OF_ANY_MODEL, seen), MAX_PIXELS)
 
 
 def export(training_folder: Path, shards_folder: Path, out: Path, settings: ExportSettings) -> Export:
@@ -67,7 +80,8 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
     network = keras.saving.load_model(training_folder / MODEL, compile=False, safe_mode=True)
     partial = out / f".{SAVED_MODEL}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    module = _module(network, training, costs)
+    max_pixels = settings.limit(shards)
+    module = _module(network, training, costs, max_pixels)
     temperature = _calibrate(module, shards_folder) if settings.calibrate else None
     if temperature:
         module.set_temperature(temperature.value)
@@ -86,6 +100,7 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
         sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
         digest.of_folder(target),
         digest.of_folder(target / "variables"),
+        max_pixels,
     )
     exported.save(out)
     return exported
@@ -121,7 +136,7 @@ def _write(module: Any, folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _module(network: keras.Model, training: Training, costs: Costs | None) -> Any:
+def _module(network: keras.Model, training: Training, costs: Costs | None, max_pixels: int) -> Any:
     """The graph, as a module with the network's weights as its only variables."""
     import keras
     import tensorflow as tf
@@ -154,7 +169,7 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
 
         @tf.function(input_signature=[encoded], autograph=False)
         def serve(self, image: Any) -> dict[str, Any]:
-            return self._response(decode.load_batch(image, *size, training.channels, training.aspect))
+            return self._response(self._decoded(image))
 
         @tf.function(input_signature=[decoded], autograph=False)
         def serve_tensor(self, image: Any) -> dict[str, Any]:
@@ -173,14 +188,20 @@ def _module(network: keras.Model, training: Training, costs: Costs | None) -> An
 
         @tf.function(input_signature=[indices], autograph=False)
         def name(self, index: Any) -> dict[str, Any]:
-            return {contract.LABEL: tf.gather(self.labels, index)}
+            return {
+                contract.LABEL: tf.gather(self.labels, index),
+                contract.MAX_PIXELS: tf.fill(tf.shape(index), tf.constant(max_pixels, tf.int64)),
+            }
 
         @tf.function(input_signature=[pixels], autograph=False)
         def _compute(self, images: Any) -> Any:
             return whole(tf.cast(_guard_count(images), tf.float32), training=False)
 
         def _outputs(self, image: Any) -> Any:
-            return self._compute(decode.load_batch(image, *size, training.channels, training.aspect))
+            return self._compute(self._decoded(image))
+
+        def _decoded(self, image: Any) -> Any:
+            return decode.load_batch(image, *size, training.channels, training.aspect, max_pixels)
 
         def _response(self, images: Any) -> dict[str, Any]:
             _, _, logits = self._compute(images)

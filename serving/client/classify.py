@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ def classify(
     batches: list[list[bytes]] = []
 
     def requests() -> Iterator[dict[str, Any]]:
-        for batch in _batches(_checked(images), batch_size):
+        limit = functools.cache(lambda: _max_pixels(client, timeout_s))
+        for batch in _batches(_checked(images, limit), batch_size):
             batches.append(batch)
             yield {contract.IMAGE: batch}
 
@@ -123,9 +125,12 @@ def _batches(images: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _checked(images: Iterable[Any]) -> Iterator[bytes]:
-    """Each image as an upright encoded file. Raises InvalidInput that names the invalid one."""
-    from pergola.serving.wire.images import prepare
+def _checked(images: Iterable[Any], limit: Callable[[], int]) -> Iterator[bytes]:
+    """Each image as an upright encoded file. Raises InvalidInput that names the invalid one.
+
+    limit: the model's, which is asked for when an image is larger than those that any model takes.
+    """
+    from pergola.serving.wire.images import PIXELS_OF_ANY_MODEL, TooManyPixels, prepare
 
     if isinstance(images, str | bytes | Path):
         raise InvalidInput("Got one image, expected a list of images: classify_images([image]).")
@@ -135,9 +140,25 @@ def _checked(images: Iterable[Any]) -> Iterator[bytes]:
         )
     for number, image in enumerate(images):
         try:
-            yield prepare(image)
+            try:
+                yield prepare(image, max_pixels=PIXELS_OF_ANY_MODEL)
+            except TooManyPixels:
+                yield prepare(image, max_pixels=limit())
         except (ValueError, OSError) as error:
             raise InvalidInput(f"Image {number}: {error}") from error
+
+
+def _max_pixels(client: Client, timeout_s: float | None) -> int:
+    """Pixels of the largest image that the model takes; what TensorFlow takes for a model that does not say."""
+    from pergola.serving.wire.images import MAX_PIXELS
+
+    try:
+        answer = client.predict(
+            {contract.INDEX: np.zeros(1, np.int64)}, signature=contract.LABELS, timeout_s=timeout_s
+        )
+    except InvalidInput:  # the model has no such signature
+        return MAX_PIXELS
+    return int(answer[contract.MAX_PIXELS][0]) if contract.MAX_PIXELS in answer.outputs else MAX_PIXELS
 
 
 def _text(label: Any) -> str:

@@ -12,7 +12,11 @@ saliency         image: string (N,), encoded; in models with feature maps
                  -> saliency float32 (N, h, w), 0 to 1: where the likeliest class was seen, on the image
                     as the network gets it (Grad-CAM)
 labels           index: int64 (N,), 0 to C - 1
-                 -> label string (N,)
+                 -> label string (N,), max_pixels int64 (N,): an image with more pixels than that is refused
+                    by its header (the same number N times; missing in models from before it was recorded)
+
+Encoded images are decoded as pergola's client prepares them (serving/wire/images.py), or refused with
+INVALID_ARGUMENT: never decoded otherwise.
 """
 
 SERVING_DEFAULT = "serving_default"
@@ -28,6 +32,7 @@ PROBABILITIES = "probabilities"
 LABEL = "label"
 PROBABILITY = "probability"
 DECISION = "decision"
+MAX_PIXELS = "max_pixels"
 
 GRPC_PORT = 8500
 REST_PORT = 8501

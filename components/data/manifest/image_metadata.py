@@ -22,7 +22,7 @@ from PIL import Image
 
 from pergola.components import digest
 from pergola.components.data.sources.source import Entry, Source
-from pergola.serving.wire import images
+from pergola.serving.wire import images, webp
 
 THUMBNAIL_SIDE = 32  # pixels; a thumbnail is square whatever the image's shape
 _LUMA_SIDE = 128  # brightness, contrast and sharpness are measured on the image halved down to this
@@ -56,7 +56,7 @@ class ImageLimits:
 
 def version() -> str:
     """Digest of the code and library that the metadata depend on: it changes when they might."""
-    sources = [Path(__file__), Path(str(images.__file__))]
+    sources = [Path(__file__), Path(str(images.__file__)), Path(str(webp.__file__))]
     return digest.of_data([PIL.__version__, *map(digest.of_file, sources)])
 
 

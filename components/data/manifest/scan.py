@@ -22,6 +22,7 @@ from pergola.components.data.sources.settings import ScanSettings as ScanSetting
 from pergola.components.data.sources.source import Entry, Source
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
+from pergola.serving.wire.images import MAX_PIXELS
 
 LIST_COLUMN = "list."  # prefix of a list's extra columns in the manifest
 
@@ -79,7 +80,7 @@ def read_all(
     progress: progress.Progress = progress.silent,
 ) -> ManifestTotals:
     """Write a row per image of `source` to manifest.parquet in `out`, however few they are."""
-    limits = ImageLimits(settings.max_pixels, settings.max_side, settings.max_bytes)
+    limits = ImageLimits(min(settings.max_pixels, MAX_PIXELS), settings.max_side, settings.max_bytes)
     state = digest.of_data([settings.max_pixels, settings.max_side, settings.max_bytes, version()])
     totals = ManifestTotals()
     with (

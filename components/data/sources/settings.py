@@ -12,7 +12,9 @@ class ScanSettings:
     """How images are read, and which are refused as unreadable."""
 
     workers: int = setting(0, "processes that read images; 0: one per core", low=0, high=1024)
-    max_pixels: int = setting(100_000_000, "images with more pixels than this are not decoded", low=1)
+    max_pixels: int = setting(
+        100_000_000, "images with more pixels than this, or than 134,217,728, are not decoded", low=1
+    )
     max_side: int = setting(30_000, "images wider or higher than this, in pixels, are not decoded", low=1)
     max_bytes: int = setting(250_000_000, "files larger than this, in bytes, are not read", low=1)
     max_archive_bytes: int = setting(

@@ -162,8 +162,9 @@ def describe(
     An unreadable image has nan statistics.  embed: None for a sample without embeddings.
     """
     from pergola.components.data.manifest import image_metadata
+    from pergola.serving.wire.images import MAX_PIXELS
 
-    limits = image_metadata.ImageLimits(max_pixels=1 << 28, max_side=1 << 20, max_bytes=1 << 30)
+    limits = image_metadata.ImageLimits(MAX_PIXELS, max_side=1 << 20, max_bytes=1 << 30)
     with image_metadata.pillow_without_limits(), ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda data: image_metadata.inspect(data, limits), encoded))
     columns = {

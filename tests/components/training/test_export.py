@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -148,7 +149,10 @@ def test_export_keeps_the_contract(server, exported):
             {"image": (types.DT_STRING, [-1])},
             {"saliency": (types.DT_FLOAT, [-1, *_maps_size()])},
         ),
-        contract.LABELS: ({"index": (types.DT_INT64, [-1])}, {"label": (types.DT_STRING, [-1])}),
+        contract.LABELS: (
+            {"index": (types.DT_INT64, [-1])},
+            {"label": (types.DT_STRING, [-1]), "max_pixels": (types.DT_INT64, [-1])},
+        ),
     }
 
 
@@ -180,6 +184,31 @@ def test_export_applies_exif_orientation(server):
     image.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, subsampling=0, exif=exif)
     answers = server(contract.SERVING_DEFAULT, [plain.getvalue(), turned.getvalue()])["probabilities"]
     np.testing.assert_allclose(answers[0], answers[1], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("largest", "setting", "wanted"),
+    [(64, 0, 1 << 24), (20_000_000, 0, 20_000_000), (1 << 28, 0, 1 << 27), (20_000_000, 900, 900)],
+)
+def test_export_chooses_the_limit_on_pixels_from_the_training_images(shards_folder, largest, setting, wanted):
+    shards = dataclasses.replace(Shards.load(shards_folder), max_pixels=largest)
+    assert ExportSettings(max_pixels=setting).limit(shards) == wanted
+
+
+def test_export_takes_the_longest_side_of_older_shards(shards_folder):
+    shards = dataclasses.replace(Shards.load(shards_folder), max_pixels=0, max_side=5000)
+    assert ExportSettings().limit(shards) == 25_000_000
+
+
+def test_export_refuses_larger_images_and_tells_its_limit(server, exported):
+    import tensorflow as tf
+
+    assert exported[0].max_pixels == 1 << 24
+    assert list(server(contract.LABELS, np.array([1, 2]))["max_pixels"]) == [1 << 24] * 2
+    header = bytearray(as_png(np.zeros((9, 9, 3), np.uint8)))
+    header[16:24] = (4097).to_bytes(4, "big") * 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 16777216 pixels"):
+        server(contract.SERVING_DEFAULT, [bytes(header)])
 
 
 def test_export_names_and_embeds(server, images):
