@@ -4,8 +4,6 @@ import io
 import struct
 import subprocess
 import sys
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,34 +15,13 @@ from pergola.components.data.manifest.image_metadata import ImageLimits, inspect
 from pergola.components.imaging import decode as images
 from pergola.components.imaging import exif
 from pergola.serving.wire.images import prepare
-
-CASES = Path(__file__).parents[2] / "cases"
-
-
-def picture(height: int = 24, width: int = 40, seed: int = 0) -> Image.Image:
-    """Smooth, and different in every corner, so that JPEG keeps it and no turn looks like another."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    red, green, blue = 255 * x / width, 255 * y / height, 127 * (x / width) ** 2 + seed
-    return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def exif_bytes(orientation: int, order: str = "<", kind: int = 3, magic: int = 42) -> bytes:
-    """An EXIF block with two tags before the orientation, in either byte order."""
-    value = struct.pack(order + "HH", orientation, 0) if kind == 3 else struct.pack(order + "I", orientation)
-    entries = [
-        struct.pack(order + "HHI", 0x0100, 4, 1) + struct.pack(order + "I", 9),
-        struct.pack(order + "HHI", 0x010F, 2, 4) + b"abc\0",
-        struct.pack(order + "HHI", 0x0112, kind, 1) + value,
-    ]
-    mark = b"II" if order == "<" else b"MM"
-    head = mark + struct.pack(order + "HI", magic, 8) + struct.pack(order + "H", len(entries))
-    return b"Exif\0\0" + head + b"".join(entries) + struct.pack(order + "I", 0)
+from tests.support.cases import (
+    CASES,
+    encoded,
+    exif_bytes,
+    odd_files,
+    picture,
+)
 
 
 @pytest.fixture(scope="module")
@@ -178,80 +155,12 @@ def test_decode_refuses_a_bomb_by_its_header(decode):
         decode(bytes(contents))
 
 
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def with_chunk(png: bytes, kind: bytes, body: bytes) -> bytes:
-    """A PNG with one more chunk before its pixels."""
-    return png[:33] + png_chunk(kind, body) + png[33:]
-
-
-def flipped(webp: bytes, flag: int) -> bytes:
-    """A WebP with another flag in its VP8X header."""
-    assert webp[12:16] == b"VP8X"
-    return webp[:20] + bytes([webp[20] ^ flag]) + webp[21:]
-
-
-def xmp(orientation: int) -> bytes:
-    return b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>' % orientation
-
-
-def odd_files() -> dict[str, bytes]:
-    """Files that the graph and Pillow could read differently."""
-    image, grey = picture(), picture().convert("L")
-    palette = image.quantize(8)
-    profile = b"\nexif\n      26\n" + exif_bytes(6)[6:].hex().encode() + b"\n"
-    png, lossless = encoded(image, "PNG"), {"lossless": True}
-    tagged = encoded(image, "WEBP", exif=exif_bytes(6), **lossless)
-    part = encoded(palette, "GIF")
-    start = part.index(b",\0\0\0\0")
-    rgba = picture().convert("RGBA")
-    rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
-    moving = {"save_all": True, "append_images": [image.rotate(90)]}
-    files = {
-        "jpeg-exif-over-xmp": encoded(image, "JPEG", exif=exif_bytes(1), xmp=xmp(6)),
-        "jpeg-xmp-in-a-comment": encoded(image, "JPEG", comment=xmp(6)),
-        "jpeg-xmp-upright": encoded(image, "JPEG", xmp=xmp(1)),
-        "png-exif-at-end": png[:-12] + png_chunk(b"eXIf", exif_bytes(5)[6:]) + png[-12:],
-        "png-exif-upright": encoded(image, "PNG", exif=exif_bytes(1)),
-        "png-exif-prefix": with_chunk(png, b"eXIf", exif_bytes(8)),
-        "png-exif-broken": with_chunk(png, b"eXIf", b"MM\0*\0\0"),
-        "png-raw-profile": with_chunk(png, b"tEXt", b"Raw profile type exif\0" + profile),
-        "png-zipped-profile": with_chunk(png, b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
-        "png-text-exif": with_chunk(png, b"tEXt", b"exif\0" + exif_bytes(6)),
-        "png-xmp": with_chunk(png, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(8)),
-        "png-zipped-xmp": with_chunk(png, b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp(8))),
-        "png-16-bit": encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
-        "png-16-bit-clear": encoded(
-            Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG", transparency=257 * 9
-        ),
-        "png-1-bit-clear": encoded(grey.convert("1"), "PNG", transparency=1),
-        "png-palette-faint": encoded(palette, "PNG", transparency=bytes([9] * 8)),
-        "png-palette-clear": encoded(palette, "PNG", transparency=3),
-        "webp-xmp": encoded(image, "WEBP", xmp=xmp(6), **lossless),
-        "webp-exif-prefix": encoded(image, "WEBP", exif=exif_bytes(7), **lossless),
-        "webp-exif-unmarked": flipped(tagged, 0x08),
-        "webp-exif-clear": encoded(rgba, "WEBP", exif=exif_bytes(3), exact=True, **lossless),
-        "gif-part": part[: start + 1] + struct.pack("<4H", 1, 1, 39, 23) + part[start + 9 :],
-        "gif-comment": encoded(palette, "GIF", comment=b"c" * 700),
-        "gif-moving": encoded(palette, "GIF", save_all=True, append_images=[palette.rotate(90)]),
-        "apng": encoded(image, "PNG", **moving),
-    }
-    for orientation in range(1, 9):
-        files[f"png-exif-{orientation}"] = encoded(image, "PNG", exif=exif_bytes(orientation))
-        files[f"webp-exif-{orientation}"] = encoded(
-            image, "WEBP", exif=exif_bytes(orientation, ">"), **lossless
-        )
-    shared = (path for path in CASES.glob("*/*") if not path.parent.name.startswith("anim"))
-    return files | {path.name: path.read_bytes() for path in shared}
-
-
 ODD_FILES = odd_files()
 ANSWERED = [  # files that are neither turned nor transparent, or that the graph can read as they are
     *("jpeg-exif-over-xmp", "jpeg-xmp-upright", "png-exif-at-end", "png-exif-upright", "png-exif-broken"),
     *("png-1-bit-clear", "png-palette-clear", "png-palette-faint", "trns_grey.png", "trns_rgb.png"),
     *("exif6.png", "exif6.webp", "webp-exif-clear", "webp-exif-prefix", "gif-comment", "gif-moving", "apng"),
+    *("bmp-v4", "bmp-v5", "bmp-palette-of-8", "bmp-palette-of-256"),
 ]
 
 
@@ -325,6 +234,63 @@ def test_decode_refuses_the_canvas_of_a_webp_by_its_header(decode, kind, start):
     contents[start : start + (6 if kind == "VP8X" else 4)] = b"\xff" * (6 if kind == "VP8X" else 4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="134217728 pixels"):
         decode(bytes(contents))
+
+
+def gif_of(*sizes: tuple[int, int]) -> bytes:
+    """A GIF whose later frames claim sizes of their own."""
+    palette = picture().quantize(8)
+    frames = [palette.rotate(90 * turn) for turn in range(1, len(sizes))]
+    data = bytearray(encoded(palette, "GIF", save_all=True, append_images=frames))
+    starts = [at for at in range(len(data) - 9) if data[at : at + 5] == b",\0\0\0\0"]
+    assert len(starts) == len(sizes)
+    for start, size in zip(starts, sizes, strict=True):
+        data[start + 5 : start + 9] = struct.pack("<HH", *size)
+    return bytes(data)
+
+
+def test_decode_reads_the_first_frame_of_a_gif_alone(decode):
+    wanted = decode(gif_of((40, 24), (40, 24)))
+    np.testing.assert_array_equal(decode(gif_of((40, 24), (65_000, 65_000))), wanted)
+    whole = gif_of((40, 24), (40, 24), (40, 24))
+    np.testing.assert_array_equal(decode(whole[: len(whole) * 2 // 3]), wanted)
+
+
+@pytest.mark.parametrize("kind", ["P", "L"])
+def test_decode_reads_a_large_gif_of_full_blocks(decode, kind):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200), np.uint8)
+    contents = encoded(Image.fromarray(noise).convert(kind), "GIF", comment=b"c" * 2000)
+    wanted = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))
+    np.testing.assert_array_equal(decode(contents), wanted)
+
+
+def test_decode_refuses_a_gif_of_endless_small_blocks(decode):
+    import tensorflow as tf
+
+    contents = encoded(picture().quantize(8), "GIF")
+    comment = b"!\xfe" + b"\x01c" * 40_000 + b"\0"
+    start = contents.index(b",\0\0\0\0")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="incomplete"):
+        decode(contents[:start] + comment + contents[start:])
+
+
+def test_decode_says_nothing_of_the_bytes_that_it_refuses(decode):
+    import tensorflow as tf
+
+    contents = bytearray(encoded(picture().convert("L"), "BMP"))
+    contents[14:18] = b"\xff" * 4
+    with pytest.raises(tf.errors.InvalidArgumentError, match="BMP"):
+        decode(bytes(contents))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_decode_of_transparent_bombs_is_bounded_by_the_limit(mode):
+    import tensorflow as tf
+
+    contents = encoded(Image.new(mode, (700, 600)), "PNG", **({"transparency": 0} if mode == "P" else {}))
+    assert len(contents) < 6000
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 400000 pixels"):
+        images.decode(contents, 3, 400_000)
+    assert images.decode(contents, 3, 420_000).shape == (600, 700, 3)
 
 
 def test_decode_makes_grey_as_pillow_does():
