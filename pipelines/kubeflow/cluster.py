@@ -39,6 +39,13 @@ class ClusterSettings:
     workspace: str = records.setting("/workspace", "where it is mounted")
     config_map: str = records.setting("pipeline", "ConfigMap with MLFLOW_TRACKING_URI and PERGOLA_STORE")
     secret: str = records.setting("pergola-pipeline", "Secret with keys, passwords and the webhook, if any")
+    security_context: bool = records.setting(
+        True, "pods never run as root; false: say nothing of users, for Kubeflow Pipelines before 2.16"
+    )
+    run_as_user: int = records.setting(
+        10001, "user of the pods; 0: the one that the cluster assigns, as OpenShift does, never root", low=0
+    )
+    run_as_group: int = records.setting(10001, "their group; 0: the one that the cluster assigns", low=0)
     cpu: str = records.setting("1", "CPU request of a task, such as 2 or 500m")
     memory: str = records.setting("2Gi", "memory request of a task")
     memory_limit: str = records.setting("4Gi", "memory limit of a task")
@@ -127,6 +134,9 @@ def configured(task: Any, name: str, cluster: ClusterSettings, needs: PodNeeds, 
     kubernetes.set_timeout(task, cluster.train_timeout_s if needs.long else cluster.timeout_s)
     kubernetes.mount_pvc(task, pvc_name=cluster.workspace_claim, mount_path=cluster.workspace)
     _environment(task, cluster, needs)
+    if cluster.security_context:  # what else the level "restricted" asks for, Kubeflow adds
+        user, group = cluster.run_as_user or None, cluster.run_as_group or None
+        kubernetes.set_security_context(task, user, group, run_as_non_root=True)
     for key, value in LABELS.items():
         kubernetes.add_pod_label(task, key, value)
     if cluster.pull_secret:

@@ -29,6 +29,10 @@ COOKIE_VARIABLE = "PERGOLA_KFP_COOKIE"
 TIMEOUT_S = (5, 30)  # connect, read
 PAGE = 100
 
+_TOO_OLD = (
+    " It is older than 2.16. Update it, or write `security_context = false` in the cluster's settings: "
+    "then nothing keeps pods from running as root."
+)
 _IN_CLUSTER = "http://ml-pipeline.{}.svc.cluster.local:8888"
 _POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 
@@ -285,7 +289,8 @@ def _of_status(error: Any, where: str, doing: str) -> PergolaError:
     if error.status == 404:
         return InputError(f"{where} has nothing of this name or address (404): {said}")
     if error.status == 400:
-        return InputError(f"Kubeflow at {where} refuses {doing or 'the request'} (400): {said}")
+        hint = _TOO_OLD if 'unknown field "securityContext"' in said else ""
+        return InputError(f"Kubeflow at {where} refuses {doing or 'the request'} (400): {said}{hint}")
     return StepError(f"Kubeflow at {where} failed {doing} ({error.status}): {said}".replace("  ", " "))
 
 

@@ -44,6 +44,7 @@ class Kubeflow:
         self.login_page = False
         self.behind_cluster = False  # only the Kubernetes API server leads here
         self.failures: list[int] = []  # statuses of the next answers, 0 for a cut connection
+        self.unknown_field = ""  # refused, wherever a pipeline holds it, as servers older than the SDK do
         self.page = 2  # small, so that paging is needed
         self.requests: list[tuple[str, str, object]] = []
         self.experiments: dict[str, dict] = {}
@@ -257,6 +258,9 @@ class _Handler(BaseHTTPRequestHandler):
         log = state.logs.get(url.path.removesuffix("/log").rpartition("/")[2])
         if url.path.startswith("/apis/v1alpha1/runs/") and log:
             return self._reply(200, log.encode(), "text/plain")
+        if state.unknown_field and f'"{state.unknown_field}"'.encode() in raw:
+            known = f'proto: (line 1:2): unknown field "{state.unknown_field}"'
+            return self._refuse(400, f"failed to unmarshal kubernetes config: {known}")
         if not url.path.startswith(PREFIX):
             return self._refuse(404, "Not Found")
         query = {key: values[0] for key, values in parse_qs(url.query).items()}

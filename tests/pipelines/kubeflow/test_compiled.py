@@ -191,6 +191,19 @@ def test_every_pod_has_limits_workspace_labels_and_a_time(files):
             assert {"name": "PYTHONSAFEPATH", "value": "1"} in container["env"], name
 
 
+def test_every_pod_runs_as_our_user_and_never_as_root(files, tmp_path):
+    for _, platform in files.values():
+        for name, pod in pods(platform).items():
+            wanted = {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+            assert pod["securityContext"] == wanted, name
+    assigned = ClusterSettings(**IMAGES, run_as_user=0, run_as_group=0)
+    _, platform = documents(compiled.compile_to(tmp_path / "assigned.yaml", cluster=assigned))
+    assert all(pod["securityContext"] == {"runAsNonRoot": True} for pod in pods(platform).values())
+    old = ClusterSettings(**IMAGES, security_context=False)
+    _, platform = documents(compiled.compile_to(tmp_path / "old.yaml", cluster=old))
+    assert not any("securityContext" in pod for pod in pods(platform).values())
+
+
 def secrets_of(pod):
     """Environment variables from the Secret; every key may be missing from it."""
     found = pod.get("secretAsEnv", [])

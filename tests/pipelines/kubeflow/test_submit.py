@@ -3,9 +3,11 @@ import re
 import pytest
 
 from pergola.components.errors import InputError, StepError
+from pergola.pipelines.kubeflow import compiled
 from pergola.pipelines.kubeflow.client import submit, wait
 from pergola.pipelines.kubeflow.client.connection import KubeflowConnection
 from pergola.pipelines.kubeflow.client.submit import Request
+from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from tests.pipelines.kubeflow.server import write_pipeline
 from tests.support.cluster import FakeCluster
 
@@ -43,6 +45,16 @@ def test_submit_sends_the_compiled_file_and_its_parameters(kubeflow, package, ca
     assert kubeflow.experiments[body["experiment_id"]]["display_name"] == "pergola"
     assert run.link == f"{kubeflow.url}/#/runs/details/{run.id}" and run.state == "PENDING"
     assert run.finished_at is None and capsys.readouterr().out == ""
+
+
+def test_submit_says_how_to_send_a_pipeline_to_a_server_that_is_too_old_for_a_users_id(kubeflow, tmp_path):
+    kubeflow.unknown_field = "securityContext"
+    asked = Request(tmp_path / "new.yaml", parameters={"dataset": "/data", "model": "m"})
+    compiled.compile_to(asked.package)
+    with pytest.raises(InputError, match=r"older than 2\.16.*`security_context = false`"):
+        submit.submit(connection(kubeflow), asked)
+    compiled.compile_to(asked.package, cluster=ClusterSettings(security_context=False))
+    assert submit.submit(connection(kubeflow), asked).state == "PENDING"
 
 
 def test_submit_takes_the_newest_version_of_an_uploaded_pipeline(kubeflow, package):
