@@ -22,6 +22,7 @@ SECRET_KEYS = {  # what a task needs -> keys of the Secret
     "store": BUCKET_KEYS,
     "webhook": ("PERGOLA_WEBHOOK_URL",),
 }  # fmt: skip
+CLIENT_LABELS = {"registry": "mlflow-client", "store": "store-client"}  # what NetworkPolicies admit
 LABELS = {"app.kubernetes.io/part-of": "pergola", "app.kubernetes.io/component": "pipeline"}
 
 RUN_LABEL_KEY = "pipeline/runid"  # set on every pod by Kubeflow
@@ -137,7 +138,8 @@ def configured(task: Any, name: str, cluster: ClusterSettings, needs: PodNeeds, 
     if cluster.security_context:  # what else the level "restricted" asks for, Kubeflow adds
         user, group = cluster.run_as_user or None, cluster.run_as_group or None
         kubernetes.set_security_context(task, user, group, run_as_non_root=True)
-    for key, value in LABELS.items():
+    clients = {CLIENT_LABELS[need]: "true" for need in needs.secrets if need in CLIENT_LABELS}
+    for key, value in {**LABELS, **clients}.items():
         kubernetes.add_pod_label(task, key, value)
     if cluster.pull_secret:
         kubernetes.set_image_pull_secrets(task, [cluster.pull_secret])

@@ -131,8 +131,9 @@ def site(tmp_path_factory):
     try:
         cluster.apply(objects)
         secret = next(name for name in names if name.startswith("store-credentials"))
-        cluster.apply([_pod("desk", secret, {"model-client": "true"}), _pod("stranger", secret, {})])
-        kubectl("wait", "--for=condition=Ready", "pod/desk", "pod/stranger", "--timeout=600s")
+        labels = {"desk": ("model-client", "store-client"), "registrar": ("mlflow-client",), "stranger": ()}
+        cluster.apply([_pod(name, secret, dict.fromkeys(given, "true")) for name, given in labels.items()])
+        kubectl("wait", "--for=condition=Ready", *(f"pod/{name}" for name in labels), "--timeout=600s")
         kubectl("rollout", "status", "statefulset/objects", "--timeout=600s")
         kubectl("cp", str(published), "desk:/tmp/published")
         for version in ("1", "2", "3"):
@@ -163,9 +164,14 @@ WAYS = {  # from a pod to an address: is it open?
     ("desk", "model-server:8501"): True,
     ("desk", "model-server-headless:8502"): False,  # for Prometheus alone
     ("desk", "mlflow:5000"): False,
+    ("desk", "objects:7070"): True,
+    ("desk", "database:5432"): False,
+    ("registrar", "mlflow:5000"): True,
+    ("registrar", "model-server:8500"): False,
     ("stranger", "model-server:8500"): False,
     ("stranger", "model-server:8501"): False,
-    ("stranger", "objects:7070"): True,  # no policy is about it
+    ("stranger", "mlflow:5000"): False,
+    ("stranger", "objects:7070"): False,
 }
 
 

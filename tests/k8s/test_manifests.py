@@ -146,8 +146,11 @@ def test_gateway_splits_between_the_two_tracks(built):
     assert {b["name"]: b["weight"] for b in rule["backendRefs"]} == {
         "model-server-stable": 100, "model-server-canary": 0,
     }  # fmt: skip
-    methods = {match["method"]["service"] for match in rule["matches"]}
-    assert methods == {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"}
+    methods = [match["method"] for match in rule["matches"]]
+    assert methods == [
+        {"service": "tensorflow.serving.PredictionService"},
+        {"service": "tensorflow.serving.ModelService", "method": "GetModelStatus"},  # and no reload
+    ]
 
 
 def test_kserve_runs_our_pod_and_none_of_our_deployments(built):

@@ -19,6 +19,9 @@ WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 OUTSIDE = {  # Secrets that an overlay expects, and where that is said
     "mlflow-database", "model-server-tls",
 }  # fmt: skip
+OF_OTHERS = {  # policies about pods that Kubeflow or an operator makes
+    "NetworkPolicy/pergola-steps", "NetworkPolicy/model-client",
+}  # fmt: skip
 
 Object = dict[str, Any]
 
@@ -206,8 +209,8 @@ def _selector_problems(objects: list[Object]) -> Iterator[str]:
             yield from _service_problems(
                 thing, [p for p in everywhere if _selects(spec["selector"], p.labels)]
             )
-        if thing["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
-            selector = (spec.get("selector") or spec.get("podSelector"))["matchLabels"]
+        if thing["kind"] in ("PodDisruptionBudget", "NetworkPolicy") and name_of(thing) not in OF_OTHERS:
+            selector = (spec.get("selector") or spec.get("podSelector", {})).get("matchLabels", {})
             if not any(_selects(selector, p.labels) for p in everywhere):
                 yield f"{name_of(thing)}: selects no pod"
         if thing["kind"] == "HorizontalPodAutoscaler":

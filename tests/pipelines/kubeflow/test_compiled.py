@@ -225,6 +225,16 @@ def test_a_pod_gets_only_the_secret_keys_that_it_needs(files):
     assert {REGISTRY, STORE} == {need for step in TRAINING.steps for need in step.secrets}
 
 
+def test_a_pod_is_a_client_of_the_registry_and_the_store_only_with_their_secrets(files):
+    """NetworkPolicies go by these labels."""
+    for group in ("auto", "none"):
+        for name, pod in pods(files["training", group][1]).items():
+            labels, keys = pod["podMetadata"]["labels"], secrets_of(pod)
+            assert ("mlflow-client" in labels) == ("MLFLOW_TRACKING_TOKEN" in keys), name
+    labels = pods(files["training", "none"][1])["deliver"]["podMetadata"]["labels"]
+    assert labels["store-client"] == "true" and "mlflow-client" not in labels
+
+
 def body_of(container):
     """A component's own source below its signature."""
     (text,) = [part for part in container["command"] + container["args"] if "\ndef " in part]
