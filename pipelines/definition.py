@@ -2,7 +2,8 @@
 run it.
 
     scan -> validate -> split -> shards -> augment -> train -> export -> champion -> evaluate -> smoke_test
-         -> evaluate_champion -> gate -> report -> reference -> register -> publish -> confirm (-> deliver)
+         -> evaluate_champion -> gate -> report -> reference -> register -> publish -> final_test -> confirm
+         (-> deliver)
 
 A row's inputs are the parameters of its function, named after the artifacts that other rows make. A rejected
 model ends with its report and its entry in the registry, a held one with a version number there, and both are
@@ -222,14 +223,19 @@ TRAINING = Pipeline(
             still=release.is_published, describe=summaries.publish,
         ),
         Step(
-            "confirm", release.confirm, "confirmation", group="release", outcomes=(ACCEPTED,), releases=True,
-            secrets=(REGISTRY,), settings=("gate.max_difference", "smoke_test"),
-            code=(f"{COMPONENTS}.release.confirm", f"{COMPONENTS}.release.registry",
-                  f"{COMPONENTS}.release.smoke_test", "pergola.serving.server.app"),
+            "final_test", release.final_test, "final_test", group="final_test", outcomes=(ACCEPTED,),
+            releases=True, decodes=True, settings=("gate.max_difference", "smoke_test"),
+            code=(f"{COMPONENTS}.release.confirm", f"{COMPONENTS}.release.smoke_test",
+                  "pergola.serving.server.app"),
+            verifies=("publication",), still=release.has_passed, describe=summaries.final_test,
+        ),
+        Step(
+            "confirm", release.confirm, "confirmation", group="confirm", outcomes=(ACCEPTED,), releases=True,
+            secrets=(REGISTRY,), code=(f"{COMPONENTS}.release.confirm", f"{COMPONENTS}.release.registry"),
             verifies=("publication",), still=release.is_confirmed, describe=summaries.confirm,
         ),
         Step(
-            "deliver", release.deliver, "delivery", group="release", outcomes=(ACCEPTED,), releases=True,
+            "deliver", release.deliver, "delivery", group="confirm", outcomes=(ACCEPTED,), releases=True,
             secrets=(STORE,), settings=(ALL,), always=True, local=False,
             code=(f"{COMPONENTS}.store.model_store", f"{COMPONENTS}.store.release_record"),
         ),

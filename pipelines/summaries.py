@@ -9,7 +9,7 @@ from typing import Any
 from pergola.components.artifacts.data import SPLITS, Manifest, Shards, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision, Rule
 from pergola.components.artifacts.evaluation import Evaluation
-from pergola.components.artifacts.release import Champion, Confirmation, Publication, Registration
+from pergola.components.artifacts.release import Champion, Confirmation, FinalTest, Publication, Registration
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.evaluation.drift.reference import DriftReference
@@ -139,6 +139,11 @@ def register(folder: Path) -> str:
 def publish(folder: Path) -> str:
     publication = Publication.load(folder)
     return f"published in models/{publication.model}/{publication.version}/"
+
+
+def final_test(folder: Path) -> str:
+    test = FinalTest.load(folder)
+    return f"a server {'fails' if test.problem else 'gives the golden answers'} with version {test.version}"
 
 
 def confirm(folder: Path) -> str:

@@ -18,5 +18,6 @@ laptop and on a cluster.
     Decision          decision.json; with costs and a champion: cost_report.json
     Registration      registration.json
     Publication       publication.json
+    FinalTest         final_test.json
     Confirmation      confirmation.json
 """

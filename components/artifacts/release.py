@@ -1,4 +1,4 @@
-"""Artifacts of a release: registration, publication, confirmation."""
+"""Artifacts of a release: registration, publication, final test, confirmation."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ class Publication(Record):
     model: str
     version: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class FinalTest(Record):
+    """Whether a server gave the golden answers with a published version."""
+
+    FILE: ClassVar[str] = "final_test.json"
+
+    model: str
+    version: int
+    problem: str = ""  # why not; empty: it did
+    max_difference: float = 0.0  # of a probability from the golden one, if it answered
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pergola.components.artifacts.release import (
     Champion,
     Confirmation,
     Delivery,
+    FinalTest,
     Publication,
     Registration,
 )
@@ -132,28 +133,44 @@ def publish(context: Context, out: Path, registration: Path, export: Path, refer
 
 def is_published(context: Context, out: Path) -> bool:
     """Whether the version's folder is still there."""
-    found = Publication.load(out)
+    return _is_there(context, Publication.load(out))
+
+
+def _is_there(context: Context, found: Publication | FinalTest | Confirmation) -> bool:
     return (context.workspace.models / found.model / str(found.version)).is_dir()
 
 
-def confirm(context: Context, out: Path, publication: Path, evaluation: Path) -> Confirmation:
-    """A published version -> the champion, once a server gave its golden answers."""
-    from pergola.components.release.confirm import confirm_by
+def final_test(context: Context, out: Path, publication: Path, evaluation: Path) -> FinalTest:
+    """A published version -> whether a server gives its golden answers."""
+    from pergola.components.release.confirm import try_published
+
+    published = Publication.load(publication)
+    client = context.client_of(published.model, published.version)
+    test = try_published(client, GoldenRequests.load(evaluation), published, context.workspace.models,
+                         max_difference=context.settings.gate.max_difference)  # fmt: skip
+    test.save(out)
+    return test
+
+
+def has_passed(context: Context, out: Path) -> bool:
+    """Whether a version passed its final test and is still published."""
+    return not FinalTest.load(out).problem and _is_there(context, FinalTest.load(out))
+
+
+def confirm(context: Context, out: Path, publication: Path, final_test: Path) -> Confirmation:
+    """A version that passed its final test -> the champion; one that did not is withdrawn."""
+    from pergola.components.release.confirm import promote_or_withdraw
     from pergola.components.release.registry import Registry
 
-    published, workspace = Publication.load(publication), context.workspace
-    client = context.client_of(published.model, published.version)
-    confirmation = confirm_by(client, GoldenRequests.load(evaluation), published, workspace.models,
-                              Registry(workspace.tracking_uri),
-                              max_difference=context.settings.gate.max_difference)  # fmt: skip
+    test, published, workspace = FinalTest.load(final_test), Publication.load(publication), context.workspace
+    confirmation = promote_or_withdraw(test, published, workspace.models, Registry(workspace.tracking_uri))
     confirmation.save(out)
     return confirmation
 
 
 def is_confirmed(context: Context, out: Path) -> bool:
     """Whether the version that was confirmed is still published."""
-    found = Confirmation.load(out)
-    return (context.workspace.models / found.model / str(found.version)).is_dir()
+    return _is_there(context, Confirmation.load(out))
 
 
 def deliver(context: Context, out: Path, confirmation: Path, manifest: Path) -> Delivery:

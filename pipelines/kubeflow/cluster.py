@@ -104,6 +104,13 @@ class PodNeeds:
     retry: bool = True
     long: bool = False
 
+    def __post_init__(self) -> None:
+        if self.secrets and self.decodes:
+            raise ValueError(
+                f"A pod that decodes images may hold no secret, but this one needs {self.secrets}: make two "
+                "steps of it."
+            )
+
     @classmethod
     def of(cls, steps: Sequence[Step]) -> Self:
         """The needs of all of them."""

@@ -253,7 +253,7 @@ class Tasks:
                         dataset=asked.dataset, model=asked.model, workspace=asked.workspace,
                         accelerator=asked.accelerator, accelerator_count=asked.accelerator_count,
                         code=self.components.code_of([step]))  # fmt: skip
-        found = self._configured(task, "tune", [replace(step, secrets=("registry",))]).outputs
+        found = self._configured(task, "tune", [step]).outputs
         self.sections = {**self.sections, "augment": found["augment"], "model": found["network"],
                          "train": found["train"]}  # fmt: skip
         self.settings = found["settings"]

@@ -36,7 +36,8 @@ def check(given: Mapping[str, Any]) -> tuple[str, str]:
 def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
     """Shards -> the best [augment], [model] and [train] of a search, and all settings with them, as TOML.
 
-    The search is kept in the workspace: an interrupted one continues, and more trials add to it.
+    The search is kept in the workspace: an interrupted one continues, and more trials add to it. The registry
+    does not get the trials: a pod that decodes images has no way to it.
     """
     from dataclasses import replace
 
@@ -53,8 +54,6 @@ def tune(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
             workspace.state(context.model) / "tuning",
             records.from_dict(TuneSettings, given["search"], "parameter search"),
             base=Tuned(settings.augment, settings.model, settings.train),
-            tracking_uri=workspace.tracking_uri,
-            key=f"tune-{context.model}",
         )
         best = Tuned(settings.augment, settings.model, settings.train).changed(tuning.best.values)
         Path(given["trials"].path).write_text(visuals.trials(tuning), encoding="utf-8")

@@ -18,7 +18,7 @@ from pergola.components.artifacts.data import (
 )
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.evaluation import Evaluation
-from pergola.components.artifacts.release import Champion, Confirmation, Publication, Registration
+from pergola.components.artifacts.release import Champion, Confirmation, FinalTest, Publication, Registration
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.evaluation import figures
 from pergola.components.evaluation.gate import formatting
@@ -197,5 +197,6 @@ METADATA: Mapping[str, Mapping[str, Callable[[Path], dict[str, Any]]]] = {
     "champion": {"champion": lambda folder: {"version": Champion.load(folder).version or 0}},
     "register": {"registration": _register},
     "publish": {"publication": lambda folder: {"version": Publication.load(folder).version}},
+    "final_test": {"final_test": lambda folder: {"problem": FinalTest.load(folder).problem}},
     "confirm": {"confirmation": lambda folder: {"version": Confirmation.load(folder).version}},
 }

@@ -51,7 +51,7 @@ def test_training_depends_neither_on_the_gate_nor_on_the_server():
     assert not [module for module in reached("train") if module.startswith(others)]
 
 
-@pytest.mark.parametrize("step", ["smoke_test", "confirm"])
+@pytest.mark.parametrize("step", ["smoke_test", "final_test"])
 def test_steps_that_ask_a_server_depend_on_the_server(step):
     assert {"pergola.serving.server.app", "pergola.serving.server.core.predictor"} <= reached(step)
 

@@ -66,8 +66,9 @@ def test_only_named_clients_get_in(built, overlay):
 def test_a_pod_of_no_policy_of_ours_can_do_nothing(built, overlay):
     """An unlabelled pod in our namespace: it asks DNS, and nobody reaches it."""
     stranger = Peer({"app": "stranger"})
-    objects = [*built[overlay], {"kind": "Job", "metadata": {"name": "stranger"},
-               "spec": {"template": {"metadata": {"labels": stranger.labels}, "spec": {"containers": []}}}}]  # fmt: skip
+    template = {"metadata": {"labels": stranger.labels}, "spec": {"containers": []}}
+    job = {"kind": "Job", "metadata": {"name": "stranger"}, "spec": {"template": template}}
+    objects = [*built[overlay], job]
     assert leaves(objects, stranger, 53, KUBE_DNS) and not leaves(objects, stranger, 443)
     for space in (OWN, "kubeflow", "monitoring", "gateway"):
         assert not reaches(objects, Peer(EVERY, space), "Job/stranger", 8080)

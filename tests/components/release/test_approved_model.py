@@ -11,12 +11,11 @@ import pytest
 
 from pergola.components import digest
 from pergola.components.artifacts.evaluation import GoldenRequest, GoldenRequests
-from pergola.components.artifacts.release import Registration
+from pergola.components.artifacts.release import FinalTest, Registration
 from pergola.components.errors import StepError
 from pergola.components.evaluation.gate.gate import GateInputs
 from pergola.components.evaluation.gate.resource_rules import is_served_correctly
 from pergola.components.evaluation.gate.settings import GateSettings
-from pergola.components.release.confirm import confirm, confirm_by
 from pergola.components.release.registry import Registry
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
 from pergola.components.settings import Settings
@@ -26,6 +25,7 @@ from pergola.components.store.publish import publish, published
 from pergola.components.workspace import Workspace
 from tests.components.evaluation.test_gate import evaluation
 from tests.support import models
+from tests.support.confirming import confirm_by, confirm_with
 
 LEVELS = (20, 126, 129, 240)  # of which the second and third are close to the border
 ACTIONS = ("eat", "ask a person")
@@ -172,13 +172,13 @@ def test_confirm_withdraws_a_model_with_swapped_class_names(server, registry, bu
     model = f"leaves-{name}".replace(" ", "-")
     first = release(registry, tmp_path, model, built["good"], 1)
     with server.serve(tmp_path, model, 1) as client:
-        confirm(client, PLAIN, first, tmp_path, registry, max_difference=0.01)
+        confirm_with(client, PLAIN, first, tmp_path, registry, max_difference=0.01)
     second = release(registry, tmp_path, model, built[name], 2)
     with (
         server.serve(tmp_path, model, 2) as client,
         pytest.raises(StepError, match=r"withdrawn: it answered with .* 'bright' where .* Version 1 remains"),
     ):
-        confirm(client, PLAIN, second, tmp_path, registry, max_difference=0.01)
+        confirm_with(client, PLAIN, second, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, model) == [1] and registry.champion(model).version == 1
 
 
@@ -222,7 +222,7 @@ def test_confirm_withdraws_a_damaged_version_that_a_server_loaded_before(server,
     with server.serve(tmp_path, "mosses", 1) as client:
         flip(tmp_path / "mosses" / "1" / FILES[2])
         with pytest.raises(StepError, match=r"withdrawn: .*does not match"):
-            confirm(client, PLAIN, publication, tmp_path, registry, max_difference=0.01)
+            confirm_with(client, PLAIN, publication, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, "mosses") == [] and registry.champion("mosses") is None
 
 
@@ -233,7 +233,7 @@ def test_confirm_withdraws_another_model_with_a_list_of_its_own(server, registry
     (tmp_path / "other" / "palms").rename(tmp_path / "palms")
     expected = rf"withdrawn: .*{other.sha256[:12]}…, {publication.sha256[:12]}… was published"
     with server.serve(tmp_path, "palms", 1) as client, pytest.raises(StepError, match=expected):
-        confirm(client, PLAIN, publication, tmp_path, registry, max_difference=0.01)
+        confirm_with(client, PLAIN, publication, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, "palms") == [] and registry.champion("palms") is None
 
 
@@ -274,6 +274,11 @@ def publish_step(context, folder):
     return steps.publish(context, folder / "publication", *inputs)
 
 
+def confirm_steps(context, folder):
+    steps.final_test(context, folder / "final_test", folder / "publication", folder / "evaluation")
+    return steps.confirm(context, folder / "out", folder / "publication", folder / "final_test")
+
+
 def test_publish_step_refuses_an_export_that_changed_after_it_was_registered(released, tmp_path):
     flip(tmp_path / "export" / "saved_model" / FILES[2])
     with pytest.raises(StepError, match="not the model that was registered as version 1 of 'leaves'"):
@@ -287,8 +292,37 @@ def test_confirm_step_withdraws_a_damaged_version_before_a_server_loads_it(relea
     publish_step(context, tmp_path)
     flip(context.workspace.models / "leaves" / "1" / file)
     with pytest.raises(StepError, match=r"withdrawn: .* does not match checksums\.sha256"):
-        steps.confirm(context, tmp_path / "out", tmp_path / "publication", tmp_path / "evaluation")
+        confirm_steps(context, tmp_path)
     assert published(context.workspace.models, "leaves") == [] and registry.champion("leaves") is None
     publish_step(context, tmp_path)
-    steps.confirm(context, tmp_path / "out", tmp_path / "publication", tmp_path / "evaluation")
+    confirm_steps(context, tmp_path)
     assert registry.champion("leaves").version == 1
+
+
+def test_confirm_step_withdraws_a_version_that_is_damaged_after_its_final_test(released, tmp_path):
+    context, registry = released
+    publish_step(context, tmp_path)
+    steps.final_test(context, tmp_path / "final_test", tmp_path / "publication", tmp_path / "evaluation")
+    assert steps.has_passed(context, tmp_path / "final_test")
+    flip(context.workspace.models / "leaves" / "1" / FILES[2])
+    with pytest.raises(StepError, match=r"withdrawn: .* does not match checksums\.sha256"):
+        steps.confirm(context, tmp_path / "out", tmp_path / "publication", tmp_path / "final_test")
+    assert registry.champion("leaves") is None and not steps.has_passed(context, tmp_path / "final_test")
+
+
+def test_confirm_step_refuses_the_final_test_of_another_version(released, tmp_path):
+    context, registry = released
+    publish_step(context, tmp_path)
+    FinalTest("leaves", 2).save(tmp_path / "final_test")
+    with pytest.raises(StepError, match="of version 2 of 'leaves', not of 1"):
+        steps.confirm(context, tmp_path / "out", tmp_path / "publication", tmp_path / "final_test")
+    assert published(context.workspace.models, "leaves") == [1] and registry.champion("leaves") is None
+
+
+def test_a_final_test_needs_no_registry(released, tmp_path):
+    """On a cluster its pod decodes images, so it has no way to the registry and no secret."""
+    context, _ = released
+    publish_step(context, tmp_path)
+    nowhere = dataclasses.replace(context, workspace=Workspace(tmp_path / "work", "http://127.0.0.1:9"))
+    steps.final_test(nowhere, tmp_path / "final_test", tmp_path / "publication", tmp_path / "evaluation")
+    assert FinalTest.load(tmp_path / "final_test").problem == ""

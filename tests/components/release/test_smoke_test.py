@@ -13,12 +13,12 @@ import pytest
 from pergola.components.artifacts.evaluation import GoldenRequest, GoldenRequests
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.errors import InputError, StepError
-from pergola.components.release.confirm import confirm
 from pergola.components.release.registry import Registry
 from pergola.components.release.server_process import ServerProcess
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
 from pergola.components.store.publish import publish, published
 from tests.support import models
+from tests.support.confirming import confirm_with
 
 ROOT = Path(__file__).parents[3]
 LEVELS = (20, 90, 150, 240)
@@ -127,7 +127,9 @@ def test_confirm_moves_the_alias_when_the_server_gives_the_golden_answers(
     for version, kind, tilt in ((1, "good", 0.0), (2, "tilted", 1.0)):
         publication = release(registry, tmp_path, "leaves", built[kind], version)
         with smoke_test_server.serve(tmp_path, "leaves", version) as client:
-            result = confirm(client, golden_of(tilt), publication, tmp_path, registry, max_difference=0.01)
+            result = confirm_with(
+                client, golden_of(tilt), publication, tmp_path, registry, max_difference=0.01
+            )
         assert (result.version, result.previous) == (version, version - 1 or None)
         assert result.max_difference < 1e-5
         assert registry.champion("leaves").version == version
@@ -136,13 +138,13 @@ def test_confirm_moves_the_alias_when_the_server_gives_the_golden_answers(
 def test_confirm_withdraws_what_answers_otherwise(smoke_test_server, registry, built, tmp_path):
     first = release(registry, tmp_path, "ferns", built["good"], 1)
     with smoke_test_server.serve(tmp_path, "ferns", 1) as client:
-        confirm(client, golden_of(), first, tmp_path, registry, max_difference=0.01)
+        confirm_with(client, golden_of(), first, tmp_path, registry, max_difference=0.01)
     second = release(registry, tmp_path, "ferns", built["tilted"], 2)
     with (
         smoke_test_server.serve(tmp_path, "ferns", 2) as client,
         pytest.raises(StepError, match=r"withdrawn: its probabilities.*Version 1 remains the champion"),
     ):
-        confirm(client, golden_of(), second, tmp_path, registry, max_difference=0.01)
+        confirm_with(client, golden_of(), second, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, "ferns") == [1]
     assert registry.champion("ferns").version == 1
     assert registry.versions("ferns")[0].status == "withdrawn"
@@ -151,11 +153,11 @@ def test_confirm_withdraws_what_answers_otherwise(smoke_test_server, registry, b
 def test_confirm_never_withdraws_the_champion(smoke_test_server, registry, built, tmp_path):
     publication = release(registry, tmp_path, "palms", built["good"], 1)
     with smoke_test_server.serve(tmp_path, "palms", 1) as client:
-        confirm(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
-        again = confirm(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
+        confirm_with(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
+        again = confirm_with(client, golden_of(), publication, tmp_path, registry, max_difference=0.01)
         assert (again.version, again.previous) == (1, None)
         with pytest.raises(StepError, match="is the champion and remains it"):
-            confirm(client, golden_of(1.0), publication, tmp_path, registry, max_difference=0.01)
+            confirm_with(client, golden_of(1.0), publication, tmp_path, registry, max_difference=0.01)
     assert published(tmp_path, "palms") == [1]
     assert registry.champion("palms").version == 1
 
@@ -167,7 +169,7 @@ def test_confirm_withdraws_what_no_server_has(smoke_test_server, registry, built
         pytest.raises(StepError, match="There is no champion"),
     ):
         other = client.at(model="unknown")
-        confirm(other, golden_of(), publication, tmp_path, registry, max_difference=0.01, timeout_s=1)
+        confirm_with(other, golden_of(), publication, tmp_path, registry, max_difference=0.01, timeout_s=1)
     assert published(tmp_path, "mosses") == []
 
 

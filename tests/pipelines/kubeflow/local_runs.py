@@ -27,8 +27,9 @@ EQUAL = ("manifest", "validation", "split", "shards", "augmentation", "evaluatio
 UP_TO_GATE = {"check", "scan", "validate", "split", "shards", "augment", "train", "export", "champion",
               "evaluate", "smoke_test", "evaluate_champion", "gate", "report", "register",
               "finish"}  # fmt: skip
-RELEASED = {"reference", "publish", "confirm", "deliver"}
+RELEASED = {"reference", "publish", "final_test", "confirm", "deliver"}
 GROUPS = {"check", "data", "train", "champion", "evaluate", "release", "finish"}
+IF_ACCEPTED = {"final_test", "confirm"}
 
 
 class Ran:

@@ -9,7 +9,7 @@ from pergola.components.settings import load
 from pergola.pipelines.definition import REGISTRY, STORE, TRAINING
 from pergola.pipelines.kubeflow import compiled, compiler
 from pergola.pipelines.kubeflow.client import submit
-from pergola.pipelines.kubeflow.cluster import BUCKET_KEYS, SECRET_KEYS, ClusterSettings
+from pergola.pipelines.kubeflow.cluster import BUCKET_KEYS, SECRET_KEYS, ClusterSettings, Needs
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -17,9 +17,10 @@ IMAGES = {"image": "reg.example/pergola:7-cpu", "train_image": "reg.example/perg
 CLUSTER = ClusterSettings(**IMAGES, pull_secret="reg", retries=2, train_timeout_s=7200)
 ALONE = ClusterSettings(**IMAGES, pull_secret="reg", retries=2, train_timeout_s=7200, group="none")
 GROUPS = {"data", "train", "champion", "evaluate", "release"}
+IF_ACCEPTED = {"final-test", "confirm"}
 UP_TO_GATE = {"scan", "validate", "split", "shards", "augment", "train", "export", "champion", "evaluate",
               "smoke_test", "evaluate_champion", "gate", "report", "register"}  # fmt: skip
-RELEASED = {"reference", "publish", "confirm", "deliver"}
+RELEASED = {"reference", "publish", "final-test", "confirm", "deliver"}
 KEYS = {"registry": set(SECRET_KEYS["registry"]), "webhook": {"PERGOLA_WEBHOOK_URL"}}
 
 
@@ -76,10 +77,11 @@ def groups_of(**cluster):
             for group in compiler.groups_of(TRAINING.steps, ClusterSettings(**cluster))]  # fmt: skip
 
 
-def test_groups_make_seven_tasks_of_a_training(training):
+def test_groups_make_nine_tasks_of_a_training(training):
     spec, _ = training
-    assert set(tasks(spec)) == GROUPS | {"check"}
-    assert len(spec["deploymentSpec"]["executors"]) == len(GROUPS | {"check", "finish"}) == 7
+    assert set(tasks(spec)) == GROUPS | {"check", "condition-2"}
+    assert set(tasks(spec, "comp-condition-2")) == IF_ACCEPTED
+    assert len(spec["deploymentSpec"]["executors"]) == len(GROUPS | IF_ACCEPTED | {"check", "finish"}) == 9
 
 
 @pytest.mark.parametrize("cluster", [{}, {"partitions": 2}, {"workers": 2}, {"partitions": 2, "workers": 2}])
@@ -109,6 +111,8 @@ def test_a_group_of_the_release_is_skipped_inside_the_task_and_else_by_a_conditi
     condition = tasks(spec)[inside]["triggerPolicy"]["condition"]
     assert condition == "inputs.parameter_values['pipelinechannel--gate-Output'] == 'accepted'"
     assert set(tasks(spec, f"comp-{inside}")) == RELEASED
+    condition = tasks(training[0])[inside]["triggerPolicy"]["condition"]
+    assert condition == "inputs.parameter_values['pipelinechannel--evaluate-Output'] == 'accepted'"
     assert tasks(spec, f"comp-{inside}")["confirm"]["inputs"]["artifacts"]["publication"]
 
 
@@ -120,7 +124,10 @@ def test_an_exit_task_reports_how_a_run_ended(training, separate):
 
 
 def test_retraining_does_nothing_more_when_nothing_changed(files):
-    for group, rest in (("auto", GROUPS), ("none", dashed(UP_TO_GATE - {"scan"}) | {"condition-3"})):
+    for group, rest in (
+        ("auto", GROUPS | {"condition-3"}),
+        ("none", dashed(UP_TO_GATE - {"scan"}) | {"condition-3"}),
+    ):
         spec = files["retraining", group][0]
         assert set(tasks(spec)) == {"check", "scan", "changes", "condition-2"}
         assert tasks(spec)["condition-2"]["triggerPolicy"]["condition"].endswith("-Output'] == 'changed'")
@@ -137,12 +144,12 @@ def test_tasks_are_keyed_by_their_code_and_effects_are_never_cached(training, se
     for name in ("scan", "split", "train", "evaluate", "gate"):
         assert code_of(found[name]) == TRAINING.by_name[name].code_digest()[:12]
         assert found[name]["cachingOptions"]["enableCache"] is True
-    for name in ("check", "champion", "register", "publish", "confirm", "deliver"):
+    for name in ("check", "champion", "register", "publish", "final-test", "confirm", "deliver"):
         assert not found[name]["cachingOptions"].get("enableCache"), name
-    grouped = tasks(training[0])
+    grouped = {**tasks(training[0]), **tasks(training[0], "comp-condition-2")}
     names = ("augment", "train", "export")
     assert code_of(grouped["train"]) == "-".join(TRAINING.by_name[n].code_digest()[:12] for n in names)
-    cached = {name for name, task in grouped.items() if task["cachingOptions"].get("enableCache")}
+    cached = {name for name, task in grouped.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"data", "train", "evaluate"}
     for run, task in ((found, "scan"), (grouped, "data")):
         listing = run[task]["inputs"]["parameters"]["listing"]["taskOutputParameter"]
@@ -215,8 +222,8 @@ def test_a_pod_gets_only_the_secret_keys_that_it_needs(files):
     _, platform = files["training", "auto"]
     found = {name: secrets_of(pod) for name, pod in pods(platform).items()}
     assert found == {"check": set(), "data": set(), "train": set(), "evaluate": set(),
-                     "champion": KEYS["registry"], "release": KEYS["registry"] | set(BUCKET_KEYS),
-                     "finish": KEYS["webhook"]}  # fmt: skip
+                     "champion": KEYS["registry"], "release": KEYS["registry"], "final-test": set(),
+                     "confirm": KEYS["registry"] | set(BUCKET_KEYS), "finish": KEYS["webhook"]}  # fmt: skip
     assert secrets_of(pods(files["retraining", "auto"][1])["changes"]) == KEYS["registry"]
     found = {name: secrets_of(pod) for name, pod in pods(files["training", "none"][1]).items()}
     for step in TRAINING.steps:
@@ -233,6 +240,25 @@ def test_a_pod_is_a_client_of_the_registry_and_the_store_only_with_their_secrets
             assert ("mlflow-client" in labels) == ("MLFLOW_TRACKING_TOKEN" in keys), name
     labels = pods(files["training", "none"][1])["deliver"]["podMetadata"]["labels"]
     assert labels["store-client"] == "true" and "mlflow-client" not in labels
+
+
+@pytest.mark.parametrize("group", ["auto", "none"])
+@pytest.mark.parametrize("more", [{}, {"partitions": 2, "workers": 2}, {"tune_trials": 3}], ids=str)
+@pytest.mark.parametrize("pipeline", ["training", "retraining"])
+def test_no_pod_that_decodes_images_or_loads_a_model_holds_a_secret(tmp_path, pipeline, more, group):
+    """Of the tasks that are no steps, `tune` and `train_workers` decode."""
+    cluster = ClusterSettings(**IMAGES, **more, group=group)
+    _, platform = documents(compiled.compile_to(tmp_path / "p.yaml", pipeline, cluster=cluster))
+    with_secrets = {name for name, pod in pods(platform).items() if secrets_of(pod)}
+    expected = {"auto": {"champion", "release", "confirm", "finish"},
+                "none": {"champion", "register", "confirm", "deliver", "finish"}}[group]  # fmt: skip
+    assert with_secrets == expected | ({"changes"} if pipeline == "retraining" else set())
+    assert not any(TRAINING.by_name[name].decodes for name in with_secrets & set(TRAINING.by_name))
+
+
+def test_needs_refuse_secrets_beside_images():
+    with pytest.raises(ValueError, match="decodes images may hold no secret"):
+        Needs(secrets=(REGISTRY,), decodes=True)
 
 
 def body_of(container):

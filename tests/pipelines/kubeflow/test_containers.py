@@ -25,7 +25,7 @@ from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import SilentDisplay
 from pergola.serving.client.client import Client
-from tests.pipelines.kubeflow.local_runs import GROUPS, Ran, check_equal
+from tests.pipelines.kubeflow.local_runs import GROUPS, IF_ACCEPTED, Ran, check_equal
 from tests.support.container_images import (
     ENGINE,
     command,
@@ -113,7 +113,7 @@ def here(dataset, tmp_path_factory):
 
 
 def test_the_pipeline_ships_a_version_from_containers(ran, root):
-    whole = GROUPS | {"merge_scan_parts", "merge_shards_parts"}
+    whole = GROUPS | IF_ACCEPTED | {"merge_scan_parts", "merge_shards_parts"}
     assert whole <= ran.tasks
     parts = [f"{name}-part" for name in ("scan", "shards") for _ in range(PARTITIONS)]
     assert len(ran.tasks) == len(whole) + len(parts), ran.tasks

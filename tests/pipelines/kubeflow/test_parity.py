@@ -19,6 +19,7 @@ from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import SilentDisplay
 from tests.pipelines.kubeflow.local_runs import (
     GROUPS,
+    IF_ACCEPTED,
     RELEASED,
     UP_TO_GATE,
     check_equal,
@@ -30,7 +31,7 @@ from tests.support.images import write_folder
 QUICK = ("train.epochs=12", "train.batch_size=16", "train.precision=float32", "smoke_test.rounds=1",
          "release.name=stripes", "gate.min_accuracy=0.05", "gate.min_recall=0", "gate.max_gap=1",
          "gate.max_drop=1")  # fmt: skip
-TASKS = {"none": UP_TO_GATE | RELEASED | {"changes"}, "auto": GROUPS | {"scan", "changes"}}
+TASKS = {"none": UP_TO_GATE | RELEASED | {"changes"}, "auto": GROUPS | IF_ACCEPTED | {"scan", "changes"}}
 IN_TASK = {  # group -> step -> task
     "none": {step.name: step.name.replace("_", "-") for step in TRAINING.steps},
     "auto": {step.name: "scan" if step.name == "scan" else step.group for step in TRAINING.steps},

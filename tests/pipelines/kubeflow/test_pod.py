@@ -177,9 +177,11 @@ def gate(tmp_path, **decided):
 
 def test_steps_for_accepted_models_are_skipped_in_a_group_of_a_rejected_one(run, tmp_path):
     gate(tmp_path, accepted=False)
-    _, given = run("reference", "publish", "confirm", "deliver", place=TRAINING.place, pipeline=TRAINING)
+    _, given = run(
+        "reference", "publish", "final_test", "confirm", "deliver", place=TRAINING.place, pipeline=TRAINING
+    )
     assert set(table(given).values()) == {"skipped: the model was rejected"}
-    for name in ("reference", "publication", "confirmation", "delivery"):
+    for name in ("reference", "publication", "final_test", "confirmation", "delivery"):
         assert [path.name for path in (tmp_path / name).iterdir()] == [pod.SKIPPED]
     assert not (tmp_path / "work" / "models").exists()
 
