@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pergola.serving.wire.checksums import sha256_of
+
 
 def of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def of_folder(folder: Path) -> str:

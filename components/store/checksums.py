@@ -1,18 +1,19 @@
-"""The checksum list of a published version, in sha256sum's format."""
+"""The checksum list of a published version (serving/wire/checksums.py), with the errors of a store."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
-from pergola.components import digest
 from pergola.components.store.store_errors import ChecksumError, MissingVersion
+from pergola.serving.wire import checksums
+from pergola.serving.wire.checksums import CHECKSUMS, GRAPHS
 
-CHECKSUMS = "checksums.sha256"
+__all__ = ["CHECKSUMS", "GRAPHS", "NOTES", "format_checksums", "of_model", "parse_checksums", "verify"]
+
 NOTES = "assets.extra/pergola"
-GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "model.tflite")
-_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+format_checksums = checksums.to_bytes
 
 
 def of_model(sums: Mapping[str, str]) -> dict[str, str]:
@@ -20,38 +21,23 @@ def of_model(sums: Mapping[str, str]) -> dict[str, str]:
     return {name: sum for name, sum in sums.items() if not name.startswith(f"{NOTES}/")}
 
 
-def verify(folder: Path) -> None:
-    """Check a version's folder against its checksum list. Raises ChecksumError, MissingVersion."""
-    try:
-        sums = parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
-    except FileNotFoundError:
-        raise MissingVersion(f"{folder} has no {CHECKSUMS}.") from None
-    for name, wanted in sums.items():
-        path = folder / name
-        if not path.is_file() or digest.of_file(path) != wanted:
-            raise ChecksumError(f"{path} is missing or does not match {CHECKSUMS}.")
+def verify(folder: Path) -> dict[str, str]:
+    """Path -> SHA-256 of a version's files, which were all read. Raises ChecksumError, MissingVersion."""
+    with _store_errors():
+        return checksums.verify(folder)
 
 
 def parse_checksums(content: bytes, where: str) -> dict[str, str]:
     """Path -> SHA-256, from sha256sum's format. Raises ChecksumError for anything else, also ../paths."""
-    sums: dict[str, str] = {}
-    for line in content.decode("utf-8", errors="replace").splitlines():
-        match = _LINE.fullmatch(line)
-        if not match or not _is_inside(match[2]):
-            raise ChecksumError(
-                f"{where} has a line that is not the checksum of a file below it: {line[:120]!r}."
-            )
-        sums[match[2]] = match[1]
-    if not any(name in sums for name in GRAPHS):
-        raise ChecksumError(f"{where} lists no model ({', '.join(GRAPHS)}).")
-    return sums
+    with _store_errors():
+        return checksums.parse(content, where)
 
 
-def format_checksums(sums: Mapping[str, str]) -> bytes:
-    """What `sha256sum -c` reads, sorted by path."""
-    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and str(path) == name
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except checksums.NoChecksums as error:
+        raise MissingVersion(str(error)) from None
+    except checksums.DamagedVersion as error:
+        raise ChecksumError(str(error)) from None

@@ -102,6 +102,11 @@ def flags() -> tuple[Flag, ...]:
             'pergola only: write {"grpc": port, "rest": port} here once both are open, and '
             "let ports of -1 be any free ones.",
         ),
+        Flag(
+            "verify_checksums",
+            False,
+            "pergola only: check a version's files against its checksums.sha256 before it is loaded.",
+        ),
         Flag("shutdown_grace_s", 25, "pergola only: seconds for requests in flight after SIGTERM."),
         Flag("bind_address", "0.0.0.0", "pergola only: IP address to listen on, for both ports."),
         Flag("enable_model_reload", True, "pergola only: let callers change the list of served models."),

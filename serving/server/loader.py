@@ -8,12 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
-from pergola.serving.server.config.errors import BadConfig
+from pergola.serving.server.config.errors import BadConfig, VersionDamaged
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.core import batching, model, warmup
 from pergola.serving.server.core.model import Model, RuntimeSettings
 from pergola.serving.server.options import ServerOptions
 from pergola.serving.server.telemetry.metrics import Monitor
+from pergola.serving.wire import checksums
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Loader:
             return self._loaded(config, version, folder)
 
     def _loaded(self, config: ModelConfig, version: int, folder: Path) -> Model:
+        if self._options.verify_checksums:
+            _verify(folder)
         loaded = self._load(config.name, folder)
         try:
             served = self._batched(config.name, loaded, folder)
@@ -73,6 +76,13 @@ class Loader:
             batching.read_settings(own), num_threads=shared.num_threads, pool_name=shared.pool_name
         )
         return batching.BatchedModel(name, loaded, settings, self._shared)
+
+
+def _verify(folder: Path) -> None:
+    try:
+        checksums.verify(folder)
+    except checksums.DamagedVersion as error:
+        raise VersionDamaged(message=str(error)) from None
 
 
 class _ShortTurns:

@@ -39,6 +39,7 @@ class ServerOptions:
     batching_file: Path | None = None
     batching_per_model: bool = False
     session_config_file: Path | None = None
+    verify_checksums: bool = False
     ssl_file: Path | None = None
     monitoring_file: Path | None = None
     profiler: bool = True
@@ -81,6 +82,7 @@ def from_flags(parsed: Parsed) -> ServerOptions:
         batching_file=_path(value["batching_parameters_file"]),
         batching_per_model=value["enable_per_model_batching_parameters"],
         session_config_file=_path(value["tensorflow_session_config_file"]),
+        verify_checksums=value["verify_checksums"],
         ssl_file=_path(value["ssl_config_file"]),
         monitoring_file=_path(value["monitoring_config_file"]),
         profiler=value["enable_profiler"],

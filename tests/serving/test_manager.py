@@ -17,6 +17,7 @@ from pergola.serving.server.config.errors import (
     ServableNotFound,
     Superseded,
     UnknownLabel,
+    VersionDamaged,
 )
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.config.versions import All, Latest, Specific
@@ -35,11 +36,13 @@ class Folders:
         self.gate = threading.Event()
         self.gate.set()
 
-    def add(self, version: int, model: str = "m", broken: bool = False) -> Path:
+    def add(self, version: int, model: str = "m", broken: bool = False, damaged: bool = False) -> Path:
         folder = self.base / model / str(version)
         folder.mkdir(parents=True)
         if broken:
             (folder / "broken").touch()
+        if damaged:
+            (folder / "damaged").touch()
         return folder
 
     def config(self, model: str = "m", **changes) -> ModelConfig:
@@ -50,6 +53,9 @@ class Folders:
         if (folder / "broken").exists():
             self.events.append(f"fail {version}")
             raise LoadFailed(message=f"{folder} is broken")
+        if (folder / "damaged").exists():
+            self.events.append(f"damaged {version}")
+            raise VersionDamaged(message=f"{folder} is damaged")
         self.events.append(f"load {version}")
         return Loaded(self, version)
 
@@ -139,6 +145,20 @@ def test_a_bad_version_never_takes_down_a_good_one(folders, start):
     status = manager.statuses("m", 2)[0]
     assert status.code.name == "NOT_FOUND" and "is broken" in status.message
     assert served(manager) == 1
+
+
+def test_a_damaged_version_is_not_tried_again_until_its_files_change(folders, start):
+    folders.add(1)
+    manager = start(replace(QUICK, max_num_load_retries=1000))
+    manager.apply([folders.config()])
+    bad = folders.add(2, damaged=True)
+    until(lambda: manager.statuses("m")[0].state is VersionState.END)
+    assert manager.statuses("m", 2)[0].code.name == "DATA_LOSS"
+    time.sleep(0.1)
+    assert folders.events == ["load 1", "damaged 2"] and served(manager) == 1
+    bad.rename(folders.base / "aside")
+    folders.add(2)  # between two polls
+    until(lambda: served(manager) == 2)
 
 
 def test_a_half_written_version_is_served_once_it_is_whole(folders, start):

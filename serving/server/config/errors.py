@@ -310,11 +310,16 @@ class LoadFailed(ServingError):
     """A version folder without a loadable model. facts: message."""
 
 
+class VersionDamaged(ServingError):
+    """A version whose files are not those of its checksum list. facts: message."""
+
+
 CODES: dict[type[ServingError], Code] = {
     ServableNotFound: Code.NOT_FOUND,
     NoVersionsOfModel: Code.NOT_FOUND,
     NoSuchVersionOfModel: Code.NOT_FOUND,
     LoadFailed: Code.NOT_FOUND,
+    VersionDamaged: Code.DATA_LOSS,
     Superseded: Code.ABORTED,
     UnknownLabel: Code.INVALID_ARGUMENT,
     VersionAndLabel: Code.INVALID_ARGUMENT,

@@ -26,11 +26,18 @@ from pergola.serving.server.config.errors import (
     ServingError,
     Superseded,
     UnknownLabel,
+    VersionDamaged,
     code_of,
 )
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.core.model import Model
-from pergola.serving.server.core.servable import Servable, ServableStatus, ServableVersion, VersionState
+from pergola.serving.server.core.servable import (
+    Servable,
+    ServableStatus,
+    ServableVersion,
+    VersionState,
+    stamp_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -272,8 +279,7 @@ class Manager:
             return
         desired = set(entry.desired)
         for number, version in list(entry.versions.items()):
-            gone = version.state is VersionState.END and number not in desired
-            if gone and version.code is not version.code.OK:
+            if version.failed and (number not in desired or version.was_repaired):
                 del entry.versions[number]  # if it reappears, it is loaded again
             elif version.retry_at and number not in desired:
                 version.state, version.retry_at = VersionState.END, 0.0
@@ -297,6 +303,7 @@ class Manager:
                 self._changed.notify_all()
                 return
             version.state, version.attempts = VersionState.LOADING, version.attempts + 1
+            version.stamp = stamp_of(version.path)
         started = self._clock()
         try:
             model = self._load(entry.config, version.number, version.path)
@@ -320,7 +327,8 @@ class Manager:
         unexpected = None if isinstance(error, ServingError) else error
         with self._changed:
             version.code, version.message = code_of(error), message
-            if version.attempts > self._settings.max_num_load_retries or self._stopping:
+            final = isinstance(error, VersionDamaged) or self._stopping  # its files do not heal by waiting
+            if final or version.attempts > self._settings.max_num_load_retries:
                 version.state = VersionState.END
             else:
                 version.state = VersionState.LOADING

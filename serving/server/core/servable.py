@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -102,12 +103,28 @@ class ServableVersion:
     attempts: int = 0
     retry_at: float = 0.0
     servable: Servable | None = field(default=None, repr=False)
+    stamp: frozenset[tuple[str, int, int, int]] = frozenset()  # of its files when it was loaded last
 
     @property
     def failed(self) -> bool:
         """Whether loading failed for good."""
         return self.state is VersionState.END and self.code is not Code.OK
 
+    @property
+    def was_repaired(self) -> bool:
+        """Whether its files were damaged and are others now: it was published again, or its copy ended."""
+        return self.failed and self.code is Code.DATA_LOSS and self.stamp != stamp_of(self.path)
+
     def status(self) -> ServableStatus:
         """A frozen copy of the status."""
         return ServableStatus(self.number, self.state, self.code, self.message)
+
+
+def stamp_of(folder: Path) -> frozenset[tuple[str, int, int, int]]:
+    """Name, inode, size and time of change of each file below a folder."""
+    found = set()
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found.add((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return frozenset(found)
