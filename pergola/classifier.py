@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from pergola.components.errors import InputError
 from pergola.local_run import library_defaults, open_workspace, unguarded_main
 from pergola.predictions import Predictions
 from pergola.serving.wire import contract, images
+from pergola.serving.wire.checksums import CHECKSUMS
 
 if TYPE_CHECKING:
     from pergola.components.artifacts.evaluation import Evaluation
@@ -49,13 +51,17 @@ def load(
                     f"version={version}: '{name_or_path}' is a folder of one version. Leave version out."
                 )
             folder = folder.absolute()
+            if (folder / CHECKSUMS).is_file():
+                _check(folder, "pergola versions --repair")
             numbered = folder.name.isdecimal()
             name = folder.parent.name if numbered else folder.name
             return Classifier(folder, name, int(folder.name) if numbered else 0)
         from pergola.pipelines.release.resolve import resolve_version
 
         text = str(name_or_path) if version is None else f"{name_or_path}/{version}"
-        found = resolve_version(open_workspace(workspace), text)
+        place = open_workspace(workspace)
+        found = resolve_version(place, text)
+        _check(found.folder, f"pergola versions --repair --workspace {shlex.quote(str(place.root))}")
         return Classifier(found.folder, found.model, found.version)
 
 
@@ -151,6 +157,15 @@ class Classifier:
         if self._served is None:
             raise InputError(f"{self!r} is closed. Load it again with pergola.load.")
         return self._served
+
+
+def _check(folder: Path, command: str) -> None:
+    """Raises StepError for a published version whose files are not those that were published."""
+    from pergola.components.errors import StepError
+    from pergola.components.store.publish import damage_of
+
+    if problem := damage_of(folder):
+        raise StepError(f"The model is damaged: {problem} `{command}` publishes it again from the registry.")
 
 
 def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:

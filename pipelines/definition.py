@@ -180,7 +180,8 @@ TRAINING = Pipeline(
         ),
         Step(
             "champion", model.champion, "champion", group="champion", secrets=(REGISTRY,), always=True,
-            code=(f"{COMPONENTS}.release.registry",), describe=summaries.champion,
+            code=(f"{COMPONENTS}.release.registry", f"{COMPONENTS}.release.repair"),
+            describe=summaries.champion,
         ),
         Step(
             "evaluate", model.evaluate, "evaluation", group="evaluate", decodes=True, retry=False,

@@ -37,7 +37,9 @@ class LoadedModel:
 
     def probabilities(self, images: list[bytes]) -> npt.NDArray[np.float32]:
         """Encoded images -> float32 (N, C)."""
-        return self._run(contract.SERVING_DEFAULT, contract.IMAGE, self._strings(images), contract.PROBABILITIES)
+        return self._run(
+            contract.SERVING_DEFAULT, contract.IMAGE, self._strings(images), contract.PROBABILITIES
+        )
 
     def reply(self, images: list[bytes]) -> dict[str, npt.NDArray[Any]]:
         """Encoded images -> all outputs of the default signature, by name: what a server replies."""
@@ -93,4 +95,3 @@ class LoadedModel:
             return dict(zip(outputs, values, strict=True))
         except ServingError as error:
             raise StepError(f"The model in {self._folder} failed: {error}") from error
-

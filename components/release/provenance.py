@@ -6,30 +6,33 @@
   images.parquet     every file: path, label, id, split, group, and why it was excluded
   split.json, split.parquet, manifest.json, validation.json, training.json, export.json,
   evaluation.json, decision.json, registration.json    as the steps wrote them
+  checksums.json     name -> SHA-256 of these files
 
 A version never changes, so its provenance is written only once.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pergola.components import records
+from pergola.components import digest, records
 from pergola.components.artifacts.data import Manifest, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.record import Record
 from pergola.components.artifacts.release import Registration
 from pergola.components.artifacts.training import Export, Training
+from pergola.components.workspace import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS, IMAGES = "settings.toml", "images.parquet"
+SETTINGS, IMAGES, SUMS = "settings.toml", "images.parquet", "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,11 @@ class ProvenanceSources:
 
 
 def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSources) -> None:
-    """Write the provenance of a version atomically. Does nothing if it exists.
+    """Write the provenance of a version atomically. Does nothing if it exists and is sound.
 
     settings: the run's settings as TOML.
     """
-    if (place / Provenance.FILE).is_file():
+    if is_sound(place):
         return
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -78,10 +81,28 @@ def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSou
         for file in _records(sources):
             shutil.copyfile(file, partial / file.name)
         _images(sources).to_parquet(partial / IMAGES, index=False)
+        sums = {file.name: digest.of_file(file) for file in partial.iterdir()}
+        records.write_atomic(partial / SUMS, json.dumps(sums, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_sound(place: Path) -> bool:
+    """Whether a version's provenance is there, and its files are those that were written.
+
+    Provenance of a pergola before 0.2 has no checksums; of that, only its presence is looked at.
+    """
+    if not (place / Provenance.FILE).is_file():
+        return False
+    if not (place / SUMS).is_file():
+        return True
+    sums = read_json(place / SUMS)
+    try:
+        return bool(sums) and all(digest.of_file(place / name) == wanted for name, wanted in sums.items())
+    except OSError:
+        return False
 
 
 def images(place: Path, id: str) -> list[dict[str, str | None]]:

@@ -9,8 +9,10 @@ Importing MLflow takes 3 to 6 s. `champion_of` and `version_of` do without it on
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import shutil
 import sqlite3
 import time
 import warnings
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pergola.components import digest
 from pergola.components.errors import InputError, StepError
 from pergola.components.release import registry_tables
 from pergola.components.release.versions import (
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "pergola"
+ARTIFACTS = "mlartifacts"
+FILES = "pergola.files"  # tag of a run: name -> SHA-256 of its reports and records
+RESTORED = "pergola.restored"  # tag of a version that was registered from its folder
 _UNREACHABLE = re.compile(
     r"API request to (\w+://[^/ ]+).* [Ff]ailed to (?:establish a new connection|resolve .*?): (.+?)[\"')]*$",
     re.S,
@@ -76,6 +82,36 @@ def version_of(tracking_uri: str, model: str, version: int) -> RegisteredVersion
     return next((item for item in found if item.version == version), None)
 
 
+def numbers_of(tracking_uri: str, model: str) -> set[int]:
+    """The numbers of a model's versions. Reads the store as `champion_of` does."""
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():
+        return set()
+    if path is not None:
+        try:
+            return registry_tables.numbers_in(path, model)
+        except sqlite3.Error:
+            pass
+    return {version.version for version in Registry(tracking_uri).versions(model)}
+
+
+def is_intact(tracking_uri: str, version: RegisteredVersion) -> bool:
+    """Whether the files that the registry keeps of a version are those that it was given.
+
+    Those in a folder beside a SQLite store are read; of any other store it is taken for granted.
+    """
+    path = sqlite_path(tracking_uri)
+    if path is None:
+        return True
+    place = _artifacts(path, version.run)
+    try:
+        logged = json.loads(registry_tables.tag_in(path, version.run, FILES) or "{}")
+        sums = {name: digest.of_file(place / name) for name in logged}
+        return bool(sums == logged and digest.of_folder(place / _folder_of(version.sha256)) == version.sha256)
+    except (OSError, ValueError, sqlite3.Error):
+        return False
+
+
 def sqlite_path(tracking_uri: str) -> Path | None:
     """The file of a SQLite store; None for an MLflow server or another database."""
     if tracking_uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
@@ -96,6 +132,7 @@ class Registry:
     """
 
     def __init__(self, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
+        self._uri, self._path = tracking_uri, sqlite_path(tracking_uri)
         self._client, self._experiment = _open(tracking_uri, experiment)
 
     def run(self, key: str, name: str = "", *, adopt: str = "") -> str:
@@ -146,6 +183,9 @@ class Registry:
             self._batches(run, new_metrics, new_params, new_tags)
             for file in files:
                 self._client.log_artifact(run, str(file))
+            if files:
+                sums = {file.name: digest.of_file(file) for file in files}
+                self._client.set_tag(run, FILES, json.dumps(sums))
 
     def log_epochs(self, run: str, history: Sequence[Mapping[str, float]], first: int = 1) -> None:
         """Log the metrics of each epoch. Steps that were logged before stay unchanged.
@@ -179,14 +219,55 @@ class Registry:
         """
         with _step_errors():
             if (known := self._find(model, run, sha256)) is not None:
+                if not is_intact(self._uri, known):
+                    self._upload(known.run, saved_model, sha256)
                 return known
             self._create_model(model)
-            place = f"model-{sha256[:12]}"  # two models of one run must not share a folder
-            self._client.log_artifacts(run, str(saved_model), place)
-            source = f"{self._client.get_run(run).info.artifact_uri}/{place}"
+            source = self._upload(run, saved_model, sha256)
             tags = {SHA256: sha256, EXPORT_KEY: export_key, STATUS: REGISTERED}
             made = self._client.create_model_version(model, source, run, tags=tags)
             return _version(made, champion=False)
+
+    def restore(self, model: str, version: int, saved_model: Path, *, sha256: str) -> RegisteredVersion:
+        """Register a published version under the number that it has already, after the registry was lost.
+
+        Raises StepError when a later number is taken: MLflow counts upwards only.
+        """
+        with _step_errors():
+            run = self.run(f"restored-{model}-{version}-{sha256[:12]}", model)
+            self._create_model(model)
+            source = self._upload(run, saved_model, sha256)
+            tags = {SHA256: sha256, STATUS: PUBLISHED, RESTORED: "true"}
+            while (made := self._client.create_model_version(model, source, run, tags=tags)) is not None:
+                if int(made.version) == version:
+                    self.finish(run)
+                    return _version(made, champion=False)
+                self._client.delete_model_version(model, str(made.version))
+                if int(made.version) > version:
+                    break
+        raise StepError(
+            f"Version {version} of '{model}' is published, but not in the registry, which is at "
+            f"{int(made.version) - 1} already. Restore the registry from a backup (docs/operations.md)."
+        )
+
+    def fetch(self, version: RegisteredVersion, folder: Path) -> Path:
+        """The registry's copy of a version's SavedModel, written below `folder`.
+
+        Raises StepError when there is none, or it is not what was registered.
+        """
+        with _step_errors():
+            got = Path(self._client.download_artifacts(version.run, _folder_of(version.sha256), str(folder)))
+        if digest.of_folder(got) != version.sha256:
+            raise StepError(f"The registry's copy of version {version.version} is damaged, too.")
+        return got
+
+    def _upload(self, run: str, saved_model: Path, sha256: str) -> str:
+        """Store a SavedModel with a run, in place of a damaged copy. Gives its address."""
+        place = _folder_of(sha256)
+        if self._path is not None:
+            shutil.rmtree(_artifacts(self._path, run) / place, ignore_errors=True)
+        self._client.log_artifacts(run, str(saved_model), place)
+        return f"{self._client.get_run(run).info.artifact_uri}/{place}"
 
     def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
         """All versions of a model, newest first; empty when the model does not exist."""
@@ -253,8 +334,9 @@ class Registry:
             raise
 
     def _find(self, model: str, run: str, sha256: str) -> RegisteredVersion | None:
-        for found in self._search(f"name = '{_quoted(model)}' and run_id = '{_quoted(run)}'"):
-            if found.tags.get(SHA256) == sha256:
+        """The version that holds this model: of this run, or one that was restored from its folder."""
+        for found in self._search(f"name = '{_quoted(model)}'"):
+            if found.tags.get(SHA256) == sha256 and (found.run_id == run or RESTORED in found.tags):
                 return _version(found, champion=int(found.version) == self._alias(model))
         return None
 
@@ -307,12 +389,19 @@ def _open(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
 def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[MlflowClient, str]:
     from mlflow.tracking import MlflowClient
 
+    if path is not None and path.is_file() and (problem := registry_tables.problem_in(path)):
+        raise StepError(
+            f"The registry {path} is damaged: {problem}. Restore it from a backup (docs/operations.md), or "
+            "move it away: the next `pergola run` registers the published versions again."
+        )
     with _step_errors():
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None:
+            if path is not None and found.artifact_location != str(path.parent / ARTIFACTS):
+                registry_tables.relocate(path, path.parent / ARTIFACTS)
             return client, str(found.experiment_id)
-        location = None if path is None else str(path.parent / "mlartifacts")
+        location = None if path is None else str(path.parent / ARTIFACTS)
         return client, str(client.create_experiment(experiment, artifact_location=location))
 
 
@@ -346,6 +435,16 @@ def _step_errors() -> Iterator[None]:
         text = str(error).strip().splitlines()
         first = next((line for line in text if line.strip()), type(error).__name__)
         raise StepError(f"The registry (MLflow) failed: {first[:300]}") from error
+
+
+def _artifacts(path: Path, run: str) -> Path:
+    """The folder of a run's artifacts beside a SQLite store."""
+    return path.parent / ARTIFACTS / run / "artifacts"
+
+
+def _folder_of(sha256: str) -> str:
+    """Of a SavedModel among the artifacts of a run: two models of one run must not share a folder."""
+    return f"model-{sha256[:12]}"
 
 
 def _version(found: ModelVersion, *, champion: bool) -> RegisteredVersion:

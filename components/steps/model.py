@@ -88,13 +88,12 @@ def evaluate(
 def champion(context: Context, out: Path, export: Path) -> Champion:
     """The version to beat: the champion, or the one before it when the champion is this very model.
 
-    A run that reproduces a version has the champion of that time. None when there is none, or its folder is
-    gone.
+    A run that reproduces a version has the champion of that time. A damaged or missing version is published
+    again first. None when there is none, or it cannot be published again.
     """
     found = _version_to_beat(context, Export.load(export).sha256)
-    if found and not _published(context, found.version).is_dir():
-        log.warning("champion=%s is not in %s, so nothing is compared with it", found.version,
-                    context.workspace.models)  # fmt: skip
+    if found and (problem := _damage(context, found)):
+        log.warning("champion=%s: nothing is compared with it: %s", found.version, problem)
         found = None
     record = Champion(found.version, found.sha256) if found else Champion(None)
     record.save(out)
@@ -151,16 +150,30 @@ def reference(context: Context, out: Path, export: Path, shards: Path, evaluatio
 
 
 def _version_to_beat(context: Context, sha256: str) -> RegisteredVersion | None:
-    from pergola.components.release.registry import champion_of, version_of
+    from pergola.components.release import repair
+    from pergola.components.release.registry import version_of
 
     uri = context.workspace.tracking_uri
     if context.reproduces is not None:
         version = Decision.load(context.reproduces).champion
         return version_of(uri, context.model, version) if version else None
-    found = champion_of(uri, context.model)
+    found = repair.champion(context.workspace, context.model)
     if found and found.sha256 == sha256:
         return version_of(uri, context.model, found.previous) if found.previous else None
     return found
+
+
+def _damage(context: Context, version: RegisteredVersion) -> str:
+    """What is wrong with a version's folder, after an attempt to repair it; empty if nothing is."""
+    from pergola.components.release import repair
+    from pergola.components.store.publish import damage_of
+
+    folder = _published(context, version.version)
+    if damage_of(folder, version.sha256) and (
+        said := repair.repair(context.workspace, context.model, version.version)
+    ):
+        log.warning("%s", said)
+    return damage_of(folder, version.sha256)
 
 
 def _published(context: Context, version: int) -> Path:

@@ -106,18 +106,18 @@ def register(
 
 
 def is_registered(context: Context, out: Path) -> bool:
-    """Whether what registration left outside of its folder is still there."""
-    from pergola.components.release.provenance import Provenance
-    from pergola.components.release.registry import version_of
+    """Whether what registration left outside of its folder is still there, undamaged."""
+    from pergola.components.release import provenance
+    from pergola.components.release.registry import is_intact, version_of
 
     if not (out / Registration.FILE).is_file():
         return True
     found = Registration.load(out)
-    place = context.workspace.version(found.model, found.version)
-    if not (place / Provenance.FILE).is_file():
+    if not provenance.is_sound(context.workspace.version(found.model, found.version)):
         return False
-    version = version_of(context.workspace.tracking_uri, found.model, found.version)
-    return version is not None and version.sha256 == found.sha256
+    uri = context.workspace.tracking_uri
+    version = version_of(uri, found.model, found.version)
+    return version is not None and version.sha256 == found.sha256 and is_intact(uri, version)
 
 
 def publish(context: Context, out: Path, registration: Path, export: Path, reference: Path) -> Publication:
@@ -132,11 +132,15 @@ def publish(context: Context, out: Path, registration: Path, export: Path, refer
 
 
 def is_published(context: Context, out: Path) -> bool:
-    """Whether the version's folder is still there."""
-    return _is_there(context, Publication.load(out))
+    """Whether the version's folder still has what was published. All its files are read."""
+    from pergola.components.store.publish import damage_of
+
+    found = Publication.load(out)
+    return not damage_of(context.workspace.models / found.model / str(found.version), found.sha256)
 
 
-def _is_there(context: Context, found: Publication | FinalTest | Confirmation) -> bool:
+def _is_there(context: Context, found: FinalTest | Confirmation) -> bool:
+    """Whether a version has a folder: its content was compared by `is_published`."""
     return (context.workspace.models / found.model / str(found.version)).is_dir()
 
 
@@ -169,8 +173,12 @@ def confirm(context: Context, out: Path, publication: Path, final_test: Path) ->
 
 
 def is_confirmed(context: Context, out: Path) -> bool:
-    """Whether the version that was confirmed is still published."""
-    return _is_there(context, Confirmation.load(out))
+    """Whether the version that was confirmed is still published, and in the registry."""
+    from pergola.components.release.registry import version_of
+
+    found = Confirmation.load(out)
+    version = version_of(context.workspace.tracking_uri, found.model, found.version)
+    return version is not None and _is_there(context, found)
 
 
 def deliver(context: Context, out: Path, confirmation: Path, manifest: Path) -> Delivery:

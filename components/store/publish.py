@@ -4,12 +4,16 @@ A server must never see an incomplete version: it is written under a name that i
 TF-Serving ignores), flushed, verified and renamed. A published version never changes; its checksum list, in
 sha256sum's format, shows whether it is still intact.
 
+A version whose files changed is set aside, in <base>/../quarantine/<model>/, which no server watches.
+
 The notes of a release (the drift reference) are stored with the version in assets.extra/pergola/, which
 TF-Serving ignores, so they are copied wherever the version is. They do not count when models are compared.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import re
 import shutil
@@ -28,8 +32,11 @@ from pergola.components.store.checksums import (
     parse_checksums,
     verify,
 )
-from pergola.components.store.store_errors import ChecksumError
+from pergola.components.store.store_errors import ChecksumError, MissingVersion
 
+QUARANTINE = "quarantine"
+
+log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -42,11 +49,12 @@ def publish(
     notes: Path | None = None,
     registered: str = "",
 ) -> Publication:
-    """Publish a SavedModel. Publishing it again changes nothing.
+    """Publish a SavedModel. Publishing it again changes nothing, unless the published one is damaged.
 
     base: the folder of all models of a server, created if missing.  version: at least 1.
     notes: a folder whose files are stored with the version, see `notes_of`.
-    registered: SHA-256 of the SavedModel that has this number in the registry; "": not compared.
+    registered: SHA-256 of the SavedModel that has this number in the registry; "": not compared. Where it is
+    known, a published version that is damaged is set aside, and published again.
     Raises StepError if another model has this number or the disk is full, InputError for a folder that is
     not a SavedModel, an invalid model name, or a folder without write permission.
     """
@@ -61,6 +69,10 @@ def publish(
             "again, which exports it anew."
         )
     with explained(base):
+        if registered and folder.exists() and (problem := damage_of(folder)):
+            aside = set_aside(base, model, version)
+            log.warning("version %d of '%s' was damaged and is published again: %s It is kept in %s.",
+                        version, model, problem, aside)  # fmt: skip
         if folder.exists():
             _check_same(folder, sums)
             return publication
@@ -98,6 +110,36 @@ def withdraw(base: Path, model: str, version: int) -> bool:
     return True
 
 
+def damage_of(folder: Path, sha256: str = "") -> str:
+    """What is wrong with a published version, in a sentence; empty if nothing is. All its files are read.
+
+    sha256: of the SavedModel that should be there; "": not compared.
+    """
+    try:
+        sums = verify(folder)
+    except (ChecksumError, MissingVersion) as error:
+        return str(error)
+    if sha256 and (found := _sha256(sums)) != sha256:
+        return f"{folder} has a model with SHA-256 {found[:12]}…, {sha256[:12]}… was published."
+    return ""
+
+
+def set_aside(base: Path, model: str, version: int) -> Path | None:
+    """Move a damaged version out of the served folder, atomically. Gives its place; None if it was gone."""
+    folder = _folder(base, model, version)
+    place = base.parent / QUARANTINE / model
+    with explained(base):
+        place.mkdir(parents=True, exist_ok=True)
+        taken = (place / (f"{version}-{count}" if count else f"{version}") for count in itertools.count())
+        target = next(path for path in taken if not path.exists())
+        try:
+            os.rename(folder, target)
+        except FileNotFoundError:
+            return None
+        _sync(folder.parent)
+    return target
+
+
 def published(base: Path, model: str) -> list[int]:
     """The versions that servers can see, ascending; empty for an unknown model."""
     try:
@@ -120,17 +162,32 @@ def sha256_of(folder: Path) -> str:
     return _sha256(parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS)))
 
 
+def model_sha256(folder: Path) -> str:
+    """SHA-256 of the SavedModel in a published folder, from its files and not from its list."""
+    return _sha256({name: digest.of_file(path) for name, path in _below(folder).items() if name != CHECKSUMS})
+
+
+def sound_notes(folder: Path, target: Path) -> list[str]:
+    """Copy the notes of a damaged version's release that match its checksum list; names of the others."""
+    text = (folder / CHECKSUMS).read_text("utf-8", errors="replace") if (folder / CHECKSUMS).is_file() else ""
+    lost = []
+    for name, path in sorted(_below(folder / NOTES).items()):
+        if f"{digest.of_file(path)}  {NOTES}/{name}\n" in text:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / name)
+        else:
+            lost.append(name)
+    return lost
+
+
 def verify_published(base: Path, publication: Publication) -> None:
     """Check that a published version is there, undamaged, and the model that was published.
 
     All its files are read. Raises ChecksumError, MissingVersion.
     """
     folder = _folder(base, publication.model, publication.version)
-    verify(folder)
-    if (found := sha256_of(folder)) != publication.sha256:
-        raise ChecksumError(
-            f"{folder} has a model with SHA-256 {found[:12]}…, {publication.sha256[:12]}… was published."
-        )
+    if problem := damage_of(folder, publication.sha256):
+        raise (ChecksumError if folder.is_dir() else MissingVersion)(problem)
 
 
 def _folder(base: Path, model: str, version: int) -> Path:

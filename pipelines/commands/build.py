@@ -17,6 +17,7 @@ from pergola.pipelines.commands.command import (
     CommonOptions,
     command_line,
     display,
+    print_status,
     with_options,
 )
 
@@ -131,16 +132,21 @@ def expectations(
 
 @with_options
 @click.option("--model", help="Only this model.")
-def versions(options: CommonOptions, model: str | None) -> dict[str, Any]:
-    """List registered and published model versions.
+@click.option("--repair", is_flag=True, help="Set damaged versions aside and publish them again.")
+def versions(options: CommonOptions, model: str | None, repair: bool) -> dict[str, Any]:
+    """List registered and published model versions, and check their files.
 
     \b
     pergola versions
     pergola versions --model leaves --json
+    pergola versions --repair
     """
     from pergola.pipelines.release import versions as listing
 
-    found = listing.versions(options.open_workspace(), model)
+    workspace = options.open_workspace()
+    if repair:
+        listing.repair(workspace, model, print_status)
+    found = listing.versions(workspace, model)
     if not options.json:
         click.echo(listing.table(found))
     return found

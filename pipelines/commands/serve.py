@@ -84,7 +84,8 @@ def serve(
             "The stock server cannot log requests. Leave out --stock-server or --log-requests, or log in the "
             "client."
         )
-    session = ServeSession(workspace, ports.checked(), (model,) if model else None, report, log)
+    flags = () if stock_server else ("--verify_checksums",)
+    session = ServeSession(workspace, ports.checked(), (model,) if model else None, report, log, flags)
     with _stop_signals() as stop, session.process(_program(stock_server)) as process:
         session.watch(process, stop)
     return {"grpc": session.grpc, "rest": session.rest}
@@ -99,6 +100,7 @@ class ServeSession:
     only: tuple[str, ...] | None
     report: Report
     log_requests: LogOptions = NO_LOG
+    more_flags: tuple[str, ...] = ()
     pruned_s: float = 0.0  # when the log was last reduced to its maximum size
     served: tuple[str, ...] = ()
     reported: dict[tuple[str, int], str] = field(default_factory=dict)  # state of (model, version)
@@ -116,6 +118,8 @@ class ServeSession:
     @contextmanager
     def process(self, program: list[str]) -> Iterator[ChildProcess]:
         """The server, which is stopped at the end of the block."""
+        self._models_config.unlink(missing_ok=True)  # of a server before
+        self._repair_newest()
         self._write_models()
         arguments = [
             f"--port={self.ports.grpc}",
@@ -123,6 +127,7 @@ class ServeSession:
             f"--model_config_file={self._models_config}",
             "--model_config_file_poll_wait_seconds=1",
             "--file_system_poll_wait_seconds=1",
+            *self.more_flags,
         ]
         with open(self.log, "ab") as log:
             process = ChildProcess([*program, *arguments], output=log)
@@ -155,8 +160,35 @@ class ServeSession:
     def _models_config(self) -> Path:
         return self.workspace.root / "models.config"
 
+    def _asked(self) -> tuple[str, ...]:
+        return self.only or tuple(model_names(self.workspace))
+
+    def _repair_newest(self) -> None:
+        """A server that starts needs a sound version of each model: repair those that it would load."""
+        from pergola.components.store.publish import published
+
+        for name in self._asked():
+            while (numbers := published(self.workspace.models, name)) and self._repair(name, numbers[-1]):
+                pass
+
+    def _repair(self, name: str, version: int) -> bool:
+        """Whether a version was damaged and is now another, or gone. Says so."""
+        from pergola.components.release.repair import repair
+        from pergola.components.store.publish import damage_of
+
+        folder = self.workspace.models / name / str(version)
+        if not damage_of(folder):
+            return False
+        said = repair(self.workspace, name, version)
+        if said:
+            self.report(said)
+        return not folder.is_dir() or bool(damage_of(folder))
+
     def _write_models(self) -> None:
-        names = self.only or tuple(model_names(self.workspace))
+        from pergola.components.store.publish import published
+
+        # A model without a version comes later: a server that starts would wait for it.
+        names = tuple(name for name in self._asked() if published(self.workspace.models, name))
         if names != self.served or not self._models_config.exists():
             text = models_config(
                 names, self.workspace.models, log=self.workspace.request_log, share=self.log_requests.share
@@ -186,6 +218,8 @@ class ServeSession:
                 if self.reported.get((name, version.version)) != version.state:
                     self.reported[name, version.version] = version.state
                     self.report(f"{name} version {version.version} {version.state} {version.error}".rstrip())
+                    if version.state == "END" and version.error:
+                        self._repair(name, version.version)
 
     def _is_open(self) -> bool:
         """Whether the server has loaded its first models: both ports are open then."""

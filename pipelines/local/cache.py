@@ -21,6 +21,7 @@ from pergola.components import digest, records
 from pergola.components.workspace import read_json
 
 KEY_DIGITS = 20
+SMALL = 32_000_000  # bytes of an output that are read each time, in some 30 ms
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,23 @@ class Cache:
     def find(self, step: str, key: str) -> Output | None:
         """A complete output, if its files are those that were written.
 
-        Size and time of change are a shortcut: where they differ, as in a copied workspace, the content
-        decides.
+        Size and time of change are a shortcut for large outputs: where they differ, as in a copied workspace,
+        the content decides. Small outputs are always read.
         """
         folder = self.root / step / key
         mark = folder.with_suffix(".json")
         record = read_json(mark)
-        if not record or not folder.is_dir():
+        sha256, seconds = record.get("sha256"), record.get("seconds")
+        if not isinstance(sha256, str) or not isinstance(seconds, int | float) or not folder.is_dir():
             return None
         stamps = _stamps(folder)
-        if record.get("files") != stamps:
-            if digest.of_folder(folder) != record["sha256"]:
+        differ = record.get("files") != stamps
+        if differ or sum(size for size, _ in stamps.values()) <= SMALL:
+            if digest.of_folder(folder) != sha256:
                 return None
-            records.write_atomic(mark, _text({**record, "files": stamps}))
-        return Output(step, key, folder, record["sha256"], record["seconds"], reused=True)
+            if differ:
+                records.write_atomic(mark, _text({**record, "files": stamps}))
+        return Output(step, key, folder, sha256, float(seconds), reused=True)
 
     def is_sound(self, output: Output) -> bool:
         """Whether an output's content is what was written. Reads all of it, whatever the stamps say."""

@@ -1,4 +1,4 @@
-"""The checksum list of a published version, in sha256sum's format: who publishes writes it, a server may check it.
+"""The checksum list of a published version, in sha256sum's format. A server may check it.
 
 A list names every file of the model. Standard library only: the sync sidecar has nothing else.
 """

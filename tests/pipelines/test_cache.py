@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pergola.pipelines.local.cache import Cache, key_of
+from pergola.pipelines.local.cache import SMALL, Cache, key_of
+from tests.support.damage import flip
 
 
 def write(text: str):
@@ -77,15 +78,31 @@ def test_a_file_more_or_less_is_no_complete_output(tmp_path):
 
 def test_soundness_reads_content_whatever_the_stamps_say(tmp_path):
     first = make(tmp_path)
-    file = first.folder / "dish.txt"
-    stat = file.stat()
-    file.write_text("soap")
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.truncate(first.folder / "dish.txt", SMALL + 1)  # a hole, which takes no room
+    first = Cache(tmp_path).make("scan", "k", lambda folder: None, resumes=True)
+    flip(first.folder / "dish.txt", quietly=True)
     cache = Cache(tmp_path)
     assert cache.find("scan", "k") is not None  # the shortcut does not see it
     assert not cache.is_sound(first)
     cache.forget(first)
     assert cache.find("scan", "k") is None
+
+
+def test_a_small_output_that_decayed_is_made_again(tmp_path):
+    first = make(tmp_path)
+    flip(first.folder / "dish.txt", quietly=True)
+    assert Cache(tmp_path).find("scan", "k") is None
+
+
+@pytest.mark.parametrize("place", range(0, 150, 3))
+def test_a_damaged_mark_is_never_trusted(tmp_path, place):
+    first = make(tmp_path)
+    mark = first.folder.with_suffix(".json")
+    content = bytearray(mark.read_bytes())
+    content[place % len(content)] ^= 1
+    mark.write_bytes(content)
+    found = Cache(tmp_path).find("scan", "k")
+    assert found is None or found.sha256 == first.sha256
 
 
 def test_only_a_step_that_resumes_gets_a_partial_folder(tmp_path):

@@ -30,7 +30,9 @@ def built(tmp_path_factory):
 def server(base, **changes):
     manager = ManagerSettings(poll_s=0.05)
     model = ModelConfig("half", base / "half")
-    return Server(ServerOptions(models=(model,), grpc_port=0, verify_checksums=True, manager=manager, **changes))
+    return Server(
+        ServerOptions(models=(model,), grpc_port=0, verify_checksums=True, manager=manager, **changes)
+    )
 
 
 def until(is_so, timeout_s=20):
@@ -46,7 +48,10 @@ def state_of(client, version):
 
 def test_a_damaged_version_ends_with_the_file_and_the_one_before_answers(built, tmp_path):
     publish(built[0], tmp_path, "half", 1)
-    with server(tmp_path).start() as running, Client(f"localhost:{running.grpc_port}", model="half") as client:
+    with (
+        server(tmp_path).start() as running,
+        Client(f"localhost:{running.grpc_port}", model="half") as client,
+    ):
         for number, file in enumerate(FILES, start=2):
             publish(built[1], tmp_path / "other", "half", number)
             flip(tmp_path / "other" / "half" / str(number) / file)
