@@ -3,6 +3,7 @@
 scripts/images builds them; a test whose image is not there is skipped, saying so.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +39,20 @@ def test_image_holds_no_compiler_and_no_cache(target):
         run(target, "sh", "-c", "find / -xdev -name '*.whl' -o -xdev -path '*/.cache/*' 2>/dev/null; true")
         == ""
     )
+
+
+INSTALLED = "from importlib import metadata as m; print(*sorted(d.name.lower() for d in m.distributions()))"
+
+
+@pytest.mark.parametrize("target", LIMITS_MB)
+def test_image_lists_its_packages_and_holds_their_licences(target):
+    """What is listed is what is installed; our own package is in neither list of third parties."""
+    listed = json.loads(run(target, "cat", "/opt/pergola/share/packages.cdx.json"))["components"]
+    names = {part["name"].replace("_", "-") for part in listed}
+    installed = {name.replace("_", "-") for name in run(target, "python3", "-c", INSTALLED).split()}
+    assert names == installed - {"pergola-ml"}
+    notices = run(target, "cat", "/opt/pergola/share/THIRD-PARTY-NOTICES").lower().replace("_", "-")
+    assert [p for p in listed if f"\n{p['name'].replace('_', '-')} {p['version']}: " not in notices] == []
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
