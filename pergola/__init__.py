@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pergola.local_run import run
     from pergola.pipelines.local.result import RunResult
     from pergola.predictions import Predictions
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
     from pergola.serving.client.errors import ClientError
 
     __version__: str

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _HEADERS = (40, 108, 124)  # bytes of the versions 3, 4 and 5
 _DEPTHS = (8, 24, 32)
 _NOT_PLAIN = (
-    "A BMP that is compressed, has colour masks or an alpha channel, or is not of 8, 24 or 32 bits. Save it as "
-    "PNG, or send it with pergola's client, which does that."
+    "A BMP that is compressed, has colour masks or an alpha channel, or is not of 8, 24 or 32 bits. Save it "
+    "as PNG, or send it with pergola's client, which does that."
 )
 
 

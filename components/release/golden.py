@@ -20,7 +20,7 @@ from pergola.components.artifacts.evaluation import GoldenRequest, GoldenRequest
 from pergola.serving.wire import contract
 
 if TYPE_CHECKING:
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pergola.components.errors import StepError
 from pergola.serving.tools.process import ChildProcess, python_command
 
 if TYPE_CHECKING:
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
 
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 _STOP_S = 8.0
@@ -63,7 +63,7 @@ class ServerProcess:
 
         Raises StepError with the last lines of its log when it died or is not up in time.
         """
-        from pergola.serving.client.client import Client
+        from pergola.serving.client import Client
 
         self.start()
         self._wait_for_socket()

@@ -26,7 +26,7 @@ from pergola.components.release.server_process import ServerProcess
 from pergola.components.stats.metrics import quantile_interval
 
 if TYPE_CHECKING:
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class SmokeTestServer:
 
         Raises ClientError if it does not load, StepError if the server does not start.
         """
-        from pergola.serving.client.client import ServedModel
+        from pergola.serving.client import ServedModel
 
         client = self._server.client(model, version, timeout_s=self._settings.timeout_s)
         try:
@@ -107,7 +107,7 @@ class SmokeTestServer:
         return client
 
     def _try(self, link: Path, golden: GoldenRequests) -> tuple[SmokeTest, Answers | None]:
-        from pergola.serving.client.client import ClientError
+        from pergola.serving.client import ClientError
 
         self._server.client(CANDIDATE).close()  # a server that does not start is not the model's fault
         try:

@@ -15,7 +15,7 @@ from pergola.components.workspace import Workspace
 
 if TYPE_CHECKING:
     from pergola.components.release.smoke_test import SmokeTestServer
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
 
 ALL = "*"  # every section of the settings
 
@@ -74,7 +74,7 @@ class Context:
     def client_of(self, model: str, version: int) -> Iterator[Client]:
         """A client of the server that people use, if it runs; else of our own, on the published folder."""
         if self.server_address:
-            from pergola.serving.client.client import Client
+            from pergola.serving.client import Client
 
             with Client(self.server_address, model=model) as client:
                 yield client

@@ -32,7 +32,7 @@ def predict(
     that the server does not have; StepError if no server responds in time.
     """
     from pergola.components.evaluation.drift.feedback import image_id
-    from pergola.serving.client.client import Client, ClientError, InvalidInput, NotFound, Unavailable
+    from pergola.serving.client import Client, ClientError, InvalidInput, NotFound, Unavailable
     from pergola.serving.wire.images import prepare
 
     for image in images:

@@ -206,7 +206,7 @@ class ServeSession:
             prune(self.workspace.request_log(name), self.log_requests.max_bytes)
 
     def _report_versions(self) -> None:
-        from pergola.serving.client.client import NO_RETRY, Client, ClientError
+        from pergola.serving.client import NO_RETRY, Client, ClientError
 
         for name in self.served:
             try:

@@ -28,7 +28,7 @@ def tune(
     If batching does not help, no file is written and the summary says so. Raises InputError for an image that
     cannot be decoded and for invalid options, StepError if the server does not start.
     """
-    from pergola.serving.client.client import ClientError, InvalidInput
+    from pergola.serving.client import ClientError, InvalidInput
     from pergola.serving.tools.batching_search import BatchingTrial, tune_batching
     from pergola.serving.wire import contract, images
 

@@ -53,7 +53,7 @@ def _golden(address: str | None, model: str, version: int | None, folder: Path) 
     """Largest absolute difference between probabilities of the canary and those expected."""
     from pergola.components.artifacts.evaluation import GoldenRequests
     from pergola.components.release import golden
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
     from pergola.serving.client.errors import ClientError
 
     try:

@@ -106,6 +106,10 @@ def target_of(address: str | Sequence[str]) -> str:
         raise InvalidInput(
             f"'{address}' is not an address. Expected host:port, such as localhost:8500, or unix:/path."
         )
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise InvalidInput(
+            f"'{address}' has more than one colon. An IPv6 address stands in brackets: [::1]:8500."
+        )
     return address
 
 

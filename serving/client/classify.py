@@ -149,7 +149,7 @@ def _checked(images: Iterable[Any], limit: Callable[[], int]) -> Iterator[bytes]
 
 
 def _max_pixels(client: Client, timeout_s: float | None) -> int:
-    """Pixels of the largest image that the model takes; what TensorFlow takes for a model that does not say."""
+    """Pixels of the largest image that the model takes; TensorFlow's limit where it does not say."""
     from pergola.serving.wire.images import MAX_PIXELS
 
     try:

@@ -1,6 +1,6 @@
 """A client of TensorFlow Serving that needs no TensorFlow.
 
-    from pergola.serving.client.client import Client
+    from pergola.serving.client import Client
 
     with Client("dns:///leaves.models.svc:8500", model="leaves") as client:
         answer = client.classify_images(["a.jpg", "b.png"])
@@ -19,19 +19,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import Any, Self
 
-from pergola.serving.client.channel import Connection, Tls, open_channel, target_of
+from pergola.serving.client.channel import Connection, open_channel, target_of
 from pergola.serving.client.errors import (
     CallInfo,
-    Cancelled,
     ClientError,
     DeadlineExceeded,
     InvalidInput,
-    NotAllowed,
     NotFound,
     ServerError,
     TooLarge,
     Unavailable,
-    Unsupported,
 )
 from pergola.serving.client.request_log import ClientLog
 from pergola.serving.client.results import (
@@ -39,40 +36,14 @@ from pergola.serving.client.results import (
     Metadata,
     Prediction,
     ServedModel,
-    TensorSpec,
     VersionStatus,
 )
-from pergola.serving.client.retry import NO_RETRY, Retry
+from pergola.serving.client.retry import Retry
 from pergola.serving.client.rpc import Caller, Method
 from pergola.serving.wire import contract
 from pergola.serving.wire.protos import manage_pb2, predict_pb2
 from pergola.serving.wire.tensors import TensorError, describe
 from pergola.serving.wire.values import to_tensor
-
-__all__ = [
-    "NO_RETRY",
-    "Cancelled",
-    "Classification",
-    "Client",
-    "ClientError",
-    "ClientLog",
-    "Connection",
-    "DeadlineExceeded",
-    "InvalidInput",
-    "Metadata",
-    "NotAllowed",
-    "NotFound",
-    "Prediction",
-    "Retry",
-    "ServedModel",
-    "ServerError",
-    "TensorSpec",
-    "Tls",
-    "TooLarge",
-    "Unavailable",
-    "Unsupported",
-    "VersionStatus",
-]
 
 _PREDICT = Method("/tensorflow.serving.PredictionService/Predict", predict_pb2.PredictResponse)
 _METADATA = Method(

@@ -16,6 +16,7 @@ Each message says what came, what was expected and how to fix it; `details` is t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,11 +92,22 @@ def is_size_error(details: str) -> bool:
     return "larger than max" in details or "OOM when allocating" in details
 
 
-def from_rpc(error: grpc.RpcError, call_info: CallInfo) -> ClientError:
-    """The error for a failed call."""
+def from_rpc(error: grpc.RpcError, call_info: CallInfo, *, connected: bool = True) -> ClientError:
+    """The error for a failed call. connected: whether there was a connection when it failed."""
     if isinstance(error, grpc.Call):
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not connected:
+            return Unavailable(_unconnected(call_info), error.details() or "")
         return from_status(error.code() or grpc.StatusCode.UNKNOWN, error.details() or "", call_info)
     return ServerError(f"{call_info.call} failed: {error!r}.", str(error))
+
+
+def fewer(call_info: CallInfo, before: str) -> str:
+    """ ", or send fewer images at a time", where a request has several; else nothing."""
+    described = call_info.sent()
+    rows = re.search(r"\((\d+)", described)
+    if rows is None or int(rows[1]) < 2:
+        return ""
+    return f"{before} fewer {'images' if described.startswith('image: string') else 'rows'} at a time"
 
 
 def _rejected(details: str, call_info: CallInfo) -> str:
@@ -113,6 +125,11 @@ def _not_served(details: str, call_info: CallInfo) -> str:
 
 
 def _unreachable(details: str, call_info: CallInfo) -> str:
+    if any(words in details for words in ("resolving", "resolution")):
+        return (
+            f"The name in the address {call_info.target} cannot be resolved: {details}. Check its spelling "
+            "and the name service of this machine."
+        )
     tries = "once" if call_info.attempts == 1 else f"{call_info.attempts} times"
     return (
         f"No answer from {call_info.target} to {call_info.call} of {call_info.model}, tried {tries} "
@@ -121,17 +138,25 @@ def _unreachable(details: str, call_info: CallInfo) -> str:
     )
 
 
+def _unconnected(call_info: CallInfo) -> str:
+    return (
+        f"No connection to {call_info.target} for {call_info.call} of {call_info.model} within "
+        f"{call_info.timeout_s:g} s: its name was not resolved, or nothing answered there. "
+        "Check the address, the name service and that the server is running, or raise timeout_s."
+    )
+
+
 def _timed_out(details: str, call_info: CallInfo) -> str:
     return (
         f"{call_info.target} did not answer {call_info.call} of {call_info.model} within "
-        f"{call_info.timeout_s:g} s ({details}). Raise timeout_s, or send fewer images at a time."
+        f"{call_info.timeout_s:g} s ({details}). Raise timeout_s{fewer(call_info, ', or send')}."
     )
 
 
 def _too_large(details: str, call_info: CallInfo) -> str:
     return (
-        f"{call_info.call} of {call_info.model}: {details}. Send fewer images at a time, or raise "
-        "Connection(max_message_mib=…) here or the limit of the server."
+        f"{call_info.call} of {call_info.model}: {details}. Raise Connection(max_message_mib=…) here or the "
+        f"limit of the server{fewer(call_info, ', or send')}."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -14,9 +15,18 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from pergola.serving.client.channel import Connection
-from pergola.serving.client.errors import CallInfo, Cancelled, ServerError, TooLarge, from_rpc
+from pergola.serving.client.errors import (
+    CallInfo,
+    Cancelled,
+    ClientError,
+    ServerError,
+    TooLarge,
+    fewer,
+    from_rpc,
+)
 from pergola.serving.client.retry import DelayedCalls, Retry, may_retry
 
+_STATE_WAIT_S = 0.2
 Reply = TypeVar("Reply")
 Answer = TypeVar("Answer")
 
@@ -48,7 +58,8 @@ class Caller:
 
     def call(self, method: Method[Reply], request: Any, call_info: CallInfo) -> Reply:
         """The reply. Raises a ClientError within `call_info.timeout_s` seconds."""
-        payload, ends = _serialize(request, self._connection), time.monotonic() + call_info.timeout_s
+        payload = _serialize(request, self._connection, call_info)
+        ends = time.monotonic() + call_info.timeout_s
         failures = 0
         while True:
             try:
@@ -57,7 +68,7 @@ class Caller:
                 failures += 1
                 pause = self._pause(error, method, failures, ends)
                 if pause is None:
-                    raise from_rpc(error, dataclasses.replace(call_info, attempts=failures)) from None
+                    raise self._error(error, call_info, failures) from None
                 time.sleep(pause)
 
     def start(
@@ -93,6 +104,23 @@ class Caller:
         self._stubs[method.path] = stub
         return stub
 
+    def _error(self, error: grpc.RpcError, call_info: CallInfo, failures: int) -> ClientError:
+        connected = True
+        if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            connected = self._is_connected()
+        return from_rpc(error, dataclasses.replace(call_info, attempts=failures), connected=connected)
+
+    def _is_connected(self) -> bool:
+        """Whether there is a connection now; gRPC's deadline looks the same with and without one."""
+        states: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+        try:
+            self._channel.subscribe(states.put)
+            return states.get(timeout=_STATE_WAIT_S) is grpc.ChannelConnectivity.READY
+        except (queue.Empty, ValueError):  # not told in time, or closed meanwhile
+            return True
+        finally:
+            self._channel.unsubscribe(states.put)
+
     def _pause(self, error: grpc.RpcError, method: Method[Any], failures: int, ends: float) -> float | None:
         if self._closed or not may_retry(error, method.idempotent):
             return None
@@ -112,7 +140,7 @@ class _Pending(Generic[Reply, Answer]):
     ) -> None:
         self.future: Future[Answer] = Future()
         self._caller, self._method, self._call_info, self._read = caller, method, call_info, read
-        self._payload = _serialize(request, caller._connection)
+        self._payload = _serialize(request, caller._connection, call_info)
         self._ends = time.monotonic() + call_info.timeout_s
         self._failures = 0
         self._call: Any = None
@@ -139,7 +167,7 @@ class _Pending(Generic[Reply, Answer]):
         self._failures += 1
         pause = self._caller._pause(error, self._method, self._failures, self._ends)
         if pause is None or self.future.cancelled():
-            self._fail(from_rpc(error, dataclasses.replace(self._call_info, attempts=self._failures)))
+            self._fail(self._caller._error(error, self._call_info, self._failures))
         else:
             self._caller._delayed.call(pause, self.send)
 
@@ -161,14 +189,14 @@ class _Pending(Generic[Reply, Answer]):
             self._call.cancel()
 
 
-def _serialize(request: Any, connection: Connection) -> bytes:
+def _serialize(request: Any, connection: Connection, call_info: CallInfo) -> bytes:
     """The request as bytes. Raises TooLarge, which gRPC would only report after sending."""
     limit = connection.max_message_mib * 2**20
     size = request.ByteSize()
     if size > limit:
         raise TooLarge(
             f"This request has {size / 2**20:.1f} MiB, more than the {connection.max_message_mib} MiB that "
-            "Connection(max_message_mib=…) allows. Send fewer images at a time, or raise it (at most 2047)."
+            f"Connection(max_message_mib=…) allows. Raise it (at most 2047){fewer(call_info, ', or send')}."
         )
     return cast(bytes, request.SerializeToString())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pergola.serving.client.client import Client
+from pergola.serving.client import Client
 from tests.support.command import kill_when, pergola_json, serving
 
 LEAVES = Path(__file__).parents[3] / "shared" / "data" / "leaves"

@@ -27,7 +27,7 @@ STORE = "s3://models/pergola"
 IMAGE = f"{os.environ.get('PERGOLA_TEST_REGISTRY', '')}pergola:{VERSION}"
 LOAD = """
 import collections, json, sys, time
-from pergola.serving.client.client import Client
+from pergola.serving.client import Client
 answers, failures = collections.Counter(), []
 end = time.monotonic() + float(sys.argv[1])
 with Client("dns:///model-server-headless:8500", model="leaves") as client:

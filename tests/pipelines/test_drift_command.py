@@ -20,7 +20,7 @@ from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.local.progress import SilentDisplay
 from pergola.pipelines.monitoring import drift as front
 from pergola.pipelines.release.resolve import resolve_version
-from pergola.serving.client.client import Client
+from pergola.serving.client import Client
 from tests.support import released
 from tests.support.command import serving
 

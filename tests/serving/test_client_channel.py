@@ -1,10 +1,13 @@
 """How the client reaches a server: addresses, TLS, tokens, keep-alive."""
 
+import socket
+
 import grpc
 import pytest
 
 from pergola.serving.client import Client, InvalidInput, NotAllowed, Unavailable
 from pergola.serving.client.channel import Connection, Tls, target_of
+from pergola.serving.client.errors import CallInfo, from_status
 from pergola.serving.client.retry import Retry, may_retry
 from tests.support.certificates import Authority
 from tests.support.scripted_server import ScriptedServer
@@ -234,3 +237,43 @@ def test_only_what_may_help_and_cannot_harm_is_sent_again(code, details, again, 
     assert may_retry(error, idempotent=True) is again
     assert may_retry(error, idempotent=False) is reload_again
     assert not may_retry(grpc.RpcError(), idempotent=True)
+
+
+@pytest.mark.parametrize("address", ["::1:8500", "fe80::1", "2001:db8::7:8500"])
+def test_address_of_ipv6_without_brackets_is_refused(address):
+    with pytest.raises(InvalidInput, match=r"stands in brackets: \[::1\]:8500"):
+        Client(address, model="leaves")
+    assert target_of("[::1]:8500") == "[::1]:8500"
+
+
+def test_name_that_nobody_knows_is_unavailable():
+    client = Client("no-such-host.invalid:8500", model="leaves", timeout_s=1.0)
+    with client, pytest.raises(Unavailable, match=r"no-such-host\.invalid"):
+        client.predict({"image": [b"a"]})
+
+
+def test_name_service_that_does_not_answer_is_unavailable():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"dns://127.0.0.1:{silent.getsockname()[1]}/leaves.example:8500"
+        with Client(address, model="leaves", timeout_s=0.5) as client:
+            with pytest.raises(Unavailable, match=r"No connection to .*its name was not resolved") as caught:
+                client.predict({"image": [b"a", b"b"]})
+            with pytest.raises(Unavailable, match="No connection to"):
+                client.predict_async({"image": [b"a"]}).result()
+    assert "fewer" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sent", "advice"),
+    [
+        ("image: string (32,)", "Raise timeout_s, or send fewer images at a time."),
+        ("image: string (1,)", "Raise timeout_s."),
+        ("x: float32 (9, 2)", "Raise timeout_s, or send fewer rows at a time."),
+        ("", "Raise timeout_s."),
+    ],
+)
+def test_advice_to_send_fewer_is_given_where_there_are_several(sent, advice):
+    call_info = CallInfo("Predict", "localhost:8500", "leaves", lambda: sent, 3.0)
+    error = from_status(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call_info)
+    assert str(error).endswith(advice)

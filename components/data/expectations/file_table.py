@@ -55,6 +55,7 @@ def _with_derived_columns(table: pd.DataFrame, index: ManifestIndex, start: int)
     table["labels"] = of_image(index.labels)
     copies = (of_image(index.first) != rows) & (table["labels"] == 1)
     table["copies"] = copies.astype(np.float64).where(readable)
+    table["elsewhere"] = table["path"].str.match(r"(?:also:)?\.\./").astype(np.int64)
     for column in ("near_copies", "near_labels", "splits"):
         table[column] = of_image(getattr(index, column))
     # An image under two labels is a label conflict, not a near conflict.

@@ -10,15 +10,15 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
+from pergola.components.data.sources.archive_target import BoundedTarInfo, Target
 from pergola.components.disk import explained
 from pergola.components.errors import InputError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
-_CHUNK = 1 << 20
+_ENTRY_BYTES = 46  # of a zip's directory, for each member, and its name
+_END_BYTES = 22 + (1 << 16)  # of a zip, in which its directory is named
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError, ValueError)
 
 
@@ -31,13 +31,15 @@ def unpack(archive: Path, scratch: Path, *, max_bytes: int, max_files: int) -> P
     """A folder below `scratch` with the archive's contents, reused while the archive does not change.
 
     Raises InputError for a damaged archive, a member whose name or link points outside of it, a member that
-    is not a file, folder or link, and for more than `max_bytes` (unpacked) or `max_files`.
+    is not a file, folder or link, for more than `max_bytes` (unpacked) or `max_files`, for one that unpacks
+    to far more than its size, and for one that would fill the disk.
     """
 
     def fill(folder: Path) -> None:
-        target = _Target(archive, folder, max_bytes, max_files)
-        (_unpack_zip if archive.name.lower().endswith(".zip") else _unpack_tar)(archive, target)
-        target.make_links()
+        target = Target.of(archive, folder, max_bytes, max_files)
+        with _reading(archive):
+            (_unpack_zip if archive.name.lower().endswith(".zip") else _unpack_tar)(archive, target)
+            target.make_links()
 
     return staged(scratch, [archive], fill)
 
@@ -71,74 +73,8 @@ def staged(scratch: Path, files: list[Path], fill: Callable[[Path], None]) -> Pa
     return folder
 
 
-@dataclass
-class _Target:
-    """The folder that an archive is unpacked into, with the remaining limits."""
-
-    archive: Path
-    folder: Path
-    bytes_left: int
-    files_left: int
-    links: dict[Path, str] = field(default_factory=dict)
-
-    def place(self, name: str) -> Path:
-        """The path of a member. Raises InputError when it is outside of the folder."""
-        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise InputError(
-                f"'{self.archive}' holds '{name}', whose path leads out of the archive: it was not "
-                "unpacked. Create it again with relative paths."
-            )
-        self.files_left -= 1
-        if self.files_left < 0:
-            raise InputError(
-                f"'{self.archive}' holds too many files: it was not unpacked. Raise scan.max_archive_files "
-                "if you trust it."
-            )
-        return self.folder / name
-
-    def write(self, place: Path, data: IO[bytes]) -> None:
-        """Copy a member's bytes, within the limit."""
-        with explained(self.folder):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = open(place, "wb")  # noqa: SIM115
-        with file:
-            while chunk := data.read(_CHUNK):
-                self.bytes_left -= len(chunk)
-                if self.bytes_left < 0:
-                    raise InputError(
-                        f"'{self.archive}' unpacks to too many bytes: it was not unpacked. Raise "
-                        "scan.max_archive_bytes if you trust it."
-                    )
-                with explained(self.folder):
-                    file.write(chunk)
-
-    def link(self, place: Path, goal: str) -> None:
-        """Store a symbolic link for later, so that nothing is ever written through one."""
-        inside = os.path.normpath(os.path.join(place.parent.relative_to(self.folder), goal))
-        if os.path.isabs(goal) or inside == ".." or inside.startswith("../"):
-            raise self._leads_out(place, goal)
-        self.links[place] = goal
-
-    def make_links(self) -> None:
-        for place, goal in self.links.items():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                place.symlink_to(goal)
-        root = os.path.realpath(self.folder)
-        for place, goal in self.links.items():
-            if not os.path.realpath(place).startswith(root + os.sep):
-                raise self._leads_out(place, goal)
-
-    def _leads_out(self, place: Path, goal: str) -> InputError:
-        name = place.relative_to(self.folder)
-        return InputError(
-            f"'{self.archive}' holds the link '{name}' to '{goal}', which leads out of the archive: it was "
-            "not unpacked. Pack the images themselves."
-        )
-
-
-def _unpack_tar(archive: Path, target: _Target) -> None:
-    with _reading(archive), tarfile.open(archive, "r:*") as tar:
+def _unpack_tar(archive: Path, target: Target) -> None:
+    with tarfile.open(archive, "r:*", tarinfo=BoundedTarInfo) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
             place = target.place(member.name)
@@ -163,8 +99,9 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
                 )
 
 
-def _unpack_zip(archive: Path, target: _Target) -> None:
-    with _reading(archive), zipfile.ZipFile(archive) as zipped:
+def _unpack_zip(archive: Path, target: Target) -> None:
+    target.check_count(_directory_bytes(archive) // _ENTRY_BYTES)
+    with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             place = target.place(member.filename)
             if member.is_dir():
@@ -176,6 +113,16 @@ def _unpack_zip(archive: Path, target: _Target) -> None:
                     target.link(place, os.fsdecode(data.read(4096)))
                 else:
                     target.write(place, data)
+
+
+def _directory_bytes(zipped: Path) -> int:
+    """Bytes of a zip's directory, which is read into memory as a whole."""
+    size = zipped.stat().st_size
+    with open(zipped, "rb") as file:
+        file.seek(max(0, size - _END_BYTES))
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    return min(size, int.from_bytes(end[at + 12 : at + 16], "little")) if at >= 0 else 0
 
 
 class _reading:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pergola.components.artifacts.data import TRAIN
-from pergola.components.data.sources.source import SPLIT_NAMES, Entry, check_labels
+from pergola.components.data.sources.source import SPLIT_NAMES, Entry, check_labels, read_regular
 from pergola.components.errors import InputError
 
 IMAGES = (
@@ -64,8 +64,7 @@ class FolderSource:
     def read(self, path: str) -> bytes:
         if os.path.isabs(path) or ".." in path.split("/"):
             raise PermissionError(f"'{path}' leads out of the data set.")
-        with open(os.path.join(self.root, path), "rb") as file:
-            return file.read()
+        return read_regular(Path(self.root, path))
 
     def _entry(self, path: str, child: os.DirEntry[str]) -> Entry:
         label, given_split = self._belongs(path)

@@ -6,12 +6,13 @@ Extra columns go into the manifest as texts, for results by slice.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pergola.components.data.sources.source import SPLIT_NAMES, Entry, Stamp, check_labels
+from pergola.components.data.sources.source import SPLIT_NAMES, Entry, Stamp, check_labels, read_regular
 from pergola.components.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -40,24 +41,33 @@ class ListSource:
         """Every row of the list, in order of path."""
         for path, label, split, *extra in _rows(self._table()):
             stamp = self._stamp(path)
-            reason = None if stamp else "it is gone"
+            reason = None if stamp else self._why_not(path)
             yield Entry(
                 path, label, split, stamp or (0, 0, 0), stamp[0] if stamp else 0, reason, tuple(extra)
             )
 
     def read(self, path: str) -> bytes:
-        with open(self.location.parent / path, "rb") as file:
-            return file.read()
+        return read_regular(self.location.parent / path)
 
     def _stamp(self, path: str) -> Stamp | None:
+        """None for what is not a file: it is gone, a folder, a device, a pipe."""
         try:
             info = os.stat(self.location.parent / path)
         except (OSError, ValueError):
             return None
-        return info.st_size, info.st_mtime_ns, info.st_ctime_ns
+        return (info.st_size, info.st_mtime_ns, info.st_ctime_ns) if stat.S_ISREG(info.st_mode) else None
+
+    def _why_not(self, path: str) -> str:
+        return "it is not a regular file" if self._exists(path) else "it is gone"
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return os.path.exists(self.location.parent / path)
+        except ValueError:
+            return False
 
     def _check_files(self, table: Any) -> None:
-        missing = [path for path, *_ in _rows(table) if self._stamp(path) is None]
+        missing = [path for path, *_ in _rows(table) if not self._exists(path)]
         if missing:
             raise InputError(
                 f"'{self.location}' names {len(missing)} of {table.num_rows} files that do not exist, the "

@@ -18,7 +18,9 @@ class ScanSettings:
     max_side: int = setting(30_000, "images wider or higher than this, in pixels, are not decoded", low=1)
     max_bytes: int = setting(250_000_000, "files larger than this, in bytes, are not read", low=1)
     max_archive_bytes: int = setting(
-        200_000_000_000, "an archive may unpack to at most this many bytes", low=1
+        20_000_000_000,
+        "an archive may unpack to at most this many bytes, and must leave 1 GB of the disk free",
+        low=1,
     )
     max_archive_files: int = setting(5_000_000, "an archive may hold at most this many files", low=1)
     relabel: str = setting("", "relabel.csv with a person's label corrections; empty: none", file=True)

@@ -10,7 +10,10 @@ Images in arrays (IDX, CIFAR batches, .npz) are read as Netpbm files: a short he
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -111,6 +114,14 @@ def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
         "folder."
         + (" To classify a single image, use `pergola predict`." if suffix in folders.IMAGES else "")
     )
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError for anything else, such as a pipe, which would be waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return file.read()
 
 
 def stamp(source: Source) -> str:

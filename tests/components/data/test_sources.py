@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from pergola.components.data.manifest.scan import ScanSettings
+from pergola.components.data.sources.archive_target import RESERVE_BYTES, Target
 from pergola.components.data.sources.source import open_source, stamp
 from pergola.components.errors import InputError
 from pergola.serving.wire.images import prepare
@@ -458,3 +461,103 @@ def test_archive_that_was_half_unpacked_by_a_kill_is_unpacked_anew(tmp_path, ope
     (half / "b/1.png").unlink()
     assert labels(opened(archive)) == ["a", "b"]
     assert [p.name for p in (tmp_path / "scratch/unpacked").iterdir()] == [whole.name]
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+CHAINS = [
+    {"a/x": "b/..", "a/b": "../.."},
+    {"a/x": "../b/y/../../..", "b/y": "."},
+    {"l": "a", "l/deep/m": "../../b"},
+    {"l": "a", "a/up": "..", "a/up/up/out/made": "1.png"},
+    {"x1": "x2", "x2": "x1"},
+    {"up": "a/../..", "up/outside/l": "x"},
+]
+
+
+@pytest.mark.parametrize("links", CHAINS)
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_archive_makes_nothing_outside_even_when_it_is_refused(tmp_path, opened, links, suffix):
+    import tarfile
+
+    archive = tmp_path / f"s{suffix}"
+    if suffix == ".tar":
+        tar_with_links(archive, links, tarfile.SYMTYPE)
+    else:
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for name, data in members("a/1.png", "b/1.png").items():
+                zipped.writestr(name, data)
+            for name, goal in links.items():
+                info = zipfile.ZipInfo(name)
+                info.create_system, info.external_attr = 3, 0o120777 << 16
+                zipped.writestr(info, goal)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="leads out of the archive or through another link"):
+        opened(archive)
+    made = [path for path in tree(tmp_path) if path not in before]
+    assert [path for path in made if not path.startswith("scratch")] == []
+    assert [path for path in made if path.startswith("scratch/unpacked/")] == []
+
+
+def test_archive_with_a_huge_header_is_refused_before_it_is_read(tmp_path, opened):
+    import tarfile
+
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE):
+        info = tarfile.TarInfo("././@LongLink")
+        info.type, info.size = kind, 50_000_000
+        with gzip.open(tmp_path / "s.tar.gz", "wb") as file:
+            file.write(info.tobuf(tarfile.USTAR_FORMAT) + bytes(50_000_000))
+        with pytest.raises(InputError, match="a header of 50000000 bytes"):
+            opened(tmp_path / "s.tar.gz")
+
+
+def test_archive_with_holes_is_refused(tmp_path, opened):
+    import tarfile
+
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        info = tarfile.TarInfo("a/1.png")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+        archive.addfile(info)
+    with pytest.raises(InputError, match="a file with holes"):
+        opened(tmp_path / "s.tar")
+
+
+def test_archive_of_zeros_is_refused_by_its_ratio(tmp_path, opened):
+    image_files.write_tar(tmp_path / "s.tar.gz", {"a/1.png": bytes(140_000_000), "b/1.png": b"x"})
+    with pytest.raises(InputError, match="more than 200 times its size, as a bomb does"):
+        opened(tmp_path / "s.tar.gz")
+
+
+def test_archive_leaves_room_on_the_disk(tmp_path):
+    archive = tmp_path / "s.tar"
+    with open(archive, "wb") as file:
+        file.truncate(10**12)  # takes no room, and allows any ratio
+    target = Target.of(archive, tmp_path, 10**18, 5)
+    assert target.bytes_left <= shutil.disk_usage(tmp_path).free + 10**9 - RESERVE_BYTES
+    assert "this disk" in target.why_bytes
+
+
+def test_zip_with_a_directory_of_too_many_files_is_refused(tmp_path, opened):
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for number in range(30):
+            archive.writestr(f"a/{number}.png", b"")
+    with pytest.raises(InputError, match="too many files"):
+        opened(tmp_path / "s.zip", max_archive_files=20)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_list_reads_regular_files_only(tmp_path, opened):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "good.png").write_bytes(png(pixels(0, 0, size=8)))
+    paths = ["pipe.png", "folder.png", "/dev/zero", "good.png"]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{path},a\n" for path in paths))
+    source = opened(tmp_path / "list.csv")
+    reasons = {Path(entry.path).name: entry.reason for entry in source.entries()}
+    odd = "it is not a regular file"
+    assert reasons == {"pipe.png": odd, "folder.png": odd, "zero": odd, "good.png": None}
+    for path in ("pipe.png", "folder.png", "/dev/zero"):
+        with pytest.raises(OSError):
+            source.read(path)

@@ -24,7 +24,7 @@ from pergola.pipelines.kubeflow import compiled
 from pergola.pipelines.kubeflow.cluster import ClusterSettings
 from pergola.pipelines.local import run
 from pergola.pipelines.local.progress import SilentDisplay
-from pergola.serving.client.client import Client
+from pergola.serving.client import Client
 from tests.pipelines.kubeflow.local_runs import GROUPS, IF_ACCEPTED, Ran, check_equal
 from tests.support.container_images import (
     ENGINE,
