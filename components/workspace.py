@@ -32,6 +32,7 @@ from pergola.components.disk import explained
 from pergola.components.errors import InputError
 
 LAYOUT = 2
+SERVE_LOCK = "serve.lock"  # held by `pergola serve` while it runs
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,18 @@ class Workspace:
     def server(self) -> dict[str, Any]:
         """Where `pergola serve` listens ("grpc", "rest", "pid"); empty when it does not run."""
         record = read_json(self.root / "serve.json")
-        return record if record and _is_alive(record.get("pid", 0)) else {}
+        return record if record and self._is_locked(SERVE_LOCK) else {}
+
+    def _is_locked(self, name: str) -> bool:
+        """Whether a living process holds a lock."""
+        try:
+            with open(self.root / name, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -168,11 +180,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (OSError, TypeError):
-        return False
-    return pid > 0

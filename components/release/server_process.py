@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from pergola.components.errors import StepError
 from pergola.serving.tools.process import ChildProcess, python_command
+from pergola.serving.wire.contract import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from pergola.serving.client import Client
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 _STOP_S = 8.0
 
-# The smoke test runs on the CPU: it must not compete with training for the GPU's memory.
-_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# The smoke test runs on the CPU: it must not compete with training for the GPU's memory. Its socket lies in a
+# folder of its own, so it needs no token.
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", TOKEN_VARIABLE: ""}
 
 
 class ServerProcess:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pergola.components.errors import InputError, StepError
+from pergola.pipelines.commands.exposure import read_token
 from pergola.pipelines.release.resolve import only_model
-from pergola.serving.wire.contract import GRPC_PORT
+from pergola.serving.wire.contract import GRPC_PORT, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from pergola.components.workspace import Workspace
@@ -23,6 +24,7 @@ def predict(
     version: int | None = None,
     top: int = 3,
     timeout_s: float = 10.0,
+    token_file: Path | None = None,
 ) -> list[dict[str, Any]]:
     """A dict per image: path, label, probability, top (a list of [label, probability]), version, and id.
 
@@ -32,16 +34,16 @@ def predict(
     that the server does not have; StepError if no server responds in time.
     """
     from pergola.components.evaluation.drift.feedback import image_id
-    from pergola.serving.client import Client, ClientError, InvalidInput, NotFound, Unavailable
+    from pergola.serving.client import Client, ClientError, InvalidInput, NotAllowed, NotFound, Unavailable
     from pergola.serving.wire.images import prepare
 
     for image in images:
         if not image.is_file():
             raise InputError(f"There is no image at {image}. Check the path.")
-    model = model or only_model(workspace)
+    model, token = model or only_model(workspace), read_token(token_file)
     address = server or workspace.server().get("grpc") or f"localhost:{GRPC_PORT}"
     try:
-        with Client(address, model=model, version=version, timeout_s=timeout_s) as client:
+        with Client(address, model=model, version=version, timeout_s=timeout_s, token=token) as client:
             answer = client.classify_images(images)
             best = answer.top(top)
     except Unavailable as error:
@@ -49,6 +51,10 @@ def predict(
             f"Start one with `pergola serve --workspace {workspace.root}`, or give its address with --server."
         )
         raise StepError(f"No server answers at {address}. {hint}") from error
+    except NotAllowed as error:
+        raise InputError(
+            f"{error} Name the token's file with --token-file, or set {TOKEN_VARIABLE}."
+        ) from error
     except (InvalidInput, NotFound) as error:
         raise InputError(str(error)) from error
     except ClientError as error:

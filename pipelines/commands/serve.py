@@ -10,27 +10,34 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pergola import extras
 from pergola.components import records
 from pergola.components.errors import InputError, StepError
-from pergola.components.workspace import Workspace
+from pergola.components.workspace import SERVE_LOCK, Workspace
+from pergola.pipelines.commands.exposure import Exposure
 from pergola.pipelines.release.resolve import model_names
 from pergola.serving.tools.process import ChildProcess, python_command
+from pergola.serving.wire.private_files import open_private, rotate
+
+if TYPE_CHECKING:
+    from pergola.serving.client.channel import Connection
 
 Report = Callable[[str], None]
 
 POLL_S = 0.5
 PRUNE_S = 60.0
 GRACE_S = 30.0
+MAX_SERVER_LOG_BYTES = 16 << 20  # of serve.log; as much again is in serve.log.1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LOCAL = Exposure()
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,9 @@ class Ports:
     grpc: int
     rest: int
 
-    def checked(self) -> Ports:
+    def checked(self, exposure: Exposure) -> Ports:
         """The ports, with a free one for each 0. Raises InputError if one is in use."""
-        return Ports(_free_port(self.grpc, "--port"), _free_port(self.rest, "--rest-port"))
+        return Ports(exposure.free_port(self.grpc, "--port"), exposure.free_port(self.rest, "--rest-port"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class LogOptions:
 
     share: float = 0.0  # 0 to 1
     max_bytes: int = 1_000_000_000  # per model; the oldest files are deleted first
+    max_age_s: float = 0.0  # older files are deleted; 0 keeps them
 
 
 NO_LOG = LogOptions()
@@ -64,6 +72,7 @@ def serve(
     stock_server: bool = False,
     report: Report,
     log: LogOptions = NO_LOG,
+    exposure: Exposure = LOCAL,
 ) -> dict[str, Any]:
     """Serve until SIGTERM or Ctrl-C; returns the addresses it listened on.
 
@@ -84,9 +93,16 @@ def serve(
             "The stock server cannot log requests. Leave out --stock-server or --log-requests, or log in the "
             "client."
         )
-    flags = () if stock_server else ("--verify_checksums",)
-    session = ServeSession(workspace, ports.checked(), (model,) if model else None, report, log, flags)
-    with _stop_signals() as stop, session.process(_program(stock_server)) as process:
+    program, exposure = _program(stock_server), exposure.checked(stock_server)
+    only = (model,) if model else None
+    session = ServeSession(workspace, ports.checked(exposure), only, report, log, exposure)
+    flags = exposure.flags(workspace.root, stock_server)
+    checks = () if stock_server else ("--verify_checksums",)
+    with (
+        workspace.lock("pergola serve", SERVE_LOCK),
+        _stop_signals() as stop,
+        session.process([*program, *flags, *checks]) as process,
+    ):
         session.watch(process, stop)
     return {"grpc": session.grpc, "rest": session.rest}
 
@@ -100,25 +116,26 @@ class ServeSession:
     only: tuple[str, ...] | None
     report: Report
     log_requests: LogOptions = NO_LOG
-    more_flags: tuple[str, ...] = ()
+    exposure: Exposure = LOCAL
     pruned_s: float = 0.0  # when the log was last reduced to its maximum size
     served: tuple[str, ...] = ()
     reported: dict[tuple[str, int], str] = field(default_factory=dict)  # state of (model, version)
 
     @property
     def grpc(self) -> str:
-        """Address for gRPC clients."""
-        return f"localhost:{self.ports.grpc}"
+        """Address for gRPC clients on this machine."""
+        return self.exposure.local_address(self.ports.grpc)
 
     @property
     def rest(self) -> str:
-        """Address for REST clients."""
-        return f"http://localhost:{self.ports.rest}"
+        """Address for REST clients on this machine."""
+        return f"http://{self.exposure.local_address(self.ports.rest)}"
 
     @contextmanager
     def process(self, program: list[str]) -> Iterator[ChildProcess]:
         """The server, which is stopped at the end of the block."""
-        self._models_config.unlink(missing_ok=True)  # of a server before
+        for left in (self._models_config, self._record):  # of a session that was killed
+            left.unlink(missing_ok=True)
         self._repair_newest()
         self._write_models()
         arguments = [
@@ -127,14 +144,13 @@ class ServeSession:
             f"--model_config_file={self._models_config}",
             "--model_config_file_poll_wait_seconds=1",
             "--file_system_poll_wait_seconds=1",
-            *self.more_flags,
         ]
-        with open(self.log, "ab") as log:
+        with open_private(self.log) as log:
             process = ChildProcess([*program, *arguments], output=log)
         try:
             yield process
         finally:
-            (self.workspace.root / "serve.json").unlink(missing_ok=True)
+            self._record.unlink(missing_ok=True)
             process.stop(GRACE_S)
 
     def watch(self, process: ChildProcess, stop: list[int]) -> None:
@@ -148,6 +164,7 @@ class ServeSession:
                 self._announce()
                 self._report_versions()
             self._prune_log()
+            rotate(self.log, MAX_SERVER_LOG_BYTES)
             time.sleep(POLL_S)
         self.report("Stopping after the requests in flight.")
 
@@ -155,6 +172,11 @@ class ServeSession:
     def log(self) -> Path:
         """File with the output of the server."""
         return self.workspace.root / "serve.log"
+
+    @property
+    def _record(self) -> Path:
+        """File that says where the server listens, while it does."""
+        return self.workspace.root / "serve.json"
 
     @property
     def _models_config(self) -> Path:
@@ -199,18 +221,24 @@ class ServeSession:
     def _prune_log(self) -> None:
         from pergola.components.evaluation.drift.request_log import prune
 
-        if not self.log_requests.share or time.monotonic() - self.pruned_s < PRUNE_S:
+        if (
+            not (self.log_requests.share or self.log_requests.max_age_s)
+            or time.monotonic() - self.pruned_s < PRUNE_S
+        ):
             return
         self.pruned_s = time.monotonic()
         for name in self.served:
-            prune(self.workspace.request_log(name), self.log_requests.max_bytes)
+            options = self.log_requests
+            prune(self.workspace.request_log(name), options.max_bytes, options.max_age_s)
 
     def _report_versions(self) -> None:
         from pergola.serving.client import NO_RETRY, Client, ClientError
 
         for name in self.served:
             try:
-                with Client(self.grpc, model=name, timeout_s=1.0, retry=NO_RETRY) as client:
+                with Client(
+                    self.grpc, model=name, timeout_s=1.0, retry=NO_RETRY, connection=self._connection
+                ) as client:
                     versions = client.status()
             except ClientError:
                 continue
@@ -223,15 +251,24 @@ class ServeSession:
 
     def _is_open(self) -> bool:
         """Whether the server has loaded its first models: both ports are open then."""
-        return _answers(self.ports.grpc) and _answers(self.ports.rest)
+        return self.exposure.answers(self.ports.grpc) and self.exposure.answers(self.ports.rest)
+
+    @property
+    def _connection(self) -> Connection:
+        from pergola.serving.client.channel import Connection
+
+        # The server is on this machine, whatever its address.
+        return Connection(token=self.exposure.token, plain_token=True)
 
     def _announce(self) -> None:
         """Report the addresses, once, and store them for `pergola predict`."""
-        path = self.workspace.root / "serve.json"
-        if not path.exists():
+        if not self._record.exists():
             place = {"pid": os.getpid(), "grpc": self.grpc, "rest": self.rest}
-            records.write_atomic(path, json.dumps(place) + "\n")
-            self.report(f"gRPC at {self.grpc}, REST at {self.rest}/v1/models/{(*self.served, 'NAME')[0]}")
+            records.write_atomic(self._record, json.dumps(place) + "\n")
+            grpc, rest = self.exposure.address(self.ports.grpc), self.exposure.address(self.ports.rest)
+            self.report(f"gRPC at {grpc}, REST at http://{rest}/v1/models/{(*self.served, 'NAME')[0]}")
+            for warning in self.exposure.warnings():
+                self.report(warning)
             if self.log_requests.share:
                 self.report(
                     f"Logging {self.log_requests.share:.0%} of the requests to {self.workspace.requests}"
@@ -247,7 +284,7 @@ def models_config(
     log: name -> prefix of the files of its request log.  share: of the requests that are logged, 0 to 1.
     """
     entries = "".join(
-        f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(base / name))}\n"
+        f"  config {{\n    name: {_quoted(name)}\n    base_path: {_quoted(str(base / name))}\n"
         f'    model_platform: "tensorflow"\n{_logging_config(log(name), share) if share else ""}  }}\n'
         for name in names
     )
@@ -257,9 +294,14 @@ def models_config(
 def _logging_config(prefix: str, share: float) -> str:
     return (
         "    logging_config {\n"
-        f'      log_collector_config {{ type: "file" filename_prefix: {json.dumps(prefix)} }}\n'
+        f'      log_collector_config {{ type: "file" filename_prefix: {_quoted(prefix)} }}\n'
         f"      sampling_config {{ sampling_rate: {share} }}\n    }}\n"
     )
+
+
+def _quoted(text: str) -> str:
+    """A string of a text proto, which does not know JSON's pairs of surrogates."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _program(stock_server: bool) -> list[str]:
@@ -275,36 +317,16 @@ def _program(stock_server: bool) -> list[str]:
     return [stock]
 
 
-def _free_port(port: int, flag: str) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise InputError(
-                f"Port {port} cannot be used: {error.strerror}. Stop the program that uses "
-                f"it, or choose another with {flag}."
-            ) from None
-        except OverflowError:
-            raise InputError(f"{flag} {port} is not a port. Give a number from 0 to 65535.") from None
-        return int(probe.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list of the SIGTERM and SIGINT signals that the process has received."""
+    """A list of the signals to stop that the process has received. One that it ignores (nohup) stays so."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in wanted}
     try:
         yield received
     finally:

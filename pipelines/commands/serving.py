@@ -28,6 +28,15 @@ def register(group: click.Group) -> None:
               help="Fraction of requests to log, with images, for `drift` and `feedback`.")  # fmt: skip
 @click.option("--log-max-mb", type=click.IntRange(1), default=1024, show_default=True,
               help="Size limit of a model's request log in MB; the oldest requests go first.")  # fmt: skip
+@click.option("--log-days", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="Delete logged requests after so many days; 0 keeps them.")  # fmt: skip
+@click.option("--host", default="", metavar="ADDRESS", show_default="127.0.0.1",
+              help="IP address to listen on; 0.0.0.0 for every network interface.")  # fmt: skip
+@click.option("--token-file", type=PATH, help="File with the tokens that requests need one of, one a line. "
+              "Default: the variable PERGOLA_SERVER_TOKEN, else no token.")  # fmt: skip
+@click.option("--allow-reload", "reload", is_flag=True, help="Let clients change the list of served models.")
+@click.option("--profiler", is_flag=True, help="Offer TensorFlow's profiler, which writes files.")
+@click.option("--metrics", is_flag=True, help="Offer /monitoring/prometheus/metrics on the REST port.")
 def serve(
     options: CommonOptions,
     model: str | None,
@@ -36,22 +45,30 @@ def serve(
     stock_server: bool,
     log_share: float,
     log_max_mb: int,
+    log_days: float,
+    **exposure: Any,
 ) -> dict[str, Any]:
     """Serve models with TensorFlow Serving's API.
 
     \b
     pergola serve
     pergola serve --port 9000 --rest-port 9001 --log-requests 0.1
+    pergola serve --host 0.0.0.0 --token-file token.txt
 
-    Serves all models of the workspace, and loads new versions while it runs. Ctrl-C or SIGTERM stops it after
-    the requests in flight.
+    Serves all models of the workspace to this machine, and loads new versions while it runs. Ctrl-C or
+    SIGTERM stops it after the requests in flight.
     """
     from pergola.pipelines.commands import serve as session
+    from pergola.pipelines.commands.exposure import Exposure
 
-    ports = session.Ports(port, rest_port)
-    log = session.LogOptions(log_share, log_max_mb * 1_000_000)
     return session.serve(
-        options.open_workspace(), ports, model=model, stock_server=stock_server, report=print_status, log=log
+        options.open_workspace(),
+        session.Ports(port, rest_port),
+        model=model,
+        stock_server=stock_server,
+        report=print_status,
+        log=session.LogOptions(log_share, log_max_mb * 1_000_000, log_days * 86_400),
+        exposure=Exposure(**exposure),
     )
 
 
@@ -61,6 +78,8 @@ def serve(
 @click.option("--server", help="gRPC address, such as localhost:8500. Default: the workspace's server.")
 @click.option("--version", "version", type=int, help="Model version. Default: the latest.")
 @click.option("--top", type=int, default=3, show_default=True, help="Number of classes to list.")
+@click.option("--token-file", type=PATH, help="File with the server's token. Default: the variable "
+              "PERGOLA_SERVER_TOKEN.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=float, default=10.0, show_default=True, help="Seconds to wait.")
 def predict(options: CommonOptions, images: tuple[Path, ...], **arguments: Any) -> list[dict[str, Any]]:
     """Classify IMAGES with a running server.

@@ -16,6 +16,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -64,6 +65,8 @@ class Client:
     list of IP addresses with ports.  version or label: the one to use instead of the newest.
     timeout_s: for a call with its retries; keepalive is derived from it, so allow for your longest call.
     log: where answered requests are recorded; closing the client does not close it.
+    token: sent as "authorization: Bearer …"; a function is called for each request. Short for that of
+    `connection`.
     """
 
     def __init__(
@@ -77,8 +80,11 @@ class Client:
         retry: Retry | None = None,
         connection: Connection | None = None,
         log: ClientLog | None = None,
+        token: str | Callable[[], str] | None = None,
     ) -> None:
         connection = connection or Connection()
+        if token is not None:
+            connection = replace(connection, token=token)
         self._target = target_of(address)
         self._model, self._version, self._label = _checked_spec(model, version, label)
         self._timeout_s = _checked_timeout(timeout_s)

@@ -22,6 +22,7 @@ from typing import BinaryIO, Self
 
 from pergola.serving.client.errors import InvalidInput
 from pergola.serving.wire import prediction_log
+from pergola.serving.wire.private_files import open_private
 from pergola.serving.wire.protos import predict_pb2
 
 _log = logging.getLogger(__name__)
@@ -100,8 +101,7 @@ class ClientLog:
             self._close()
         if self._file is None:
             path = Path(f"{self._prefix}-{self._started}-{os.getpid()}-{self._number:05d}.tfrecord")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file, self._written, self._number = open(path, "ab"), 0, self._number + 1  # noqa: SIM115
+            self._file, self._written, self._number = open_private(path), 0, self._number + 1
             self._paths.append(path)
             while len(self._paths) > self._max_files:
                 self._paths.popleft().unlink(missing_ok=True)

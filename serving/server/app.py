@@ -117,7 +117,9 @@ class Server:
         )
         self._credentials = _credentials(chosen)
         self._tokens = read_tokens(chosen.token_file)
-        sockets.check_ports(chosen)
+        sockets.check_ports(
+            chosen.bind_address, {"--port": chosen.grpc_port, "--rest_api_port": chosen.rest_port}
+        )
         self.grpc_port: int | None = None
         self.rest_port: int | None = None
         self._stopping = threading.Event()
@@ -197,7 +199,7 @@ class Server:
             self._health = Health()
             handlers.append(self._health.handler())
         settings = services.GrpcSettings(
-            addresses=sockets.grpc_addresses(chosen),
+            addresses=sockets.grpc_addresses(chosen.bind_address, chosen.grpc_port, chosen.grpc_socket),
             num_threads=chosen.grpc_max_threads * (1 + WAITING_PER_THREAD) + SPARE_THREADS,
             channel_arguments=chosen.grpc_channel_arguments,
         )

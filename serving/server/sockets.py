@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-
-from pergola.serving.server.options import ServerOptions
+from collections.abc import Mapping
+from pathlib import Path
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -13,21 +13,21 @@ def listen(address: str, port: int) -> socket.socket:
     return socket.create_server((address, port), family=family, backlog=1024)
 
 
-def grpc_addresses(chosen: ServerOptions) -> tuple[str, ...]:
+def grpc_addresses(address: str, port: int | None, unix: Path | None) -> tuple[str, ...]:
     """gRPC's addresses: of the Unix socket and of the port."""
-    host = f"[{chosen.bind_address}]" if ":" in chosen.bind_address else chosen.bind_address
-    sockets = [f"unix:{chosen.grpc_socket}"] if chosen.grpc_socket else []
-    ports = [f"{host}:{chosen.grpc_port}"] if chosen.grpc_port is not None else []
+    host = f"[{address}]" if ":" in address else address
+    sockets = [f"unix:{unix}"] if unix else []
+    ports = [f"{host}:{port}"] if port is not None else []
     return (*sockets, *ports)
 
 
-def check_ports(chosen: ServerOptions) -> None:
-    """Fail before minutes of loading if a port is in use. Raises OSError."""
-    for flag, port in (("--port", chosen.grpc_port), ("--rest_api_port", chosen.rest_port)):
+def check_ports(address: str, ports: Mapping[str, int | None]) -> None:
+    """Fail before minutes of loading if a port is in use. ports: by flag. Raises OSError."""
+    for flag, port in ports.items():
         if not port:
             continue
         try:
-            listen(chosen.bind_address, port).close()
+            listen(address, port).close()
         except OSError as error:
             raise OSError(
                 f"Port {port} of {flag} cannot be opened: {error.strerror}. Stop the server that uses it, or "

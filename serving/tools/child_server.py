@@ -18,6 +18,7 @@ from typing import IO, Self
 from pergola.serving.client import Client
 from pergola.serving.client.errors import ClientError, ServerError
 from pergola.serving.tools.process import ChildProcess, python_command
+from pergola.serving.wire.contract import TOKEN_VARIABLE
 
 OURS = tuple(python_command("pergola.serving.server.app"))
 
@@ -47,6 +48,7 @@ class ChildServer:
         self._command = [
             *command,
             f"--port={self.port}",
+            *(["--bind_address=127.0.0.1"] if tuple(command) == OURS else []),
             f"--model_name={model}",
             f"--model_base_path={base_path.absolute()}",
             *([f"--rest_api_port={rest_port}"] if rest_port else []),
@@ -79,9 +81,9 @@ class ChildServer:
         """Start the server and wait until a version is available."""
         self._log = self._log or tempfile.TemporaryFile(prefix="pergola-server-")  # noqa: SIM115 closed in stop
         level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
-        self._process = ChildProcess(
-            self._command, output=self._log, folder=self._folder, env={"TF_CPP_MIN_LOG_LEVEL": level}
-        )
+        # A token in this process's environment is for another server.
+        env = {"TF_CPP_MIN_LOG_LEVEL": level, TOKEN_VARIABLE: ""}
+        self._process = ChildProcess(self._command, output=self._log, folder=self._folder, env=env)
         ends = time.monotonic() + self._timeout_s
         with Client(self.address, model=self.model) as client:
             while True:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -14,9 +17,12 @@ import pytest
 from pergola.components.errors import InputError
 from pergola.components.store.publish import publish
 from pergola.components.workspace import Workspace
+from pergola.pipelines.commands.exposure import Exposure
 from pergola.pipelines.commands.serve import Ports, models_config, serve
+from pergola.serving.client import Client, ServedModel, Unsupported
 from tests.support import models
-from tests.support.command import pergola, serving
+from tests.support.command import COMMAND, pergola, pergola_json, serving
+from tests.support.servers import fetch, until
 
 
 @pytest.fixture
@@ -93,6 +99,104 @@ def test_models_config_contains_which_requests_are_logged(tmp_path):
     (tmp_path / "models.config").write_text(text)
     (model,) = read_models(tmp_path / "models.config")
     assert (model.request_log.filename_prefix, model.request_log.sampling_rate) == ("/logs/a/log", 0.25)
+
+
+@pytest.mark.slow
+def test_serve_is_for_this_machine_and_offers_predictions_alone(workspace, tmp_path):
+    publish(models.classifier(tmp_path / "model"), workspace.models, "leaves", 3)
+    with serving(workspace.root) as place:
+        port = place["grpc"].rpartition(":")[2]
+        assert place["grpc"] == f"127.0.0.1:{port}"
+        found = {*_listens_at(int(port)), *_listens_at(int(place["rest"].rpartition(":")[2]))}
+        assert found and all(address.endswith("0100007F") for address in found)  # 127.0.0.1
+        with Client(place["grpc"], model="leaves") as client:
+            client.wait_until_available()
+            with pytest.raises(Unsupported):
+                client.reload([ServedModel("leaves", "/etc")])
+        assert fetch(f"{place['rest']}/monitoring/prometheus/metrics").status == 404
+    assert (workspace.root / "serve.log").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.slow
+def test_serve_asks_for_a_token_on_both_ports(workspace, tmp_path):
+    publish(models.classifier(tmp_path / "model"), workspace.models, "leaves", 3)
+    token, image = tmp_path / "token", tmp_path / "a.png"
+    token.write_text("secret\n")
+    image.write_bytes(models.image_bytes(250))
+    flags = ("--token-file", str(token), "--metrics", "--log-requests", "1")
+    with serving(workspace.root, *flags) as place:
+        url = f"{place['rest']}/v1/models/leaves"
+        assert [fetch(url).status, fetch(url, headers={"Authorization": "Bearer other"}).status] == [401, 401]
+        assert fetch(url, headers={"Authorization": "Bearer secret"}).status == 200
+        assert fetch(f"{place['rest']}/monitoring/prometheus/metrics").status == 401
+        assert fetch(f"{place['rest']}/healthz").status == 200
+        with Client(place["grpc"], model="leaves", token="secret") as client:
+            client.wait_until_available()
+            assert client.classify_images([image]).labels == ("bright",)
+        predict = ("predict", "--workspace", workspace.root, image)
+        refused = pergola(*predict)
+        assert refused.returncode == 2 and "--token-file" in refused.stderr
+        (found,) = pergola_json(*predict, "--token-file", token)
+        assert found["label"] == "bright"
+    logged = list(workspace.requests.glob("leaves/*.tfrecord"))
+    assert logged and all(path.stat().st_mode & 0o777 == 0o600 for path in logged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_is_left_however_serve_ends(tmp_path, number):
+    """In a folder whose name is more than ASCII; and the next `serve` is not misled by what was left."""
+    workspace = Workspace(tmp_path / "bl\u00e4tter \U0001f343")
+    workspace.create()
+    publish(models.half_plus_two(tmp_path / "model"), workspace.models, "half", 3)
+    arguments = ["serve", "--workspace", str(workspace.root), "--port", "0", "--rest-port", "0"]
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: workspace.server(), 60)
+    assert _predict_when_ready(workspace.server()["rest"], "half") == [2.5]
+    process.send_signal(number)
+    assert process.wait(60) in (0, -signal.SIGKILL)
+    assert workspace.server() == {}
+    until(lambda: not _processes_with(str(workspace.root)), 30)
+
+
+def test_serve_refuses_an_unknown_flag_address_and_token_file(workspace, tmp_path):
+    done = pergola("serve", "--workspace", workspace.root, "--enable_batching")
+    assert done.returncode == 2 and "No such option" in done.stderr
+    for exposure, text in (
+        (Exposure(host="everywhere"), "--host everywhere is not an IP address"),
+        (Exposure(token_file=tmp_path / "no"), "Cannot read the token file"),
+    ):
+        with pytest.raises(InputError, match=text):
+            serve(workspace, Ports(0, 0), report=print, exposure=exposure)
+
+
+def test_exposure_names_addresses_and_risks():
+    found = Exposure(host="::").checked(False)
+    assert (found.address(8500), found.local_address(8500)) == ("[::]:8500", "[::1]:8500")
+    assert "there is no token" in found.warnings()[0]
+    assert Exposure().checked(False).warnings() == []
+    assert Exposure().checked(True).host == "0.0.0.0"
+    with pytest.raises(InputError, match="The stock server listens on every network interface"):
+        Exposure(host="127.0.0.1").checked(True)
+
+
+def _listens_at(port: int) -> set[str]:
+    """Addresses on which something listens, as the kernel writes them."""
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()
+    ]
+    return {row[1].split(":")[0] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+
+
+def _processes_with(text: str) -> list[str]:
+    """Command lines of processes that name `text`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in found if text in line]
 
 
 def _predict_when_ready(rest: str, model: str) -> list[float]:

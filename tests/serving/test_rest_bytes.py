@@ -33,7 +33,7 @@ def test_an_inflated_body_counts_while_it_is_inflated():
         _gunzip(body, 40 * MIB - 1, held)
 
 
-@pytest.mark.parametrize("body", [b"", b"no gzip", gzip.compress(b"hello")[:-9]])
+@pytest.mark.parametrize("body", [b"", b"no gzip", gzip.compress(b"hello", mtime=0)[:-9]])
 def test_a_broken_gzip_body_is_one_sentence(body):
     with HeldBytes(ByteBudget(MIB)) as held, pytest.raises(BadRequest, match=r"The gzip body .*"):
         _gunzip(body, MIB, held)

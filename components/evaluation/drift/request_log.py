@@ -9,6 +9,7 @@ truncated.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -50,17 +51,19 @@ def log_files(prefix: str) -> list[Path]:
     return found
 
 
-def prune(prefix: str, max_bytes: int) -> int:
+def prune(prefix: str, max_bytes: int, max_age_s: float = 0.0) -> int:
     """Delete the oldest files of a log until it has at most `max_bytes`; returns how many were deleted.
 
-    The newest file is kept: it may be in use.
+    The newest file is kept: it may be in use.  max_age_s: files that were last written to longer ago are
+    deleted, too, the newest included: a server closes a file after an hour.  0 keeps them.
     """
     start = Path(prefix)
     found = sorted(start.parent.glob(f"{_literal(start.name)}-*.tfrecord"))
-    left, gone = sum(path.stat().st_size for path in found), 0
-    for path in found[:-1]:
-        if left <= max_bytes:
-            break
+    left, gone, oldest_s = sum(path.stat().st_size for path in found), 0, time.time() - max_age_s
+    for path in found:
+        expired = max_age_s > 0 and path.stat().st_mtime < oldest_s
+        if not expired and (left <= max_bytes or path == found[-1]):
+            continue
         left, gone = left - path.stat().st_size, gone + 1
         path.unlink(missing_ok=True)
     return gone

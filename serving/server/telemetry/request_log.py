@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from pergola.serving.server.config.errors import Code
 from pergola.serving.server.config.model_config import ModelConfig, RequestLogConfig
 from pergola.serving.server.telemetry.metrics import Monitor
+from pergola.serving.wire.private_files import open_private
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class RequestLogSettings:
     max_queued: int = 1000  # records
     max_queued_bytes: int = 64 << 20
     max_file_bytes: int = 64 << 20
+    max_file_age_s: float = 3600.0  # then it is closed, so that it can be deleted
     flush_s: float = 1.0
 
 
@@ -132,14 +134,14 @@ class RequestLog:
             if self._clock() - flushed >= self._settings.flush_s:
                 flushed = self._clock()
                 for file in files.values():
-                    file.flush()
+                    file.flush(flushed - self._settings.max_file_age_s)
         for file in files.values():
             file.close()
 
     def _write_one(self, record: _Record, files: dict[str, _File]) -> None:
         try:
             file = files.setdefault(record.config.filename_prefix, _File(record.config.filename_prefix))
-            file.write(self._message(record), self._settings.max_file_bytes)
+            file.write(self._message(record), self._settings.max_file_bytes, self._clock())
         except Exception as error:  # a full disk must not stop the log
             files.pop(record.config.filename_prefix, None)
             self._monitor.logged(record.model, Code.INTERNAL)
@@ -169,24 +171,29 @@ class _File:
     prefix: str
     number: int = 0
     written: int = 0
+    opened_s: float = 0.0
     started: str = field(default_factory=lambda: time.strftime("%Y%m%d-%H%M%S"))
     writer: Any = None
 
-    def write(self, data: bytes, limit: int) -> None:
+    def write(self, data: bytes, limit: int, now_s: float) -> None:
         import tensorflow as tf
 
         if self.writer is not None and self.written + len(data) > limit:
             self.close()
         if self.writer is None:
             path = f"{self.prefix}-{self.started}-{os.getpid()}-{self.number:05d}.tfrecord"
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            open_private(Path(path)).close()
             self.writer, self.written, self.number = tf.io.TFRecordWriter(path), 0, self.number + 1
+            self.opened_s = now_s
         self.writer.write(data)
         self.written += len(data)
 
-    def flush(self) -> None:
+    def flush(self, oldest_s: float) -> None:
+        """Bring everything to the disk; close a file that was opened before `oldest_s`."""
         if self.writer is not None:
             self.writer.flush()
+            if self.opened_s < oldest_s:
+                self.close()
 
     def close(self) -> None:
         if self.writer is not None:

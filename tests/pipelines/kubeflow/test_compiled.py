@@ -9,7 +9,7 @@ from pergola.components.settings import load
 from pergola.pipelines.definition import REGISTRY, STORE, TRAINING
 from pergola.pipelines.kubeflow import compiled, compiler
 from pergola.pipelines.kubeflow.client import submit
-from pergola.pipelines.kubeflow.cluster import BUCKET_KEYS, SECRET_KEYS, ClusterSettings, Needs
+from pergola.pipelines.kubeflow.cluster import BUCKET_KEYS, SECRET_KEYS, ClusterSettings, PodNeeds
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -258,7 +258,7 @@ def test_no_pod_that_decodes_images_or_loads_a_model_holds_a_secret(tmp_path, pi
 
 def test_needs_refuse_secrets_beside_images():
     with pytest.raises(ValueError, match="decodes images may hold no secret"):
-        Needs(secrets=(REGISTRY,), decodes=True)
+        PodNeeds(secrets=(REGISTRY,), decodes=True)
 
 
 def body_of(container):
