@@ -40,6 +40,11 @@ class ReleaseSettings:
 
     name: str = records.setting("", "name of the model (empty: the name of the dataset)")
     keep_runs: int = records.setting(5, "number of runs whose intermediate files are kept", low=1)
+    signing_key: str = records.setting(
+        "",
+        "private key (PEM, elliptic curve) that published versions are signed with; empty: unsigned",
+        file=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pergola.components.errors import InputError
 
 DISTRIBUTION = "pergola-ml"
-EXTRAS = ("serve", "sync", "train", "kubeflow")  # that people install, the smallest first
+EXTRAS = ("serve", "sync", "train", "kubeflow", "sign")  # that people install, the smallest first
 # Import names that are not the distribution's with "_" for "-", and packages that come with another.
 PACKAGES = {
     "grpc_health": "grpcio-health-checking",
     "h5py": "keras",
+    "OpenSSL": "pyopenssl",
     "kfp_server_api": "kfp",
     "sklearn": "scikit-learn",
     "sqlalchemy": "mlflow",

@@ -220,7 +220,8 @@ TRAINING = Pipeline(
         ),
         Step(
             "publish", release.publish, "publication", group="release", outcomes=(ACCEPTED,), releases=True,
-            code=(f"{COMPONENTS}.store.publish",), verifies=("export", "reference"),
+            code=(f"{COMPONENTS}.store.publish",), settings=("release.signing_key",),
+            verifies=("export", "reference"),
             still=release.is_published, describe=summaries.publish,
         ),
         Step(

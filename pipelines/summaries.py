@@ -147,4 +147,6 @@ def final_test(folder: Path) -> str:
 
 
 def confirm(folder: Path) -> str:
-    return f"version {Confirmation.load(folder).version} passed its final test and is the champion"
+    found = Confirmation.load(folder)
+    how = "signed" if found.signed else "unsigned"
+    return f"version {found.version} passed its final test and is the champion ({how})"

@@ -53,6 +53,7 @@ class Confirmation(Record):
     version: int
     previous: int | None  # the previous champion
     max_difference: float
+    signed: bool = False  # whether it has a signature; False in records of a pergola before 0.2
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pergola.components.artifacts.training import Export, Training
 from pergola.components.evaluation import figures
 from pergola.components.settings import to_toml
 from pergola.components.steps.context import Context
+from pergola.serving.wire.signature import is_signed
 
 
 def report(
@@ -125,8 +127,10 @@ def publish(context: Context, out: Path, registration: Path, export: Path, refer
     from pergola.components.store.publish import publish as put
 
     registered = Registration.load(registration)
+    key = context.settings.release.signing_key
     publication = put(export / "saved_model", context.workspace.models, registered.model, registered.version,
-                      notes=reference, registered=registered.sha256)  # fmt: skip
+                      notes=reference, registered=registered.sha256,
+                      signing_key=Path(key) if key else None)  # fmt: skip
     publication.save(out)
     return publication
 
@@ -168,6 +172,8 @@ def confirm(context: Context, out: Path, publication: Path, final_test: Path) ->
 
     test, published, workspace = FinalTest.load(final_test), Publication.load(publication), context.workspace
     confirmation = promote_or_withdraw(test, published, workspace.models, Registry(workspace.tracking_uri))
+    signed = is_signed(workspace.models / published.model / str(published.version))
+    confirmation = replace(confirmation, signed=signed)
     confirmation.save(out)
     return confirmation
 

@@ -6,13 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pergola.components.store.store_errors import ChecksumError, MissingVersion
-from pergola.serving.wire import checksums
+from pergola.components.store.store_errors import ChecksumError, MissingVersion, SignatureError
+from pergola.serving.wire import checksums, signature
 from pergola.serving.wire.checksums import CHECKSUMS, GRAPHS
+from pergola.serving.wire.signature import NOTES
 
-__all__ = ["CHECKSUMS", "GRAPHS", "NOTES", "format_checksums", "of_model", "parse_checksums", "verify"]
+__all__ = [
+    "CHECKSUMS",
+    "GRAPHS",
+    "NOTES",
+    "format_checksums",
+    "of_model",
+    "parse_checksums",
+    "verify",
+    "verify_signature",
+]
 
-NOTES = "assets.extra/pergola"
 format_checksums = checksums.to_bytes
 
 
@@ -27,6 +36,12 @@ def verify(folder: Path) -> dict[str, str]:
         return checksums.verify(folder)
 
 
+def verify_signature(folder: Path, public_key: Path) -> None:
+    """Check that the owner of a key signed a version's model. Raises SignatureError."""
+    with _store_errors():
+        signature.verify(folder, public_key)
+
+
 def parse_checksums(content: bytes, where: str) -> dict[str, str]:
     """Path -> SHA-256, from sha256sum's format. Raises ChecksumError for anything else, also ../paths."""
     with _store_errors():
@@ -39,5 +54,7 @@ def _store_errors() -> Iterator[None]:
         yield
     except checksums.NoChecksums as error:
         raise MissingVersion(str(error)) from None
+    except signature.NotTrusted as error:
+        raise SignatureError(str(error)) from None
     except checksums.DamagedVersion as error:
         raise ChecksumError(str(error)) from None

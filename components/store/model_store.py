@@ -108,11 +108,17 @@ class Store:
         self._files.publish(folder, model, version, sums)
 
     def fetch(
-        self, model: str, version: int, folder: Path, on_file: Callable[[str], None] = lambda name: None
+        self,
+        model: str,
+        version: int,
+        folder: Path,
+        on_file: Callable[[str], None] = lambda name: None,
+        check: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         """Copy a version to `folder`, which appears only if every checksum matches.
 
-        on_file: called with each name before it is copied.
+        on_file: called with each name before it is copied.  check: called with the whole copy before it
+        appears; what it raises is raised.
         Raises MissingVersion, ChecksumError, StoreError, and OSError of the local disk.
         """
         sums = self.checksums(model, version)
@@ -123,6 +129,7 @@ class Store:
                 on_file(name)
                 self._fetch_file(f"{model}/{version}/{name}", incoming / name, wanted)
             (incoming / CHECKSUMS).write_bytes(format_checksums(sums))
+            check(incoming)
             os.rename(incoming, folder)
         except BaseException:
             shutil.rmtree(incoming, ignore_errors=True)

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from pergola.components import digest
+from pergola.components import digest, records
 from pergola.components.artifacts.release import Publication
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
@@ -33,6 +33,7 @@ from pergola.components.store.checksums import (
     verify,
 )
 from pergola.components.store.store_errors import ChecksumError, MissingVersion
+from pergola.serving.wire.signature import SIGNATURE, is_signed, sign
 
 QUARANTINE = "quarantine"
 
@@ -48,6 +49,7 @@ def publish(
     *,
     notes: Path | None = None,
     registered: str = "",
+    signing_key: Path | None = None,
 ) -> Publication:
     """Publish a SavedModel. Publishing it again changes nothing, unless the published one is damaged.
 
@@ -55,6 +57,7 @@ def publish(
     notes: a folder whose files are stored with the version, see `notes_of`.
     registered: SHA-256 of the SavedModel that has this number in the registry; "": not compared. Where it is
     known, a published version that is damaged is set aside, and published again.
+    signing_key: a private key in PEM; the version is signed with it. One that was published unsigned is, too.
     Raises StepError if another model has this number or the disk is full, InputError for a folder that is
     not a SavedModel, an invalid model name, or a folder without write permission.
     """
@@ -75,6 +78,8 @@ def publish(
                         version, model, problem, aside)  # fmt: skip
         if folder.exists():
             _check_same(folder, sums)
+            if signing_key and not is_signed(folder):
+                _sign(folder, signing_key)
             return publication
         partial = folder.with_name(f".{version}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -83,6 +88,8 @@ def publish(
                 _copy(source, partial / name)
             _write(partial / CHECKSUMS, format_checksums(sums))
             verify(partial)
+            if signing_key:
+                _sign(partial, signing_key)
             _sync_folders(partial)
             os.rename(partial, folder)
             _sync(folder.parent)
@@ -234,6 +241,17 @@ def _check_same(folder: Path, sums: Mapping[str, str]) -> None:
             f"{what} is another model. Published versions never change: publish with a new number."
         )
     verify(folder)
+
+
+def _sign(folder: Path, key: Path) -> None:
+    """Sign a version that is sound; the signature goes onto its checksum list."""
+    try:
+        sign(folder, key, os.environ.get("PERGOLA_SIGNING_PASSWORD"))
+    except ValueError as error:
+        raise InputError(f"release.signing_key: {error}") from None
+    sums = parse_checksums((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
+    signed = {**sums, SIGNATURE: digest.of_file(folder / SIGNATURE)}
+    records.write_atomic(folder / CHECKSUMS, format_checksums(signed))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -26,10 +26,19 @@ _log = logging.getLogger(__name__)
 
 
 class ServedFolder:
-    """One folder. Call `restore` first: it removes versions that are incomplete."""
+    """One folder. Call `restore` first: it removes versions that are incomplete, damaged or not trusted.
 
-    def __init__(self, root: Path) -> None:
+    public_key: of whom must have signed a version; None: anybody.
+    """
+
+    def __init__(self, root: Path, public_key: Path | None = None) -> None:
         self.root = root.resolve()
+        self._public_key = public_key
+
+    def check(self, path: Path) -> None:
+        """Raises SignatureError for a version that is not signed as it must be."""
+        if self._public_key is not None:
+            checksums.verify_signature(path, self._public_key)
 
     def restore(self) -> dict[str, ConfigEntry]:
         """The entries of models.config whose versions are complete.
@@ -96,6 +105,7 @@ class ServedFolder:
     def _drop_unless_whole(self, path: Path) -> None:
         try:
             checksums.verify(path)
+            self.check(path)
         except (PergolaError, OSError) as error:
             _log.warning("version=%s dropped message=%s", path, error)
             shutil.rmtree(path, ignore_errors=True)

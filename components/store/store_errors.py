@@ -17,5 +17,9 @@ class ChecksumError(StepError):
     """A file does not match its checksum."""
 
 
+class SignatureError(StepError):
+    """A version is not signed, or not by the key that is required."""
+
+
 class WriteConflict(StepError):
     """Another writer changed the record in the meantime."""

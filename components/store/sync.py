@@ -27,13 +27,14 @@ from pergola.components.store.model_store import Store
 from pergola.components.store.models_config import ConfigEntry
 from pergola.components.store.release_record import STABLE, Release
 from pergola.components.store.served_folder import ServedFolder
-from pergola.components.store.store_errors import ChecksumError, MissingVersion, StoreError
+from pergola.components.store.store_errors import ChecksumError, MissingVersion, SignatureError, StoreError
 from pergola.components.store.sync_status import Counters, ModelStatus, Rejection, StatusServer, SyncStatus
 
 STATUS_PORT = 8502
 _LONGEST_WAIT_S = 300.0
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (ChecksumError, "checksum"),
+    (SignatureError, "signature"),
     (MissingVersion, "missing"),
     (StoreError, "store"),
     (OSError, "disk"),
@@ -52,6 +53,7 @@ class SyncSettings:
     server: str = records.setting(
         "", "The server's REST address, queried before a label moves; empty: do not query."
     )
+    public_key: str = records.setting("", "Public key of whom must have signed a version; empty: anybody.")
 
 
 class Sync:
@@ -61,7 +63,7 @@ class Sync:
         self, source: Store, folder: Path, settings: SyncSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store, self._settings, self._clock = source, settings, clock
-        self._folder = ServedFolder(folder)
+        self._folder = ServedFolder(folder, Path(key) if (key := settings.public_key) else None)
         self._configs = self._folder.restore()
         self._releases: dict[str, Release] = {}
         self._rejected: dict[tuple[str, int], Rejection] = {}
@@ -191,7 +193,7 @@ class Sync:
         start = time.perf_counter()
         path = self._folder.path(model, version)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._store.fetch(model, version, path, stop_if_withdrawn)
+        self._store.fetch(model, version, path, stop_if_withdrawn, self._folder.check)
         seconds = time.perf_counter() - start
         self._counters.fetched += 1
         self._counters.fetch_seconds += seconds

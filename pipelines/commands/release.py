@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pergola import k8s
+from pergola import extras, k8s
 from pergola.components.errors import InputError, StepError
 from pergola.components.records import nearest
 from pergola.pipelines.commands.command import with_json
@@ -53,11 +53,14 @@ def register(group: click.Group) -> None:
 @click.option(
     "--ssl-config", type=click.Path(path_type=Path), help="Write the server's ssl config file here."
 )
+@click.option("--require-signature", "public_key", type=click.Path(path_type=Path), metavar="PUBLIC_KEY",
+              help="Take only versions that the owner of this key (PEM) signed.")  # fmt: skip
 @click.option("--once", is_flag=True, help="Sync once, write models.config and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print the status as JSON.")
 def sync(
     store: str, folder: Path, models: tuple[str, ...], track: str, interval: float, grace: float, server: str,
-    host: str, port: int, certificates: Path | None, ssl_config: Path | None, once: bool, as_json: bool,
+    host: str, port: int, certificates: Path | None, ssl_config: Path | None,
+    public_key: Path | None, once: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Sync released versions to a server's folder.
 
@@ -75,6 +78,11 @@ def sync(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     options = {"models": models, "track": track, "interval_s": interval, "grace_s": grace, "server": server}
+    if public_key is not None:
+        if not public_key.is_file():
+            raise InputError(f"--require-signature: there is no public key at {public_key}. Check the path.")
+        extras.require("model_signing")
+        options["public_key"] = str(public_key.absolute())
     settings = records.from_dict(syncing.SyncSettings, options, "pergola sync")
     if (certificates is None) != (ssl_config is None):
         raise InputError("--certificates and --ssl-config must be given together. Give both or neither.")

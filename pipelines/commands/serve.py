@@ -73,6 +73,7 @@ def serve(
     report: Report,
     log: LogOptions = NO_LOG,
     exposure: Exposure = LOCAL,
+    public_key: Path | None = None,
 ) -> dict[str, Any]:
     """Serve until SIGTERM or Ctrl-C; returns the addresses it listened on.
 
@@ -93,15 +94,22 @@ def serve(
             "The stock server cannot log requests. Leave out --stock-server or --log-requests, or log in the "
             "client."
         )
+    if stock_server and public_key:
+        raise InputError(
+            "The stock server cannot verify signatures. Leave out --stock-server or --require-signature."
+        )
     program, exposure = _program(stock_server), exposure.checked(stock_server)
     only = (model,) if model else None
     session = ServeSession(workspace, ports.checked(exposure), only, report, log, exposure)
     flags = exposure.flags(workspace.root, stock_server)
-    checks = () if stock_server else ("--verify_checksums",)
+    if not stock_server:
+        flags.append("--verify_checksums")
+    if public_key:
+        flags.append(f"--require_signature={_checked_key(public_key, workspace, model)}")
     with (
         workspace.lock("pergola serve", SERVE_LOCK),
         _stop_signals() as stop,
-        session.process([*program, *flags, *checks]) as process,
+        session.process([*program, *flags]) as process,
     ):
         session.watch(process, stop)
     return {"grpc": session.grpc, "rest": session.rest}
@@ -302,6 +310,20 @@ def _logging_config(prefix: str, share: float) -> str:
 def _quoted(text: str) -> str:
     """A string of a text proto, which does not know JSON's pairs of surrogates."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _checked_key(key: Path, workspace: Workspace, model: str | None) -> Path:
+    """The key, once the newest versions are found to be signed with it: else no server would start."""
+    from pergola.components.store.checksums import verify_signature
+    from pergola.components.store.publish import published
+
+    if not key.is_file():
+        raise InputError(f"--require-signature: there is no public key at {key}. Check the path.")
+    extras.require("model_signing")
+    for name in (model,) if model else model_names(workspace):
+        if numbers := published(workspace.models, name):
+            verify_signature(workspace.models / name / str(numbers[-1]), key)
+    return key.absolute()
 
 
 def _program(stock_server: bool) -> list[str]:

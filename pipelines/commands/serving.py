@@ -37,6 +37,8 @@ def register(group: click.Group) -> None:
 @click.option("--allow-reload", "reload", is_flag=True, help="Let clients change the list of served models.")
 @click.option("--profiler", is_flag=True, help="Offer TensorFlow's profiler, which writes files.")
 @click.option("--metrics", is_flag=True, help="Offer /monitoring/prometheus/metrics on the REST port.")
+@click.option("--require-signature", "public_key", type=PATH, metavar="PUBLIC_KEY",
+              help="Serve only versions that the owner of this key (PEM) signed.")  # fmt: skip
 def serve(
     options: CommonOptions,
     model: str | None,
@@ -46,6 +48,7 @@ def serve(
     log_share: float,
     log_max_mb: int,
     log_days: float,
+    public_key: Path | None,
     **exposure: Any,
 ) -> dict[str, Any]:
     """Serve models with TensorFlow Serving's API.
@@ -69,6 +72,7 @@ def serve(
         report=print_status,
         log=session.LogOptions(log_share, log_max_mb * 1_000_000, log_days * 86_400),
         exposure=Exposure(**exposure),
+        public_key=public_key,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pergola.components.errors import InputError
 from pergola.components.records import nearest
 from pergola.pipelines.release.resolve import model_names
+from pergola.serving.wire.signature import is_signed
 
 if TYPE_CHECKING:
     from pergola.components.release.versions import RegisteredVersion
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:
     """{"models": [{"model", "champion", "versions": [{"version", "champion", "published", "damage", …}]}]}.
 
+    signed: whether it has a signature, which is not verified here.
     damage: what is wrong with the published files, all of which are read; empty if nothing is. A published
     version that the registry does not know has the status "unknown".
     Raises InputError if there is no workspace or no such model.
@@ -60,6 +62,8 @@ def table(found: dict[str, Any]) -> str:
         lines.append(model["model"])
         for row in model["versions"]:
             marks = [row["status"]] + ["champion"] * row["champion"]
+            if row["published"]:
+                marks.append("signed" if row["signed"] else "unsigned")
             if _is_lost(row):
                 marks.append("folder is missing")
             if row["damage"]:
@@ -105,6 +109,7 @@ def _rows(
                 "run": version.run if version else "",
                 "sha256": sha256,
                 "damage": damage_of(folder, sha256) if number in folders else "",
+                "signed": is_signed(folder),
             }
         )
     return rows

@@ -107,6 +107,11 @@ def flags() -> tuple[Flag, ...]:
             False,
             "pergola only: check a version's files against its checksums.sha256 before it is loaded.",
         ),
+        Flag(
+            "require_signature",
+            "",
+            "pergola only: public key (PEM) of whom must have signed a version before it is loaded.",
+        ),
         Flag("shutdown_grace_s", 25, "pergola only: seconds for requests in flight after SIGTERM."),
         Flag("bind_address", "0.0.0.0", "pergola only: IP address to listen on, for both ports."),
         Flag("enable_model_reload", True, "pergola only: let callers change the list of served models."),

@@ -8,13 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
-from pergola.serving.server.config.errors import BadConfig, VersionDamaged
+from pergola.serving.server.config.errors import BadConfig, VersionDamaged, VersionNotTrusted
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.core import batching, model, warmup
 from pergola.serving.server.core.model import Model, RuntimeSettings
 from pergola.serving.server.options import ServerOptions
 from pergola.serving.server.telemetry.metrics import Monitor
-from pergola.serving.wire import checksums
+from pergola.serving.wire import checksums, signature
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ class Loader:
             return self._loaded(config, version, folder)
 
     def _loaded(self, config: ModelConfig, version: int, folder: Path) -> Model:
-        if self._options.verify_checksums:
-            _verify(folder)
+        _verify(folder, self._options)
         loaded = self._load(config.name, folder)
         try:
             served = self._batched(config.name, loaded, folder)
@@ -78,9 +77,14 @@ class Loader:
         return batching.BatchedModel(name, loaded, settings, self._shared)
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path, options: ServerOptions) -> None:
     try:
-        checksums.verify(folder)
+        if options.verify_checksums:
+            checksums.verify(folder)
+        if options.public_key is not None:
+            signature.verify(folder, options.public_key)
+    except signature.NotTrusted as error:
+        raise VersionNotTrusted(message=str(error)) from None
     except checksums.DamagedVersion as error:
         raise VersionDamaged(message=str(error)) from None
 

@@ -40,6 +40,7 @@ class ServerOptions:
     batching_per_model: bool = False
     session_config_file: Path | None = None
     verify_checksums: bool = False
+    public_key: Path | None = None  # of whom must have signed a version
     ssl_file: Path | None = None
     monitoring_file: Path | None = None
     profiler: bool = True
@@ -83,6 +84,7 @@ def from_flags(parsed: Parsed) -> ServerOptions:
         batching_per_model=value["enable_per_model_batching_parameters"],
         session_config_file=_path(value["tensorflow_session_config_file"]),
         verify_checksums=value["verify_checksums"],
+        public_key=_path(value["require_signature"]),
         ssl_file=_path(value["ssl_config_file"]),
         monitoring_file=_path(value["monitoring_config_file"]),
         profiler=value["enable_profiler"],

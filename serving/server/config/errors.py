@@ -314,12 +314,17 @@ class VersionDamaged(ServingError):
     """A version whose files are not those of its checksum list. facts: message."""
 
 
+class VersionNotTrusted(ServingError):
+    """A version that is not signed by the key that is required. facts: message."""
+
+
 CODES: dict[type[ServingError], Code] = {
     ServableNotFound: Code.NOT_FOUND,
     NoVersionsOfModel: Code.NOT_FOUND,
     NoSuchVersionOfModel: Code.NOT_FOUND,
     LoadFailed: Code.NOT_FOUND,
     VersionDamaged: Code.DATA_LOSS,
+    VersionNotTrusted: Code.PERMISSION_DENIED,
     Superseded: Code.ABORTED,
     UnknownLabel: Code.INVALID_ARGUMENT,
     VersionAndLabel: Code.INVALID_ARGUMENT,

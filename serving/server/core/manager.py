@@ -27,6 +27,7 @@ from pergola.serving.server.config.errors import (
     Superseded,
     UnknownLabel,
     VersionDamaged,
+    VersionNotTrusted,
     code_of,
 )
 from pergola.serving.server.config.model_config import ModelConfig
@@ -327,7 +328,9 @@ class Manager:
         unexpected = None if isinstance(error, ServingError) else error
         with self._changed:
             version.code, version.message = code_of(error), message
-            final = isinstance(error, VersionDamaged) or self._stopping  # its files do not heal by waiting
+            final = (
+                isinstance(error, VersionDamaged | VersionNotTrusted) or self._stopping
+            )  # its files do not heal by waiting
             if final or version.attempts > self._settings.max_num_load_retries:
                 version.state = VersionState.END
             else:

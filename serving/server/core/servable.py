@@ -113,7 +113,8 @@ class ServableVersion:
     @property
     def was_repaired(self) -> bool:
         """Whether its files were damaged and are others now: it was published again, or its copy ended."""
-        return self.failed and self.code is Code.DATA_LOSS and self.stamp != stamp_of(self.path)
+        refused = self.failed and self.code in (Code.DATA_LOSS, Code.PERMISSION_DENIED)
+        return refused and self.stamp != stamp_of(self.path)
 
     def status(self) -> ServableStatus:
         """A frozen copy of the status."""
