@@ -9,6 +9,7 @@
   experiments/<kind>/<key>/  results of `pergola compare-architectures` and `pergola tune`
   versions/<name>/<N>/ what each version was made of, see components/release/provenance.py
   models/<name>/<N>/   what is published, watched by servers
+  quarantine/<name>/<N>/  versions that were damaged
   mlflow.db, mlartifacts/
   requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
   feedback/<name>/     true labels for requests, and their images: a data set for scan.also
@@ -136,7 +137,8 @@ class Workspace:
             file = open(self.root / name, "a+")  # noqa: SIM115
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with explained(self.root):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "another run"
@@ -159,7 +161,8 @@ class Workspace:
     def server(self) -> dict[str, Any]:
         """Where `pergola serve` listens ("grpc", "rest", "pid"); empty when it does not run."""
         record = read_json(self.root / "serve.json")
-        return record if record and self._is_locked(SERVE_LOCK) else {}
+        whole = all(isinstance(record.get(key), str) for key in ("grpc", "rest"))
+        return record if whole and self._is_locked(SERVE_LOCK) else {}
 
     def _is_locked(self, name: str) -> bool:
         """Whether a living process holds a lock."""

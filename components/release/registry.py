@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pergola.components import digest
+from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
 from pergola.components.release import registry_tables
 from pergola.components.release.versions import (
@@ -182,7 +183,7 @@ class Registry:
             new_tags = [RunTag(key, str(value)) for key, value in (tags or {}).items()]
             self._batches(run, new_metrics, new_params, new_tags)
             for file in files:
-                self._client.log_artifact(run, str(file))
+                self._put(run, file)
             if files:
                 sums = {file.name: digest.of_file(file) for file in files}
                 self._client.set_tag(run, FILES, json.dumps(sums))
@@ -256,17 +257,34 @@ class Registry:
         Raises StepError when there is none, or it is not what was registered.
         """
         with _step_errors():
-            got = Path(self._client.download_artifacts(version.run, _folder_of(version.sha256), str(folder)))
+            place = _folder_of(version.sha256)
+            if self._path is None:
+                got = Path(self._client.download_artifacts(version.run, place, str(folder)))
+            else:
+                source = _artifacts(self._path, version.run) / place
+                got = Path(shutil.copytree(source, folder / place))
         if digest.of_folder(got) != version.sha256:
             raise StepError(f"The registry's copy of version {version.version} is damaged, too.")
         return got
 
+    def _put(self, run: str, file: Path) -> None:
+        """Store a file with a run, directly where it is a folder: MLflow remembers where that was."""
+        if self._path is None:
+            self._client.log_artifact(run, str(file))
+        else:
+            folder = _artifacts(self._path, run)
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file.name)
+
     def _upload(self, run: str, saved_model: Path, sha256: str) -> str:
         """Store a SavedModel with a run, in place of a damaged copy. Gives its address."""
         place = _folder_of(sha256)
-        if self._path is not None:
-            shutil.rmtree(_artifacts(self._path, run) / place, ignore_errors=True)
-        self._client.log_artifacts(run, str(saved_model), place)
+        if self._path is None:
+            self._client.log_artifacts(run, str(saved_model), place)
+        else:
+            target = _artifacts(self._path, run) / place
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(saved_model, target)
         return f"{self._client.get_run(run).info.artifact_uri}/{place}"
 
     def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
@@ -411,9 +429,12 @@ def _locked(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f".{path.name}.lock"), "ab")  # noqa: SIM115
+    with lock:
+        with explained(path.parent):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

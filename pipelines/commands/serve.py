@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pergola import extras
 from pergola.components import records
+from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
 from pergola.components.workspace import SERVE_LOCK, Workspace
 from pergola.pipelines.commands.exposure import Exposure
@@ -107,6 +108,7 @@ def serve(
     if public_key:
         flags.append(f"--require_signature={_checked_key(public_key, workspace, model)}")
     with (
+        explained(workspace.root),
         workspace.lock("pergola serve", SERVE_LOCK),
         _stop_signals() as stop,
         session.process([*program, *flags]) as process,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from pergola.components import records
 from pergola.components.settings import Settings, to_toml
 from pergola.components.workspace import Workspace
 from pergola.pipelines.local.cache import Output
+
+log = logging.getLogger(__name__)
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
@@ -73,8 +76,15 @@ def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:
     """ "<step>/<key>" of each output that the last runs used."""
     kept = set()
     for id in workspace.run_ids()[-num_runs:]:
-        for step, output in workspace.run_record(id).get("steps", {}).items():
-            kept.add(f"{step}/{output['key']}")
+        steps = workspace.run_record(id).get("steps")
+        if not isinstance(steps, dict) or not all(
+            isinstance(used, dict) and "key" in used for used in steps.values()
+        ):
+            log.warning(
+                "%s is damaged: intermediate files of this run may be made again", workspace.runs / id
+            )
+            continue
+        kept |= {f"{step}/{used['key']}" for step, used in steps.items()}
     return kept
 
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from pergola.components.errors import InputError
+from pergola.components.release.registry import Registry
 from pergola.components.workspace import SERVE_LOCK, Workspace
 
 
@@ -80,4 +84,61 @@ def test_server_is_there_while_its_process_holds_the_lock(tmp_path):
     assert workspace.server() == {}
     with workspace.lock("pergola serve", SERVE_LOCK):
         assert workspace.server() == record
+    assert workspace.server() == {}
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch, error):
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+
+    Workspace(tmp_path).create()
+    monkeypatch.setattr(fcntl, "flock", refuse)  # as on a network file system
+    with (
+        pytest.raises(InputError, match=r"file locks \(flock\).*local disk"),
+        Workspace(tmp_path).lock("x"),
+    ):
+        pass
+    with pytest.raises(InputError, match=r"without file locks"):
+        Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+from pergola.components.errors import InputError
+from pergola.components.release.registry import Registry
+from pergola.components.workspace import Workspace
+from pergola.pipelines.commands.serve import Ports, serve
+workspace = Workspace(Path(sys.argv[1]))
+for act in (workspace.create, lambda: workspace.lock("x").__enter__(),
+            lambda: Registry(workspace.tracking_uri), lambda: serve(workspace, Ports(0, 0), report=print)):
+    try:
+        act()
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv, to give up root's rights")
+def test_a_read_only_workspace_is_one_sentence(tmp_path):
+    root = tmp_path / "work"
+    Workspace(root).create()
+    (root / "scratch").rmdir()
+    root.chmod(0o555)
+    no_rights = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+    command = [*(no_rights if os.getuid() == 0 else []), sys.executable, "-c", READ_ONLY, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    root.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and all("cannot be written: choose another folder" in line for line in lines), (
+        lines
+    )
+
+
+def test_a_damaged_serve_json_is_no_server(tmp_path):
+    workspace = Workspace(tmp_path)
+    workspace.create()
+    (tmp_path / "serve.json").write_text(json.dumps({"pid": os.getpid(), "frpc": "localhost:1", "rest": ""}))
     assert workspace.server() == {}
