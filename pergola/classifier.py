@@ -45,6 +45,7 @@ def load(
     library_defaults()
     folder = Path(name_or_path).expanduser()
     with extras.explained("pergola.load"):
+        extras.require("tensorflow")
         if (folder / GRAPH).is_file():
             if version is not None:
                 raise InputError(
@@ -73,7 +74,6 @@ class Classifier:
     """
 
     def __init__(self, folder: Path, model: str, version: int) -> None:
-        extras.require("tensorflow")
         from pergola.components.evaluation.loaded_model import LoadedModel
 
         self._stack = ExitStack()
