@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -209,32 +210,43 @@ class _Column:
     def __init__(self, name: str, dtype: int) -> None:
         self.name = name
         self._dtype = dtype
-        self._values: list[Any] = []
+        self._values: list[Any] = []  # of rows that are single values
+        self._parts: list[Array] = []  # rows that are lists
         self._rows = 0
         self._shape: tuple[int, ...] | None = None
-        self._size = 0
 
     def add(self, value: Any) -> None:
         shape = _shape(self.name, value, 1)
-        before = len(self._values)
-        _fill(value, 0, shape, self._dtype, self._values)
-        size = len(self._values) - before
+        if shape:
+            self._parts.append(_dense(value, shape, self._dtype))
+        else:
+            self._values.append(_value(value, self._dtype))
+        self._check(shape)
+        self._rows += 1
+
+    def _check(self, shape: tuple[int, ...]) -> None:
         if self._shape is None:
-            self._shape, self._size = shape, size
-        elif size != self._size:
-            raise BadRequest(message=f"Expecting tensor size: {self._size} but got: {size}")
-        elif shape != self._shape:
+            self._shape = shape
+        size, expected = math.prod(shape), math.prod(self._shape)
+        if size != expected:
+            raise BadRequest(message=f"Expecting tensor size: {expected} but got: {size}")
+        if shape != self._shape:
             raise BadRequest(
                 message=f"Expecting shape {_show_shape(self._shape)} but got: {_show_shape(shape)}"
             )
-        self._rows += 1
 
     def array(self) -> Array:
-        return _array(self._values, self._dtype, (self._rows, *(self._shape or ())))
+        shape = (self._rows, *(self._shape or ()))
+        if self._parts:
+            return np.concatenate(self._parts).reshape(shape)
+        return _array(self._values, self._dtype, shape)
 
 
 def _tensor(name: str, value: Any, dtype: int) -> Array:
-    shape = _shape(name, value, 0)
+    return _dense(value, _shape(name, value, 0), dtype)
+
+
+def _dense(value: Any, shape: tuple[int, ...], dtype: int) -> Array:
     quick = _quick(value, dtype)
     if quick is not None:
         return quick

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -193,3 +194,29 @@ def test_a_start_fails_when_no_version_loads(start, tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     with pytest.raises(DidNotStart, match="1 servable"):
         start(f"--model_base_path={tmp_path / 'm'}", "--max_num_load_retries=0")
+
+
+@pytest.mark.slow
+def test_two_hundred_version_switches_leave_memory_and_descriptors_as_they_were(start, binary, tmp_path):
+    if binary:
+        pytest.skip("the stock server grows")
+    for version in (1, 2):
+        models.classifier(tmp_path / "leaves", version)
+    entry = "model_version_policy {{ specific {{ versions: {} }} }}"
+    config = [models_config(("leaves", tmp_path / "leaves", entry.format(version))) for version in (1, 2)]
+    (tmp_path / "models.config").write_text(config[0])
+    server, wire, _ = start(f"--model_config_file={tmp_path}/models.config", process=True)
+    image = {"image": [models.image_bytes(250)]}
+
+    def switch(times: int) -> tuple[int, int]:
+        for number in range(times):
+            assert not isinstance(wire.reload(config[(number + 1) % 2]), Refusal)
+            assert wire.outputs("leaves", image)["label"].tolist() == [b"bright"]
+        until(lambda: list(wire.states("leaves").values()).count("AVAILABLE") == 1)
+        open_files = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+        return server.resident_bytes(), open_files
+
+    before, files = switch(20)
+    after, files_after = switch(200)
+    assert after < before * 1.01, f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB"
+    assert files_after <= files
