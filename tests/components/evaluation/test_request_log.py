@@ -1,5 +1,6 @@
 """The request log: what our server wrote and what TF-Serving's own messages say, read without TensorFlow."""
 
+import os
 import subprocess
 import sys
 
@@ -93,6 +94,10 @@ def test_a_log_is_counted_and_cut_to_its_size(log, tmp_path):
     assert request_log.prune(str(tmp_path / "log"), 250) == 1
     assert request_log.prune(str(tmp_path / "log"), 1) == 1
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["log-3", "other-1"]
+    assert request_log.prune(str(tmp_path / "log"), 1, max_age_s=3600) == 0
+    os.utime(tmp_path / "log-3.tfrecord", (0, 0))
+    assert request_log.prune(str(tmp_path / "log"), 1000, max_age_s=3600) == 1
+    assert [path.stem for path in tmp_path.iterdir()] == ["other-1"]
 
 
 def test_read_log_forgives_a_cut_end_and_nothing_else(log, tmp_path):
