@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components import formatting
+from pergola.components.outside_text import visible
 
 LAYOUT = "page.html.j2"
 
@@ -40,6 +41,12 @@ def render(template: Path, content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= {function.__name__: function for function in _FILTERS}
     return environment.get_template(template.name).render(content)
+
+
+def _shown(value: Any) -> Any:
+    """Texts from outside without characters that turn the text beside them around."""
+    return visible(value) if type(value) is str else value

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _SEARCHED = 1 << 18  # bytes from the start; cameras put EXIF first, and a segment has at most 64 KiB
-_MAX_SEGMENTS = 64
+_MAX_STEPS = 256  # segments, and bytes between them
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION = 0x0112
@@ -107,14 +107,15 @@ def _find_tiff(data: Any) -> tf.Tensor:
 
     def more(place: Any, found: Any, count: Any) -> tf.Tensor:
         marker = _bytes_at(data, place + tf.constant([0, 1]))
-        is_segment = (marker[0] == 0xFF) & (marker[1] != _START_OF_SCAN)
-        return (found == 0) & is_segment & (count < _MAX_SEGMENTS)
+        is_scan = (marker[0] == 0xFF) & (marker[1] == _START_OF_SCAN)
+        return (found == 0) & ~is_scan & (place < tf.size(data)) & (count < _MAX_STEPS)
 
     def step(place: Any, found: Any, count: Any) -> tuple[Any, Any, Any]:
         head = _bytes_at(data, place + tf.range(10))
-        is_exif = (head[1] == _APP1) & tf.reduce_all(head[4:] == tf.constant(_EXIF))
         length = tf.maximum(2, head[2] * 256 + head[3])
-        padding = head[1] == 0xFF  # any number of 0xFF may come before a marker
+        # Any number of 0xFF may come before a marker; decoders pass over other bytes between segments too.
+        padding = (head[0] != 0xFF) | (head[1] == 0xFF)
+        is_exif = ~padding & (head[1] == _APP1) & tf.reduce_all(head[4:] == tf.constant(_EXIF))
         place_after = place + tf.where(padding, 1, 2 + length)
         return place_after, tf.where(is_exif, place + 10, 0), count + 1
 

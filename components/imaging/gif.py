@@ -85,7 +85,7 @@ def _find_frame(data: Any, start: Any) -> tuple[Any, Any, Any]:
         end, count = _skip_blocks(data, place + 2, count + 1)
         return end + 1, is_transparent | names_one, count
 
-    return tf.while_loop(more, step, (start, tf.constant(False), tf.constant(0)))  # type: ignore[no-any-return]
+    return tf.while_loop(more, step, (start, tf.constant(False), tf.constant(0)))
 
 
 def _skip_blocks(data: Any, start: Any, count: Any) -> tuple[Any, Any]:

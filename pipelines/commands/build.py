@@ -17,6 +17,7 @@ from pergola.pipelines.commands.command import (
     CommonOptions,
     command_line,
     display,
+    echo,
     print_status,
     with_options,
 )
@@ -70,7 +71,7 @@ def run(
         dataset, settings, workspace, force=force, show=display(), command=command_line(), reproduce=original
     )
     if not options.json:
-        click.echo(result.summary())
+        echo(result.summary())
     differs = result.reproduction is not None and not result.reproduction.same_decision
     return CommandResult(result.to_json(), 1) if differs else result.to_json()
 
@@ -96,7 +97,7 @@ def validate(options: CommonOptions, dataset: Path, relabel: Path | None) -> dic
     settings, workspace = options.settings(), options.open_workspace()
     result = local.validate(dataset, settings, workspace, show=display(), relabel=relabel)
     if not options.json:
-        click.echo(result.summary())
+        echo(result.summary())
     return result.to_json()
 
 
@@ -126,7 +127,7 @@ def expectations(
         action, dataset, file, options.settings(), options.open_workspace(), show=display(), fail_on=fail_on
     )
     if not options.json:
-        click.echo(result.text)
+        echo(result.text)
     return CommandResult(dict(result.json), result.status)
 
 
@@ -148,7 +149,7 @@ def versions(options: CommonOptions, model: str | None, repair: bool) -> dict[st
         listing.repair(workspace, model, print_status)
     found = listing.versions(workspace, model)
     if not options.json:
-        click.echo(listing.table(found))
+        echo(listing.table(found))
     return found
 
 

@@ -21,6 +21,7 @@ import click
 
 from pergola import extras
 from pergola.components.errors import InputError, PergolaError
+from pergola.components.outside_text import visible, visible_json
 
 if TYPE_CHECKING:
     from pergola.components.settings import Settings
@@ -93,7 +94,7 @@ def with_json(function: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
         with _json_only(as_json, stopped="pergola: stopped.") as answer:
             data, text = function(**arguments)
             if text and not as_json:
-                click.echo(text)
+                echo(text)
             failed = isinstance(data, dict) and not data.get("ok", True)
             answer(CommandResult(data, 1) if failed else data)
 
@@ -107,7 +108,12 @@ def status_of(error: PergolaError) -> int:
 
 def print_status(text: str) -> None:
     """Print one line to stderr."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
+
+
+def echo(text: str) -> None:
+    """Print text to stdout; names from outside in it cannot steer the terminal."""
+    click.echo(visible(text))
 
 
 def command_line() -> str:
@@ -132,7 +138,7 @@ class _WarningHandler(logging.Handler):
     stream: TextIO | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"pergola: {record.getMessage()}", file=self.stream, err=True)
+        click.echo(visible(f"pergola: {record.getMessage()}"), file=self.stream, err=True)
 
 
 _WARNINGS = _WarningHandler(logging.WARNING)
@@ -174,6 +180,6 @@ def _json_only(
         if isinstance(answers[0], CommandResult):
             status, answers = answers[0].status, [answers[0].data]
     if as_json:
-        click.echo(json.dumps(answers[0], ensure_ascii=False))
+        click.echo(visible_json(json.dumps(answers[0], ensure_ascii=False)))
     if status:
         sys.exit(status)

@@ -9,7 +9,7 @@ import click
 
 from pergola.components import records
 from pergola.components.errors import InputError
-from pergola.pipelines.commands.command import PATH, CommonOptions, display, with_options
+from pergola.pipelines.commands.command import PATH, CommonOptions, display, echo, with_options
 
 COMPARED = "mlp,cnn1,cnn2,cnn_pool,cnn_dropout,cnn_batchnorm,resnet_fast"
 
@@ -40,7 +40,7 @@ def architectures(options: CommonOptions, names: tuple[str, ...], classes: int) 
 
     entries = catalogue.catalogue(_known(names, catalogue.NAMES) or catalogue.NAMES, num_classes=classes)
     if not options.json:
-        click.echo(_catalogue_table(entries))
+        echo(_catalogue_table(entries))
     return [records.to_dict(entry) for entry in entries]
 
 
@@ -85,7 +85,7 @@ def compare_architectures(
         published=published, show=display(),
     )  # fmt: skip
     if not options.json:
-        click.echo(result.summary())
+        echo(result.summary())
     return result.to_json()
 
 
@@ -118,7 +118,7 @@ def tune(options: CommonOptions, dataset: Path, space: Path | None, **budget: An
         dataset, options.settings(), options.open_workspace(), how, space=space, show=display()
     )
     if not options.json:
-        click.echo(result.summary())
+        echo(result.summary())
     return result.to_json()
 
 

@@ -17,6 +17,7 @@ from pergola.pipelines.commands.command import (
     CommonOptions,
     command_line,
     display,
+    echo,
     with_options,
 )
 
@@ -52,7 +53,7 @@ def drift(options: CommonOptions, target: str | None, log: str | None, last: boo
     else:
         found = front.drift(workspace, target, options.settings().drift, log=log, show=display())
     if not options.json:
-        click.echo(found.summary())
+        echo(found.summary())
     return CommandResult(found.to_json(), found.status)
 
 
@@ -99,16 +100,16 @@ def feedback(
     if sample is not None:
         num_images, to_fill_in = front.sample(store, sample, count), sample / front.LIST
         if not options.json:
-            click.echo(f"{num_images} {'image' if num_images == 1 else 'images'}. "
+            echo(f"{num_images} {'image' if num_images == 1 else 'images'}. "
                        f"Fill in the column 'label' of {to_fill_in}, then run")  # fmt: skip
             same = {"--workspace": options.workspace, "--model": model, "--log": log}
             given = " ".join(f"{name} {value}" for name, value in same.items() if value)
-            click.echo(f"  pergola feedback {to_fill_in} {given}")
+            echo(f"  pergola feedback {to_fill_in} {given}")
         return {"asked": num_images, "list": str(to_fill_in)}
     if export is not None:
         copied = front.export(store, export)
         if not options.json:
-            click.echo(f"Copied {copied} new images to {export}.")
+            echo(f"Copied {copied} new images to {export}.")
         return {"copied": copied, "folder": str(export)}
     found = (
         front.add_labels(store, labels, replace=replace, new_classes=new_classes)
@@ -116,7 +117,7 @@ def feedback(
         else front.feedback(store)
     )
     if not options.json:
-        click.echo(found.summary())
+        echo(found.summary())
     return found.to_json()
 
 
@@ -146,7 +147,7 @@ def retrain(options: CommonOptions, dataset: Path, no_feedback: bool) -> dict[st
         command=command_line(),
     )
     if not options.json:
-        click.echo(found.summary())
+        echo(found.summary())
     return found.to_json()
 
 
@@ -174,5 +175,5 @@ def lineage(options: CommonOptions, what: str) -> dict[str, Any]:
         found = front.of_version(workspace, what)
         summary = lineage_summary.of_version(found)
     if not options.json:
-        click.echo(summary)
+        echo(summary)
     return found

@@ -16,8 +16,9 @@ import click
 
 from pergola import extras, k8s
 from pergola.components.errors import InputError, StepError
+from pergola.components.outside_text import visible
 from pergola.components.records import nearest
-from pergola.pipelines.commands.command import with_json
+from pergola.pipelines.commands.command import echo, with_json
 
 if TYPE_CHECKING:
     from pergola.components.store.model_store import Store
@@ -90,7 +91,7 @@ def sync(
         write_ssl_config(certificates, ssl_config)
     status = syncing.run(store, folder, settings, host=host, port=port, once=once)
     if once:
-        click.echo(status.to_json() if as_json else status.reason or "ok", nl=not as_json)
+        click.echo(status.to_json() if as_json else visible(status.reason or "") or "ok", nl=not as_json)
         sys.exit(1 if status.reason else 0)
 
 
@@ -198,7 +199,7 @@ def release(
         current = store.release(name)
         action, reasons = canary.verdict(current, name, **analysis)
         for reason in reasons:
-            click.echo(f"{action}: {reason}")
+            echo(f"{action}: {reason}")
         changes = {key: _only_for(current.canary, change) for key, change in changes.items()}
     data = _apply(changes[action], store, name, anew=action == "stable")
     if tracking and data["stable"] and (action in ("stable", "promote") or version is not None):
@@ -316,7 +317,7 @@ def deploy(
         cluster = Cluster.connect(kubeconfig, context)
         for thing in objects:
             (name,) = cluster.apply([thing], dry_run=dry_run, force=force)
-            click.echo(f"{name} {'would be applied' if dry_run else 'applied'}")
+            echo(f"{name} {'would be applied' if dry_run else 'applied'}")
         waits = bool(timeout) and not dry_run
         if waits:
             cluster.wait(objects, timeout)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pergola.pipelines.commands.command import PATH, CommonOptions, print_status, with_options
+from pergola.pipelines.commands.command import PATH, CommonOptions, echo, print_status, with_options
 
 
 def register(group: click.Group) -> None:
@@ -96,7 +96,7 @@ def predict(options: CommonOptions, images: tuple[Path, ...], **arguments: Any) 
 
     predictions = client.predict(options.open_workspace(), images, **arguments)
     if not options.json:
-        click.echo(client.table(predictions))
+        echo(client.table(predictions))
     return predictions
 
 
@@ -122,5 +122,5 @@ def tune_batching(options: CommonOptions, image: Path, **arguments: Any) -> dict
 
     found = batching.tune(options.open_workspace(), image, report=print_status, **arguments)
     if not options.json:
-        click.echo(found["summary"])
+        echo(found["summary"])
     return found

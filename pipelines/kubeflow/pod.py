@@ -21,6 +21,7 @@ from pergola.components import digest, records
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.record import Record
 from pergola.components.errors import InputError
+from pergola.components.outside_text import markdown
 from pergola.components.settings import Settings, from_toml
 from pergola.components.steps.context import Context, RunInfo
 from pergola.components.workspace import Workspace
@@ -65,7 +66,7 @@ def run(place: str, steps: Sequence[str], given: Mapping[str, Any]) -> str:
             result, refusal = _result(step, context, given, refusal, is_alone=len(chosen) == 1)
             seconds = time.monotonic() - begin
             log.info("step=%s seconds=%.1f %s", step.name, seconds, result)
-            lines.append(f"| {step.name} | {seconds:.1f} | {visuals.cell(result)} |")
+            lines.append(f"| {step.name} | {seconds:.1f} | {markdown(result)} |")
     if "steps" in given:
         Path(given["steps"].path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return _outcome(given) if any(step.output == "decision" for step in chosen) else ""

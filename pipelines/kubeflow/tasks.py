@@ -12,6 +12,7 @@ import numpy as np
 
 from pergola.components import digest, records
 from pergola.components.artifacts.data import Manifest
+from pergola.components.outside_text import markdown
 from pergola.components.release.last_run import LastRun
 from pergola.components.release.retrain import RetrainInputs, drifted_checks, due, num_changed, rows_of
 from pergola.components.settings import check_model_name, to_toml
@@ -66,7 +67,7 @@ def changes(given: Mapping[str, Any]) -> str:
     """Whether a run is due: "changed" or "unchanged". The artifact `why` gets the reason."""
     with failures.recorded("changes"):
         state, reason = _changes(Path(given["manifest"].path), given)
-        Path(given["why"].path).write_text(reason + "\n", encoding="utf-8")
+        Path(given["why"].path).write_text(markdown(reason) + "\n", encoding="utf-8")
         return state
 
 

@@ -22,6 +22,7 @@ from pergola.components.artifacts.release import Champion, Confirmation, FinalTe
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.evaluation import figures
 from pergola.components.evaluation.gate import formatting
+from pergola.components.outside_text import markdown
 
 if TYPE_CHECKING:
     from pergola.components.training.search.tune import Tuning
@@ -59,7 +60,9 @@ def findings(report: ValidationReport) -> str:
     if report.findings:
         lines += ["| severity | check | count | finding |", "|---|---|---|---|"]
     for found in sorted(report.findings, key=lambda f: order.get(f.severity, 3)):
-        lines.append(f"| {found.severity} | {found.check} | {found.count} | {cell(found.message)} |")
+        lines.append(
+            f"| {found.severity} | {markdown(found.check)} | {found.count} | {markdown(found.message)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -68,8 +71,8 @@ def trials(tuning: Tuning) -> str:
     ordered = sorted(tuning.trials, key=lambda trial: trial.val_accuracy or -1.0, reverse=True)
     lines = ["| trial | validation accuracy | seconds | settings |", "|---|---|---|---|"]
     for trial in ordered:
-        score = trial.problem or f"{trial.val_accuracy:.4f}"
-        values = ", ".join(f"{name} = {value}" for name, value in sorted(trial.values.items()))
+        score = markdown(trial.problem) if trial.problem else f"{trial.val_accuracy:.4f}"
+        values = ", ".join(f"{name} = {markdown(str(value))}" for name, value in sorted(trial.values.items()))
         best = " (best)" if trial.id == tuning.best.id else ""
         lines.append(f"| {trial.id}{best} | {score} | {trial.seconds:.0f} | {values} |")
     return "\n".join(lines) + "\n"
@@ -83,7 +86,7 @@ def verdict(decision: Decision) -> str:
     for rule in decision.rules:
         mark = formatting.verdict(rule) if rule.passed else "**failed**"
         figures = " | ".join(formatting.of_rule(rule, which) for which in ("value", "interval", "limit"))
-        lines.append(f"| {mark} | {rule.name} | {figures} | {cell(rule.message)} |")
+        lines.append(f"| {mark} | {markdown(rule.name)} | {figures} | {markdown(rule.message)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,11 +121,6 @@ def roc(folder: Path) -> tuple[list[float], list[float], list[float]] | None:
     keep = np.unique(np.linspace(0, len(thresholds) - 1, MAX_POINTS).round().astype(int))
     finite = np.where(np.isfinite(thresholds), thresholds, 1.0)
     return false_rates[keep].tolist(), true_rates[keep].tolist(), finite[keep].tolist()
-
-
-def cell(text: str) -> str:
-    """Text that is safe in a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _text(made: Callable[[Path], str]) -> Visual:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
+from pergola.components.outside_text import visible
 from pergola.components.progress import Bar, silent
 
 WIDTH = 19  # of the column with the names of steps
@@ -18,7 +19,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print one line."""
-        print(text, file=self.stream, flush=True)
+        print(visible(text), file=self.stream, flush=True)
 
     def step(self, name: str, summary: str, seconds: float, *, reused: bool) -> None:
         """Print the line of a finished step."""

@@ -46,6 +46,8 @@ ODD_EXIF = (
 )  # fmt: skip
 _TURNED_BY_XMP = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of those that end a scan
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1}  # of a pixel, by colour type
+_PNG_FILTERS = 4  # each row begins with the number of one
 _EXIF_HOLDERS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
@@ -60,8 +62,8 @@ def prepare(image: bytes | str | Path | np.ndarray, *, max_pixels: int = MAX_PIX
     Grey and RGB JPEG, opaque PNG of 8 bits or less and still, opaque WebP come back unchanged when they
     are upright. Everything else is rewritten, a JPEG as JPEG (quality 95, full colour resolution), the rest
     as PNG: EXIF orientation applied, transparent parts on white, CMYK as RGB, 16 bits cut to their upper 8,
-    the first frame of an animation. All are decoded once, so that a damaged file is found here and does not
-    fail the images that it is sent with.
+    the first frame of an animation. All are decompressed once, so that a damaged file is found here and does
+    not fail the images that it is sent with.
 
     Raises TooManyPixels for more than `max_pixels` pixels, ValueError for what is not an image, is damaged
     or truncated, or is an array of another dtype or shape; OSError for a path that cannot be read.
@@ -181,7 +183,7 @@ def _decodes_alike(picture: Image.Image, data: bytes) -> bool:
         return picture.mode in ("L", "RGB") and _reaches_end(data)
     if picture.format == "PNG":
         known = picture.mode in ("1", "L", "P", "RGB") and not any(name in data for name in ODD_EXIF)
-        return opaque and known and _has_sound_chunks(data)
+        return opaque and known and _has_sound_chunks(data) and _has_all_rows(data)
     if picture.format == "WEBP":
         return opaque and not webp.is_animation(data) and webp.has_sound_chunks(data)
     return False
@@ -226,7 +228,27 @@ def _decode_small(picture: Image.Image) -> None:
     """Decode for the errors alone, a JPEG at an eighth of its size, which takes half the time."""
     if picture.format in ("JPEG", "MPO"):
         picture.draft("L", (1, 1))
-    picture.load()
+    if picture.format != "PNG":  # whose rows are complete
+        picture.load()
+
+
+def _has_all_rows(png: bytes) -> bool:
+    """Whether the pixels of a PNG with sound chunks are complete: Pillow leaves missing rows black.
+
+    False for an interlaced one too, whose rows come in another order.
+    """
+    width, height, depth, kind, *methods = struct.unpack_from(">IIBBBBB", png, 16)
+    row = 1 + (width * depth * _PNG_SAMPLES.get(kind, 0) + 7) // 8
+    place, pixels, rows = 8, zlib.decompressobj(), bytearray()
+    try:
+        while not pixels.eof and len(rows) < row * height and place + 12 <= len(png):
+            length, name = struct.unpack_from(">I4s", png, place)
+            if name == b"IDAT":
+                rows += pixels.decompress(png[place + 8 : place + 8 + length], row * height - len(rows))
+            place += 12 + length
+    except zlib.error:
+        return False
+    return methods == [0, 0, 0] and len(rows) == row * height and max(rows[::row]) <= _PNG_FILTERS
 
 
 def _rewrite(picture: Image.Image, turn: int) -> bytes:

@@ -46,7 +46,7 @@ class Ways:
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory):
     base = tmp_path_factory.mktemp("m")
-    folder = exported(base, max_pixels=10_000)
+    folder = exported(base, max_pixels=30_000)
     with (
         ServerProcess(base / "logs", "--model_name=m", f"--model_base_path={base}") as server,
         Client(server.address, model="m") as client,
@@ -77,12 +77,12 @@ def test_case_answers_tell_turned_and_transparent_images_apart(ways):
 
 
 def test_case_of_too_many_pixels_is_refused_alike(ways):
-    large = encoded(picture(120, 120), "PNG")
+    large = encoded(picture(180, 200), "PNG")
     assert ways.by_rest(large) is None and ways.by_grpc(large) is None
-    with pytest.raises(InvalidInput, match="more than 10000 pixels"):
+    with pytest.raises(InvalidInput, match="more than 30000 pixels"):
         ways.client.classify_images([large])
 
 
 def test_evaluation_scales_down_what_a_model_would_refuse(ways):
-    fits = ways.model.probabilities([encoded(picture(80, 100), "PNG")])
-    np.testing.assert_allclose(ways.model.probabilities([encoded(picture(160, 200), "PNG")]), fits, atol=0.05)
+    fits = ways.model.probabilities([encoded(picture(120, 200), "PNG")])
+    np.testing.assert_allclose(ways.model.probabilities([encoded(picture(180, 300), "PNG")]), fits, atol=0.05)

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pergola.components import records
+from pergola.components import outside_text, records
 from pergola.components.data.manifest.image_metadata import ImageMetadata
 from pergola.components.data.sources.source import Entry
 from pergola.components.errors import InputError
@@ -51,7 +51,7 @@ def write_relabel(suspects: Iterable[Suspect], path: Path) -> int:
     writer = csv.writer(sink)  # line ends as in RFC 4180; with "\n" alone a "\r" would not be quoted
     writer.writerow(COLUMNS)
     rows = [(s.id, s.path, s.label, s.suggested, f"{s.quality:.4f}", "") for s in suspects]
-    writer.writerows(rows)
+    writer.writerows([outside_text.cell(value) for value in row] for row in rows)
     records.write_atomic(path, sink.getvalue())
     return len(rows)
 
@@ -75,7 +75,8 @@ def read_relabel(path: Path, labels: Collection[str]) -> dict[str, str | None]:
     """
     found: dict[str, str | None] = {}
     for number, row in _rows(path):
-        id, name = (row.get("id") or "").strip(), (row.get("new_label") or "").strip()
+        id = (row.get("id") or "").strip()
+        name = outside_text.from_cell((row.get("new_label") or "").strip())
         if not name:
             continue
         if not id:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pergola.components import outside_text
 from pergola.components.data.sources.source import SPLIT_NAMES, Entry, Stamp, check_labels, read_regular
 from pergola.components.errors import InputError
 
@@ -89,8 +90,8 @@ class ListSource:
                     f"first "
                     f"line must name path, label and, if the data is split already, split."
                 )
-        paths = self._paths(_texts(raw.column(columns["path"])))
-        labels = _texts(raw.column(columns["label"]))
+        paths = self._paths(_from_cells(_texts(raw.column(columns["path"]))))
+        labels = _from_cells(_texts(raw.column(columns["label"])))
         self._check_labels(paths, labels)
         splits = self._splits(_texts(raw.column(columns["split"])) if "split" in columns else None, paths)
         extra = {name: _texts(raw.column(i)) for name, i in columns.items() if name and name not in _OWN}
@@ -171,6 +172,13 @@ def _texts(column: Any) -> Any:
 
     texts = pc.fill_null(pc.cast(column, pa.string()), "")
     return pc.utf8_trim_whitespace(texts).combine_chunks()
+
+
+def _from_cells(texts: Any) -> Any:
+    """Without the apostrophes that our lists have before what a spreadsheet would compute."""
+    import pyarrow as pa
+
+    return pa.array((outside_text.from_cell(text) for text in _each(texts)), pa.string())
 
 
 def _each(column: Any) -> Iterator[str]:

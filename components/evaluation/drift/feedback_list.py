@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pergola.components import records
+from pergola.components import outside_text, records
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.feedback import image_id
 from pergola.serving.wire.images import prepare
@@ -48,7 +48,7 @@ def read_labels(path: Path, known: Collection[str] | None = None) -> list[Labell
     found: list[Labelled] = []
     labels: dict[str, Labelled] = {}
     for line, row in _rows(path):
-        label = (row.get(LABEL) or "").strip()
+        label = outside_text.from_cell((row.get(LABEL) or "").strip())
         if not label:
             continue
         if known is not None and label not in known:
@@ -76,7 +76,7 @@ def write_list(columns: Sequence[str], rows: Iterable[Mapping[str, object]], pat
     sink = io.StringIO()
     writer = csv.DictWriter(sink, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: outside_text.cell(value) for name, value in row.items()} for row in rows)
     records.write_atomic(path, sink.getvalue())
 
 
@@ -89,6 +89,7 @@ def _image(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[str, t
     name = next((value.strip() for key in FILES if (value := row.get(key)) and value.strip()), "")
     if not name:
         raise InputError(f"{path}, line {line}: the label has no image. Fill in id or image.")
+    name = outside_text.from_cell(name)
     file = path.parent / name
     try:
         data = file.read_bytes()

@@ -73,6 +73,11 @@ def test_orientation_behind_other_segments_is_found():
     assert int(exif.orientation(plain[:2] + comment * 3 + b"\xff" + plain[2:])) == 8
 
 
+def test_orientation_behind_stray_bytes_is_found():
+    plain = encoded(picture(), "JPEG", exif=exif_bytes(6))
+    assert int(exif.orientation(plain[:20] + b"stray bytes" + plain[20:])) == 6
+
+
 @given(block=st.binary(max_size=200))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_orientation_of_any_bytes_is_1_to_8(block):
