@@ -8,7 +8,9 @@
   state/<name>/        what a run leaves for the next: the last split, training that was cut off
   experiments/<kind>/<key>/  results of `pergola compare-architectures` and `pergola tune`
   versions/<name>/<N>/ what each version was made of, see components/release/provenance.py
-  models/<name>/<N>/   what is published, watched by servers
+  models/<name>/<N>/   what is published
+  models/<name>/release.json  which version is live, and which were before (store/release_record.py)
+  models.config        the live versions, for servers: pergola's and the stock one poll it
   quarantine/<name>/<N>/  versions that were damaged
   mlflow.db, mlartifacts/
   requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
@@ -53,7 +55,10 @@ class Workspace:
         self.scratch = self.root / "scratch"
         self.requests = self.root / "requests"
         self.versions = self.root / "versions"
-        self.tracking_uri = tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+        self.models_config = self.root / "models.config"
+        own = f"sqlite:///{self.root / 'mlflow.db'}"
+        self.tracking_uri = tracking_uri or own
+        self.has_own_registry = self.tracking_uri == own
 
     def create(self) -> None:
         """Make the folders. Raises InputError when the place cannot be used."""
@@ -105,6 +110,11 @@ class Workspace:
             upgrade(self.root, layout)
         log.warning("the workspace was upgraded from layout %d to %d; what was changed is kept in %s",
                     layout, LAYOUT, self.root / BACKUP.format(layout=layout))  # fmt: skip
+
+    def create_scratch(self) -> Path:
+        """The folder of temporary files."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch
 
     def request_log(self, model: str) -> str:
         """Prefix of the log of a model's requests."""

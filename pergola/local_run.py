@@ -27,6 +27,7 @@ def run(
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     force: str | None = None,
+    release: bool = True,
     quiet: bool = False,
 ) -> RunResult:
     """Images to a published model version, or to a rejected model and the reasons why.
@@ -38,7 +39,7 @@ def run(
     an .npz, or an archive.  workspace: folder of runs and models; by default PERGOLA_WORKSPACE or
     ./pergola-work.  config: a TOML file of settings.  settings: single ones, {"train.epochs": 20} or
     {"train": {"epochs": 20}}, which take precedence.  force: a step from which everything is redone.
-    quiet: show no progress.
+    release: False: register a version and release nothing.  quiet: show no progress.
 
     What did not change since the last run is reused. Raises InputError for what the caller can fix, StepError
     when a step failed. A rejected model is a result, not an error.
@@ -52,11 +53,18 @@ def run(
         place = open_workspace(workspace)
         command = ["pergola", "run", str(dataset), "--workspace", str(place.root)]
         command += ["--config", str(config)] if config is not None else []
+        command += [] if release else ["--no-release"]
         command += [word for override in overrides for word in ("--set", override)]
         wanted = sections.load(Path(config) if config is not None else None, overrides)
         with _display(quiet) as show:
             return local.run(
-                Path(dataset), wanted, place, show=show, force=force, command=shlex.join(command)
+                Path(dataset),
+                wanted,
+                place,
+                show=show,
+                force=force,
+                command=shlex.join(command),
+                release=release,
             )
 
 

@@ -180,7 +180,7 @@ TRAINING = Pipeline(
         ),
         Step(
             "champion", model.champion, "champion", group="champion", secrets=(REGISTRY,), always=True,
-            code=(f"{COMPONENTS}.release.registry", f"{COMPONENTS}.release.repair"),
+            code=(f"{COMPONENTS}.release.champions", f"{COMPONENTS}.release.repair"),
             describe=summaries.champion,
         ),
         Step(
@@ -201,7 +201,7 @@ TRAINING = Pipeline(
         ),
         Step(
             "gate", model.gate, "decision", group="evaluate", code=(f"{COMPONENTS}.evaluation.gate.gate",),
-            settings=("gate",), describe=summaries.gate, retry=False,
+            settings=("gate",), observes=model.hold, describe=summaries.gate, retry=False,
         ),
         Step(
             "report", release.report, "report", group="evaluate", decodes=True, retry=False,
@@ -233,7 +233,7 @@ TRAINING = Pipeline(
         ),
         Step(
             "confirm", release.confirm, "confirmation", group="confirm", outcomes=(ACCEPTED,), releases=True,
-            secrets=(REGISTRY,), code=(f"{COMPONENTS}.release.confirm", f"{COMPONENTS}.release.registry"),
+            secrets=(REGISTRY,), code=(f"{COMPONENTS}.release.confirm", f"{COMPONENTS}.release.champions"),
             verifies=("publication",), still=release.is_confirmed, describe=summaries.confirm,
         ),
         Step(

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pergola.components.artifacts.record import Record
 
 ACCEPTED, HELD, REJECTED = OUTCOMES = ("accepted", "held", "rejected")
+HELD_BY_REQUEST = "--no-release was given, so this model is held although all rules passed."
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def try_published(
 
 
 def promote_or_withdraw(
-    test: FinalTest, publication: Publication, base: Path, registry: Registry
+    test: FinalTest, publication: Publication, base: Path, registry: Registry | Champions
 ) -> Confirmation:
     """Make a published version the champion, if it passed its final test and is still what was published.
 
@@ -81,7 +81,9 @@ def _damage(base: Path, publication: Publication) -> str:
     return ""
 
 
-def _withdrawn(problem: str, publication: Publication, base: Path, registry: Registry) -> StepError:
+def _withdrawn(
+    problem: str, publication: Publication, base: Path, registry: Registry | Champions
+) -> StepError:
     """Withdraws a version, unless it is the champion, and says so."""
     model, version = publication.model, publication.version
     champion = registry.champion(model)

@@ -6,9 +6,10 @@
   images.parquet     every file: path, label, id, split, group, and why it was excluded
   split.json, split.parquet, manifest.json, validation.json, training.json, export.json,
   evaluation.json, decision.json, registration.json    as the steps wrote them
+  golden.json, reference/    what a held version is confirmed by and published with, once it is promoted
   checksums.json     name -> SHA-256 of these files
 
-A version never changes, so its provenance is written only once.
+A version never changes, so its provenance is written only once; the decision is that of the last run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pergola.components import digest, records
 from pergola.components.artifacts.data import Manifest, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision
-from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
 from pergola.components.artifacts.record import Record
 from pergola.components.artifacts.release import Registration
 from pergola.components.artifacts.training import Export, Training
@@ -32,7 +33,7 @@ from pergola.components.workspace import read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS, IMAGES, SUMS = "settings.toml", "images.parquet", "checksums.json"
+SETTINGS, IMAGES, SUMS, REFERENCE = "settings.toml", "images.parquet", "checksums.json", "reference"
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,17 @@ class ProvenanceSources:
     evaluation: Path
     decision: Path
     registration: Path
+    reference: Path | None = None  # of drift
 
 
 def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSources) -> None:
-    """Write the provenance of a version atomically. Does nothing if it exists and is sound.
+    """Write the provenance of a version atomically. If it is there and sound, only the decision is written.
 
     settings: the run's settings as TOML.
     """
     if is_sound(place):
+        Decision.load(sources.decision).save(place)
+        _write_sums(place)
         return
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -80,13 +84,22 @@ def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSou
         records.write_atomic(partial / SETTINGS, settings)
         for file in _records(sources):
             shutil.copyfile(file, partial / file.name)
+        if (golden := sources.evaluation / GoldenRequests.FILE).is_file():
+            shutil.copyfile(golden, partial / golden.name)
+        if sources.reference is not None:
+            shutil.copytree(sources.reference, partial / REFERENCE)
         _images(sources).to_parquet(partial / IMAGES, index=False)
-        sums = {file.name: digest.of_file(file) for file in partial.iterdir()}
-        records.write_atomic(partial / SUMS, json.dumps(sums, indent=1, sort_keys=True) + "\n")
+        _write_sums(partial)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_sums(place: Path) -> None:
+    files = (path for path in place.rglob("*") if path.is_file() and path.name != SUMS)
+    sums = {path.relative_to(place).as_posix(): digest.of_file(path) for path in files}
+    records.write_atomic(place / SUMS, json.dumps(sums, indent=1, sort_keys=True) + "\n")
 
 
 def is_sound(place: Path) -> bool:

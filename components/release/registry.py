@@ -319,6 +319,12 @@ class Registry:
             self._client.set_registered_model_alias(model, CHAMPION, str(version))
             return before
 
+    def clear_champion(self, model: str) -> None:
+        """Remove the champion's alias: nothing is released."""
+        with _step_errors():
+            if self._alias(model) is not None:
+                self._client.delete_registered_model_alias(model, CHAMPION)
+
     def withdraw(self, model: str, version: int) -> int | None:
         """Mark a version as no longer served and return the current champion.
 

@@ -13,9 +13,12 @@ import tempfile
 from pathlib import Path
 
 from pergola.components.errors import PergolaError
-from pergola.components.release.registry import Registry, champion_of, is_intact, numbers_of, version_of
+from pergola.components.release import champions
+from pergola.components.release.champions import Champions, live_version
+from pergola.components.release.registry import Registry, is_intact, numbers_of, version_of
 from pergola.components.release.versions import RegisteredVersion
 from pergola.components.store.checksums import CHECKSUMS, NOTES
+from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import (
     damage_of,
     model_sha256,
@@ -24,6 +27,7 @@ from pergola.components.store.publish import (
     set_aside,
     sound_notes,
 )
+from pergola.components.store.release_record import make_stable, withdraw
 from pergola.components.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -35,11 +39,12 @@ def champion(workspace: Workspace, model: str) -> RegisteredVersion | None:
     What the registry lost is registered again. All files of the version are read.
     """
     restore_registry(workspace, model)
-    while (found := champion_of(workspace.tracking_uri, model)) is not None:
+    Champions(workspace).settle(model)
+    while (found := champions.champion(workspace, model)) is not None:
         if not damage_of(workspace.models / model / str(found.version), found.sha256):
             return found
         log.warning("%s", repair(workspace, model, found.version))
-        after = champion_of(workspace.tracking_uri, model)
+        after = champions.champion(workspace, model)
         if after is not None and after.version == found.version:
             return after
     return None
@@ -87,7 +92,7 @@ def restore_registry(workspace: Workspace, model: str) -> None:
             registry.restore(model, number, copy, sha256=model_sha256(folder))
         restored.append(number)
     if restored and registry.champion(model) is None:
-        registry.promote(model, restored[-1])
+        registry.promote(model, live_version(workspace, model) or restored[-1])
     log.warning("the registry did not know versions %s of '%s', which are published: registered again",
                 ", ".join(map(str, restored)) or "(all damaged)", model)  # fmt: skip
 
@@ -109,13 +114,24 @@ def _publish_again(workspace: Workspace, version: RegisteredVersion, aside: Path
 
 def _withdrawn(workspace: Workspace, model: str, version: int, registered: RegisteredVersion | None) -> str:
     """What is served instead. A registry elsewhere stays as it is: its copy may be out of reach only now."""
-    champion = None
+    others = [number for number in published(workspace.models, model) if number != version]
     if registered is not None and not is_intact(workspace.tracking_uri, registered):
-        champion = Registry(workspace.tracking_uri).withdraw(model, version)
-    if champion is not None:
-        return f"Version {champion} is the champion."
-    others = published(workspace.models, model)
+        _replace_champion(workspace, model, version, others)
+        Registry(workspace.tracking_uri).withdraw(model, version)
+    if live := live_version(workspace, model):
+        return f"Version {live} is the champion."
     return f"Version {others[-1]} is served." if others else "Run `pergola run` with its images again."
+
+
+def _replace_champion(workspace: Workspace, model: str, version: int, others: list[int]) -> None:
+    """Another version is live instead of a damaged one: the one before it, else the newest, else none."""
+    if live_version(workspace, model) != version:
+        return
+    before = open_store(workspace.models).release(model).previous
+    after = before if before in others else max(others, default=None)
+    Champions(workspace, "its files were damaged").change(
+        model, lambda release: make_stable(release, after) if after else withdraw(release, version)
+    )
 
 
 def _model_in(folder: Path, target: Path) -> Path:

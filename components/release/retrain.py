@@ -151,8 +151,8 @@ def drifted_checks(workspace: Workspace, model: str, ended_s: float) -> int:
     if not (workspace.root / "drift" / model).is_dir():
         return 0
     from pergola.components.evaluation.drift.history import DriftHistory
-    from pergola.components.release.registry import champion_of
+    from pergola.components.release.champions import live_version
 
-    champion = champion_of(workspace.tracking_uri, model)
-    history = DriftHistory.of(workspace.drift(model, champion.version)) if champion else DriftHistory()
+    live = live_version(workspace, model)
+    history = DriftHistory.of(workspace.drift(model, live)) if live else DriftHistory()
     return history.drifted if history.checks and history.checks[-1].at_s >= ended_s else 0

@@ -44,7 +44,7 @@ class Context:
     track_epochs: bool = False  # log each epoch to the registry while training
     reproduces: Path | None = None  # provenance of the version that this run reproduces
     server: SmokeTestServer | None = None  # shared by the steps of one process
-    server_address: str = ""  # of a running `pergola serve` on this workspace
+    hold: bool = False  # a model that the gate accepts is held: registered and not released
     store: str | None = None  # model store to deliver to; None: this engine delivers nothing
     make_stable: bool = False  # a delivered version takes all requests
     asked_settings: str = ""  # as TOML, where a search changed `settings` since
@@ -72,13 +72,7 @@ class Context:
 
     @contextmanager
     def client_of(self, model: str, version: int) -> Iterator[Client]:
-        """A client of the server that people use, if it runs; else of our own, on the published folder."""
-        if self.server_address:
-            from pergola.serving.client import Client
-
-            with Client(self.server_address, model=model) as client:
-                yield client
-            return
+        """A client of a server of our own, which serves this version of the published folder."""
         with (
             self.smoke_test_server() as server,
             server.serve(self.workspace.models, model, version) as client,

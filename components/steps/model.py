@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.decision import HELD, HELD_BY_REQUEST, Decision
 from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
 from pergola.components.artifacts.release import Champion
 from pergola.components.artifacts.smoke_test import SmokeTest
@@ -134,14 +135,21 @@ def gate(
     rival = champion_evaluation if version else None
     gate_inputs = GateInputs.of(evaluation, rival, smoke_test, version)
     decision = decide(gate_inputs, context.settings.gate)
+    if context.hold and decision.accepted:
+        decision = replace(decision, accepted=False, outcome=HELD, reasons=(HELD_BY_REQUEST,))
     if gate_inputs.costs and rival:
         gate_inputs.costs.save(out)  # with the champion's; the evaluation has its own without
     decision.save(out)
     return decision
 
 
+def hold(context: Context) -> str:
+    """What the gate depends on besides its inputs: whether an accepted model is to be held."""
+    return "held" if context.hold else ""
+
+
 def reference(context: Context, out: Path, export: Path, shards: Path, evaluation: Path) -> DriftReference:
-    """An accepted SavedModel and the test split -> what requests are compared with, to notice drift."""
+    """A SavedModel to register, and the test split -> what requests are compared with, to notice drift."""
     from pergola.components.evaluation.drift.reference import reference_of
     from pergola.components.evaluation.loaded_model import LoadedModel
 

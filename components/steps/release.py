@@ -6,7 +6,7 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pergola.components import code, digest, records
 from pergola.components.artifacts.data import Manifest, Split, ValidationReport
@@ -21,10 +21,14 @@ from pergola.components.artifacts.release import (
     Registration,
 )
 from pergola.components.artifacts.training import Export, Training
+from pergola.components.errors import StepError
 from pergola.components.evaluation import figures
 from pergola.components.settings import to_toml
 from pergola.components.steps.context import Context
 from pergola.serving.wire.signature import is_signed
+
+if TYPE_CHECKING:
+    from pergola.components.release.champions import Champions
 
 
 def report(
@@ -74,6 +78,7 @@ def register(
     evaluation: Path,
     decision: Path,
     report: Path,
+    reference: Path | None = None,
 ) -> Registration | None:
     """Record the run in the registry, where an accepted or held model takes a version number, a rejected one
     none.
@@ -99,7 +104,7 @@ def register(
         registration.save(out)
         made = {"manifest": manifest, "validation": validation, "split": split, "training": training,
                 "export": export, "evaluation": evaluation, "decision": decision,
-                "registration": out}  # fmt: skip
+                "registration": out, "reference": reference}  # fmt: skip
         _keep_provenance(context, registration, made)
     if not decided.accepted:
         _remember(context, manifest, decided.outcome, registration.version if registration else None)
@@ -167,15 +172,31 @@ def has_passed(context: Context, out: Path) -> bool:
 
 def confirm(context: Context, out: Path, publication: Path, final_test: Path) -> Confirmation:
     """A version that passed its final test -> the champion; one that did not is withdrawn."""
+    from pergola.components.release.champions import Champions, wait_until_served
     from pergola.components.release.confirm import promote_or_withdraw
-    from pergola.components.release.registry import Registry
 
     test, published, workspace = FinalTest.load(final_test), Publication.load(publication), context.workspace
-    confirmation = promote_or_withdraw(test, published, workspace.models, Registry(workspace.tracking_uri))
+    champions = Champions(workspace, _why(context))
+    confirmation = promote_or_withdraw(test, published, workspace.models, champions)
     signed = is_signed(workspace.models / published.model / str(published.version))
     confirmation = replace(confirmation, signed=signed)
+    try:
+        wait_until_served(workspace, published.model, published.version)
+    except StepError as error:
+        replace_champion(champions, confirmation, str(error))
     confirmation.save(out)
     return confirmation
+
+
+def replace_champion(champions: Champions, confirmation: Confirmation, problem: str) -> NoReturn:
+    """Make the previous version the champion again.  Raises StepError with the problem of this one."""
+    from pergola.components.store.release_record import make_stable, withdraw
+
+    model, version, previous = confirmation.model, confirmation.version, confirmation.previous
+    champions = replace(champions, why=problem)
+    champions.change(model, lambda r: make_stable(r, previous) if previous else withdraw(r, version))
+    now = f"Version {previous} is the champion again." if previous else "There is no champion."
+    raise StepError(f"Version {version} of '{model}' passed its final test, but: {problem} {now}")
 
 
 def is_confirmed(context: Context, out: Path) -> bool:
@@ -190,7 +211,7 @@ def is_confirmed(context: Context, out: Path) -> bool:
 def deliver(context: Context, out: Path, confirmation: Path, manifest: Path) -> Delivery:
     """A confirmed version -> the model store that clusters serve from, if one is named."""
     confirmed = Confirmation.load(confirmation)
-    delivery = Delivery(_deliver(context, confirmed.model, confirmed.version))
+    delivery = Delivery(deliver_version(context, confirmed.model, confirmed.version))
     _remember(context, manifest, ACCEPTED, confirmed.version)
     delivery.save(out)
     return delivery
@@ -225,7 +246,7 @@ def _in_registry(name: str) -> str:
     return name if name.startswith("train_") else f"test_{name}"
 
 
-def _keep_provenance(context: Context, registration: Registration, made: dict[str, Path]) -> None:
+def _keep_provenance(context: Context, registration: Registration, made: dict[str, Any]) -> None:
     from pergola.components.release import provenance
 
     origin = provenance.Provenance(
@@ -242,7 +263,8 @@ def _keep_provenance(context: Context, registration: Registration, made: dict[st
     provenance.write(place, origin, to_toml(context.settings), provenance.ProvenanceSources(**made))
 
 
-def _deliver(context: Context, model: str, version: int) -> str:
+def deliver_version(context: Context, model: str, version: int) -> str:
+    """Put a confirmed version into the model store, if one is named. Gives what became of it."""
     from pergola.components.store import release_record
     from pergola.components.store.model_store import open_store
 
@@ -252,8 +274,14 @@ def _deliver(context: Context, model: str, version: int) -> str:
     target.put(context.workspace.models / model / str(version), model, version)
     if not context.make_stable:
         return f"Version {version} of {model} is in {target.uri}; `pergola release` gives it requests."
-    target.change(model, lambda record: release_record.make_stable(record, version))
+    target.change(model, lambda record: release_record.make_stable(record, version), why=_why(context))
     return f"Version {version} of {model} is in {target.uri} and stable."
+
+
+def _why(context: Context) -> str:
+    """Why a version is released, for the history of the release record."""
+    run = context.run
+    return "; ".join(text for text in (run.reason, run.command or f"run {run.id}") if text)
 
 
 def _remember(context: Context, manifest: Path, outcome: str, version: int | None) -> None:

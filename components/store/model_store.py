@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ from pergola.components.store.store_errors import ChecksumError, MissingVersion,
 
 RELEASE = "release.json"
 _MAX_LIST_BYTES = 16 << 20
+_MAX_RECORD_BYTES = 16 << 20  # a change takes about 250 bytes of history
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -149,11 +151,18 @@ class Store:
         return self._release(model)[0]
 
     def change(
-        self, model: str, change: Callable[[Release], Release], attempts: int = 5, anew: bool = False
+        self,
+        model: str,
+        change: Callable[[Release], Release],
+        attempts: int = 5,
+        anew: bool = False,
+        *,
+        why: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> Release:
         """Apply `change` to the release record; on a concurrent write, read it again and retry.
 
-        anew: a record that cannot be read counts as empty.
+        anew: a record that cannot be read counts as empty.  why: for its history.
         Raises InputError for a version that is not in the store, WriteConflict if every
         attempt conflicts.
         """
@@ -163,6 +172,8 @@ class Store:
             if changed == release:
                 return release
             self._check_present(model, changed)
+            who = release_record.current_user()
+            changed = release_record.with_event(release, changed, who=who, why=why, at_s=clock())
             try:
                 self._files.replace(f"{model}/{RELEASE}", release_record.to_json(changed), tag)
                 return changed
@@ -176,7 +187,7 @@ class Store:
     def _release(self, model: str, anew: bool = False) -> tuple[Release, Any]:
         key = f"{_checked(model)}/{RELEASE}"
         try:
-            content, tag = self._files.read(key, 1 << 16)
+            content, tag = self._files.read(key, _MAX_RECORD_BYTES)
         except FileNotFoundError:
             return Release(), None
         try:

@@ -52,22 +52,25 @@ def step(current: ConfigEntry, goal: ConfigEntry, is_ready: Callable[[int], bool
     return ConfigEntry(tuple(sorted({*goal.versions, *labels.values()})), labels)
 
 
-def to_text(configs: Mapping[str, ConfigEntry], folder: PurePath) -> str:
+def to_text(
+    configs: Mapping[str, ConfigEntry], folder: PurePath, more: Callable[[str], str] = lambda name: ""
+) -> str:
     """The file, a text proto of tensorflow.serving.ModelServerConfig.
 
     folder: absolute, with `<model>/<version>/` below it. A model without versions is omitted.
+    more: name -> further lines of its entry.
     """
     entries = "".join(
-        _entry(name, configs[name], folder) for name in sorted(configs) if configs[name].versions
+        _entry(name, configs[name], folder, more(name)) for name in sorted(configs) if configs[name].versions
     )
     return f"model_config_list {{\n{entries}}}\n"
 
 
-def _entry(name: str, config: ConfigEntry, folder: PurePath) -> str:
+def _entry(name: str, config: ConfigEntry, folder: PurePath, more: str) -> str:
     lines: Iterable[str] = (
         "  config {",
-        f"    name: {_quoted(name)}",
-        f"    base_path: {_quoted(str(folder / name))}",
+        f"    name: {quoted(name)}",
+        f"    base_path: {quoted(str(folder / name))}",
         '    model_platform: "tensorflow"',
         "    model_version_policy { specific { "
         + " ".join(f"versions: {v}" for v in config.versions)
@@ -76,10 +79,11 @@ def _entry(name: str, config: ConfigEntry, folder: PurePath) -> str:
             f'    version_labels {{ key: "{label}" value: {version} }}'
             for label, version in sorted(config.labels.items())
         ),
+        *more.splitlines(),
         "  }",
     )
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)

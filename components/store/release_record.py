@@ -1,23 +1,42 @@
-"""The release record of a model: which version is stable, which is canary, and the canary's share.
+"""The release record of a model: which version is stable, which is canary, with which share, and since when.
 
-Every change is a pure function from one `Release` to the next. components/store/model_store.py stores it and
-handles concurrent writers.
+Every change is a pure function from one `Release` to the next. components/store/model_store.py stores it,
+adds each change to its history, and handles concurrent writers.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
+import os
+import socket
+import time
 from dataclasses import dataclass
 
 from pergola.components import records
 from pergola.components.errors import InputError
 
 STABLE, CANARY = LABELS = ("stable", "canary")
+USER_VARIABLE = "PERGOLA_USER"  # who is named in the history, instead of user@host
 
 
 class Unreadable(InputError):
     """A release record that is not valid JSON: truncated or edited by hand."""
+
+
+@dataclass(frozen=True)
+class ReleaseEvent:
+    """A change of a release record, and which versions were released from then on."""
+
+    at: str  # UTC: "2026-11-01T12:00:00Z"
+    who: str  # user@host, or what PERGOLA_USER said
+    what: str  # "stable 2 (was 1)"
+    why: str
+    stable: int | None
+    canary: int | None
+    share: float
+    generation: int  # of the record after it
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Release:
     share: float = 0.0  # share of requests for the canary, 0 to 1
     previous: int | None = None  # the previous stable version, the target of a rollback
     generation: int = 0  # increases by one with each change
+    history: tuple[ReleaseEvent, ...] = ()  # oldest first; only ever appended to
 
 
 def to_json(release: Release) -> bytes:
@@ -47,6 +67,46 @@ def from_json(raw: bytes, where: str) -> Release:
     if not isinstance(data, dict) or data.pop("schema", None) != "Release/1":
         raise InputError(f"{where} is not a release record of this version of pergola (schema 'Release/1').")
     return records.from_dict(Release, data, where)
+
+
+def with_event(before: Release, after: Release, *, who: str, why: str, at_s: float) -> Release:
+    """`after`, with the change from `before` in its history.  at_s: seconds since 1970.
+
+    Times never decrease, even where the clocks of two writers differ.
+    """
+    last = before.history[-1].at if before.history else ""
+    event = ReleaseEvent(
+        at=max(utc(at_s), last),
+        who=who,
+        what=_difference(before, after),
+        why=why,
+        stable=after.stable,
+        canary=after.canary,
+        share=after.share,
+        generation=after.generation,
+    )
+    return dataclasses.replace(after, history=(*before.history, event))
+
+
+def live_at(release: Release, at: str) -> ReleaseEvent | None:
+    """The last change up to a time ("2026-11-01T12:00:00Z"); None if none is recorded."""
+    return next((event for event in reversed(release.history) if event.at <= at), None)
+
+
+def current_user() -> str:
+    """Who makes a change: $PERGOLA_USER, otherwise user@host."""
+    if named := os.environ.get(USER_VARIABLE, ""):
+        return named
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without an entry in /etc/passwd
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def utc(seconds: float) -> str:
+    """A time as a history has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def make_stable(release: Release, version: int) -> Release:
@@ -105,6 +165,19 @@ def rollback(release: Release) -> Release:
             why = "Nothing is stable, so there is no previous version."
         raise InputError(f"{why} Specify a version: pergola release stable N.")
     return _next(release, stable=release.previous, previous=None, canary=None, share=0.0)
+
+
+def _difference(before: Release, after: Release) -> str:
+    """What changed, in a few words."""
+    found = []
+    if after.stable != before.stable:
+        was = f" (was {before.stable})" if before.stable is not None else ""
+        found.append(("nothing is stable" if after.stable is None else f"stable {after.stable}") + was)
+    if after.canary is not None and (after.canary, after.share) != (before.canary, before.share):
+        found.append(f"canary {after.canary} with {after.share:.0%}")
+    elif before.canary is not None and after.canary is None and before.canary != after.stable:
+        found.append(f"canary {before.canary} withdrawn")
+    return ", ".join(found) or f"version {before.previous} is no longer the target of a rollback"
 
 
 def _next(release: Release, **changes: int | float | None) -> Release:

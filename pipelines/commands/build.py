@@ -32,10 +32,12 @@ def register(group: click.Group) -> None:
 @with_options
 @click.argument("dataset", type=PATH, required=False)
 @click.option("--force", metavar="STEP", help="Redo this step and all later ones, even if nothing changed.")
+@click.option("--no-release", is_flag=True,
+              help="Register a version, but leave the champion as it is; see `pergola promote`.")  # fmt: skip
 @click.option("--reproduce", metavar="VERSION",
               help="Repeat the run of a version and compare. Nothing is released.")  # fmt: skip
 def run(
-    options: CommonOptions, dataset: Path | None, force: str | None, reproduce: str | None
+    options: CommonOptions, dataset: Path | None, force: str | None, no_release: bool, reproduce: str | None
 ) -> dict[str, Any] | CommandResult:
     """Train, test and release a classifier from DATASET.
 
@@ -43,6 +45,7 @@ def run(
     pergola run leaves/
     pergola run leaves.zip --set train.epochs=20 --workspace work
     pergola run leaves/ --force train --json
+    pergola run leaves/ --no-release
     pergola run --reproduce 3
 
     Steps whose inputs, settings and code did not change are reused; an interrupted run continues where it
@@ -68,7 +71,14 @@ def run(
             "DATASET is missing. Give a folder of images, a list or an archive: pergola run leaves/"
         )
     result = local.run(
-        dataset, settings, workspace, force=force, show=display(), command=command_line(), reproduce=original
+        dataset,
+        settings,
+        workspace,
+        force=force,
+        show=display(),
+        command=command_line(),
+        reproduce=original,
+        release=not no_release,
     )
     if not options.json:
         echo(result.summary())

@@ -15,6 +15,7 @@ from pergola.components.errors import PergolaError
 from pergola.pipelines.commands import (
     aliases,
     build,
+    deploy,
     experiments,
     kubeflow,
     monitoring,
@@ -26,7 +27,8 @@ from pergola.pipelines.commands.command import print_status, status_of
 SECTIONS = {  # of --help, in this order
     "Build": ("run", "validate", "expectations", "architectures", "compare-architectures", "tune", "versions",
               "config"),
-    "Serve": ("serve", "predict", "tune-batching", "push", "release", "rollback"),
+    "Serve": ("serve", "predict", "tune-batching", "push"),
+    "Release": ("promote", "release", "rollback", "releases"),
     "Monitor": ("drift", "feedback", "retrain", "lineage"),
     "Kubeflow and Kubernetes": ("compile", "submit", "runs", "schedule", "deploy", "sync"),
 }  # fmt: skip
@@ -82,7 +84,7 @@ def pergola() -> None:
     """
 
 
-for _module in (build, experiments, serving, release, monitoring, kubeflow):
+for _module in (build, experiments, serving, release, deploy, monitoring, kubeflow):
     _module.register(pergola)
 
 

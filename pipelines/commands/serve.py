@@ -1,7 +1,7 @@
 """`pergola serve`: serve the workspace's models with TensorFlow Serving's API until stopped.
 
 The server is a separate process (ours, or the stock tensorflow_model_server) that reads a model config file.
-This module writes that file, adds models as they are published, and reports what is served.
+This module keeps that file at the live version of each model, and reports what is served.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from pergola import extras
 from pergola.components import records
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
+from pergola.components.release import champions
+from pergola.components.store.models_config import quoted
 from pergola.components.workspace import SERVE_LOCK, Workspace
 from pergola.pipelines.commands.exposure import Exposure
 from pergola.pipelines.release.resolve import model_names
@@ -144,14 +146,13 @@ class ServeSession:
     @contextmanager
     def process(self, program: list[str]) -> Iterator[ChildProcess]:
         """The server, which is stopped at the end of the block."""
-        for left in (self._models_config, self._record):  # of a session that was killed
-            left.unlink(missing_ok=True)
-        self._repair_newest()
+        self._record.unlink(missing_ok=True)  # of a session that was killed
+        self._repair_live()
         self._write_models()
         arguments = [
             f"--port={self.ports.grpc}",
             f"--rest_api_port={self.ports.rest}",
-            f"--model_config_file={self._models_config}",
+            f"--model_config_file={self.workspace.models_config}",
             "--model_config_file_poll_wait_seconds=1",
             "--file_system_poll_wait_seconds=1",
         ]
@@ -164,7 +165,7 @@ class ServeSession:
             process.stop(GRACE_S)
 
     def watch(self, process: ChildProcess, stop: list[int]) -> None:
-        """Until stopped: add new models, and report the state of each version."""
+        """Until stopped: follow what is released, and report the state of each version."""
         self.report(f"Starting the server for {self.workspace.root} …")
         while not stop:
             if (status := process.poll()) is not None:
@@ -188,19 +189,10 @@ class ServeSession:
         """File that says where the server listens, while it does."""
         return self.workspace.root / "serve.json"
 
-    @property
-    def _models_config(self) -> Path:
-        return self.workspace.root / "models.config"
-
-    def _asked(self) -> tuple[str, ...]:
-        return self.only or tuple(model_names(self.workspace))
-
-    def _repair_newest(self) -> None:
+    def _repair_live(self) -> None:
         """A server that starts needs a sound version of each model: repair those that it would load."""
-        from pergola.components.store.publish import published
-
-        for name in self._asked():
-            while (numbers := published(self.workspace.models, name)) and self._repair(name, numbers[-1]):
+        for name in self.only or model_names(self.workspace):
+            while (live := champions.live_version(self.workspace, name)) and self._repair(name, live):
                 pass
 
     def _repair(self, name: str, version: int) -> bool:
@@ -217,16 +209,10 @@ class ServeSession:
         return not folder.is_dir() or bool(damage_of(folder))
 
     def _write_models(self) -> None:
-        from pergola.components.store.publish import published
-
-        # A model without a version comes later: a server that starts would wait for it.
-        names = tuple(name for name in self._asked() if published(self.workspace.models, name))
-        if names != self.served or not self._models_config.exists():
-            text = models_config(
-                names, self.workspace.models, log=self.workspace.request_log, share=self.log_requests.share
-            )
-            records.write_atomic(self._models_config, text)
-            self.served = names
+        log, share = self.workspace.request_log, self.log_requests.share
+        self.served = champions.write_models_config(
+            self.workspace, lambda name: logging_config(log(name), share) if share else "", self.only or ()
+        )
 
     def _prune_log(self) -> None:
         from pergola.components.evaluation.drift.request_log import prune
@@ -286,45 +272,28 @@ class ServeSession:
             self.report("Classify an image: pergola predict IMAGE. Stop: Ctrl-C.")
 
 
-def models_config(
-    names: Iterable[str], base: Path, *, log: Callable[[str], str] = str, share: float = 0.0
-) -> str:
-    """The model config file: these models, each at its newest version below base/<name>/.
+def logging_config(prefix: str, share: float) -> str:
+    """Lines of a model's entry in models.config that log a share of its requests, 0 to 1.
 
-    log: name -> prefix of the files of its request log.  share: of the requests that are logged, 0 to 1.
+    prefix: of the files of its request log.
     """
-    entries = "".join(
-        f"  config {{\n    name: {_quoted(name)}\n    base_path: {_quoted(str(base / name))}\n"
-        f'    model_platform: "tensorflow"\n{_logging_config(log(name), share) if share else ""}  }}\n'
-        for name in names
-    )
-    return f"model_config_list {{\n{entries}}}\n"
-
-
-def _logging_config(prefix: str, share: float) -> str:
     return (
         "    logging_config {\n"
-        f'      log_collector_config {{ type: "file" filename_prefix: {_quoted(prefix)} }}\n'
+        f'      log_collector_config {{ type: "file" filename_prefix: {quoted(prefix)} }}\n'
         f"      sampling_config {{ sampling_rate: {share} }}\n    }}\n"
     )
 
 
-def _quoted(text: str) -> str:
-    """A string of a text proto, which does not know JSON's pairs of surrogates."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _checked_key(key: Path, workspace: Workspace, model: str | None) -> Path:
-    """The key, once the newest versions are found to be signed with it: else no server would start."""
+    """The key, once the live versions are found to be signed with it: else no server would start."""
     from pergola.components.store.checksums import verify_signature
-    from pergola.components.store.publish import published
 
     if not key.is_file():
         raise InputError(f"--require-signature: there is no public key at {key}. Check the path.")
     extras.require("model_signing")
     for name in (model,) if model else model_names(workspace):
-        if numbers := published(workspace.models, name):
-            verify_signature(workspace.models / name / str(numbers[-1]), key)
+        if live := champions.live_version(workspace, name):
+            verify_signature(workspace.models / name / str(live), key)
     return key.absolute()
 
 

@@ -71,7 +71,8 @@ class Engine:
             self._on_start(step)
             if step.check:
                 step.check(
-                    step.context(self.context), {name: self.output(name).folder for name in step.inputs}
+                    step.context(self.context),
+                    {name: made.folder for name, made in self._inputs(step).items()},
                 )
             output = self._step(step, forced)
             self.done[step.name] = output
@@ -86,7 +87,7 @@ class Engine:
         return not step.outcomes or step.is_done_when(Decision.load(self.output("decision").folder).outcome)
 
     def _step(self, step: Step, forced: bool) -> Output:
-        context, inputs = step.context(self.context), {name: self.output(name) for name in step.inputs}
+        context, inputs = step.context(self.context), self._inputs(step)
         key = key_of({name: found.sha256 for name, found in inputs.items()},
                      step.settings_in(self.context), code=step.code_digest(), model=context.model,
                      observed=step.observes(context) if step.observes else "")  # fmt: skip
@@ -100,9 +101,15 @@ class Engine:
         output = self.cache.make(step.name, key, work, resumes=step.resumes and not forced)
         return replace(output, reused=True) if found and found.sha256 == output.sha256 else output
 
+    def _inputs(self, step: Step) -> dict[str, Output]:
+        """What it takes, without the outputs of steps that are not done with the gate's outcome."""
+        return {
+            name: self.output(name) for name in step.inputs if self.pipeline.makers[name].name in self.done
+        }
+
     def _still_there(self, step: Step, context: Context, found: Output) -> bool:
         """Whether what a step with effects did is still so: its own, and that of those it builds on."""
-        for name in step.inputs:
-            if self.pipeline.makers[name].has_effects and not self.output(name).reused:
+        for name, made in self._inputs(step).items():
+            if self.pipeline.makers[name].has_effects and not made.reused:
                 return False
         return step.still is None or step.still(context, found.folder)

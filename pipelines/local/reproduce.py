@@ -13,7 +13,7 @@ from pathlib import Path
 from pergola.components import code
 from pergola.components import settings as config
 from pergola.components.artifacts.data import Manifest
-from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.decision import HELD_BY_REQUEST, Decision
 from pergola.components.artifacts.training import Export
 from pergola.components.errors import InputError
 from pergola.components.release import provenance
@@ -68,6 +68,11 @@ class OriginalVersion:
     def champion(self) -> int | None:
         """The version that this one was compared with."""
         return Decision.load(self.place).champion
+
+    @property
+    def was_held_by_request(self) -> bool:
+        """Whether it was held although all rules of the gate passed."""
+        return Decision.load(self.place).reasons == (HELD_BY_REQUEST,)
 
     def settings(self) -> Settings:
         """The settings of the version, with the name of its model."""

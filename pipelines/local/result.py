@@ -18,14 +18,13 @@ from pergola.components.artifacts.data import (
     ValidationReport,
 )
 from pergola.components.artifacts.decision import (
-    ACCEPTED,
-    HELD,
     Decision,
     Rule,
 )
 from pergola.components.artifacts.release import Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.evaluation import figures
+from pergola.components.release.champions import live_version
 from pergola.pipelines import summaries
 from pergola.pipelines.local.reproduce import OriginalVersion, Reproduction
 
@@ -43,6 +42,7 @@ class RunResult:
     reasons: tuple[str, ...]
     rules: tuple[Rule, ...]  # of the gate, each with value, interval, limit and verdict
     version: int | None  # registered; None if rejected
+    champion: int | None  # the version that is live after the run
     model: str
     metrics: Mapping[str, float | None]  # on the test split, unless the name says otherwise
     counts: Mapping[str, Any]  # images, quarantined by reason, train, validation, test
@@ -91,15 +91,15 @@ class RunResult:
                 else f"Reused: {', '.join(self.reused)}.",
             )
         if self.version:
-            following = "serve" if self.outcome == ACCEPTED else f"promote {self.version}"
+            following = "serve" if self.version == self.champion else f"promote {self.version}"
             lines += [f"  model   {self.model_path}", f"  next    pergola {following}"]
         return "\n".join(lines)
 
     def _fate(self) -> str:
-        if self.version and self.outcome == HELD:
-            return f" version {self.version} is registered; the champion stays."
         if self.version:
-            return f" version {self.version} is the champion."
+            others = f"version {self.champion} is the champion" if self.champion else "there is no champion"
+            here = "is the champion" if self.version == self.champion else f"is registered; {others}"
+            return f" version {self.version} {here}."
         return (
             f", reproduction of version {self.reproduction.version}; nothing is released."
             if self.reproduction
@@ -133,12 +133,13 @@ def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> Run
         reasons=decision.reasons,
         rules=decision.rules,
         version=version,
+        champion=live_version(context.workspace, context.model),
         model=context.model,
         metrics=figures.of(engine.output("evaluation").folder),
         counts={**summaries.data_counts(validation), **{split: splits.get(split, 0) for split in SPLITS}},
         seconds={step: 0.0 if output.reused else round(output.seconds, 2) for step, output in done.items()},
         reused=tuple(step for step, output in done.items() if output.reused),
-        model_path=str(published if version and decision.accepted else export.folder / "saved_model"),
+        model_path=str(published if published.is_dir() else export.folder / "saved_model"),
         report=str(page),
         reproduction=reproduction,
     )

@@ -41,18 +41,21 @@ def run(
     command: str = "",
     reason: str = "",
     reproduce: OriginalVersion | None = None,
+    release: bool = True,
     pipeline: Pipeline = TRAINING,
 ) -> RunResult:
     """A data set to a published version, or to a rejected model and the reasons.
 
     force: a step from which everything is done again.  command: what a person typed, for the report.
     reason: why there is a run, for its record.  reproduce: a version to reproduce; nothing is released.
+    release: False: a model that the gate accepts is held: it gets a version, and the champion stays.
     Raises InputError for what the caller can fix, StepError when a step failed.
     """
     if settings.export.costs:  # what is wrong with files is reported before any work is done
         read_text(settings.export.costs)
     check_weights(settings.model.weights, settings.model.architecture)
-    context = _begin(dataset, settings, workspace, show)
+    hold = not release or (reproduce is not None and reproduce.was_held_by_request)
+    context = replace(_begin(dataset, settings, workspace, show), hold=hold)
     engine = _engine(context, show, force, pipeline)  # refuses an unknown step before anything is written
     with workspace.lock("a run"), explained(workspace.root):
         record = runs.Run.begin(
@@ -71,7 +74,7 @@ def run(
             raise
         finally:
             _keep_relabel(engine, record)
-        record.end(runs.DONE, engine.done, result=result.to_json())
+        record.end(runs.DONE, engine.done, outcome=result.outcome, result=result.to_json())
         engine.cache.prune(runs.kept_outputs(workspace, settings.release.keep_runs))
     return result
 
@@ -177,7 +180,6 @@ def _of_run(
         track_epochs=True,
         reproduces=original.place if original else None,
         server=server,
-        server_address=context.workspace.server().get("grpc", ""),
     )
 
 

@@ -148,16 +148,15 @@ def _recorded_versions(workspace: Workspace) -> list[tuple[str, int, Path]]:
 
 
 def _release(workspace: Workspace, origin: Provenance, sha256: str) -> dict[str, Any]:
-    from pergola.components.release.registry import champion_of
+    from pergola.components.release.champions import live_version
     from pergola.components.store.publish import published, sha256_of
 
     folder = workspace.models / origin.model / str(origin.version)
     there = origin.version in published(workspace.models, origin.model)
-    champion = champion_of(workspace.tracking_uri, origin.model)
     return {
         "published": there,
         "unchanged": sha256_of(folder) == sha256 if there else None,
-        "champion": bool(champion and champion.version == origin.version),
+        "champion": live_version(workspace, origin.model) == origin.version,
     }
 
 

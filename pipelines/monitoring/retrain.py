@@ -15,7 +15,7 @@ from typing import Any
 from pergola.components import records
 from pergola.components.artifacts.data import Manifest
 from pergola.components.data.sources.source import open_source
-from pergola.components.release.registry import champion_of
+from pergola.components.release.champions import live_version
 from pergola.components.release.retrain import RetrainInputs, drifted_checks, due, num_changed, rows_of
 from pergola.components.settings import Settings
 from pergola.components.workspace import Workspace
@@ -125,8 +125,8 @@ def _newest_minutes(dataset: Path, settings: Settings, workspace: Workspace, now
 
 def _age_days(workspace: Workspace, model: str, now: float) -> float | None:
     """Days since the run that trained the champion."""
-    champion = champion_of(workspace.tracking_uri, model)
-    wanted = (model, champion.version) if champion else None
+    live = live_version(workspace, model)
+    wanted = (model, live) if live else None
     for run in reversed(workspace.run_ids()):
         record = workspace.run_record(run)
         result = record.get("result") or {}

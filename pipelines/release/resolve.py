@@ -1,4 +1,4 @@
-"""Finds the published version for "leaves/3", "leaves", "3", or no name at all."""
+"""Finds the version for "leaves/3", "leaves", "3", or no name at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """A published version in the workspace."""
+    """A version whose SavedModel is in the workspace: published, or registered and held."""
 
     model: str
     version: int
-    folder: Path  # the folder that servers load
+    folder: Path  # of the SavedModel
 
     def __str__(self) -> str:
         return f"version {self.version} of '{self.model}'"
@@ -33,7 +33,35 @@ def resolve_version(workspace: Workspace, text: str | None) -> PublishedVersion:
     """
     model, version = _parse(workspace, text)
     version = version or _champion(workspace, model)
-    return PublishedVersion(model, version, workspace.models / model / str(version))
+    folder = workspace.models / model / str(version)
+    if not folder.is_dir():
+        folder = registered_model(workspace, model, version)
+    return PublishedVersion(model, version, folder)
+
+
+def registered_model(workspace: Workspace, model: str, version: int) -> Path:
+    """The SavedModel of a version that is not published, where the workspace's registry keeps it.
+
+    Raises InputError if it is not there, or not what was registered.
+    """
+    from pergola.components import digest
+    from pergola.components.release import champions
+
+    found = champions.known(workspace, model, version)
+    kept = workspace.root.glob(f"mlartifacts/*/artifacts/model-{found.sha256[:12]}") if found else ()
+    for folder in kept:
+        if found and digest.of_folder(folder) == found.sha256:
+            return folder
+    listed = ", ".join(map(str, known_versions(workspace, model))) or "none"
+    raise InputError(f"No version {version} of '{model}' is in {workspace.root}. It has: {listed}.")
+
+
+def known_versions(workspace: Workspace, model: str) -> list[int]:
+    """The versions that are published, or registered with a provenance, ascending."""
+    from pergola.components.store.publish import published
+
+    recorded = (int(p.name) for p in (workspace.versions / model).glob("*") if p.name.isdecimal())
+    return sorted({*published(workspace.models, model), *recorded})
 
 
 def only_model(workspace: Workspace) -> str:
@@ -48,13 +76,12 @@ def only_model(workspace: Workspace) -> str:
 
 
 def model_names(workspace: Workspace) -> list[str]:
-    """Names of the published models."""
-    return sorted(p.name for p in workspace.models.glob("*") if p.is_dir() and not p.name.startswith("."))
+    """Names of the models that have a version, published or registered."""
+    places = (*workspace.models.glob("[!.]*"), *workspace.versions.glob("[!.]*"))
+    return sorted({place.name for place in places if place.is_dir()})
 
 
 def _parse(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
-    from pergola.components.store.publish import published
-
     workspace.require()
     name, slash, number = (text or "").rpartition("/")
     if not slash:
@@ -69,25 +96,24 @@ def _parse(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
         raise InputError(
             f"There is no model '{model}' in {workspace.root}.{nearest(model, model_names(workspace))}"
         )
-    known = published(workspace.models, model)
+    known = known_versions(workspace, model)
     if number and int(number) not in known:
         listed = ", ".join(map(str, known)) or "none"
-        raise InputError(
-            f"No version {number} of '{model}' is published in {workspace.root}. Published: {listed}."
-        )
+        raise InputError(f"No version {number} of '{model}' is in {workspace.root}. It has: {listed}.")
     return model, int(number) if number else None
 
 
 def _champion(workspace: Workspace, model: str) -> int:
-    from pergola.components.release.registry import champion_of
-    from pergola.components.store.publish import published
+    from pergola.components.release.champions import live_version
 
-    known = published(workspace.models, model)
-    champion = champion_of(workspace.tracking_uri, model)
-    if champion is not None and champion.version in known:
-        return champion.version
+    if version := live_version(workspace, model):
+        return version
+    known = known_versions(workspace, model)
     if not known:
         raise InputError(
             f"No version of '{model}' is published in {workspace.root}. Train one with `pergola run`."
         )
-    return known[-1]
+    raise InputError(
+        f"No version of '{model}' is released in {workspace.root}. It has: {', '.join(map(str, known))}; "
+        f"release one with `pergola promote {known[-1]}`, or name it: {model}/{known[-1]}."
+    )

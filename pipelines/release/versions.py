@@ -1,7 +1,8 @@
-"""`pergola versions`: registered and published versions, and the champion of each model."""
+"""`pergola versions`: registered and published versions, the champion of each model, and what answers now."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
     from pergola.components.release.versions import RegisteredVersion
     from pergola.components.workspace import Workspace
 
+UNKNOWN = "unknown"
+
 
 def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:
-    """{"models": [{"model", "champion", "versions": [{"version", "champion", "published", "damage", …}]}]}.
+    """{"models": [{"model", "champion", "answers", "versions": [{"version", "champion", "outcome",
+    "accuracy", "interval", "date", "published", "status", "run", "sha256", "damage", "signed"}]}]}, newest first.
 
+    answers: the version with which the workspace's server answers; None if none runs.
     signed: whether it has a signature, which is not verified here.
     damage: what is wrong with the published files, all of which are read; empty if nothing is. A published
     version that the registry does not know has the status "unknown".
     Raises InputError if there is no workspace or no such model.
     """
+    from pergola.components.release.champions import Champions, answering, live_version
+
     workspace.require()
     registered = _registered(workspace)
     names = sorted({*registered, *model_names(workspace)})
@@ -30,9 +37,12 @@ def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:
         raise InputError(f"There is no model '{model}' in {workspace.root}.{nearest(model, names)}")
     found = []
     for name in (model,) if model else names:
-        rows = _rows(workspace, name, registered.get(name, {}))
-        champion = next((row["version"] for row in rows if row["champion"]), None)
-        found.append({"model": name, "champion": champion, "versions": rows})
+        Champions(workspace).settle(name)
+        live = live_version(workspace, name)
+        rows = _rows(workspace, name, registered.get(name, {}), live)
+        found.append(
+            {"model": name, "champion": live, "answers": answering(workspace, name), "versions": rows}
+        )
     return {"models": found}
 
 
@@ -59,24 +69,12 @@ def table(found: dict[str, Any]) -> str:
     """One line per version, newest first."""
     lines = []
     for model in found["models"]:
-        lines.append(model["model"])
-        for row in model["versions"]:
-            marks = [row["status"]] + ["champion"] * row["champion"]
-            if row["published"]:
-                marks.append("signed" if row["signed"] else "unsigned")
-            if _is_lost(row):
-                marks.append("folder is missing")
-            if row["damage"]:
-                marks.append(f"damaged: {row['damage']}")
-            if row["status"] == UNKNOWN:
-                marks.append("not in the registry")
-            lines.append(f"  {row['version']:>4}  {', '.join(marks)}")
+        answers = model["answers"]
+        lines.append(model["model"] + (f" (the server answers with version {answers})" if answers else ""))
+        lines += [f"  {_line(row)}" for row in model["versions"]]
     if any(_needs_repair(row) for model in found["models"] for row in model["versions"]):
         lines.append("`pergola versions --repair` sets damaged versions aside and publishes them again.")
     return "\n".join(lines) or "No model is registered yet. Train one with `pergola run DATASET`."
-
-
-UNKNOWN = "unknown"
 
 
 def _registered(workspace: Workspace) -> dict[str, dict[int, RegisteredVersion]]:
@@ -91,7 +89,7 @@ def _registered(workspace: Workspace) -> dict[str, dict[int, RegisteredVersion]]
 
 
 def _rows(
-    workspace: Workspace, name: str, registered: Mapping[int, RegisteredVersion]
+    workspace: Workspace, name: str, registered: Mapping[int, RegisteredVersion], live: int | None
 ) -> list[dict[str, Any]]:
     from pergola.components.store.publish import damage_of, published
 
@@ -103,7 +101,8 @@ def _rows(
         rows.append(
             {
                 "version": number,
-                "champion": bool(version and version.champion),
+                "champion": number == live,
+                **_measured(workspace, name, number),
                 "published": number in folders,
                 "status": version.status if version else UNKNOWN,
                 "run": version.run if version else "",
@@ -121,3 +120,40 @@ def _is_lost(row: Mapping[str, Any]) -> bool:
 
 def _needs_repair(row: Mapping[str, Any]) -> bool:
     return bool(row["damage"]) or _is_lost(row) or bool(row["status"] == UNKNOWN)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    accuracy = ""
+    if row["accuracy"] is not None:
+        low, high = row["interval"] or (0.0, 1.0)
+        accuracy = f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+    marks = ["champion"] if row["champion"] else [row["status"]]
+    marks += [row["outcome"]] if row["outcome"] == "held" else []
+    if row["published"]:
+        marks.append("signed" if row["signed"] else "unsigned")
+    if _is_lost(row):
+        marks.append("folder is missing")
+    if row["damage"]:
+        marks.append(f"damaged: {row['damage']}")
+    if row["status"] == UNKNOWN:
+        marks.append("not in the registry")
+    return f"{row['version']:>4}  {row['date'] or '':<10}  {accuracy:<25}  {', '.join(marks)}"
+
+
+def _measured(workspace: Workspace, model: str, version: int) -> dict[str, Any]:
+    """Outcome of the gate, accuracy on the test split with its 95% interval, and the day of registration."""
+    from pergola.components.artifacts.decision import Decision
+    from pergola.components.artifacts.evaluation import Evaluation
+    from pergola.components.release.provenance import Provenance
+
+    place = workspace.version(model, version)
+    if not (place / Provenance.FILE).is_file():
+        return {"outcome": None, "accuracy": None, "interval": None, "date": None}
+    evaluation = Evaluation.load(place)
+    interval = evaluation.intervals.get("accuracy")
+    return {
+        "outcome": Decision.load(place).outcome,
+        "accuracy": evaluation.accuracy,
+        "interval": list(interval) if interval else None,
+        "date": time.strftime("%Y-%m-%d", time.gmtime(Provenance.load(place).released_s)),
+    }

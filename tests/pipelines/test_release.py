@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pergola.components.errors import InputError, StepError
 from pergola.components.store import release_record
 from pergola.components.store.model_store import open_store
+from pergola.pipelines.commands import deploy as deploying
 from pergola.pipelines.commands import release
 from tests.support.cluster import FakeCluster
 from tests.support.versions import saved_model
@@ -41,6 +42,7 @@ def command(*words):
     """The result of a command. Status 2 is raised as InputError, 1 as StepError, with what it says."""
     group = click.Group()
     release.register(group)
+    deploying.register(group)
     result = CliRunner().invoke(group, words)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
