@@ -20,7 +20,8 @@ UNKNOWN = "unknown"
 
 def versions(workspace: Workspace, model: str | None = None) -> dict[str, Any]:
     """{"models": [{"model", "champion", "answers", "versions": [{"version", "champion", "outcome",
-    "accuracy", "interval", "date", "published", "status", "run", "sha256", "damage", "signed"}]}]}, newest first.
+    "accuracy", "interval", "date", "published", "status", "run", "sha256", "damage",
+    "signed"}]}]}, newest first.
 
     answers: the version with which the workspace's server answers; None if none runs.
     signed: whether it has a signature, which is not verified here.
