@@ -176,15 +176,24 @@ def submit(
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum number of runs."
 )
+@click.option("--workspace", type=PATH, help="List the runs of this workspace instead, with their outcomes.")
 @_connection_options
 @with_json
-def runs(experiment: str | None, limit: int, connection: KubeflowConnection) -> tuple[Any, str]:
-    """List runs on Kubeflow, newest first.
+def runs(
+    experiment: str | None, limit: int, workspace: Path | None, connection: KubeflowConnection
+) -> tuple[Any, str]:
+    """List runs on Kubeflow or in a workspace, newest first.
 
     \b
+    pergola runs --workspace pergola-work
     pergola runs --host http://localhost:8080
     pergola runs --experiment pergola --limit 5 --json
     """
+    if workspace is not None:
+        from pergola.components.workspace import Workspace
+        from pergola.pipelines.local import runs as local
+
+        return local.listed(Workspace(workspace), limit)
     from pergola.pipelines.kubeflow.client import submit as front
 
     found = front.runs(connection, experiment=experiment, limit=limit)

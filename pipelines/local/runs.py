@@ -88,6 +88,29 @@ def kept_outputs(workspace: Workspace, num_runs: int) -> set[str]:
     return kept
 
 
+def listed(workspace: Workspace, num_runs: int) -> tuple[list[dict[str, Any]], str]:
+    """The last runs, newest first, as data and as text: state, outcome, model, version.
+
+    Raises InputError if there is no workspace.
+    """
+    workspace.require()
+    rows = []
+    for id in reversed(workspace.run_ids()[-num_runs:]):
+        record = workspace.run_record(id)
+        result = record.get("result") or {}
+        outcome = result.get("outcome") or result.get("decision")  # as 0.1.0 called it
+        rows.append({
+            "id": id, "state": record.get("state"), "outcome": outcome, "model": result.get("model"),
+            "version": result.get("version"), "began": record.get("began"), "error": record.get("error"),
+        })  # fmt: skip
+    return rows, "\n".join(map(_line, rows)) or "There has been no run yet."
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    version = f"{row['model']} version {row['version']}" if row["version"] else row["model"] or ""
+    return f"{row['id']}  {row['outcome'] or row['state']:<9} {version or row['error'] or ''}".rstrip()
+
+
 def _new_id(now_s: float) -> str:
     """Time with fractions of a second, so that ids sort by start, then random digits."""
     second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))

@@ -95,7 +95,7 @@ def test_load_takes_a_folder_without_saved_model_as_a_name(result, workspace, tm
     ("arguments", "message"),
     [
         (("leavs",), "There is no model 'leavs' in .*Did you mean 'leaves'?"),
-        (("leaves", 7), "No version 7 of 'leaves' is published"),
+        (("leaves", 7), "No version 7 of 'leaves' is in"),
     ],
 )
 def test_load_names_what_there_is(result, workspace, arguments, message):

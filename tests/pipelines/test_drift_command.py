@@ -105,7 +105,7 @@ def test_resolve_version_takes_a_model_a_version_or_both(checks, workspace, text
 @pytest.mark.parametrize(
     ("text", "error"),
     [("shade", "There is no model 'shade' .* Did you mean 'shades'"),
-     ("7", "No version 7 of 'shades' is published"),
+     ("7", "No version 7 of 'shades' is in"),
      ("shades/x", "is not a version")],
 )  # fmt: skip
 def test_resolve_version_refuses_an_unknown_one(workspace, text, error):

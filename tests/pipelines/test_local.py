@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 
 from pergola.components import settings as config
 from pergola.components.artifacts.data import SPLITS, Split
-from pergola.components.artifacts.decision import Decision
+from pergola.components.artifacts.decision import HELD_BY_REQUEST, Decision
 from pergola.components.artifacts.release import Confirmation, Registration
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.history import DriftCheck, DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference
+from pergola.components.release.champions import live_version
 from pergola.components.release.registry import Registry
 from pergola.components.store.checksums import NOTES
 from pergola.components.store.model_store import open_store
@@ -160,6 +162,24 @@ def test_a_stricter_gate_rejects_without_training_again(first, dataset, workspac
     assert redone == {"gate", "report", "register"}
     assert [p.name for p in (workspace.models / "shapes").iterdir() if p.name.isdecimal()] == ["1"]
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
+
+
+def test_a_run_that_is_not_to_release_is_held_and_the_next_releases_the_same_version(
+    first, dataset, workspace, tmp_path
+):
+    copy = Workspace(shutil.copytree(workspace.root, tmp_path / "work"))
+    held = run(dataset, copy, "gate.max_drop=0.9", release=False)
+    assert (held.outcome, held.version, held.champion, held.reasons) == ("held", 2, 1, (HELD_BY_REQUEST,))
+    assert "HELD: shapes version 2 is registered; version 1 is the champion." in held.summary()
+    assert held.to_json()["decision"] == "held" and not {"publish", "confirm"} & set(held.seconds)
+    assert copy.run_record(held.run)["outcome"] == "held"
+    assert "Held" in Path(held.report).read_text() and not (copy.models / "shapes" / "2").exists()
+    assert live_version(copy, "shapes") == 1 and Registry(copy.tracking_uri).champion("shapes").version == 1
+    released = run(dataset, copy, "gate.max_drop=0.9")
+    assert (released.outcome, released.version, released.champion) == ("accepted", 2, 2)
+    assert Decision.load(copy.version("shapes", 2)).outcome == "accepted"
+    history = open_store(copy.models).release("shapes").history
+    assert [(event.stable, "run" in event.why) for event in history] == [(1, True), (2, True)]
 
 
 @pytest.mark.slow

@@ -15,14 +15,17 @@ from pathlib import Path
 import pytest
 
 from pergola.components.errors import InputError
+from pergola.components.release.champions import Champions, write_models_config
+from pergola.components.store import release_record
 from pergola.components.store.publish import publish
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.exposure import Exposure
-from pergola.pipelines.commands.serve import Ports, models_config, serve
+from pergola.pipelines.commands.serve import Ports, logging_config, serve
 from pergola.serving.client import Client, ServedModel, Unsupported
 from tests.support import models
 from tests.support.command import COMMAND, pergola, pergola_json, serving
 from tests.support.servers import fetch, until
+from tests.support.versions import saved_model
 
 
 @pytest.fixture
@@ -81,24 +84,22 @@ def test_serve_stock_server_runs_the_program_of_that_name(workspace, tmp_path, m
     assert "unknown argument" not in (workspace.root / "serve.log").read_text()
 
 
-def test_models_config_is_read_by_the_server(tmp_path):
+def test_models_config_has_the_live_version_and_which_requests_are_logged(workspace, tmp_path):
+    """Not the highest version: after a rollback that is another one."""
     from pergola.serving.server.config.model_config import read_models
+    from pergola.serving.server.config.versions import choose
 
-    (tmp_path / "models.config").write_text(models_config(["a", "b"], tmp_path))
-    found = read_models(tmp_path / "models.config")
-    assert [(model.name, model.base_path) for model in found] == [
-        ("a", tmp_path / "a"),
-        ("b", tmp_path / "b"),
-    ]
-
-
-def test_models_config_contains_which_requests_are_logged(tmp_path):
-    from pergola.serving.server.config.model_config import read_models
-
-    text = models_config(["a"], tmp_path, log=lambda name: f"/logs/{name}/log", share=0.25)
-    (tmp_path / "models.config").write_text(text)
-    (model,) = read_models(tmp_path / "models.config")
-    assert (model.request_log.filename_prefix, model.request_log.sampling_rate) == ("/logs/a/log", 0.25)
+    for number in (1, 2):
+        publish(saved_model(tmp_path / str(number), str(number)), workspace.models, "leaves", number)
+    Champions(workspace).promote("leaves", 1)
+    lines = logging_config("/logs/leaves/log", share=0.25)
+    assert write_models_config(workspace, lambda name: lines) == ("leaves",)
+    (model,) = read_models(workspace.models_config)
+    assert (model.name, model.base_path) == ("leaves", workspace.models / "leaves")
+    assert choose([1, 2], model.policy) == {1}
+    assert (model.request_log.filename_prefix, model.request_log.sampling_rate) == ("/logs/leaves/log", 0.25)
+    Champions(workspace).change("leaves", lambda record: release_record.withdraw(record, 1))
+    assert read_models(workspace.models_config) == []
 
 
 @pytest.mark.slow
