@@ -105,6 +105,8 @@ class Target:
 def only_model_of(store: Store) -> str:
     """The name of the only model of a store. Raises InputError if there is none or more than one."""
     names = store.models()
+    if not names:
+        raise InputError(f"{store.uri} has no published model yet: pergola promote N, or pergola push N.")
     if len(names) != 1:
         known = ", ".join(names) or "none"
         raise InputError(f"{store.uri} has {len(names)} models ({known}). Choose one with --model.")

@@ -34,14 +34,22 @@ def golden(tilt: float = 0.0) -> GoldenRequests:
 
 
 def register(
-    workspace: Workspace, scratch: Path, tilt: float, outcome: str = HELD, expects: float | None = None
+    workspace: Workspace,
+    scratch: Path,
+    tilt: float,
+    outcome: str = HELD,
+    expects: float | None = None,
+    loads: bool = True,
 ) -> Registration:
-    """The next version of "shades".  tilt: of the model.  expects: of its golden requests, if they differ."""
+    """The next version of "shades".  tilt: of the model.  expects: of its golden requests, if they differ.
+    loads: False: a folder that only looks like a SavedModel, made without TensorFlow.
+    """
     made = step_artifacts.to_register(scratch, outcome=outcome)
-    shutil.rmtree(made["export"])
-    shutil.copytree(models.classifier(scratch / "model", tilt=tilt), made["export"] / "saved_model")
-    sha256 = digest.of_folder(made["export"] / "saved_model")
-    Export(models.LABELS, 8, 8, 3, 100, sha256).save(made["export"])
+    if loads:
+        shutil.rmtree(made["export"])
+        shutil.copytree(models.classifier(scratch / "model", tilt=tilt), made["export"] / "saved_model")
+        sha256 = digest.of_folder(made["export"] / "saved_model")
+        Export(models.LABELS, 8, 8, 3, 100, sha256).save(made["export"])
     golden(tilt if expects is None else expects).save(made["evaluation"])
     reference = scratch / "reference"
     reference.mkdir()
