@@ -182,7 +182,7 @@ def submit(
 def runs(
     experiment: str | None, limit: int, workspace: Path | None, connection: KubeflowConnection
 ) -> tuple[Any, str]:
-    """List runs on Kubeflow or in a workspace, newest first.
+    """List runs on Kubeflow or in a workspace.
 
     \b
     pergola runs --workspace pergola-work

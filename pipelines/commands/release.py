@@ -127,7 +127,7 @@ def promote(
     model: str | None,
     tracking: str | None,
 ) -> tuple[Any, str]:
-    """Release a version that was held, or was live before.
+    """Release a held or an earlier version.
 
     \b
     pergola promote 3
@@ -186,7 +186,7 @@ def rollback(
 def releases(
     at: str | None, uri: str | None, workspace: Path | None, model: str | None, tracking: str | None
 ) -> tuple[Any, str]:
-    """Show which version was live when, who released it, and why.
+    """Show which version was live when, and why.
 
     \b
     pergola releases
