@@ -58,8 +58,8 @@ def serve(
     pergola serve --port 9000 --rest-port 9001 --log-requests 0.1
     pergola serve --host 0.0.0.0 --token-file token.txt
 
-    Serves all models of the workspace to this machine, and loads new versions while it runs. Ctrl-C or
-    SIGTERM stops it after the requests in flight.
+    Answers this machine with the champion of each model of the workspace, and follows `run`, `promote` and
+    `rollback`. Ctrl-C or SIGTERM stops it after the requests in flight.
     """
     from pergola.pipelines.commands import serve as session
     from pergola.pipelines.commands.exposure import Exposure
@@ -80,7 +80,7 @@ def serve(
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--model", help="Name of the model. Required if the workspace has several.")
 @click.option("--server", help="gRPC address, such as localhost:8500. Default: the workspace's server.")
-@click.option("--version", "version", type=int, help="Model version. Default: the latest.")
+@click.option("--version", "version", type=int, help="Model version. Default: the one that answers.")
 @click.option("--top", type=int, default=3, show_default=True, help="Number of classes to list.")
 @click.option("--token-file", type=PATH, help="File with the server's token. Default: the variable "
               "PERGOLA_SERVER_TOKEN.")  # fmt: skip
