@@ -39,6 +39,9 @@ class ReleaseSettings:
     """Name of the released model, and how many runs a workspace keeps."""
 
     name: str = records.setting("", "name of the model (empty: the name of the dataset)")
+    allow_contract_changes: bool = records.setting(
+        False, "a model may lose or change classes, inputs and outputs that the champion has"
+    )
     keep_runs: int = records.setting(5, "number of runs whose intermediate files are kept", low=1)
     signing_key: str = records.setting(
         "",

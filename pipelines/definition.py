@@ -180,7 +180,8 @@ TRAINING = Pipeline(
         ),
         Step(
             "champion", model.champion, "champion", group="champion", secrets=(REGISTRY,), always=True,
-            code=(f"{COMPONENTS}.release.champions", f"{COMPONENTS}.release.repair"),
+            code=(f"{COMPONENTS}.release.champions", f"{COMPONENTS}.release.repair",
+                  f"{COMPONENTS}.release.anchor"),
             describe=summaries.champion,
         ),
         Step(
@@ -200,8 +201,10 @@ TRAINING = Pipeline(
             settings=("evaluate",), describe=summaries.evaluate_champion,
         ),
         Step(
-            "gate", model.gate, "decision", group="evaluate", code=(f"{COMPONENTS}.evaluation.gate.gate",),
-            settings=("gate",), observes=model.hold, describe=summaries.gate, retry=False,
+            "gate", model.gate, "decision", group="evaluate",
+            code=(f"{COMPONENTS}.evaluation.gate.gate", f"{COMPONENTS}.release.anchor"),
+            settings=("gate", "release.allow_contract_changes"), observes=model.hold,
+            describe=summaries.gate, retry=False,
         ),
         Step(
             "report", release.report, "report", group="evaluate", decodes=True, retry=False,

@@ -15,6 +15,7 @@ from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.gate import formatting
+from pergola.components.formatting import count
 
 
 def data_counts(report: ValidationReport) -> dict[str, Any]:
@@ -111,8 +112,18 @@ def gate(folder: Path) -> str:
     decision = Decision.load(folder)
     passed = sum(rule.passed for rule in decision.rules)
     return "\n".join(
-        [f"{decision.outcome}: {passed} of {len(decision.rules)} rules passed", *map(_rule, decision.rules)]
+        [
+            f"{decision.outcome}: {passed} of {len(decision.rules)} rules passed{_warnings(decision)}",
+            *map(_rule, decision.rules),
+        ]
     )
+
+
+def _warnings(decision: Decision) -> str:
+    if not decision.warnings:
+        return ""
+    names = ", ".join(warning.partition(":")[0] for warning in decision.warnings)
+    return f", with {count(len(decision.warnings), 'open warning')} about the data ({names})"
 
 
 def _rule(rule: Rule) -> str:

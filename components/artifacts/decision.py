@@ -21,8 +21,9 @@ class Rule:
     passed: bool
     message: str  # value and limit in words
     interval: tuple[float, float] | None = None  # 95%, of the value
-    unit: str = "share"  # of value, interval and limit: "share", "probability", "ms", "MB", "cost"
+    unit: str = "share"  # of value, interval and limit: "share", "probability", "ms", "MB", "cost", "count"
     sure: bool = True  # False: it passed, but with too few images to rule out a fault
+    holds: bool = False  # True: it passed, but the champion stays
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Decision(Record):
     reasons: tuple[str, ...]  # why it is held or rejected; empty if accepted
     champion: int | None  # the version it was compared with
     outcome: str = field(default="", metadata={"choices": ("", *OUTCOMES)})
+    anchor: int | None = None  # the version that candidates after this one are also compared with; None: it
+    warnings: tuple[str, ...] = ()  # open warnings about the data
 
     def __post_init__(self) -> None:
         if not self.outcome:

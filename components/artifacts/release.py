@@ -58,12 +58,14 @@ class Confirmation(Record):
 
 @dataclass(frozen=True)
 class Champion(Record):
-    """The version that a candidate has to beat."""
+    """The version that a candidate has to beat. ANSWERS beside it are those of the anchor, where known."""
 
     FILE: ClassVar[str] = "champion.json"
+    ANSWERS: ClassVar[str] = "anchor.parquet"  # id str, predicted str: what the anchor called each image
 
     version: int | None  # None: there is none to compare with
     sha256: str = ""  # of its SavedModel, as registered
+    anchor: int | None = None  # an earlier version that the candidate must not lose to either; None: none
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pergola.components.errors import StepError
+from pergola.components.evaluation.model_contract import INPUTS, OUTPUTS, ModelContract
 from pergola.serving.server.config.errors import ServingError
 from pergola.serving.server.core.model import RuntimeSettings, SessionModel, load
 from pergola.serving.wire import contract
@@ -80,6 +81,18 @@ class LoadedModel:
         array[:] = [fitting(image, self._max_pixels) for image in images]
         return array
 
+    def contract(self) -> ModelContract:
+        """What its callers depend on."""
+        signatures = {
+            name: {
+                INPUTS: {key: _described(one, exact=True) for key, one in found.inputs.items()},
+                OUTPUTS: {key: _described(one, exact=False) for key, one in found.outputs.items()},
+            }
+            for name, found in sorted(self._model.signature_defs.items())
+            if not name.startswith("__")
+        }
+        return ModelContract(self.labels(), signatures)
+
     def _run(self, signature: str, input: str, value: Any, output: str) -> Any:
         return self._outputs(signature, input, value, (output,))[output]
 
@@ -95,3 +108,14 @@ class LoadedModel:
             return dict(zip(outputs, values, strict=True))
         except ServingError as error:
             raise StepError(f"The model in {self._folder} failed: {error}") from error
+
+
+def _described(tensor: Any, *, exact: bool) -> str:
+    """Dtype and shape of a TensorInfo message, such as "uint8 (?, ?, ?, 3)"; all sizes "?" unless exact."""
+    import tensorflow as tf
+
+    dtype = tf.dtypes.as_dtype(tensor.dtype).name
+    if tensor.tensor_shape.unknown_rank:
+        return f"{dtype} of any shape"
+    sizes = [str(dim.size) if exact and dim.size >= 0 else "?" for dim in tensor.tensor_shape.dim]
+    return f"{dtype} ({', '.join(sizes)})"

@@ -8,6 +8,7 @@
   evaluation.json, decision.json, registration.json    as the steps wrote them
   golden.json, reference/    what a held version is confirmed by and published with, once it is promoted
   checksums.json     name -> SHA-256 of these files
+  anchor.parquet     what the anchor answered to the test images, see components/release/anchor.py
 
 A version never changes, so its provenance is written only once; the decision is that of the last run.
 """
@@ -26,7 +27,7 @@ from pergola.components.artifacts.data import Manifest, Split, ValidationReport
 from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.evaluation import Evaluation, GoldenRequests
 from pergola.components.artifacts.record import Record
-from pergola.components.artifacts.release import Registration
+from pergola.components.artifacts.release import Champion, Registration
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.workspace import read_json
 
@@ -88,6 +89,8 @@ def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSou
             shutil.copyfile(golden, partial / golden.name)
         if sources.reference is not None:
             shutil.copytree(sources.reference, partial / REFERENCE)
+        if (sources.decision / Champion.ANSWERS).is_file():  # a decision of an older pergola has none
+            shutil.copyfile(sources.decision / Champion.ANSWERS, partial / Champion.ANSWERS)
         _images(sources).to_parquet(partial / IMAGES, index=False)
         _write_sums(partial)
         shutil.rmtree(place, ignore_errors=True)

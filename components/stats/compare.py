@@ -78,6 +78,44 @@ def compare_evaluations(candidate: Path, champion: Path, *, seed: int = 0) -> Co
     return compare(np.array([ours[i] for i in ids]), np.array([theirs[i] for i in ids]), seed=seed)
 
 
+def compare_answers(candidate: Path, answers: Path, *, seed: int = 0) -> Comparison | None:
+    """Compare an evaluation folder with stored answers, on the images that both have; None without any.
+
+    answers: Parquet with the columns id and predicted. The true classes are those of the evaluation, so a
+    label that was corrected since counts for both.
+    """
+    import pyarrow.parquet as parquet
+
+    ours = parquet.read_table(candidate / "predictions.parquet", columns=["id", "label", "predicted"])
+    theirs = parquet.read_table(answers, columns=["id", "predicted"]).to_pydict()
+    known = dict(zip(theirs["id"], theirs["predicted"], strict=True))
+    rows = [row for row in ours.to_pylist() if row["id"] in known]
+    if not rows:
+        return None
+    return compare(
+        np.array([row["predicted"] == row["label"] for row in rows]),
+        np.array([known[row["id"]] == row["label"] for row in rows]),
+        seed=seed,
+    )
+
+
+def images_to_decide(pair: Comparison, margin: float) -> int:
+    """About how many images show either that a loss is real or that it is within the margin.
+
+    Assumes that the share of disagreements and the difference stay as they are. Sources: Edwards 1948 for
+    McNemar's test with a correction for few disagreements, and a normal approximation for the interval.
+    """
+    lead, total = abs(pair.only_candidate - pair.only_champion), pair.only_candidate + pair.only_champion
+    z2 = NormalDist().inv_cdf(0.975) ** 2
+    wanted = [math.inf]
+    if lead:
+        both = 2 * lead + z2 * total
+        wanted.append(pair.num_images * (both + math.sqrt(both**2 - 4 * lead**2)) / (2 * lead**2))
+    if abs(pair.difference) < margin:
+        wanted.append(z2 * max(1, total) / pair.num_images / (margin - abs(pair.difference)) ** 2)
+    return math.ceil(min(wanted)) if min(wanted) < math.inf else pair.num_images
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p-value of the exact McNemar test (a sign test on the disagreements), 0 to 1.
 

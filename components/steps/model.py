@@ -81,6 +81,7 @@ def evaluate(
     saved_model = export / "saved_model"
     with LoadedModel(saved_model) as model:
         explain = model.saliency if model.explains() else None
+        model.contract().save(out)
         return score(model.probabilities, shards, split, out, context.settings.evaluate,
                      progress=context.progress, notes=ExportNotes.of(saved_model), manifest_folder=manifest,
                      explain=explain, reply=model.reply)  # fmt: skip
@@ -92,11 +93,16 @@ def champion(context: Context, out: Path, export: Path) -> Champion:
     A run that reproduces a version has the champion of that time. A damaged or missing version is published
     again first. None when there is none, or it cannot be published again.
     """
+    from pergola.components.release.anchor import keep_anchor
+
     found = _version_to_beat(context, Export.load(export).sha256)
     if found and (problem := _damage(context, found)):
         log.warning("champion=%s: nothing is compared with it: %s", found.version, problem)
         found = None
-    record = Champion(found.version, found.sha256) if found else Champion(None)
+    record = Champion(None)
+    if found:
+        place = context.workspace.version(context.model, found.version)
+        record = Champion(found.version, found.sha256, keep_anchor(place, out))
     record.save(out)
     return record
 
@@ -112,8 +118,10 @@ def evaluate_champion(
     if version is None:
         return None
     with LoadedModel(_published(context, version)) as model:
+        contract = model.contract()
+        contract.save(out)
         return score(model.probabilities, shards, split, out, context.settings.evaluate,
-                     progress=context.progress, model_labels=model.labels(), with_train=False)  # fmt: skip
+                     progress=context.progress, model_labels=contract.labels, with_train=False)  # fmt: skip
 
 
 def smoke_test(context: Context, out: Path, export: Path, evaluation: Path) -> SmokeTest:
@@ -126,19 +134,27 @@ def smoke_test(context: Context, out: Path, export: Path, evaluation: Path) -> S
 
 
 def gate(
-    context: Context, out: Path, evaluation: Path, champion: Path, champion_evaluation: Path, smoke_test: Path
+    context: Context,
+    out: Path,
+    validation: Path,
+    evaluation: Path,
+    champion: Path,
+    champion_evaluation: Path,
+    smoke_test: Path,
 ) -> Decision:
-    """Scores and smoke test -> may it ship?"""
+    """Findings, scores and smoke test -> may it ship, and does it replace the champion?"""
     from pergola.components.evaluation.gate.gate import GateInputs, decide
+    from pergola.components.release.anchor import keep_answers
 
-    version = Champion.load(champion).version
-    rival = champion_evaluation if version else None
-    gate_inputs = GateInputs.of(evaluation, rival, smoke_test, version)
-    decision = decide(gate_inputs, context.settings.gate)
+    settings = context.settings
+    inputs = GateInputs.of(evaluation, champion, champion_evaluation, smoke_test, validation,
+                           allow_contract_changes=settings.release.allow_contract_changes)  # fmt: skip
+    decision = decide(inputs, settings.gate)
     if context.hold and decision.accepted:
         decision = replace(decision, accepted=False, outcome=HELD, reasons=(HELD_BY_REQUEST,))
-    if gate_inputs.costs and rival:
-        gate_inputs.costs.save(out)  # with the champion's; the evaluation has its own without
+    if inputs.costs and inputs.champion:
+        inputs.costs.save(out)  # with the champion's; the evaluation has its own without
+    keep_answers(decision, out, evaluation, champion, champion_evaluation)
     decision.save(out)
     return decision
 

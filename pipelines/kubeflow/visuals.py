@@ -87,6 +87,9 @@ def verdict(decision: Decision) -> str:
         mark = formatting.verdict(rule) if rule.passed else "**failed**"
         figures = " | ".join(formatting.of_rule(rule, which) for which in ("value", "interval", "limit"))
         lines.append(f"| {mark} | {markdown(rule.name)} | {figures} | {markdown(rule.message)} |")
+    if decision.warnings:
+        warnings = (f"- {markdown(one)}" for one in decision.warnings)
+        lines += ["", "Open warnings about the data:", "", *warnings]
     return "\n".join(lines) + "\n"
 
 

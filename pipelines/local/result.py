@@ -51,6 +51,7 @@ class RunResult:
     model_path: str  # of the SavedModel that was evaluated
     report: str
     reproduction: Reproduction | None = None  # with --reproduce
+    warnings: tuple[str, ...] = ()  # open ones about the data
 
     def to_json(self) -> dict[str, Any]:
         """Plain data. "decision" and "again" are former names of "outcome" and "reproduction"."""
@@ -76,6 +77,7 @@ class RunResult:
             f"{self.outcome.upper()}: {self.model}{self._fate()}",
             *([self.reproduction.summary()] if self.reproduction else []),
             *(f"  reason  {reason}" for reason in self.reasons),
+            *(f"  warning {warning}" for warning in self.warnings),
             f"  test accuracy {_percent(scores['accuracy'])}, macro F1 {_percent(scores['macro_f1'])}, "
             f"train accuracy {_percent(scores['train_accuracy'])}, calibration error "
             f"{_percent(scores.get('calibration_error'))}, {self.counts['test']:,} test images",
@@ -142,6 +144,7 @@ def result_of(engine: Engine, run: Run, original: OriginalVersion | None) -> Run
         model_path=str(published if published.is_dir() else export.folder / "saved_model"),
         report=str(page),
         reproduction=reproduction,
+        warnings=decision.warnings,
     )
 
 

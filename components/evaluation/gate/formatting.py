@@ -11,6 +11,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "share": formatting.percent,
     "probability": formatting.probability,
     "ms": formatting.milliseconds,
+    "count": lambda value: f"{value:,.0f}",
     "MB": lambda value: f"{formatting.number(value)} MB",
 }
 
@@ -28,4 +29,8 @@ def verdict(rule: Rule) -> str:
     """Whether a rule passed, in a few words."""
     if not rule.passed:
         return "failed"
+    if rule.holds:
+        return "held: the champion stays"
+    if rule.value is None:
+        return "not tested"
     return "passed" if rule.sure else "passed, too few to be sure"

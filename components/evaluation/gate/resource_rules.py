@@ -37,23 +37,6 @@ def is_worth_its_cost(inputs: GateInputs, settings: GateSettings) -> Rule | None
     )
 
 
-def costs_no_more_than_champion(inputs: GateInputs, settings: GateSettings) -> Rule | None:
-    """The champion's decisions are not significantly cheaper on the same images."""
-    report = inputs.costs
-    if report is None or report.saving_over_champion is None or report.saving_over_champion_p is None:
-        return None
-    saved, interval = report.saving_over_champion, report.saving_over_champion_interval or (0.0, 0.0)
-    passed = saved >= 0 or report.saving_over_champion_p >= settings.significance
-    version = "" if inputs.champion is None else f" version {inputs.champion}"
-    message = (
-        f"1,000 decisions cost {number(abs(saved))} {'less' if saved >= 0 else 'more'} than those of champion"
-        f"{version} on the same {count(report.num_images, 'image')} (95% interval of the saving "
-        f"{number_interval(interval)}, p = {probability(report.saving_over_champion_p)}); a loss counts if "
-        f"it is significant (p < {settings.significance:g})."
-    )
-    return Rule("champion_cost", saved, 0.0, passed, message, interval, "cost", sure=interval[0] >= 0)
-
-
 def is_served_correctly(inputs: GateInputs, settings: GateSettings) -> Rule:
     """A real server loaded the model and answered the golden requests as evaluated."""
     smoke_test = inputs.smoke_test

@@ -12,7 +12,6 @@ from pergola.components.formatting import (
     percent_interval,
     points,
     points_interval,
-    probability,
 )
 from pergola.components.stats.metrics import difference_interval, wilson_interval
 
@@ -151,22 +150,6 @@ def is_robust(inputs: GateInputs, settings: GateSettings) -> Rule | None:
     )
 
 
-def is_no_worse_than_champion(inputs: GateInputs, settings: GateSettings) -> Rule | None:
-    """On the same images, no loss to the champion that is significant and may exceed the margin."""
-    pair = inputs.comparison
-    if pair is None:
-        return None
-    within = pair.interval[0] >= -settings.max_loss
-    worse = pair.difference < 0 and pair.p_value < settings.significance
-    passed = within if settings.prove_not_worse else within or not worse
-    message = (
-        f"Compared with champion {_version(inputs.champion)} on the same {count(pair.num_images, 'image')}, "
-        f"accuracy differs by {points(pair.difference)} (95% interval {points_interval(pair.interval)}, "
-        f"p = {probability(pair.p_value)}); {_champion_limit(settings)}."
-    )
-    return Rule("champion", pair.difference, -settings.max_loss, passed, message, pair.interval, sure=within)
-
-
 def _accuracy_interval(model: Evaluation) -> tuple[float, float]:
     return wilson_interval(model.accuracy * model.num_images, model.num_images)
 
@@ -175,19 +158,8 @@ def _recall_interval(score: ClassScore) -> tuple[float, float]:
     return score.recall_interval or wilson_interval(score.recall * score.support, score.support)
 
 
-def _champion_limit(settings: GateSettings) -> str:
-    margin = points(settings.max_loss)
-    if settings.prove_not_worse:
-        return f"a loss above {margin} must be ruled out"
-    return f"a loss counts if it is significant (p < {settings.significance:g}) and may exceed {margin}"
-
-
 def _to_be_beaten(baseline: str, settings: GateSettings) -> bool:
     return baseline == MAJORITY or settings.beat_baselines
-
-
-def _version(version: int | None) -> str:
-    return "" if version is None else f"version {version}"
 
 
 def _names(scores: list[ClassScore]) -> str:

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pergola.components.artifacts.data import ValidationReport
 from pergola.components.artifacts.evaluation import Evaluation
+from pergola.components.artifacts.release import Champion
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.evaluation.cost_report import CostReport, compare_costs
+from pergola.components.evaluation.model_contract import ContractChanges, ModelContract, changes
 from pergola.components.evaluation.slices import Slices
 from pergola.components.records import setting
-from pergola.components.stats.compare import Comparison, compare_evaluations
+from pergola.components.stats.compare import Comparison, compare_answers, compare_evaluations
+
+NOT_WORSE, UNDECIDED = "not-worse", "undecided"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,12 @@ class GateSettings:
     max_loss: float = setting(
         0.01, "test accuracy that may be lost to the champion on the same images", low=0, high=1
     )
+    promote: str = setting(
+        NOT_WORSE,
+        "which candidate replaces the champion: one that is at least as good on the same images or shown to "
+        "lose no more than max_loss; or also one whose loss is not significant. Another one is held",
+        choices=(NOT_WORSE, UNDECIDED),
+    )
     prove_not_worse: bool = setting(
         False, "true: a loss above max_loss must be ruled out; false: only a significant loss counts"
     )
@@ -76,6 +87,10 @@ class GateSettings:
         low=0,
     )
     max_size_mb: float = setting(500.0, "largest size of the exported model, MB (0: no limit)", low=0)
+    max_label_errors: float = setting(
+        1.0, "largest share of images whose label looks wrong to the checks (1: no limit)", low=0, high=1
+    )
+    max_findings: int = setting(-1, "largest number of open warnings about the data (-1: no limit)", low=-1)
 
 
 @dataclass(frozen=True)
@@ -86,20 +101,48 @@ class GateInputs:
     smoke_test: SmokeTest | None = None  # None: not smoke-tested; the gate rejects it
     comparison: Comparison | None = None  # None: there is no champion
     champion: int | None = None  # its version
+    champion_log_loss: float | None = None  # on the same images
+    anchor: int | None = None  # an earlier version; None: the champion is its own anchor, or there is none
+    anchor_comparison: Comparison | None = None  # None: no answers of the anchor to these images are known
+    contract: ContractChanges | None = None  # None: there is no champion, or it was not recorded
+    allow_contract_changes: bool = False
+    validation: ValidationReport | None = None  # what the checks of the data found
     slices: Slices | None = None
     costs: CostReport | None = None  # None: the cost of errors is not known
 
     @classmethod
-    def of(cls, evaluation: Path, champion: Path | None, smoke_test: Path, version: int | None) -> Self:
-        """Loaded from artifact folders. champion: its evaluation on the same images; version: its number."""
-        costs = None
+    def of(
+        cls,
+        evaluation: Path,
+        champion: Path,
+        champion_evaluation: Path,
+        smoke_test: Path,
+        validation: Path,
+        *,
+        allow_contract_changes: bool = False,
+    ) -> Self:
+        """Loaded from artifact folders."""
+        beaten = Champion.load(champion)
+        rival = champion_evaluation if beaten.version else None
+        costs, answers = None, champion / Champion.ANSWERS
         if (evaluation / CostReport.FILE).is_file():
-            costs = compare_costs(evaluation, champion) if champion else CostReport.load(evaluation)
+            costs = compare_costs(evaluation, rival) if rival else CostReport.load(evaluation)
         return cls(
             candidate=Evaluation.load(evaluation),
             smoke_test=SmokeTest.load(smoke_test),
-            comparison=compare_evaluations(evaluation, champion) if champion else None,
-            champion=version,
+            comparison=compare_evaluations(evaluation, rival) if rival else None,
+            champion=beaten.version,
+            champion_log_loss=Evaluation.load(rival).log_loss if rival else None,
+            anchor=beaten.anchor,
+            anchor_comparison=compare_answers(evaluation, answers) if answers.is_file() else None,
             slices=Slices.load(evaluation) if (evaluation / Slices.FILE).is_file() else None,
             costs=costs,
+            contract=_contract(rival, evaluation),
+            allow_contract_changes=allow_contract_changes,
+            validation=ValidationReport.load(validation),
         )
+
+
+def _contract(before: Path | None, now: Path) -> ContractChanges | None:
+    folders = [folder for folder in (before, now) if folder and (folder / ModelContract.FILE).is_file()]
+    return changes(*map(ModelContract.load, folders)) if len(folders) == 2 else None

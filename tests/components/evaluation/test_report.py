@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pergola.components.artifacts.data import Finding, ValidationReport
+from pergola.components.artifacts.release import Champion
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
 from pergola.components.data.page import Images, Shown
@@ -42,15 +43,17 @@ def run(walk, tmp_path_factory):
     evaluate(by_brightness(), walk.shards, walk.split, root / "champion", settings, with_train=False)
     smoke_test = SmokeTest(True, "", 9, 1e-7, 12.0, (9.0, 30.0), 24, 2_000_000)
     smoke_test.save(root / "smoke_test")
-    inputs = GateInputs.of(root / "evaluation", root / "champion", root / "smoke_test", 3)
-    decide(inputs, GateSettings(min_accuracy=0.99)).save(root / "gate")
-    inputs.costs.save(root / "gate")
     findings = (
         Finding("unreadable", "warning", 1, (EVIL,), f"1 file cannot be read: {EVIL}."),
         Finding("exact_duplicate", "info", 2, ("a.png", "b.png"), "2 files are equal."),
         Finding("label_error", "warning", 40, SUSPECTS, "40 of 70 labels look wrong."),
     )
     ValidationReport(True, findings, {EVIL: "unreadable"}, 70, {}).save(root / "validation")
+    Champion(3).save(root / "champion-version")
+    inputs = GateInputs.of(root / "evaluation", root / "champion-version", root / "champion",
+                           root / "smoke_test", root / "validation")  # fmt: skip
+    decide(inputs, GateSettings(min_accuracy=0.99)).save(root / "gate")
+    inputs.costs.save(root / "gate")
     found = next(read_images(walk.shards, "train")).image
     like = Shown("a.png", "grey", base64.b64encode(found).decode(), "")
     suspects = tuple((Shown(path, "grey", like.data, "", "looks like dark"),) for path in SUSPECTS)

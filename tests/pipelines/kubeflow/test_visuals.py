@@ -79,4 +79,4 @@ def test_verdict_shows_every_rule():
     text = visuals.verdict(decision)
     assert "**Rejected**, compared with version 3" in text
     assert "| **failed** | accuracy | 50.0% | – | 60.0% | Too low. |" in text
-    assert "**Accepted**" in visuals.verdict(replace(decision, accepted=True))
+    assert "**Accepted**" in visuals.verdict(replace(decision, accepted=True, outcome="accepted"))
