@@ -11,12 +11,12 @@ from pergola.components.artifacts.record import Record
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Metrics of one class on a split."""
+    """Metrics of one class on a split; None where no image tests them."""
 
     label: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None  # None also if no image was predicted as this class
+    recall: float | None
+    f1: float | None
     support: int  # images of this class
     precision_interval: tuple[float, float] | None = None  # 95%, Wilson; None without images
     recall_interval: tuple[float, float] | None = None

@@ -225,15 +225,21 @@ def _per_class(confusion: metrics.Ints, labels: tuple[str, ...]) -> tuple[ClassS
     return tuple(
         ClassScore(
             label=label,
-            precision=float(scores.precision[i]),
-            recall=float(scores.recall[i]),
-            f1=float(scores.f1[i]),
+            precision=_tested(scores.precision[i], scores.support[i] and scores.predicted[i]),
+            recall=_tested(scores.recall[i], scores.support[i]),
+            f1=_tested(scores.f1[i], scores.support[i]),
             support=int(scores.support[i]),
-            precision_interval=_class_interval(scores.precision[i], int(scores.predicted[i])),
+            precision_interval=_class_interval(
+                scores.precision[i], int(scores.predicted[i]) if scores.support[i] else 0
+            ),
             recall_interval=_class_interval(scores.recall[i], int(scores.support[i])),
         )
         for i, label in enumerate(labels)
     )
+
+
+def _tested(value: float, images: int) -> float | None:
+    return float(value) if images else None
 
 
 def _interval(share: float, trials: int) -> tuple[float, float]:

@@ -29,6 +29,7 @@ class LastRun(Record):
     decision: str
     version: int | None
     ended_s: int = 0  # seconds since 1970; 0: not noted
+    labels: tuple[str, ...] = ()  # classes of the data; empty: not noted
 
 
 def remember(
@@ -44,4 +45,5 @@ def remember(
         decision=outcome,
         version=version,
         ended_s=int(time.time()),
+        labels=Manifest.load(manifest).labels,
     ).save(place)

@@ -41,6 +41,8 @@ class RetrainInputs:
 
     num_changed: int | None  # images added, removed or changed since the last run; None: no run yet
     settings_changed: bool = False
+    classes_before: tuple[str, ...] = ()  # of the last run; empty: unknown
+    classes_now: tuple[str, ...] = ()
     newest_minutes: float | None = None  # since the last image arrived
     drifted_checks: int = 0  # latest drift checks in a row that found drift; 0 after a newer run
     age_days: float | None = None  # of the model
@@ -98,10 +100,25 @@ def _arriving(inputs: RetrainInputs, settings: RetrainSettings) -> bool:
 def _changes(inputs: RetrainInputs, settings: RetrainSettings) -> list[str]:
     found = []
     if (inputs.num_changed or 0) >= settings.min_images:
-        found.append(f"{_images(inputs)} changed since the last run.")
+        found.append(f"{_images(inputs)} changed since the last run.{_classes(inputs)}")
     if inputs.settings_changed:
         found.append("The settings changed since the last run.")
     return found
+
+
+def _classes(inputs: RetrainInputs) -> str:
+    """Which class came or went; a missing one is more often a missing folder than meant."""
+    if not inputs.classes_before:
+        return ""
+    came = sorted({*inputs.classes_now} - {*inputs.classes_before})
+    went = sorted({*inputs.classes_before} - {*inputs.classes_now})
+    text = f" New classes: {', '.join(came)}." if came else ""
+    if went:
+        text += (
+            f" Classes that are gone: {', '.join(went)}. The gate rejects a model without them, unless "
+            "release.allow_contract_changes is set: check that no folder is missing."
+        )
+    return text
 
 
 def _pressing(inputs: RetrainInputs, settings: RetrainSettings) -> tuple[list[str], list[str]]:

@@ -63,10 +63,12 @@ def class_scores(confusion: Ints) -> ClassScores:
 
 
 def macro_f1(confusion: Ints) -> float:
-    """Mean of F1 over the classes that occur, as label or as prediction, in [0, 1]."""
+    """Mean of F1 over the classes that have images, in [0, 1].
+
+    Unlike scikit-learn's it leaves out a class that occurs as a prediction only: no image tests its F1.
+    """
     scores = class_scores(confusion)
-    occurs = (scores.support + scores.predicted) > 0
-    return float(scores.f1[occurs].mean())
+    return float(scores.f1[scores.support > 0].mean())
 
 
 def log_loss(probabilities: Floats, labels: Ints) -> float:
@@ -147,8 +149,9 @@ def bootstrap_macro_f1(
     values = np.empty(num_samples)
     for index, draw in enumerate(draws):
         hits = np.bincount(truth, draw * (truth == answer), num_classes)
-        both = np.bincount(truth, draw, num_classes) + np.bincount(answer, draw, num_classes)
-        values[index] = (2 * hits[both > 0] / both[both > 0]).mean()
+        support = np.bincount(truth, draw, num_classes)
+        both = (support + np.bincount(answer, draw, num_classes))[support > 0]
+        values[index] = (2 * hits[support > 0] / both).mean()
     low, high = np.quantile(values, [0.025, 0.975])
     return (float(low), float(high))
 

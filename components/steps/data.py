@@ -131,6 +131,14 @@ def check_costs(context: Context, inputs: Mapping[str, Path]) -> None:
         read_costs(context.settings.export.costs, Shards.load(inputs["shards"]).labels)
 
 
+def check_belongs(context: Context, inputs: Mapping[str, Path]) -> None:
+    """Raises InputError when the data set shares next to nothing with the model whose name it takes."""
+    from pergola.components.release import belonging
+
+    if context.reproduces is None and not context.settings.release.allow_contract_changes:
+        belonging.check_belongs(context.workspace, context.model, inputs["manifest"])
+
+
 def _last_split(context: Context) -> Path:
     """Where the last split of this model with these settings is kept."""
     key = digest.of_data(records.to_dict(context.settings.split))[:20]

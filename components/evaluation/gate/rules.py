@@ -59,8 +59,12 @@ def beats_baselines(inputs: GateInputs, settings: GateSettings) -> Rule:
 def no_class_is_missed(inputs: GateInputs, settings: GateSettings) -> Rule | None:
     """No class has a recall whose whole interval lies below the limit."""
     scored = [score for score in inputs.candidate.per_class if score.support]
-    if not settings.min_recall or not scored:
+    untested = [score for score in inputs.candidate.per_class if not score.support]
+    if not settings.min_recall or not inputs.candidate.per_class:
         return None
+    if not scored:
+        message = "No class has a test image, so no recall is known."
+        return Rule("class_recall", None, settings.min_recall, False, message)
     failed = [score for score in scored if _recall_interval(score)[1] < settings.min_recall]
     worst = min(scored, key=lambda score: (_recall_interval(score)[1], score.label))
     interval = _recall_interval(worst)
@@ -72,10 +76,13 @@ def no_class_is_missed(inputs: GateInputs, settings: GateSettings) -> Rule | Non
     if len(failed) > 1:
         message += f" {len(failed)} classes are below the limit: {_names(failed)}."
     sure = all(_recall_interval(score)[0] >= settings.min_recall for score in scored)
+    if untested:
+        message += f" Not tested, since without a test image: {_names(untested)}."
     if not failed and not sure:
         unsure = min(scored, key=lambda score: (_recall_interval(score)[0], score.label))
         message += f" Class '{unsure.label}' has too few test images ({unsure.support}) to be sure."
-    return Rule("class_recall", worst.recall, settings.min_recall, not failed, message, interval, sure=sure)
+    return Rule("class_recall", worst.recall, settings.min_recall, not failed, message, interval,
+                sure=sure and not untested)  # fmt: skip
 
 
 def no_slice_is_missed(inputs: GateInputs, settings: GateSettings) -> Rule | None:
@@ -155,7 +162,7 @@ def _accuracy_interval(model: Evaluation) -> tuple[float, float]:
 
 
 def _recall_interval(score: ClassScore) -> tuple[float, float]:
-    return score.recall_interval or wilson_interval(score.recall * score.support, score.support)
+    return score.recall_interval or wilson_interval((score.recall or 0.0) * score.support, score.support)
 
 
 def _to_be_beaten(baseline: str, settings: GateSettings) -> bool:

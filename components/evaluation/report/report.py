@@ -306,8 +306,9 @@ def _confusions(evaluation: Evaluation, most: int = 20) -> list[dict[str, Any]]:
     return sorted(found, key=lambda item: (-item["count"], item["cell"]))[:most]
 
 
-def _worst_first(score: ClassScore) -> tuple[float, str]:
-    return (score.f1, score.label)
+def _worst_first(score: ClassScore) -> tuple[bool, float, str]:
+    """Those without a test image first: nothing is known of them."""
+    return (score.support > 0, score.f1 or 0.0, score.label)
 
 
 def _bar_style(interval: Sequence[float] | None, value: float | None = None) -> str:

@@ -1,4 +1,5 @@
 import base64
+import json
 
 import numpy as np
 import pandas as pd
@@ -258,7 +259,10 @@ def test_champion_with_a_class_that_is_gone_gets_no_credit_for_it(walk, tmp_path
     )
     assert champion.labels == (*LABELS, "silver")
     assert sum(map(sum, champion.confusion)) == 30
-    assert champion.per_class[3].support == 0
+    gone = champion.per_class[3]
+    assert (gone.support, gone.precision, gone.recall, gone.f1) == (0, None, None, None)
+    written = json.loads((tmp_path / "evaluation.json").read_text())["per_class"][3]
+    assert written["recall"] is None and written["f1"] is None and written["recall_interval"] is None
 
 
 def test_evaluate_refuses_a_model_with_another_number_of_classes(walk, tmp_path):

@@ -4,7 +4,7 @@ import functools
 import numpy as np
 import pytest
 
-from pergola.components.artifacts.evaluation import Paired
+from pergola.components.artifacts.evaluation import ClassScore, Paired
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.evaluation import baselines
 from pergola.components.evaluation.calibration import calibration
@@ -84,6 +84,21 @@ def test_gate_rejects_a_model_that_misses_a_class():
 def test_gate_does_not_judge_a_class_by_two_images():
     found = evaluation(1.0, classes=10, n=20, missed=3)
     assert "class_recall" not in failed(decide(GateInputs(found, SERVED), GateSettings()))
+
+
+def test_gate_says_which_class_was_not_tested():
+    found = evaluation(0.95)
+    none = ClassScore("unseen", None, None, None, 0)
+    rule = rule_of(
+        decide(
+            GateInputs(dataclasses.replace(found, per_class=(*found.per_class, none)), SERVED), GateSettings()
+        ),
+        "class_recall",
+    )
+    assert "without a test image: unseen." in rule.message
+    assert rule.passed and formatting.verdict(rule) != "passed"
+    nothing = decide(GateInputs(dataclasses.replace(found, per_class=(none,)), SERVED), GateSettings())
+    assert "class_recall" in failed(nothing)
 
 
 def test_gate_rejects_a_model_that_memorised():

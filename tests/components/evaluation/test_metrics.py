@@ -59,9 +59,18 @@ def test_class_scores_and_macro_f1_are_sklearns(answers):
     wanted = reference.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     for got, want in zip((ours.precision, ours.recall, ours.f1, ours.support), wanted, strict=True):
         np.testing.assert_allclose(got, want)
+    tested = np.unique(labels)
     assert metrics.macro_f1(confusion) == pytest.approx(
-        reference.f1_score(labels, predicted, average="macro", zero_division=0)
+        reference.f1_score(labels, predicted, labels=tested, average="macro", zero_division=0)
     )
+
+
+def test_macro_f1_leaves_out_a_class_without_an_image():
+    confusion = np.array([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
+    assert metrics.macro_f1(confusion) == pytest.approx((6 / 7 + 1) / 2)
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 2, 1, 1, 1, 1])
+    low, high = metrics.bootstrap_macro_f1(predicted, labels, 3, seed=0)
+    assert low > 0.6 and high == 1  # with the third class it would never be above 2 / 3
 
 
 def test_class_scores_of_a_class_that_never_occurs_are_zero():
@@ -111,7 +120,8 @@ def test_bootstrap_macro_f1_covers_what_scipys_bootstrap_covers(answers):
     classes = probabilities.shape[1]
 
     def f1(truth, answer):
-        return reference.f1_score(truth.astype(int), answer.astype(int), average="macro", zero_division=0)
+        truth, answer = truth.astype(int), answer.astype(int)
+        return reference.f1_score(truth, answer, labels=np.unique(truth), average="macro", zero_division=0)
 
     wanted = stats.bootstrap(
         (labels, predicted), f1, paired=True, vectorized=False, n_resamples=400, method="percentile", rng=0

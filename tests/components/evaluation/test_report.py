@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import html
 import io
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pergola.components.artifacts.data import Finding, ValidationReport
+from pergola.components.artifacts.evaluation import ClassScore, Evaluation
 from pergola.components.artifacts.release import Champion
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
@@ -295,3 +297,22 @@ def test_reliability_draws_a_point_a_bin():
     svg = charts.reliability(bins)
     assert svg.startswith("<svg") and "confidence" in svg
     assert svg == charts.reliability(bins)
+
+
+def test_a_class_without_a_test_image_is_not_tested(run, tmp_path):
+    shutil.copytree(run.evaluation, tmp_path / "evaluation")
+    found = Evaluation.load(run.evaluation)
+    none = ClassScore(LABELS[0], None, None, None, 0)
+    dataclasses.replace(found, per_class=(none, *found.per_class[1:])).save(tmp_path / "evaluation")
+    inputs = dataclasses.replace(run, evaluation=tmp_path / "evaluation")
+    text = write_report(inputs, About("leaves"), tmp_path).read_text()
+    row = text[text.index(f'<tr><th scope="row">{LABELS[0]}</th><td class="n">0<') :]
+    assert (
+        "not tested: no test image" in row[: row.index("</tr>")] and "0.0%" not in row[: row.index("</tr>")]
+    )
+
+
+def test_open_warnings_stand_beside_the_verdict(run, tmp_path):
+    text = write_report(run, About("leaves"), tmp_path).read_text()
+    assert text.index("open warnings about the data") < text.index('id="gate"')
+    assert "label error: 40 of 70 labels look wrong." in text

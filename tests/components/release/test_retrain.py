@@ -37,6 +37,15 @@ def test_a_reason_to_train_is_given(inputs, settings, reason):
     assert found.fire and found.reason.startswith(reason)
 
 
+def test_a_class_that_came_or_went_is_named():
+    inputs = changed(num_changed=30, classes_before=("a", "b"), classes_now=("b", "c"))
+    reason = due(inputs, RetrainSettings()).reason
+    assert "New classes: c." in reason
+    assert "Classes that are gone: a. The gate rejects a model without them" in reason
+    same = changed(num_changed=30, classes_before=("a", "b"), classes_now=("a", "b"))
+    assert due(same, RetrainSettings()).reason == "30 images changed since the last run."
+
+
 @pytest.mark.parametrize(
     ("inputs", "settings", "reason"),
     [
