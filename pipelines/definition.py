@@ -155,7 +155,8 @@ TRAINING = Pipeline(
         ),
         Step(
             "split", data.split, "split", group="data", code=(f"{COMPONENTS}.data.split",),
-            settings=("split",), refuses=True, describe=summaries.split,
+            settings=("split",), reads=("release.allow_contract_changes",), check=data.check_belongs,
+            refuses=True, describe=summaries.split,
         ),
         Step(
             "shards", data.shards, "shards", group="data", decodes=True,

@@ -95,6 +95,8 @@ def _facts(manifest: Path, settings: str, context: Context, last: LastRun) -> Re
     ended = time.time() - last.ended_s if last.ended_s else None
     return RetrainInputs(
         num_changed=changed,
+        classes_before=last.labels,
+        classes_now=found.labels,
         settings_changed=last.settings != digest.of_data(tomllib.loads(settings)),
         drifted_checks=drifted_checks(context.workspace, context.model, last.ended_s),
         age_days=None if ended is None else ended / 86_400,

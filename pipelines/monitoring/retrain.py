@@ -92,6 +92,8 @@ def _inputs(
     now = time.time()
     return RetrainInputs(
         num_changed=_num_changed(before, manifest),
+        classes_before=Manifest.load(before).labels if (before / Manifest.FILE).is_file() else (),
+        classes_now=Manifest.load(manifest).labels,
         settings_changed=_plain(last["settings"]) != _plain(records.to_dict(settings.of_a_run())),
         newest_minutes=_newest_minutes(dataset, settings, workspace, now),
         drifted_checks=drifted_checks(workspace, model, ended_s),
