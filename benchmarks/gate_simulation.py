@@ -122,7 +122,7 @@ def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
 
     `kept`: no stated rate lies below its interval, so none is exceeded with 95% confidence.
     """
-    rejected = better = 0
+    rejected = accepted = better = 0
     for labels, candidate, champion in case.pairs(seed, runs):
         test, rival = _scores(labels, candidate), _scores(labels, champion)
         pair = compare(test.right, rival.right, seed=seed)
@@ -135,9 +135,11 @@ def simulate(case: Case, runs: int, seed: int = 0) -> dict[str, Any]:
         if case.costs:
             costs = cost_report(test.probabilities, labels, case.costs, rival.probabilities, seed=seed)
         facts = GateInputs(evaluation, SERVED, pair, 1, slices, costs)
-        rejected += not decide(facts, case.settings).accepted
+        decision = decide(facts, case.settings)
+        rejected += not decision.registers
+        accepted += decision.accepted
         better += pair.difference > 0 and pair.p_value < case.settings.significance
-    counts = {"rejected": rejected, "accepted": runs - rejected, "called_better": better}
+    counts = {"rejected": rejected, "accepted": accepted, "called_better": better}
     stated = {
         "rejected": case.max_rejected, "accepted": case.max_accepted, "called_better": case.max_called_better,
     }  # fmt: skip

@@ -43,13 +43,16 @@ class Case:
     trend: float = 0.0  # loss of true accuracy after all retrainings, against the first champion
     step: float = 0.0  # or in each retraining, against the champion of that time
     replaced: float = 0.0  # share of test images that are others at each retraining
+    added: float = 0.0  # share of the first test images by which the test split grows each time
     rule: str = NOT_WORSE
 
 
 CASES = (
     Case("0.1 points worse each time", trend=0.05),
     Case("0.1 points worse each time, 2% of the images replaced each time", trend=0.05, replaced=0.02),
+    Case("0.1 points worse each time, 2% more images each time", trend=0.05, added=0.02),
     Case("each 0.3 points worse than its champion", step=0.003),
+    Case("each 0.3 points worse than its champion, 2% more images each time", step=0.003, added=0.02),
     Case("0.1 points worse each time, rule of 0.1.0", trend=0.05, rule=UNDECIDED),
     Case("each 0.3 points worse than its champion, rule of 0.1.0", step=0.003, rule=UNDECIDED),
 )
@@ -83,13 +86,15 @@ def verdicts(only_candidate: int, only_other: int, num_images: int, rule: str) -
 class Lines:
     """Many independent lines of champions, each on a test split of its own."""
 
-    def __init__(self, lines: int, num_images: int, seed: int, rule: str) -> None:
+    def __init__(self, lines: int, num_images: int, seed: int, rule: str, added: float = 0.0) -> None:
         self.rng = np.random.default_rng((seed, num_images))
-        self.shape, self.rule = (lines, num_images), rule
+        self.shape, self.rule = (lines, round(num_images * (1 + added * RETRAININGS))), rule
+        self.present = np.arange(self.shape[1]) < num_images  # of the columns, those in the test split
+        self.growth = round(num_images * added)
         self.chance = self.rng.beta(*DIFFICULTY, self.shape)
         self.loss = np.zeros(lines)  # of the champion, in true accuracy
         self.right, self.cost = self.answers(self.loss)
-        self.anchor, self.known = self.right.copy(), np.ones(self.shape, bool)
+        self.anchor, self.known = self.right.copy(), np.tile(self.present, (lines, 1))
 
     def answers(self, loss: Floats) -> tuple[Bools, Floats]:
         """Of new models whose true accuracy is lower by `loss`: right (lines, images), log loss."""
@@ -109,10 +114,11 @@ class Lines:
     def retrain(self, loss: Floats) -> Bools:
         """One more candidate a line. Gives which of them are promoted."""
         right, cost = self.answers(loss)
-        everything = np.ones(self.shape, bool)
-        own = self._verdicts(right, self.right, everything)
+        self.present[int(self.present.sum()) :][: self.growth] = True
+        now = np.tile(self.present, (self.shape[0], 1))
+        own = self._verdicts(right, self.right, now)
         anchored = self._verdicts(right, self.anchor, self.known)
-        finer = cost.mean(axis=1) <= self.cost.mean(axis=1)
+        finer = cost[:, self.present].mean(axis=1) <= self.cost[:, self.present].mean(axis=1)
         promoted = np.array(
             [(v.above if f else v.below) and a.anchor for v, a, f in zip(own, anchored, finer, strict=True)]
         )
@@ -120,7 +126,7 @@ class Lines:
             right[promoted], cost[promoted], loss[promoted],
         )  # fmt: skip
         moved = promoted & np.array([a.better for a in anchored])
-        self.anchor[moved], self.known[moved] = right[moved], True
+        self.anchor[moved], self.known[moved] = right[moved], self.present
         return promoted
 
     def _verdicts(self, ours: Bools, theirs: Bools, among: Bools) -> list[Verdicts]:
@@ -131,7 +137,7 @@ class Lines:
 
 def worsening(case: Case, lines: int, num_images: int, seed: int = 0) -> dict[str, Any]:
     """Share of lines whose last champion lost more than LOSS, and the mean loss in points."""
-    found = Lines(lines, num_images, seed, case.rule)
+    found = Lines(lines, num_images, seed, case.rule, case.added)
     for number in range(1, RETRAININGS + 1):
         if case.replaced:
             found.replace(case.replaced)
@@ -141,9 +147,7 @@ def worsening(case: Case, lines: int, num_images: int, seed: int = 0) -> dict[st
     return {"share": count / lines, "interval": wilson_interval(count, lines), "loss": found.loss.mean()}
 
 
-def single(
-    lines: int, num_images: int, seed: int = 0, *, gain: float = 0.0, after: int = 0
-) -> dict[str, Any]:
+def single(lines: int, num_images: int, seed: int, gain: float, after: int) -> dict[str, Any]:
     """Share of candidates, better by `gain`, that are promoted; first `after` equal models are retrained."""
     found = Lines(lines, num_images, seed, NOT_WORSE)
     for _ in range(after):
@@ -164,9 +168,7 @@ def table(lines: int, seed: int = 0) -> list[dict[str, Any]]:
         ("3 points better, promoted at the first retraining", 0.03, 0),
         ("3 points better, promoted after 20 equal ones", 0.03, 20),
     ):
-        rows.append(
-            {"case": name, **{str(n): single(lines, n, seed, gain=gain, after=after) for n in IMAGES}}
-        )
+        rows.append({"case": name, **{str(n): single(lines, n, seed, gain, after) for n in IMAGES}})
     return rows
 
 

@@ -12,6 +12,7 @@ from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.release import Champion, Confirmation, FinalTest, Publication, Registration
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.artifacts.training import Augmentation, Export, Training
+from pergola.components.evaluation.calibration import Calibration
 from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.evaluation.export_notes import ExportNotes
 from pergola.components.evaluation.gate import formatting
@@ -79,16 +80,24 @@ def export(folder: Path) -> str:
     inside = ExportNotes.of(folder / "saved_model")
     costs = ", decisions by costs" if inside.costs else ""
     megabytes = Export.load(folder).num_bytes / 1e6
-    return f"SavedModel, {megabytes:.1f} MB, temperature {inside.temperature:.2f}{costs}"
+    calibrated = inside.chosen or "not calibrated"
+    return f"SavedModel, {megabytes:.1f} MB, {calibrated}{costs}"
 
 
 def evaluate(folder: Path) -> str:
     evaluation = Evaluation.load(folder)
-    calibration = evaluation.calibration_error or 0.0
-    return (
+    calibrated = Calibration.load(folder)
+    text = (
         f"accuracy {evaluation.accuracy:.1%} on {evaluation.num_images:,} test images, "
-        f"calibration error {calibration:.1%}"
+        f"calibration error {calibrated.error:.1%}"
     )
+    before = calibrated.before
+    if before and before.log_loss < calibrated.log_loss:
+        text += (
+            f"; the temperature raised log loss on them from {before.log_loss:.3g} to "
+            f"{calibrated.log_loss:.3g}: export.calibrate = false leaves it out"
+        )
+    return text
 
 
 def champion(folder: Path) -> str:

@@ -18,6 +18,7 @@ class ExportNotes:
 
     temperature: float = 1.0  # the model divides its logits by this
     costs: Costs | None = None  # of its decisions
+    chosen: Temperature | None = None  # why the temperature is what it is; None: the model was not calibrated
 
     @classmethod
     def of(cls, saved_model: Path) -> Self:
@@ -25,4 +26,4 @@ class ExportNotes:
         folder = saved_model / EXTRA
         fitted = Temperature.load(folder) if (folder / Temperature.FILE).is_file() else None
         costs = Costs.load(folder) if (folder / Costs.FILE).is_file() else None
-        return cls(fitted.value if fitted else 1.0, costs)
+        return cls(fitted.value if fitted else 1.0, costs, fitted)

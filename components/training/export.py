@@ -24,7 +24,7 @@ from pergola.components.data.shard_reader import read_images
 from pergola.components.imaging import decode
 from pergola.components.records import setting
 from pergola.components.stats.costs import Costs, read_costs
-from pergola.components.stats.temperature import Temperature, fit_temperature
+from pergola.components.stats.temperature import Temperature, choose_temperature
 from pergola.components.training import warmup
 from pergola.components.training.fit import MODEL
 from pergola.components.training.models.architectures import LOGITS
@@ -70,7 +70,8 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
     """Write saved_model/ and export.json into `out`.
 
     Logits are divided by the temperature before the softmax; it is above 1 for an overconfident network
-    (Guo et al., 2017). It is fitted on at most 5,000 validation images, decoded as the model decodes them.
+    (Guo et al., 2017). It is fitted on at most 5,000 validation images, decoded as the model decodes them,
+    and used only if it helps on images that it was not fitted on.
     Raises InputError for costs that do not match the classes.
     """
     import keras
@@ -107,7 +108,7 @@ def export(training_folder: Path, shards_folder: Path, out: Path, settings: Expo
 
 
 def _calibrate(module: Any, shards_folder: Path) -> Temperature:
-    """The temperature fitted on the validation split, to four digits."""
+    """The temperature chosen on the validation split, to four digits; 1 where none was shown to help."""
     import tensorflow as tf
 
     images = list(itertools.islice(read_images(shards_folder, VALIDATION), MAX_CALIBRATION_IMAGES))
@@ -118,8 +119,8 @@ def _calibrate(module: Any, shards_folder: Path) -> Temperature:
     logits = np.concatenate([logits_of([one.image for one in batch]).numpy() for batch in batches])
     labels = np.array([one.label for one in images], np.int64)
     scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    fitted = fit_temperature(scores / scores.sum(axis=1, keepdims=True), labels, doubt=1.0)
-    return replace(fitted, value=float(f"{fitted.value:.4g}"))
+    chosen = choose_temperature(scores / scores.sum(axis=1, keepdims=True), labels)
+    return replace(chosen, value=float(f"{chosen.value:.4g}"))
 
 
 def _write(module: Any, folder: Path) -> None:

@@ -12,7 +12,7 @@ from pergola.components.data import shard_reader
 from pergola.components.errors import InputError
 from pergola.components.imaging import decode
 from pergola.components.stats import costs
-from pergola.components.stats.temperature import Temperature, apply_temperature, fit_temperature
+from pergola.components.stats.temperature import Temperature, apply_temperature, choose_temperature
 from pergola.components.training import export, warmup
 from pergola.components.training.export import ExportSettings
 from pergola.components.training.input.images import ImageShape
@@ -267,7 +267,7 @@ def test_export_divides_logits_by_the_temperature_of_the_validation_split(
 ):
     validation = list(shard_reader.read_images(shards_folder, "validation"))
     plain = server(contract.SERVING_DEFAULT, [one.image for one in validation])["probabilities"]
-    wanted = fit_temperature(plain, np.array([one.label for one in validation]), doubt=1.0)
+    wanted = choose_temperature(plain, np.array([one.label for one in validation]))
     fitted = Temperature.load(weighed / "assets.extra")
     assert fitted.value == pytest.approx(wanted.value, rel=1e-3) and abs(fitted.value - 1) > 0.05
     assert fitted.num_images == len(validation)
