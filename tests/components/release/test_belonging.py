@@ -64,7 +64,7 @@ def test_another_data_set_with_the_same_base_name_is_refused(context, tmp_path):
 )
 def test_data_that_share_images_or_classes_are_the_same_data_set(context, tmp_path, labels, numbers, caplog):
     check(context, manifest(tmp_path / "now", labels, numbers))
-    assert ("is another data set, give" in caplog.text) == (numbers[0] == 100)
+    assert ("is another data set, name its model" in caplog.text) == (numbers[0] == 100)
 
 
 def test_a_few_equal_files_do_not_make_it_the_same_data_set(context, tmp_path):
