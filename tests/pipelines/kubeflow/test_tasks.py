@@ -48,7 +48,8 @@ def changes(tmp_path):
 
 def note(found, tmp_path, version, settings=SETTINGS):
     """A run of these settings came to its end."""
-    remember(tmp_path / "work" / "state" / "leaves", found, tomllib.loads(settings), version)
+    outcome = "rejected" if version is None else "accepted"
+    remember(tmp_path / "work" / "state" / "leaves", found, tomllib.loads(settings), outcome, version)
 
 
 def check(tmp_path, name="leaves", **sections):
