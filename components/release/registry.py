@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pergola.components import digest
 from pergola.components.disk import explained
@@ -28,9 +28,11 @@ from pergola.components.release import registry_tables
 from pergola.components.release.versions import (
     CHAMPION,
     EXPORT_KEY,
+    FINGERPRINT,
     PREVIOUS,
     PUBLISHED,
     REGISTERED,
+    RUN_ID,
     RUN_KEY,
     SHA256,
     STATUS,
@@ -48,6 +50,7 @@ EXPERIMENT = "pergola"
 ARTIFACTS = "mlartifacts"
 FILES = "pergola.files"  # tag of a run: name -> SHA-256 of its reports and records
 RESTORED = "pergola.restored"  # tag of a version that was registered from its folder
+REPORT = "report.html"  # among the files of a run
 _UNREACHABLE = re.compile(
     r"API request to (\w+://[^/ ]+).* [Ff]ailed to (?:establish a new connection|resolve .*?): (.+?)[\"')]*$",
     re.S,
@@ -123,6 +126,14 @@ def sqlite_path(tracking_uri: str) -> Path | None:
             "Expected sqlite:////absolute/path/mlflow.db or http://host:port."
         )
     return Path(tracking_uri.removeprefix("sqlite:///")).absolute()
+
+
+class RunReport(NamedTuple):
+    """A run with a report: MLflow's id, the run's own, and the fingerprint of its data."""
+
+    mlflow_run: str
+    run: str
+    fingerprint: str
 
 
 class Registry:
@@ -341,6 +352,37 @@ class Registry:
             else:
                 self._client.set_registered_model_alias(model, CHAMPION, str(before))
             return before
+
+    def reports(self) -> list[RunReport]:
+        """The runs with a report among their files."""
+        from mlflow.entities import ViewType
+
+        with _step_errors():
+            runs, token = [], None
+            while True:
+                page = self._client.search_runs(
+                    [self._experiment], run_view_type=ViewType.ALL, page_token=token
+                )
+                runs += page
+                token = page.token
+                if not token:
+                    break
+            return [
+                RunReport(run.info.run_id, run.data.tags.get(RUN_ID, ""), run.data.tags.get(FINGERPRINT, ""))
+                for run in runs
+                if any(file.path == REPORT for file in self._client.list_artifacts(run.info.run_id))
+            ]
+
+    def remove_report(self, run: str) -> None:
+        """Delete the report of a run from its files."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with _step_errors():
+            found = self._client.get_run(run)
+            get_artifact_repository(found.info.artifact_uri).delete_artifacts(REPORT)
+            sums = json.loads(found.data.tags.get(FILES, "{}"))
+            if sums.pop(REPORT, None):
+                self._client.set_tag(run, FILES, json.dumps(sums))
 
     def _run_with(self, key: str) -> str:
         query = f"tags.`{RUN_KEY}` = '{_quoted(key)}'"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 CHAMPION = "champion"  # the alias
 
+RUN_ID, FINGERPRINT = "pergola.run_id", "pergola.data_fingerprint"  # tags of a run
 RUN_KEY = "pergola.run"
 SHA256 = "pergola.sha256"
 EXPORT_KEY = "pergola.export_key"

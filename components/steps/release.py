@@ -23,6 +23,7 @@ from pergola.components.artifacts.release import (
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.errors import StepError
 from pergola.components.evaluation import figures
+from pergola.components.release.versions import FINGERPRINT, RUN_ID
 from pergola.components.settings import to_toml
 from pergola.components.steps.context import Context
 from pergola.serving.wire.signature import is_signed
@@ -227,8 +228,8 @@ def run_key(export: Export, decision: Decision, context: Context) -> str:
 
 def _tags(context: Context, manifest: Manifest, training: Training, decision: Decision) -> dict[str, str]:
     return {
-        "pergola.run_id": context.run.id,
-        "pergola.data_fingerprint": manifest.fingerprint,
+        RUN_ID: context.run.id,
+        FINGERPRINT: manifest.fingerprint,
         "pergola.code": code.version(),
         "pergola.decision": decision.outcome,
         "pergola.architecture": training.architecture,

@@ -137,6 +137,13 @@ class Store:
             shutil.rmtree(incoming, ignore_errors=True)
             raise
 
+    def fetch_file(self, model: str, version: int, name: str, path: Path) -> bool:
+        """Copy one file of a version to `path`; returns whether there is one. Raises as `fetch` does."""
+        wanted = self.checksums(model, version).get(name)
+        if wanted is not None:
+            self._fetch_file(f"{model}/{version}/{name}", path, wanted)
+        return wanted is not None
+
     def remove(self, model: str, version: int) -> None:
         """Delete a version. Raises InputError if it is stable, canary or the target of a rollback."""
         release = self.release(model)

@@ -29,7 +29,7 @@ SECTIONS = {  # of --help, in this order
               "config"),
     "Serve": ("serve", "predict", "tune-batching", "push"),
     "Release": ("promote", "release", "rollback", "releases"),
-    "Monitor": ("drift", "feedback", "retrain", "lineage"),
+    "Monitor": ("drift", "feedback", "retrain", "lineage", "forget"),
     "Kubeflow and Kubernetes": ("compile", "submit", "runs", "schedule", "deploy", "sync"),
 }  # fmt: skip
 

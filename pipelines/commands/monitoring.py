@@ -1,4 +1,4 @@
-"""The commands for monitoring released models: drift, feedback, retrain, lineage.
+"""The commands for monitoring released models: drift, feedback, retrain, lineage, forget.
 
 `register` adds them to the command line.
 """
@@ -24,7 +24,7 @@ from pergola.pipelines.commands.command import (
 
 def register(group: click.Group) -> None:
     """Add the commands to `group`."""
-    for command in (drift, feedback, retrain, lineage):
+    for command in (drift, feedback, retrain, lineage, forget):
         group.add_command(command)
 
 
@@ -177,3 +177,32 @@ def lineage(options: CommonOptions, what: str) -> dict[str, Any]:
     if not options.json:
         echo(summary)
     return found
+
+
+@with_options
+@click.argument("images", nargs=-1, required=True, metavar="SHA256|IMAGE...")
+@click.option("--store", envvar="PERGOLA_STORE", show_envvar=True,
+              help="Model store whose versions are searched too: a folder, s3://… or gs://…")  # fmt: skip
+@click.option("--log", "logs", multiple=True,
+              help="Prefix of a request log outside of the workspace. Repeatable.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="List what would be removed; change nothing.")
+def forget(
+    options: CommonOptions, images: tuple[str, ...], store: str | None, logs: tuple[str, ...], dry_run: bool
+) -> dict[str, Any]:
+    """Remove images from the workspace.
+
+    \b
+    pergola forget leaves/oak/17.jpg --dry-run     list what would be removed
+    pergola forget 9f86d08188… --store s3://models/pergola
+
+    Removes the image and its thumbnails from request logs, feedback, pages, reports, unpacked archives and
+    the outputs of steps, which the next run makes again. Lists the versions that were trained, validated or
+    tested with it, and models of pergola 0.1.0 that hold it. An image is identified by its bytes, so list
+    re-encoded copies too. If it was interrupted, run it again. The data set is yours: delete the file there.
+    """
+    from pergola.pipelines.forget.forget import forget as remove
+
+    found = remove(options.open_workspace(), images, store=store, logs=logs, dry_run=dry_run)
+    if not options.json:
+        click.echo(found.summary())
+    return found.to_json()

@@ -206,6 +206,28 @@ def sample(store: FeedbackStore, folder: Path, count: int) -> int:
     return len(entries)
 
 
+def holds(store: FeedbackStore, ids: Collection[str]) -> bool:
+    """Whether an image with one of these ids is in the feedback."""
+    listed = store.folder / LIST
+    text = listed.read_text(encoding="utf-8") if listed.is_file() else ""
+    images = {path.stem for path in (store.folder / IMAGES).glob("*")}
+    return any(id in images or id in text for id in ids) or not store.feedback().labels().keys().isdisjoint(
+        ids
+    )
+
+
+def remove(store: FeedbackStore, ids: Collection[str]) -> None:
+    """Remove images with their labels. Can be repeated after a kill."""
+    with store.workspace.lock("feedback", "feedback.lock"), explained(store.folder):
+        for path in (store.folder / IMAGES).glob("*"):
+            if path.stem in ids or path.name.lstrip(".").split(".")[0] in ids:
+                path.unlink()
+        kept = tuple(row for row in store.feedback().rows if row.id not in ids)
+        _store(store, Feedback(kept), {})
+        if not kept:
+            (store.folder / LIST).unlink()  # an empty list is no data set
+
+
 def export(store: FeedbackStore, folder: Path) -> int:
     """Copy the labelled images to <folder>/<label>/. Returns the number of new copies.
 

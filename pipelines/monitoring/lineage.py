@@ -37,7 +37,7 @@ def provenance_folder(workspace: Workspace, text: str) -> Path:
     Raises InputError if there is none.
     """
     workspace.require()
-    known = _recorded_versions(workspace)
+    known = recorded_versions(workspace)
     name, _, number = text.rpartition("/")
     if not number.isdecimal():
         raise InputError(
@@ -110,9 +110,9 @@ def of_image(workspace: Workspace, text: str) -> dict[str, Any]:
     An image is identified by its bytes: a re-encoded copy is another image.
     """
     workspace.require()
-    ids = _ids(text)
+    ids = image_ids(text)
     seen = []
-    for model, version, place in _recorded_versions(workspace):
+    for model, version, place in recorded_versions(workspace):
         files = [row for id in ids for row in provenance.images(place, id)]
         if files:
             seen.append({"model": model, "version": version, "files": files})
@@ -124,7 +124,7 @@ def of_image(workspace: Workspace, text: str) -> dict[str, Any]:
     }
 
 
-def _ids(text: str) -> list[str]:
+def image_ids(text: str) -> list[str]:
     """Ids of a file as it is and as the client sends it; or the id itself."""
     from pergola.serving.wire.images import prepare
 
@@ -139,7 +139,8 @@ def _ids(text: str) -> list[str]:
     return list(dict.fromkeys((image_id(data), sent)))
 
 
-def _recorded_versions(workspace: Workspace) -> list[tuple[str, int, Path]]:
+def recorded_versions(workspace: Workspace) -> list[tuple[str, int, Path]]:
+    """Model, version and folder of everything with a provenance."""
     found = []
     for path in workspace.versions.glob(f"*/*/{Provenance.FILE}"):
         if path.parent.name.isdecimal():

@@ -60,6 +60,15 @@ def frame(data: bytes) -> bytes:
 
 def records(file: BinaryIO) -> Iterator[bytes]:
     """The records of a file; a truncated last one is skipped. Raises ValueError for damage."""
+    for _, record, is_whole in placed_records(file):
+        if not is_whole:
+            raise ValueError("a record's checksum does not fit")
+        yield record
+
+
+def placed_records(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
+    """The offset of each record's data, the data, and whether its checksum fits; otherwise as `records`."""
+    at = 0
     while len(head := file.read(12)) == 12:
         length, crc = struct.unpack("<QI", head)
         if crc != _masked_crc(head[:8]) or length > MAX_RECORD_BYTES:
@@ -67,9 +76,8 @@ def records(file: BinaryIO) -> Iterator[bytes]:
         record, tail = file.read(length), file.read(4)
         if len(record) < length or len(tail) < 4:
             return
-        if tail != struct.pack("<I", _masked_crc(record)):
-            raise ValueError("a record's checksum does not fit")
-        yield record
+        yield at + 12, record, tail == struct.pack("<I", _masked_crc(record))
+        at += 12 + length + 4
 
 
 def _masked_crc(data: bytes) -> int:

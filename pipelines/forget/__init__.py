@@ -1,0 +1,1 @@
+"""`pergola forget`: images removed from everything that a workspace holds."""
