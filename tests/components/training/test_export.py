@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pergola.components import digest
-from pergola.components.artifacts.data import Shards
+from pergola.components.artifacts.data import SPLITS, Shards
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.data import shard_reader
 from pergola.components.errors import InputError
@@ -258,8 +258,26 @@ def test_export_contains_warmup_requests_that_it_answers(server, exported, shard
         assert request.model_spec.signature_name == contract.SERVING_DEFAULT
         batch = tf.make_ndarray(request.inputs["image"])
         assert server(contract.SERVING_DEFAULT, batch)["label"].shape == batch.shape
-    first = warmup.encoded_images(shards_folder, Shards.load(shards_folder).splits["train"], 1)
-    assert list(tf.make_ndarray(requests[0].inputs["image"])) == first
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_warmup_images_are_readable_by_the_graph_in_every_format_of_a_data_set(format, channels):
+    shape = (20, 30, channels)
+    image = warmup.synthetic_image(shape, format)
+    assert image == warmup.synthetic_image(shape, format)
+    assert decode.load_batch(np.array([image], object), *shape[:2], channels).shape == (1, *shape)
+
+
+def test_warmup_requests_hold_no_image_of_the_data_set_and_are_like_it(exported, shards_folder):
+    """A published version never changes: an image in it could never be removed from it."""
+    data = (exported[1] / "saved_model" / "assets.extra" / warmup.FILE).read_bytes()
+    shards = Shards.load(shards_folder)
+    images = [one.image for split in SPLITS for one in shard_reader.read_images(shards_folder, split)]
+    assert images and not any(image in data for image in images)
+    assert warmup.file_formats(shards_folder, shards.splits["train"]) == ["PNG"]
+    shape = (shards.median_height, shards.median_width, shards.channels)
+    assert data.count(warmup.synthetic_image(shape, "PNG")) == sum(warmup.BATCHES)
 
 
 def test_export_divides_logits_by_the_temperature_of_the_validation_split(
