@@ -1,5 +1,6 @@
 """What is written from the code is up to date, and the docs site loads nothing from other hosts."""
 
+import ast
 import re
 import runpy
 import subprocess
@@ -67,3 +68,14 @@ def test_the_files_that_a_map_of_the_code_names_are_there(page):
     tops = "pergola|pipelines|components|serving|k8s|tests|scripts|docs|images"
     named = re.findall(rf"`((?:{tops})/[\w/.-]*)[ `]", (ROOT / page).read_text())
     assert named and [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_tests_that_the_threat_model_names_are_there():
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "docs/threat-model.md").read_text())
+    assert len(named) > 40
+    assert [f"{file}::{test}" for file, test in named if test not in _tests_of(ROOT / "tests" / file)] == []
+
+
+def _tests_of(path):
+    tree = ast.parse(path.read_text()) if path.is_file() else ast.Module([], [])
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

@@ -79,7 +79,7 @@ def _versions(workspace: Workspace, ids: Sequence[str]) -> tuple[list[dict[str, 
 
 def _as_sent(workspace: Workspace, ids: Sequence[str]) -> set[str]:
     """Ids of the images as shards hold them and clients send them: upright, in a format of a model."""
-    found = set()
+    found: set[str] = set()
     for folder in (workspace.steps / "shards").glob("*"):
         try:
             for split in Shards.load(folder).splits:
@@ -92,7 +92,7 @@ def _as_sent(workspace: Workspace, ids: Sequence[str]) -> set[str]:
 def _in_sources(versions: Iterable[dict[str, Any]]) -> set[str]:
     """The same, from the files of the data sets, where these are still there."""
     paths = {Path(one["source"]) / file["path"]: file["id"] for one in versions for file in one["files"]}
-    found = set()
+    found: set[str] = set()
     for path, id in paths.items():
         if path.is_file():
             ids = lineage.image_ids(str(path))

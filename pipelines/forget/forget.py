@@ -56,7 +56,7 @@ class ForgetResult:
         sources = sorted({one["source"] for one in self.versions})
         yield f"  delete the files from the data set{''.join(f' {one}' for one in sources)}"
         if self.versions:
-            yield "  if models must not know them: train without them (`pergola run`), and release that version"
+            yield "  to have models without them: `pergola run`, then release the version that it makes"
         yield (
             "  delete copies outside of the workspace: samples and exports of feedback, logs and disks of "
             "other servers, Kubeflow's artifacts, backups"

@@ -23,6 +23,8 @@ from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.commands.serve import models_config
 from pergola.pipelines.forget import forget as front
+from pergola.pipelines.forget.evidence import evidence_of
+from pergola.pipelines.forget.removals import removals
 from pergola.pipelines.local import run as local
 from pergola.pipelines.local.progress import SilentDisplay
 from pergola.pipelines.monitoring import drift, feedback
@@ -129,6 +131,41 @@ def test_nothing_of_two_images_is_left_after_a_run_requests_feedback_and_a_drift
     assert second.counts["images"] == 118 and second.decision in ("accepted", "rejected", "held")
     status, again = forget(workspace, *done["images"])
     assert again["removed"] == []  # the outputs of the new run are known to be without them
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Workspace]:
+    """A data set and a workspace with its scan, checks, split and shards, unpacked from an archive."""
+    folder = tmp_path_factory.mktemp("prepared")
+    dataset = image_files.write_folder(folder / "shapes", classes=2, per_class=12, size=8)
+    members = {path.relative_to(folder).as_posix(): path.read_bytes() for path in dataset.rglob("*.png")}
+    archive = image_files.write_tar(folder / "shapes.tar.gz", members)
+    workspace = Workspace(folder / "work")
+    with local.prepared(archive, config.load(None, []), workspace, SilentDisplay()):
+        pass
+    return dataset / "class_0" / "003.png", workspace
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_a_removal_that_was_killed_continues(prepared, tmp_path, done):
+    image, made = prepared[0].read_bytes(), prepared[1]
+    shutil.copytree(made.root, tmp_path / "work")
+    workspace = Workspace(tmp_path / "work")
+    assert {name.split("/")[1] for name in files_with(workspace.root, image)} == {
+        "scan",
+        "shards",
+        "unpacked",
+    }
+    todo = list(removals(workspace, evidence_of(workspace, [id_of(image)])))
+    assert len(todo) == 5  # what was unpacked, three other outputs, and the scan
+    for one in todo[:done]:
+        one.do()
+    for one in todo[done : done + 1]:  # killed in the midst of this one
+        next(path for path in sorted(Path(one.place).rglob("*")) if path.is_file()).unlink()
+    status, _ = forget(workspace, id_of(image))
+    assert status == 0 and not files_with(workspace.root, image)
+    assert not list(workspace.steps.glob("*/*/*"))
+    assert forget(workspace, id_of(image))[1]["removed"] == []
 
 
 def _logged(workspace: Workspace) -> int:
