@@ -51,7 +51,7 @@ class ForgetResult:
                 "release another version, then delete them:"
             )
             yield from (f"  {one.place}" for one in self.published)
-        yield "What remains: hash, path and label in the provenance of versions; the weights of models."
+        yield "What remains: hash, path and label in records, for the list above; the weights of models."
         yield "Left to you:"
         sources = sorted({one["source"] for one in self.versions})
         yield f"  delete the files from the data set{''.join(f' {one}' for one in sources)}"

@@ -83,6 +83,8 @@ def _fingerprints(workspace: Workspace, logged: Iterable[RunReport]) -> dict[str
     """Run -> fingerprint of its data set, of every run for which it is known."""
     found = {one.run: one.fingerprint for one in logged}
     for _, _, place in lineage.recorded_versions(workspace):
+        if not (place / Manifest.FILE).is_file():
+            continue
         found[Provenance.load(place).run] = Manifest.load(place).fingerprint
     for run in workspace.run_ids():
         if manifest := _manifest_of(workspace, run):
