@@ -65,7 +65,10 @@ def _found(path: Path, ids: Collection[str]) -> Iterator[tuple[int, int]]:
                 if not is_whole or holds(record, ids):
                     yield at, len(record)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a request log: {error}.") from None
+        raise InputError(
+            f"{path} cannot be read as a request log: {error}. Nothing was removed. It "
+            "may hold the image: restore the file, or delete it, and repeat."
+        ) from None
 
 
 def _padding(length: int) -> bytes:
