@@ -99,6 +99,12 @@ def write(place: Path, origin: Provenance, settings: str, sources: ProvenanceSou
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove_golden(place: Path) -> None:
+    """Delete the golden requests of a version: images of its test split."""
+    (place / GoldenRequests.FILE).unlink()
+    _write_sums(place)
+
+
 def _write_sums(place: Path) -> None:
     files = (path for path in place.rglob("*") if path.is_file() and path.name != SUMS)
     sums = {path.relative_to(place).as_posix(): digest.of_file(path) for path in files}

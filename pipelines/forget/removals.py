@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from pergola.components.artifacts.data import Manifest
+from pergola.components.artifacts.evaluation import GoldenRequests
 from pergola.components.errors import PergolaError
 from pergola.components.evaluation.drift import redaction, request_log
+from pergola.components.release import provenance
 from pergola.components.release.provenance import Provenance
 from pergola.components.release.registry import Registry, RunReport, sqlite_path
 from pergola.components.workspace import Workspace
@@ -44,6 +46,10 @@ def removals(workspace: Workspace, evidence: Evidence, logs: Iterable[str] = ())
     if evidence.manifests or evidence.versions:
         for folder in sorted(workspace.root.glob("state/*/workers-*")):
             yield Removal("workers' input", str(folder), partial(_delete, folder))
+    for one in evidence.versions:
+        place = workspace.version(one["model"], one["version"])
+        if (place / GoldenRequests.FILE).is_file():
+            yield Removal("golden requests", str(place), partial(provenance.remove_golden, place))
     yield from _outputs(workspace, evidence)
 
 

@@ -69,7 +69,8 @@ def _recorded(workspace: Workspace, model: str, version: int) -> Path:
     if not (place / GoldenRequests.FILE).is_file():
         raise InputError(
             f"Version {version} of '{model}' has no golden requests to confirm it with: pergola 0.1.0 kept "
-            f"none. Release it without them: pergola release stable {version}."
+            f"none, and `pergola forget` removes them. Release it without them: "
+            f"pergola release stable {version}."
         )
     return place
 
