@@ -145,7 +145,7 @@ def expectations(
 @click.option("--model", help="Only this model.")
 @click.option("--repair", is_flag=True, help="Set damaged versions aside and publish them again.")
 def versions(options: CommonOptions, model: str | None, repair: bool) -> dict[str, Any]:
-    """List registered and published model versions, and check their files.
+    """List model versions, and check their files.
 
     \b
     pergola versions

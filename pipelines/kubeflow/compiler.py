@@ -13,6 +13,7 @@ from typing import Any
 
 from pergola.components import records
 from pergola.components.artifacts.decision import ACCEPTED
+from pergola.components.errors import InputError
 from pergola.components.settings import Settings
 from pergola.pipelines.definition import TRAINING, Pipeline, Step
 from pergola.pipelines.kubeflow.cluster import (
@@ -25,7 +26,7 @@ from pergola.pipelines.kubeflow.cluster import (
 
 ACCELERATOR = "nvidia.com/gpu"
 SECTIONS = ("scan", "validate", "split", "shards", "augment", "model", "train", "export", "evaluate",
-            "smoke_test", "gate", "retrain")  # fmt: skip
+            "smoke_test", "gate", "release", "retrain")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def pipeline(
         evaluate: dict[str, Any] = default["evaluate"],
         smoke_test: dict[str, Any] = default["smoke_test"],
         gate: dict[str, Any] = default["gate"],
+        release_settings: dict[str, Any] = default["release"],
         retrain: dict[str, Any] = default["retrain"],
         workspace: str = cluster.workspace,
         accelerator: str = ACCELERATOR,
@@ -116,7 +118,7 @@ def pipeline(
         ui: str = "",
     ) -> None:
         given = (scan, validate, split, shards, augment, network, train, export, evaluate, smoke_test, gate,
-                 retrain)  # fmt: skip
+                 release_settings, retrain)  # fmt: skip
         asked = RunParameters(dataset, model, workspace, dict(zip(SECTIONS, given, strict=True)), accelerator,
                       accelerator_count, node_selector, tolerations, store, release, ui)  # fmt: skip
         with dsl.ExitHandler(finish(asked, cluster), name="run"):
@@ -132,6 +134,11 @@ def sections(settings: Settings) -> dict[str, dict[str, Any]]:
     """
     from pergola.components.stats.costs import read_text
 
+    if settings.release.signing_key:
+        raise InputError(
+            "release.signing_key names a file, which pods do not have. Leave it out, and sign what a cluster "
+            "made where the key is."
+        )
     plain = records.to_dict(settings)
     if settings.export.costs:
         plain["export"]["costs"] = read_text(settings.export.costs)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 CHECKSUMS = "checksums.sha256"
-GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "model.tflite")
+GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 

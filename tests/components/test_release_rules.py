@@ -98,11 +98,14 @@ def test_the_only_version_is_not_compared_with_itself(context, tmp_path):
     assert version_to_beat(context, export, tmp_path) == Champion(None)
 
 
-def test_a_champion_whose_folder_is_gone_is_not_compared_with(context, released, tmp_path, caplog):
-    (context.workspace.models / "leaves" / "2").rmdir()
+def test_a_champion_whose_folder_is_gone_is_published_again(context, released, tmp_path):
+    folder = context.workspace.models / "leaves" / "2"
+    folder.rmdir()
     candidate = step_artifacts.export(tmp_path / "candidate", b"new weights")
-    assert version_to_beat(context, candidate, tmp_path) == Champion(None)
-    assert "champion=2 is not in" in caplog.text
+    assert version_to_beat(context, candidate, tmp_path) == Champion(2, Export.load(released[1]).sha256)
+    assert (folder / "saved_model.pb").read_bytes() == (
+        released[1] / "saved_model/saved_model.pb"
+    ).read_bytes()
 
 
 # --- the split of the last run

@@ -16,12 +16,13 @@ from pergola.components.artifacts.data import Split
 from pergola.components.evaluation import thumbnails
 from pergola.components.evaluation.drift import request_log
 from pergola.components.evaluation.drift.drift import DriftSettings
+from pergola.components.release import champions
 from pergola.components.store.checksums import CHECKSUMS, verify
 from pergola.components.store.model_store import open_store
 from pergola.components.training import warmup
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.cli import pergola
-from pergola.pipelines.commands.serve import models_config
+from pergola.pipelines.commands.serve import logging_config
 from pergola.pipelines.forget import forget as front
 from pergola.pipelines.forget.evidence import evidence_of
 from pergola.pipelines.forget.removals import removals
@@ -88,10 +89,8 @@ def test_nothing_of_two_images_is_left_after_a_run_requests_feedback_and_a_drift
     both = [trained.read_bytes(), tested.read_bytes()]
     other = next(path for path in sorted(dataset.rglob("*.png")) if path not in (trained, tested))
 
-    config_file = tmp_path / "models.config"
-    text = models_config(["shapes"], workspace.models, log=workspace.request_log, share=1.0)
-    config_file.write_text(text)
-    with servers.in_process(f"--model_config_file={config_file}") as server:
+    champions.write_models_config(workspace, lambda name: logging_config(workspace.request_log(name), 1.0))
+    with servers.in_process(f"--model_config_file={workspace.models_config}") as server:
         with Client(f"localhost:{server.grpc_port}", model="shapes") as client:
             for image in (*both, *[other.read_bytes()] * 10):
                 client.classify_images([image])

@@ -51,11 +51,9 @@ def register(
         sha256 = digest.of_folder(made["export"] / "saved_model")
         Export(models.LABELS, 8, 8, 3, 100, sha256).save(made["export"])
     golden(tilt if expects is None else expects).save(made["evaluation"])
-    reference = scratch / "reference"
-    reference.mkdir()
-    (reference / "reference.json").write_text(f"{tilt}")
+    (made["reference"] / "reference.json").write_text(f"{tilt}")
     settings = Settings.of({"smoke_test": {"timeout_s": 300}})
     context = Context(scratch, "shades", settings, workspace, RunInfo(f"run-{tilt}", "pergola run shades"))
-    found = release.register(context, scratch / "registration", **made, reference=reference)
+    found = release.register(context, scratch / "registration", **made)
     assert found is not None
     return found

@@ -105,7 +105,15 @@ def to_register(root: Path, *, weights: bytes = b"weights", **decided: object) -
         "evaluation": evaluation(root / "evaluation"),
         "decision": decision(root / "decision", **decided),
         "report": report(root / "report"),
+        "reference": reference(root / "reference"),
     }
+
+
+def reference(folder: Path) -> Path:
+    """A folder that looks as a drift reference does."""
+    folder.mkdir(parents=True)
+    (folder / "reference.json").write_text("{}")
+    return folder
 
 
 def confirmation(folder: Path, model: str, version: int) -> Path:

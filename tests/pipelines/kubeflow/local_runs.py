@@ -25,9 +25,9 @@ from pergola.pipelines.kubeflow.cluster import ClusterSettings
 
 EQUAL = ("manifest", "validation", "split", "shards", "augmentation", "evaluation", "reference")
 UP_TO_GATE = {"check", "scan", "validate", "split", "shards", "augment", "train", "export", "champion",
-              "evaluate", "smoke_test", "evaluate_champion", "gate", "report", "register",
-              "finish"}  # fmt: skip
-RELEASED = {"reference", "publish", "final_test", "confirm", "deliver"}
+              "evaluate", "smoke_test", "evaluate_champion", "gate", "report", "reference",
+              "register", "finish"}  # fmt: skip
+RELEASED = {"publish", "final_test", "confirm", "deliver"}
 GROUPS = {"check", "data", "train", "champion", "evaluate", "release", "finish"}
 IF_ACCEPTED = {"final_test", "confirm"}
 

@@ -19,8 +19,8 @@ ALONE = ClusterSettings(**IMAGES, pull_secret="reg", retries=2, train_timeout_s=
 GROUPS = {"data", "train", "champion", "evaluate", "release"}
 IF_ACCEPTED = {"final-test", "confirm"}
 UP_TO_GATE = {"scan", "validate", "split", "shards", "augment", "train", "export", "champion", "evaluate",
-              "smoke_test", "evaluate_champion", "gate", "report", "register"}  # fmt: skip
-RELEASED = {"reference", "publish", "final-test", "confirm", "deliver"}
+              "smoke_test", "evaluate_champion", "gate", "report", "reference", "register"}  # fmt: skip
+RELEASED = {"publish", "final-test", "confirm", "deliver"}
 KEYS = {"registry": set(SECRET_KEYS["registry"]), "webhook": {"PERGOLA_WEBHOOK_URL"}}
 
 
