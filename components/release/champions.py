@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from pergola.components import records
 from pergola.components.errors import StepError
-from pergola.components.release.registry import Registry, champion_of, sqlite_path, version_of
+from pergola.components.release.registry import Registry, champion_of, version_of
+from pergola.components.release.registry_connection import sqlite_path
 from pergola.components.release.versions import RegisteredVersion
 from pergola.components.store import models_config, release_record
 from pergola.components.store.model_store import open_store

@@ -8,23 +8,23 @@ Importing MLflow takes 3 to 6 s. `champion_of` and `version_of` do without it on
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import re
 import shutil
 import sqlite3
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pergola.components import digest
-from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
 from pergola.components.release import registry_tables
+from pergola.components.release.registry_connection import (
+    artifacts_of,
+    open_client,
+    sqlite_path,
+    step_errors,
+)
 from pergola.components.release.versions import (
     CHAMPION,
     EXPORT_KEY,
@@ -44,17 +44,11 @@ from pergola.components.release.versions import (
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "pergola"
-ARTIFACTS = "mlartifacts"
 FILES = "pergola.files"  # tag of a run: name -> SHA-256 of its reports and records
 RESTORED = "pergola.restored"  # tag of a version that was registered from its folder
 REPORT = "report.html"  # among the files of a run
-_UNREACHABLE = re.compile(
-    r"API request to (\w+://[^/ ]+).* [Ff]ailed to (?:establish a new connection|resolve .*?): (.+?)[\"')]*$",
-    re.S,
-)
 
 
 def champion_of(tracking_uri: str, model: str) -> RegisteredVersion | None:
@@ -107,25 +101,13 @@ def is_intact(tracking_uri: str, version: RegisteredVersion) -> bool:
     path = sqlite_path(tracking_uri)
     if path is None:
         return True
-    place = _artifacts(path, version.run)
+    place = artifacts_of(path, version.run)
     try:
         logged = json.loads(registry_tables.tag_in(path, version.run, FILES) or "{}")
         sums = {name: digest.of_file(place / name) for name in logged}
         return bool(sums == logged and digest.of_folder(place / _folder_of(version.sha256)) == version.sha256)
     except (OSError, ValueError, sqlite3.Error):
         return False
-
-
-def sqlite_path(tracking_uri: str) -> Path | None:
-    """The file of a SQLite store; None for an MLflow server or another database."""
-    if tracking_uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql")):
-        return None
-    if not tracking_uri.startswith("sqlite:///"):
-        raise InputError(
-            f"Unknown tracking address '{tracking_uri}'. "
-            "Expected sqlite:////absolute/path/mlflow.db or http://host:port."
-        )
-    return Path(tracking_uri.removeprefix("sqlite:///")).absolute()
 
 
 class RunReport(NamedTuple):
@@ -145,7 +127,7 @@ class Registry:
 
     def __init__(self, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
         self._uri, self._path = tracking_uri, sqlite_path(tracking_uri)
-        self._client, self._experiment = _open(tracking_uri, experiment)
+        self._client, self._experiment = open_client(tracking_uri, experiment)
 
     def run(self, key: str, name: str = "", *, adopt: str = "") -> str:
         """MLflow's id of the run that is tagged with `key`; made when there is none.
@@ -153,7 +135,7 @@ class Registry:
         A run that was killed is found again and continued.  adopt: another key; the run that has it takes
         `key` instead, where no run has `key` yet. Epochs are logged before it is known what a run leads to.
         """
-        with _step_errors():
+        with step_errors():
             if found := self._run_with(key):
                 return found
             if adopt and (found := self._run_with(adopt)):
@@ -178,7 +160,7 @@ class Registry:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        with _step_errors():
+        with step_errors():
             known = self._client.get_run(run).data
             new_params = [
                 Param(key, str(value)[:6000])
@@ -206,7 +188,7 @@ class Registry:
         """
         from mlflow.entities import Metric
 
-        with _step_errors():
+        with step_errors():
             logged = {key: self._steps(run, key) for key in {key for figures in history for key in figures}}
             now = int(time.time() * 1000)
             metrics = [
@@ -219,7 +201,7 @@ class Registry:
 
     def finish(self, run: str, *, failed: bool = False) -> None:
         """Mark a run as finished or failed."""
-        with _step_errors():
+        with step_errors():
             self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     def register(
@@ -229,7 +211,7 @@ class Registry:
 
         The folder is stored as an artifact of the run, so TF-Serving can load what is registered.
         """
-        with _step_errors():
+        with step_errors():
             if (known := self._find(model, run, sha256)) is not None:
                 if not is_intact(self._uri, known):
                     self._upload(known.run, saved_model, sha256)
@@ -245,7 +227,7 @@ class Registry:
 
         Raises StepError when a later number is taken: MLflow counts upwards only.
         """
-        with _step_errors():
+        with step_errors():
             run = self.run(f"restored-{model}-{version}-{sha256[:12]}", model)
             self._create_model(model)
             source = self._upload(run, saved_model, sha256)
@@ -267,12 +249,12 @@ class Registry:
 
         Raises StepError when there is none, or it is not what was registered.
         """
-        with _step_errors():
+        with step_errors():
             place = _folder_of(version.sha256)
             if self._path is None:
                 got = Path(self._client.download_artifacts(version.run, place, str(folder)))
             else:
-                source = _artifacts(self._path, version.run) / place
+                source = artifacts_of(self._path, version.run) / place
                 got = Path(shutil.copytree(source, folder / place))
         if digest.of_folder(got) != version.sha256:
             raise StepError(f"The registry's copy of version {version.version} is damaged, too.")
@@ -283,7 +265,7 @@ class Registry:
         if self._path is None:
             self._client.log_artifact(run, str(file))
         else:
-            folder = _artifacts(self._path, run)
+            folder = artifacts_of(self._path, run)
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / file.name)
 
@@ -293,14 +275,14 @@ class Registry:
         if self._path is None:
             self._client.log_artifacts(run, str(saved_model), place)
         else:
-            target = _artifacts(self._path, run) / place
+            target = artifacts_of(self._path, run) / place
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(saved_model, target)
         return f"{self._client.get_run(run).info.artifact_uri}/{place}"
 
     def versions(self, model: str) -> tuple[RegisteredVersion, ...]:
         """All versions of a model, newest first; empty when the model does not exist."""
-        with _step_errors():
+        with step_errors():
             champion = self._alias(model)
             found = self._search(f"name = '{_quoted(model)}'")
             versions = (_version(item, champion=int(item.version) == champion) for item in found)
@@ -308,7 +290,7 @@ class Registry:
 
     def models(self) -> tuple[str, ...]:
         """Names of the registered models, sorted."""
-        with _step_errors():
+        with step_errors():
             return tuple(sorted(model.name for model in self._client.search_registered_models()))
 
     def champion(self, model: str) -> RegisteredVersion | None:
@@ -320,7 +302,7 @@ class Registry:
 
         Promoting it again returns the previous champion of the first time.
         """
-        with _step_errors():
+        with step_errors():
             before = self._alias(model)
             if before == version:
                 return previous_of(self._client.get_model_version(model, str(version)).tags)
@@ -332,7 +314,7 @@ class Registry:
 
     def clear_champion(self, model: str) -> None:
         """Remove the champion's alias: nothing is released."""
-        with _step_errors():
+        with step_errors():
             if self._alias(model) is not None:
                 self._client.delete_registered_model_alias(model, CHAMPION)
 
@@ -341,7 +323,7 @@ class Registry:
 
         If it was the champion, the alias moves back to the previous champion, or is removed.
         """
-        with _step_errors():
+        with step_errors():
             self._tag(model, version, STATUS, WITHDRAWN)
             champion = self._alias(model)
             if champion != version:
@@ -357,7 +339,7 @@ class Registry:
         """The runs with a report among their files."""
         from mlflow.entities import ViewType
 
-        with _step_errors():
+        with step_errors():
             runs, token = [], None
             while True:
                 page = self._client.search_runs(
@@ -377,7 +359,7 @@ class Registry:
         """Delete the report of a run from its files."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with _step_errors():
+        with step_errors():
             found = self._client.get_run(run)
             get_artifact_repository(found.info.artifact_uri).delete_artifacts(REPORT)
             sums = json.loads(found.data.tags.get(FILES, "{}"))
@@ -437,78 +419,6 @@ class Registry:
         for start in range(0, max(len(metrics), 10 * len(params), 10 * len(tags)), 1000):
             few = slice(start // 10, start // 10 + 100)
             self._client.log_batch(run, metrics[start : start + 1000], params[few], tags[few])
-
-
-def _open(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-    )  # 14 s; MLflow's own 7 are over four minutes
-    path = sqlite_path(tracking_uri)
-    with warnings.catch_warnings(), _locked(path):
-        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own, about SQLAlchemy, on import
-        return _connect(tracking_uri, experiment, path)
-
-
-def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[MlflowClient, str]:
-    from mlflow.tracking import MlflowClient
-
-    if path is not None and path.is_file() and (problem := registry_tables.problem_in(path)):
-        raise StepError(
-            f"The registry {path} is damaged: {problem}. Restore it from a backup (docs/operations.md), or "
-            "move it away: the next `pergola run` registers the published versions again."
-        )
-    with _step_errors():
-        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            if path is not None and found.artifact_location != str(path.parent / ARTIFACTS):
-                registry_tables.relocate(path, path.parent / ARTIFACTS)
-            return client, str(found.experiment_id)
-        location = None if path is None else str(path.parent / ARTIFACTS)
-        return client, str(client.create_experiment(experiment, artifact_location=location))
-
-
-@contextmanager
-def _locked(path: Path | None) -> Iterator[None]:
-    """MLflow fails when two processes create one database at the same time."""
-    if path is None:
-        yield
-        return
-    with explained(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_name(f".{path.name}.lock"), "ab")  # noqa: SIM115
-    with lock:
-        with explained(path.parent):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _step_errors() -> Iterator[None]:
-    """Turn errors of MLflow and its database into a StepError of one sentence."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError  # the library behind MLflow's tables
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        unreachable = _UNREACHABLE.search(str(error))
-        if unreachable:
-            raise StepError(
-                f"No MLflow answers at {unreachable[1]}: {unreachable[2]}. "
-                "Check the server and the tracking address."
-            ) from error
-        text = str(error).strip().splitlines()
-        first = next((line for line in text if line.strip()), type(error).__name__)
-        raise StepError(f"The registry (MLflow) failed: {first[:300]}") from error
-
-
-def _artifacts(path: Path, run: str) -> Path:
-    """The folder of a run's artifacts beside a SQLite store."""
-    return path.parent / ARTIFACTS / run / "artifacts"
 
 
 def _folder_of(sha256: str) -> str:

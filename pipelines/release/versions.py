@@ -80,7 +80,8 @@ def table(found: dict[str, Any]) -> str:
 
 def _registered(workspace: Workspace) -> dict[str, dict[int, RegisteredVersion]]:
     """Versions by model and number; empty without a registry, which is not made by looking."""
-    from pergola.components.release.registry import Registry, sqlite_path
+    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry_connection import sqlite_path
 
     path = sqlite_path(workspace.tracking_uri)
     if path is not None and not path.is_file():

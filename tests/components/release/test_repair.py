@@ -153,7 +153,7 @@ def test_a_lost_registry_is_made_again_with_the_numbers_of_the_folders(workspace
     (workspace.root / "mlflow.db").unlink()
     shutil.rmtree(workspace.root / "mlartifacts")
     (row,) = listing.versions(workspace)["models"][0]["versions"]
-    assert (row["version"], row["status"], row["champion"]) == (2, "unknown", False)
+    assert (row["version"], row["status"], row["champion"]) == (2, "unknown", True)
     assert not (workspace.root / "mlflow.db").exists()  # looking makes nothing
     assert repaired(workspace) == []
     (row,) = listing.versions(workspace)["models"][0]["versions"]
