@@ -14,18 +14,20 @@ from pergola.serving.client import Client, InvalidInput
 from pergola.serving.wire.images import PIXELS_OF_ANY_MODEL, prepare
 from tests.support.cases import encoded, odd_files, picture
 from tests.support.exported import exported
-from tests.support.servers import ServerProcess
+from tests.support.servers import LiveServer, in_process
 
 FILES = odd_files()
 LIMITS = ImageLimits(PIXELS_OF_ANY_MODEL, 1 << 16, 1 << 28)
 AS_JPEG = 0.02  # what a rewritten JPEG may differ by in probability
+
+pytestmark = pytest.mark.slow  # to export and load a model takes most of it
 
 
 @dataclass
 class Ways:
     """One model, asked in every way."""
 
-    server: ServerProcess
+    server: LiveServer
     client: Client
     model: LoadedModel
 
@@ -48,11 +50,11 @@ def ways(tmp_path_factory):
     base = tmp_path_factory.mktemp("m")
     folder = exported(base, max_pixels=30_000)
     with (
-        ServerProcess(base / "logs", "--model_name=m", f"--model_base_path={base}") as server,
-        Client(server.address, model="m") as client,
+        in_process("--model_name=m", f"--model_base_path={base}") as started,
+        Client(f"localhost:{started.grpc_port}", model="m") as client,
         LoadedModel(folder) as model,
     ):
-        yield Ways(server, client, model)
+        yield Ways(LiveServer("localhost", started.grpc_port, started.rest_port), client, model)
 
 
 @pytest.mark.parametrize("name", FILES)
