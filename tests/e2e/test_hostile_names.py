@@ -6,7 +6,9 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,29 @@ NAMES = (
 )
 SEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+METADATA_ALONE = [f"--set=validate.{check}=false" for check in ("label_errors", "crops", "shortcuts")]
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from strings(one)
+
+
+def pages_are_plain(folder: Path) -> int:
+    """How many pages there are; none has a tag or a character that a name brought in."""
+    pages = list(folder.rglob("*.html"))
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<img src=x" not in text and not SEEN.search(text), page
+    return len(pages)
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
@@ -49,27 +74,39 @@ def dataset(tmp_path_factory) -> Path:
 
 
 def test_validate_prints_nothing_that_steers_a_terminal(dataset, tmp_path):
-    work = tmp_path / "work"
-    done = pergola("validate", dataset, "--workspace", work, "--set", "validate.label_errors=false",
-                   "--set", "validate.crops=false", "--set", "validate.shortcuts=false")  # fmt: skip
+    done = pergola("validate", dataset, "--workspace", tmp_path, *METADATA_ALONE)
     assert done.returncode in (0, 1), done.stderr
     assert not SEEN.search(done.stdout) and not SEEN.search(done.stderr)
     assert "\\x1b[31mred" in done.stdout + done.stderr
-    for page in work.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        assert "<img src=x" not in text and not SEEN.search(text)
-    as_json = pergola("validate", dataset, "--workspace", work, "--json",
-                      "--set", "validate.label_errors=false", "--set", "validate.crops=false",
-                      "--set", "validate.shortcuts=false")  # fmt: skip
-    assert not SEEN.search(as_json.stdout)
-    assert NAMES[1] in json.dumps(json.loads(as_json.stdout), ensure_ascii=False).encode().decode(
-        "unicode_escape"
-    )
-    reports = [ValidationReport.load(file.parent) for file in work.rglob("validation.json")]
+    assert pages_are_plain(tmp_path)
+    reports = [ValidationReport.load(file.parent) for file in tmp_path.rglob("validation.json")]
     assert reports
     for report in reports:
         shown = visuals.findings(report)
         assert not SEEN.search(shown) and not re.search(r"(?<!\\)<img|(?<!\\)\]\(", shown)
+
+
+def test_validate_gives_names_as_json_escapes_them(dataset, tmp_path):
+    done = pergola("validate", dataset, "--workspace", tmp_path, "--json", *METADATA_ALONE)
+    assert not SEEN.search(done.stdout) and not SEEN.search(done.stderr)
+    texts = strings(json.loads(done.stdout))
+    assert any(NAMES[1] in text for text in texts)
+
+
+@pytest.mark.slow
+def test_run_leaves_pages_and_messages_that_are_plain(dataset, tmp_path):
+    small = ("--set=model.architecture=cnn_pool", "--set=train.epochs=1")
+    done = pergola("run", dataset, "--workspace", tmp_path, *small, *METADATA_ALONE)
+    assert done.returncode == 0, done.stderr
+    assert not SEEN.search(done.stdout) and not SEEN.search(done.stderr)
+    assert "\\x1b[31mred" in done.stdout
+    assert pages_are_plain(tmp_path) >= 3  # of the step, of the run, and MLflow's copy
+    texts = [file for ending in ("toml", "log", "csv") for file in tmp_path.rglob(f"*.{ending}")]
+    assert texts
+    for file in texts:
+        assert not SEEN.search(file.read_text(encoding="utf-8")), file
+    for file in (tmp_path / "runs").rglob("run.json"):
+        assert any(NAMES[1] in text for text in strings(json.loads(file.read_text(encoding="utf-8"))))
 
 
 def test_errors_that_name_a_file_print_no_control_characters(tmp_path):
