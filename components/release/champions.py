@@ -75,7 +75,7 @@ def write_models_config(workspace: Workspace, more: Callable[[str], str] = lambd
     }  # fmt: skip
     text = models_config.to_text(entries, workspace.models, more)
     path = workspace.models_config
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode("utf-8"):
         records.write_atomic(path, text)
         path.chmod(0o644)
     return tuple(entries)

@@ -36,18 +36,15 @@ log = logging.getLogger(__name__)
 def champion(workspace: Workspace, model: str) -> RegisteredVersion | None:
     """The champion, whose folder is sound: a damaged one is repaired first, or another takes its place.
 
-    What the registry lost is registered again. All files of the version are read.
+    What the registry lost is registered again, and a damaged models.config is written anew. All files of the
+    version are read.
     """
     restore_registry(workspace, model)
     Champions(workspace).settle(model)
-    while (found := champions.champion(workspace, model)) is not None:
-        if not damage_of(workspace.models / model / str(found.version), found.sha256):
-            return found
-        log.warning("%s", repair(workspace, model, found.version))
-        after = champions.champion(workspace, model)
-        if after is not None and after.version == found.version:
-            return after
-    return None
+    found = _sound_champion(workspace, model)
+    if found and workspace.has_own_registry and not workspace.server():  # a running server writes it itself
+        champions.write_models_config(workspace)
+    return found
 
 
 def repair(workspace: Workspace, model: str, version: int) -> str:
@@ -95,6 +92,17 @@ def restore_registry(workspace: Workspace, model: str) -> None:
         registry.promote(model, live_version(workspace, model) or restored[-1])
     log.warning("the registry did not know versions %s of '%s', which are published: registered again",
                 ", ".join(map(str, restored)) or "(all damaged)", model)  # fmt: skip
+
+
+def _sound_champion(workspace: Workspace, model: str) -> RegisteredVersion | None:
+    while (found := champions.champion(workspace, model)) is not None:
+        if not damage_of(workspace.models / model / str(found.version), found.sha256):
+            return found
+        log.warning("%s", repair(workspace, model, found.version))
+        after = champions.champion(workspace, model)
+        if after is not None and after.version == found.version:
+            return after
+    return None
 
 
 def _publish_again(workspace: Workspace, version: RegisteredVersion, aside: Path | None) -> list[str]:

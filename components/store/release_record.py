@@ -18,11 +18,12 @@ from pergola.components import records
 from pergola.components.errors import InputError
 
 STABLE, CANARY = LABELS = ("stable", "canary")
+_STATE = ("stable", "canary", "share", "generation")  # in a record and in each change of its history
 USER_VARIABLE = "PERGOLA_USER"  # who is named in the history, instead of user@host
 
 
 class Unreadable(InputError):
-    """A release record that is not valid JSON: truncated or edited by hand."""
+    """A release record that is damaged: truncated, with a changed byte, or edited by hand."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,27 @@ def to_json(release: Release) -> bytes:
 
 
 def from_json(raw: bytes, where: str) -> Release:
-    """The record from the bytes of release.json.  where: its address, for error messages."""
+    """The record from the bytes of release.json.  where: its address, for error messages.
+
+    Raises Unreadable for a damaged one, InputError for one of another version of pergola.
+    """
     try:
         data = json.loads(raw)
     except ValueError as error:
-        raise Unreadable(
-            f"{where} is not readable as JSON ({error}). Write a new one: pergola release stable N."
-        ) from None
-    if not isinstance(data, dict) or data.pop("schema", None) != "Release/1":
-        raise InputError(f"{where} is not a release record of this version of pergola (schema 'Release/1').")
-    return records.from_dict(Release, data, where)
+        raise _unreadable(f"{where} is not readable as JSON ({error})") from None
+    schema = data.pop("schema", None) if isinstance(data, dict) else None
+    if schema != "Release/1":
+        raise InputError(
+            f"{where} is not a release record of this version of pergola (schema 'Release/1'). "
+            "Use the pergola that wrote it. Delete it if it is damaged."
+        )
+    try:
+        release = records.from_dict(Release, data, where.rpartition("/")[2])
+    except InputError as error:
+        raise _unreadable(f"{where} is damaged ({str(error).rstrip('.')})") from None
+    if release.history and not _is_last(release.history[-1], release):
+        raise _unreadable(f"{where} is damaged: its last change is of other versions than it releases")
+    return release
 
 
 def with_event(before: Release, after: Release, *, who: str, why: str, at_s: float) -> Release:
@@ -165,6 +177,15 @@ def rollback(release: Release) -> Release:
             why = "Nothing is stable, so there is no previous version."
         raise InputError(f"{why} Specify a version: pergola release stable N.")
     return _next(release, stable=release.previous, previous=None, canary=None, share=0.0)
+
+
+def _unreadable(problem: str) -> Unreadable:
+    return Unreadable(f"{problem}. Write a new one: pergola release stable N.")
+
+
+def _is_last(event: ReleaseEvent, release: Release) -> bool:
+    """Whether a change led to this state."""
+    return all(getattr(event, name) == getattr(release, name) for name in _STATE)
 
 
 def _difference(before: Release, after: Release) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import pytest
+
 from pergola.components.store import release_record
 from pergola.components.store.model_store import open_store
 from pergola.components.store.release_record import Release
@@ -62,3 +64,30 @@ def test_a_record_without_history_is_read_and_continued(models, tmp_path):
     store = open_store(tmp_path / "store")
     release = changed(store, lambda r: release_record.make_stable(r, 2), 4e9)
     assert [(e.what, e.generation) for e in release.history] == [("stable 2 (was 1)", 8)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ('"stable": 1', '"stable": 3', "its last change is of other versions than it releases"),
+        ('"canary": null', '"canary": 2', "its last change is of other versions than it releases"),
+        ('"share": 0.0', '"share": 0.5', "its last change is of other versions than it releases"),
+        ('"generation": 1', '"generation": 9', "its last change is of other versions than it releases"),
+        ('"stable": 1', '"stabme": 1', r"release\.json: unknown key 'stabme'. Did you mean 'stable'\?"),
+        ('"stable": 1', '"stable": "1"', r"release\.json: stable: expected a whole number, got '1'"),
+        ('"history"', '"histori"', r"unknown key 'histori'"),
+    ],
+)
+def test_a_record_with_a_changed_byte_is_damaged_and_naming_the_stable_version_heals_it(
+    before, after, problem, models, tmp_path
+):
+    file = tmp_path / "store" / "leaves" / "release.json"
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+    with pytest.raises(release_record.Unreadable, match=problem) as raised:
+        models.release("leaves")
+    assert str(raised.value).startswith(f"{file} is damaged")
+    assert str(raised.value).endswith("Write a new one: pergola release stable N.")
+    models.change("leaves", lambda r: release_record.make_stable(r, 2), anew=True)
+    assert models.release("leaves").stable == 2
