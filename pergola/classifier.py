@@ -62,7 +62,8 @@ def load(
         text = str(name_or_path) if version is None else f"{name_or_path}/{version}"
         place = open_workspace(workspace)
         found = resolve_version(place, text)
-        _check(found.folder, f"pergola versions --repair --workspace {shlex.quote(str(place.root))}")
+        if found.folder.is_relative_to(place.models):  # else it is the registry's copy, which was verified
+            _check(found.folder, f"pergola versions --repair --workspace {shlex.quote(str(place.root))}")
         return Classifier(found.folder, found.model, found.version)
 
 

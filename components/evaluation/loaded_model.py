@@ -85,8 +85,8 @@ class LoadedModel:
         """What its callers depend on."""
         signatures = {
             name: {
-                INPUTS: {key: _described(one, exact=True) for key, one in found.inputs.items()},
-                OUTPUTS: {key: _described(one, exact=False) for key, one in found.outputs.items()},
+                INPUTS: {key: _described(one, exact=True) for key, one in sorted(found.inputs.items())},
+                OUTPUTS: {key: _described(one, exact=False) for key, one in sorted(found.outputs.items())},
             }
             for name, found in sorted(self._model.signature_defs.items())
             if not name.startswith("__")
