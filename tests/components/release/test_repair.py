@@ -101,6 +101,16 @@ def test_a_damaged_version_is_set_aside_and_published_again(workspace, file):
     assert champion(workspace) == 2 and repaired(workspace) == []
 
 
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_bytes(b"\xff")])
+def test_models_config_is_written_anew(workspace, damage):
+    repair.champion(workspace, "leaves")
+    text = workspace.models_config.read_text()
+    assert "versions: 2" in text and str(workspace.models) in text
+    damage(workspace.models_config)
+    repair.champion(workspace, "leaves")
+    assert workspace.models_config.read_text() == text
+
+
 def test_a_folder_is_set_aside_as_often_as_it_is_damaged(workspace):
     for count in (1, 2):
         flip(workspace.models / "leaves" / "2" / "saved_model.pb")
