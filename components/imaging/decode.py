@@ -27,6 +27,10 @@ ASPECTS = ("stretch", "crop", "pad")
 
 PAD_GREY = 127
 _PNG_ALPHA = 4  # the colour types from here on may have transparent parts without a chunk tRNS
+# A chunk tRNS with its length, not a text that names it. If asked for an alpha channel that libpng does not
+# find, TensorFlow makes pixels of fewer than 8 bits faint. In a grey image libpng ignores other lengths.
+_PNG_CLEAR = r"\C*\x00\x00[\x00\x01]\CtRNS\C*"
+_PNG_CLEAR_GREY = r"\C*\x00\x00\x00\x02tRNS\C*"
 _PNG_ODD_EXIF = r"\C*(?:" + "|".join(re.escape(name.decode()) for name in ODD_EXIF) + r")\C*"
 _PNG_EXTRAS = r"\C*(?:eXIf|tRNS|tiff:Orientation|" + _PNG_ODD_EXIF[6:]
 
@@ -181,7 +185,8 @@ def _decode_png(contents: Any, max_pixels: int) -> tf.Tensor:
 
     def with_extras() -> tf.Tensor:
         before_pixels = tf.strings.split(contents, "IDAT", maxsplit=1)[0]
-        clears = tf.strings.regex_full_match(before_pixels, r"\C*tRNS\C*")
+        clears = tf.strings.regex_full_match(before_pixels, _PNG_CLEAR)
+        clears &= (kind > 0) | tf.strings.regex_full_match(before_pixels, _PNG_CLEAR_GREY)
         odd = tf.strings.regex_full_match(contents, _PNG_ODD_EXIF)
         with tf.control_dependencies([_refuse(odd, _ODD_EXIF), _refuse(clears & (depth == 16), _CLEAR_16)]):
             image = _png_pixels(contents, clears | (kind >= _PNG_ALPHA))

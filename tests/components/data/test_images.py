@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tests.support.cases import (
     exif_bytes,
     odd_files,
     picture,
+    png_chunk,
 )
 
 
@@ -120,6 +122,22 @@ def test_decode_lays_transparent_images_on_white(decode, kind):
     white = Image.new("RGBA", image.size, "white")
     wanted = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(int)
     assert np.abs(decode(contents) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("kind", "chunk"),
+    [(0, (b"tEXt", b"Title\0tRNS")), (3, (b"tEXt", b"Title\0tRNS")), (0, (b"tRNS", b"\xff\xff\xff\0"))],
+    ids=["grey-text", "palette-text", "grey-wrong-length"],
+)
+def test_decode_takes_a_png_for_transparent_by_its_own_chunk_alone(decode, bits, kind, chunk):
+    rows = b"".join(b"\0" + bytes([16 * row] * bits) for row in range(8))
+    start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, kind, 0, 0, 0))
+    palette = png_chunk(b"PLTE", bytes(range(2**bits)) * 3) if kind else b""
+    rest = palette + png_chunk(*chunk) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    contents = b"\x89PNG\r\n\x1a\n" + start + rest
+    with Image.open(io.BytesIO(contents)) as opaque:
+        np.testing.assert_array_equal(decode(contents), np.asarray(opaque.convert("RGB")))
 
 
 @pytest.mark.parametrize(
