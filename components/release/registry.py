@@ -110,6 +110,15 @@ def is_intact(tracking_uri: str, version: RegisteredVersion) -> bool:
         return False
 
 
+def has_run(tracking_uri: str, run: str) -> bool:
+    """Whether a run and its reports were logged. Of a store that is not SQLite it is taken for granted."""
+    path = sqlite_path(tracking_uri)
+    try:
+        return path is None or bool(registry_tables.tag_in(path, run, FILES))
+    except sqlite3.Error:
+        return False
+
+
 class RunReport(NamedTuple):
     """A run with a report: MLflow's id, the run's own, and the fingerprint of its data."""
 

@@ -116,7 +116,7 @@ def register(
 def is_registered(context: Context, out: Path) -> bool:
     """Whether what registration left outside of its folder is still there, undamaged."""
     from pergola.components.release import provenance
-    from pergola.components.release.registry import is_intact, version_of
+    from pergola.components.release.registry import has_run, is_intact, version_of
 
     if not (out / Registration.FILE).is_file():
         return True
@@ -125,7 +125,9 @@ def is_registered(context: Context, out: Path) -> bool:
         return False
     uri = context.workspace.tracking_uri
     version = version_of(uri, found.model, found.version)
-    return version is not None and version.sha256 == found.sha256 and is_intact(uri, version)
+    if version is None or version.sha256 != found.sha256 or not has_run(uri, found.mlflow_run):
+        return False
+    return is_intact(uri, version)
 
 
 def publish(context: Context, out: Path, registration: Path, export: Path, reference: Path) -> Publication:
