@@ -61,8 +61,8 @@ def serve(
     Answers this machine with the champion of each model of the workspace, and follows `run`, `promote` and
     `rollback`. Ctrl-C or SIGTERM stops it after the requests in flight.
     """
-    from pergola.pipelines.commands import serve as session
-    from pergola.pipelines.commands.exposure import Exposure
+    from pergola.pipelines.serve import session
+    from pergola.pipelines.serve.exposure import Exposure
 
     return session.serve(
         options.open_workspace(),
@@ -92,7 +92,7 @@ def predict(options: CommonOptions, images: tuple[Path, ...], **arguments: Any) 
     pergola predict leaf.jpg
     pergola predict *.jpg --top 1 --json
     """
-    from pergola.pipelines.commands import predict as client
+    from pergola.pipelines.serve import predict as client
 
     predictions = client.predict(options.open_workspace(), images, **arguments)
     if not options.json:

@@ -15,11 +15,11 @@ from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.drift import DriftSettings
 from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.workspace import Workspace
-from pergola.pipelines.commands import predict
 from pergola.pipelines.commands.cli import pergola
 from pergola.pipelines.local.progress import SilentDisplay
 from pergola.pipelines.monitoring import drift as front
 from pergola.pipelines.release.resolve import resolve_version
+from pergola.pipelines.serve import predict
 from pergola.serving.client import Client
 from tests.support import released
 from tests.support.command import serving

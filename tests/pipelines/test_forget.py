@@ -22,13 +22,13 @@ from pergola.components.store.model_store import open_store
 from pergola.components.training import warmup
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.cli import pergola
-from pergola.pipelines.commands.serve import logging_config
 from pergola.pipelines.forget import forget as front
 from pergola.pipelines.forget.evidence import evidence_of
 from pergola.pipelines.forget.removals import removals
 from pergola.pipelines.local import run as local
 from pergola.pipelines.local.progress import SilentDisplay
 from pergola.pipelines.monitoring import drift, feedback
+from pergola.pipelines.serve.session import logging_config
 from pergola.serving.client.client import Client
 from pergola.serving.wire import prediction_log
 from tests.support import images as image_files

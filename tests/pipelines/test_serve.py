@@ -19,8 +19,8 @@ from pergola.components.release.champions import Champions, write_models_config
 from pergola.components.store import release_record
 from pergola.components.store.publish import publish
 from pergola.components.workspace import Workspace
-from pergola.pipelines.commands.exposure import Exposure
-from pergola.pipelines.commands.serve import Ports, logging_config, serve
+from pergola.pipelines.serve.exposure import Exposure
+from pergola.pipelines.serve.session import Ports, logging_config, serve
 from pergola.serving.client import Client, ServedModel, Unsupported
 from tests.support import models
 from tests.support.command import COMMAND, pergola, pergola_json, serving

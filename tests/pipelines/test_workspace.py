@@ -109,7 +109,7 @@ from pathlib import Path
 from pergola.components.errors import InputError
 from pergola.components.release.registry import Registry
 from pergola.components.workspace import Workspace
-from pergola.pipelines.commands.serve import Ports, serve
+from pergola.pipelines.serve.session import Ports, serve
 workspace = Workspace(Path(sys.argv[1]))
 for act in (workspace.create, lambda: workspace.lock("x").__enter__(),
             lambda: Registry(workspace.tracking_uri), lambda: serve(workspace, Ports(0, 0), report=print)):

@@ -25,8 +25,8 @@ from pergola.components.errors import InputError, StepError
 from pergola.components.release import champions
 from pergola.components.store.models_config import quoted
 from pergola.components.workspace import SERVE_LOCK, Workspace
-from pergola.pipelines.commands.exposure import Exposure
 from pergola.pipelines.release.resolve import model_names
+from pergola.pipelines.serve.exposure import Exposure
 from pergola.serving.tools.process import ChildProcess, python_command
 from pergola.serving.wire.private_files import open_private, rotate
 

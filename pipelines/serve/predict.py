@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pergola.components.errors import InputError, StepError
-from pergola.pipelines.commands.exposure import read_token
 from pergola.pipelines.release.resolve import only_model
+from pergola.pipelines.serve.exposure import read_token
 from pergola.serving.wire.contract import GRPC_PORT, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
