@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pergola.components import records
@@ -142,7 +143,7 @@ class Champions:
         alias = registry.champion(model) if registry else None
         if alias is None or alias.version == release.stable or alias.version not in store.versions(model):
             return release
-        adopt = lambda record: release_record.make_stable(record, alias.version)  # noqa: E731
+        adopt = partial(release_record.make_stable, version=alias.version)
         return store.change(model, adopt, why="the registry's champion")
 
     @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pergola.components import records
 from pergola.components.errors import InputError
+from pergola.serving.server.sockets import is_ip
 from pergola.serving.wire.contract import TOKEN_VARIABLE
 
 LOOPBACK = "127.0.0.1"
@@ -32,7 +33,7 @@ class Exposure:
     def checked(self, stock_server: bool) -> Exposure:
         """The exposure as it will be. Raises InputError for an unknown address or token, and for what the
         stock server cannot do."""
-        if self.host and not _is_ip(self.host):
+        if self.host and not is_ip(self.host):
             raise InputError(
                 f"--host {self.host} is not an IP address. Give 127.0.0.1 for this machine, 0.0.0.0 for "
                 "every network interface, or the address of one."
@@ -126,11 +127,3 @@ def read_token(path: Path | None) -> str | None:
 
 def _joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

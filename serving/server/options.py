@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.core.manager import ManagerSettings
 from pergola.serving.server.core.model import RuntimeSettings
 from pergola.serving.server.flags import FlagError, Parsed
+from pergola.serving.server.sockets import is_ip
 
 ANY_PORT = -1
 
@@ -104,7 +104,7 @@ def _check(value: Any) -> None:
     for name in ("port", "rest_api_port"):
         if not ANY_PORT <= value[name] <= 65535:
             raise FlagError(f"--{name} must be 0 to 65535, got {value[name]}")
-    if not _is_ip(value["bind_address"]):
+    if not is_ip(value["bind_address"]):
         raise FlagError(f"--bind_address must be an IP address, got '{value['bind_address']}'")
     if value["port"] == value["rest_api_port"] and value["port"] > 0:
         raise FlagError("server_options.port and server_options.http_port must not have same ports.")
@@ -149,14 +149,6 @@ def _runtime(value: Any) -> RuntimeSettings:
         gpu_memory_fraction=value["per_process_gpu_memory_fraction"],
         mixed_precision=value["mixed_precision"],
     )
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _path(text: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,3 +34,12 @@ def check_ports(address: str, ports: Mapping[str, int | None]) -> None:
                 f"Port {port} of {flag} cannot be opened: {error.strerror}. Stop the server that uses it, or "
                 f"choose another port"
             ) from error
+
+
+def is_ip(text: str) -> bool:
+    """Whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
