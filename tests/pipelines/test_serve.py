@@ -151,7 +151,8 @@ def test_no_process_is_left_however_serve_ends(tmp_path, number):
     workspace.create()
     publish(models.half_plus_two(tmp_path / "model"), workspace.models, "half", 3)
     arguments = ["serve", "--workspace", str(workspace.root), "--port", "0", "--rest-port", "0"]
-    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.DEVNULL, start_new_session=True)
+    command = ["env", "--default-signal=HUP", *COMMAND, *arguments]  # which nohup has its children ignore
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     until(lambda: workspace.server(), 60)
     assert _predict_when_ready(workspace.server()["rest"], "half") == [2.5]
     process.send_signal(number)
