@@ -141,8 +141,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """A sentence that suggests the nearest known word, or lists all of them."""
+    """A sentence that suggests the nearest known word, lists all of them, or says that there are none."""
     names = list(known)
+    if not names:
+        return " There are none yet."
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(names)}."
 

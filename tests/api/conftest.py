@@ -12,7 +12,14 @@ from tests.support import images
 SETTINGS = {
     "train": {"epochs": 4},
     "model.architecture": "cnn_pool",
-    "gate": {"min_accuracy": 0, "min_recall": 0, "max_gap": 1, "max_loss": 1, "max_drop": 1},
+    "gate": {
+        "max_calibration_error": 1,
+        "min_accuracy": 0,
+        "min_recall": 0,
+        "max_gap": 1,
+        "max_loss": 1,
+        "max_drop": 1,
+    },
 }
 
 

@@ -175,9 +175,9 @@ def experiment_id(client: Any, connection: KubeflowConnection, name: str, *, cre
     if not create:
         others = pages(client.list_experiments, "experiments", namespace=connection.namespace)
         names = [experiment.display_name for experiment in others]
-        hint = nearest(name, names) if names else " There is none yet."
         raise InputError(
-            f"There is no experiment '{name}'.{hint} `pergola submit --create-experiment` creates it."
+            f"There is no experiment '{name}'.{nearest(name, names)} "
+            "`pergola submit --create-experiment` creates it."
         )
     made = quietly(lambda: client.create_experiment(name=name, namespace=connection.namespace))
     return str(made.experiment_id)
@@ -191,8 +191,7 @@ def pipeline_version(
     found = list(pages(client.list_pipelines, "pipelines", filter=named(name), **listing))
     if not found:
         names = [pipeline.display_name for pipeline in pages(client.list_pipelines, "pipelines", **listing)]
-        hint = nearest(name, names) if names else " No pipeline is uploaded."
-        raise InputError(f"There is no pipeline '{name}'.{hint}")
+        raise InputError(f"There is no pipeline '{name}'.{nearest(name, names)}")
     pipeline = found[0].pipeline_id
     versions = list(
         pages(

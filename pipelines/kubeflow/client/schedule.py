@@ -245,8 +245,7 @@ def _each(connection: KubeflowConnection, names: list[str], call: str, action: s
         for name in names:
             matching = [run for run in runs if name in (run.display_name, run.recurring_run_id)]
             if not matching:
-                hint = records.nearest(name, present) if present else " There are none."
-                raise InputError(f"There is no schedule '{name}'.{hint}")
+                raise InputError(f"There is no schedule '{name}'.{records.nearest(name, present)}")
             chosen += matching
         for run in chosen:
             getattr(client, call)(run.recurring_run_id)

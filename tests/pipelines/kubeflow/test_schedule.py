@@ -164,7 +164,7 @@ def test_apply_checks_all_before_it_changes_any(kubeflow, plan):
         (NIGHTLY.replace("dataset", "datset"), "no parameter 'datset'. Did you mean 'dataset'"),
         (NIGHTLY.replace("package", 'experiment = "none"\npackage'), "no experiment 'none'"),
         (NIGHTLY.replace("p.yaml", "q.yaml"), "q.yaml cannot be read"),
-        (WEEKLY, "no pipeline 'leaves'. No pipeline is uploaded"),
+        (WEEKLY, "no pipeline 'leaves'. There are none yet"),
     ]:
         second = wrong.replace('name = "nightly"', 'name = "second"')
         with pytest.raises(InputError, match=words):
