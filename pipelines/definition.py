@@ -219,7 +219,8 @@ TRAINING = Pipeline(
         ),
         Step(
             "register", release.register, "registration", group="release", releases=True, secrets=(REGISTRY,),
-            code=(f"{COMPONENTS}.release.registry", f"{COMPONENTS}.release.provenance"), settings=(ALL,),
+            code=(f"{COMPONENTS}.release.registry.registry", f"{COMPONENTS}.release.provenance"),
+            settings=(ALL,),
             verifies=("export",), still=release.is_registered, describe=summaries.register,
         ),
         Step(

@@ -20,7 +20,7 @@ from pergola.components.store.publish import verify_published, withdraw
 
 if TYPE_CHECKING:
     from pergola.components.release.champions import Champions
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
     from pergola.serving.client import Client
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from pathlib import Path
 from pergola.components.errors import PergolaError
 from pergola.components.release import champions
 from pergola.components.release.champions import Champions, live_version
-from pergola.components.release.registry import Registry, is_intact, numbers_of, version_of
-from pergola.components.release.versions import RegisteredVersion
+from pergola.components.release.registry.registry import Registry, is_intact, numbers_of, version_of
+from pergola.components.release.registry.versions import RegisteredVersion
 from pergola.components.store.checksums import CHECKSUMS, NOTES
 from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import (

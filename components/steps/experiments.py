@@ -46,7 +46,7 @@ def tune(
 
 
 def _note_trial(tracking_uri: str, key: str, trial: Trial) -> None:
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
 
     registry = Registry(tracking_uri)
     run = registry.run(key)

@@ -18,7 +18,7 @@ from pergola.components.steps.context import Context
 
 if TYPE_CHECKING:
     from pergola.components.evaluation.drift.reference import DriftReference
-    from pergola.components.release.versions import RegisteredVersion
+    from pergola.components.release.registry.versions import RegisteredVersion
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def train(context: Context, out: Path, shards: Path, augmentation: Path) -> Trai
     With TF_CONFIG in the environment this process is one worker of several, see
     components/training/distribution.py. All GPUs of a machine are used.
     """
-    from pergola.components.release.tracker import Tracker
+    from pergola.components.release.registry.tracker import Tracker
     from pergola.components.training.fit import fit
 
     settings, workspace = context.settings, context.workspace
@@ -175,7 +175,7 @@ def reference(context: Context, out: Path, export: Path, shards: Path, evaluatio
 
 def _version_to_beat(context: Context, sha256: str) -> RegisteredVersion | None:
     from pergola.components.release import repair
-    from pergola.components.release.registry import version_of
+    from pergola.components.release.registry.registry import version_of
 
     uri = context.workspace.tracking_uri
     if context.reproduces is not None:

@@ -23,7 +23,7 @@ from pergola.components.artifacts.release import (
 from pergola.components.artifacts.training import Export, Training
 from pergola.components.errors import StepError
 from pergola.components.evaluation import figures
-from pergola.components.release.versions import FINGERPRINT, RUN_ID
+from pergola.components.release.registry.versions import FINGERPRINT, RUN_ID
 from pergola.components.settings import to_toml
 from pergola.components.steps.context import Context
 from pergola.serving.wire.signature import is_signed
@@ -86,7 +86,7 @@ def register(
 
     The registry's key of a run is its content: the same model with the same decision takes no second number.
     """
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
 
     decided, exported = Decision.load(decision), Export.load(export)
     registry = Registry(context.workspace.tracking_uri)
@@ -116,7 +116,7 @@ def register(
 def is_registered(context: Context, out: Path) -> bool:
     """Whether what registration left outside of its folder is still there, undamaged."""
     from pergola.components.release import provenance
-    from pergola.components.release.registry import has_run, is_intact, version_of
+    from pergola.components.release.registry.registry import has_run, is_intact, version_of
 
     if not (out / Registration.FILE).is_file():
         return True
@@ -204,7 +204,7 @@ def replace_champion(champions: Champions, confirmation: Confirmation, problem: 
 
 def is_confirmed(context: Context, out: Path) -> bool:
     """Whether the version that was confirmed is still published, and in the registry."""
-    from pergola.components.release.registry import version_of
+    from pergola.components.release.registry.registry import version_of
 
     found = Confirmation.load(out)
     version = version_of(context.workspace.tracking_uri, found.model, found.version)

@@ -18,8 +18,8 @@ from pergola.components.errors import PergolaError
 from pergola.components.evaluation.drift import redaction, request_log
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Provenance
-from pergola.components.release.registry import Registry, RunReport
-from pergola.components.release.registry_connection import sqlite_path
+from pergola.components.release.registry.connection import sqlite_path
+from pergola.components.release.registry.registry import Registry, RunReport
 from pergola.components.workspace import Workspace
 from pergola.pipelines.forget.evidence import Evidence
 from pergola.pipelines.monitoring import feedback, lineage

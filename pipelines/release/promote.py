@@ -94,7 +94,7 @@ def _put_saved_model(workspace: Workspace, model: str, version: int, export: Pat
     `publish` compares its SHA-256 with the registered one.
     """
     from pergola.components.release.champions import known
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
     from pergola.pipelines.release.resolve import registered_model
 
     export.mkdir()

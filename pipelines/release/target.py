@@ -115,7 +115,7 @@ def only_model_of(store: Store) -> str:
 
 def _move_champion(tracking: str, model: str, version: int) -> None:
     """Also if the record did not change: the registry may have been unavailable the last time."""
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
 
     try:
         Registry(tracking).promote(model, version)

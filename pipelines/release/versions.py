@@ -12,7 +12,7 @@ from pergola.pipelines.release.resolve import model_names
 from pergola.serving.wire.signature import is_signed
 
 if TYPE_CHECKING:
-    from pergola.components.release.versions import RegisteredVersion
+    from pergola.components.release.registry.versions import RegisteredVersion
     from pergola.components.workspace import Workspace
 
 UNKNOWN = "unknown"
@@ -80,8 +80,8 @@ def table(found: dict[str, Any]) -> str:
 
 def _registered(workspace: Workspace) -> dict[str, dict[int, RegisteredVersion]]:
     """Versions by model and number; empty without a registry, which is not made by looking."""
-    from pergola.components.release.registry import Registry
-    from pergola.components.release.registry_connection import sqlite_path
+    from pergola.components.release.registry.connection import sqlite_path
+    from pergola.components.release.registry.registry import Registry
 
     path = sqlite_path(workspace.tracking_uri)
     if path is not None and not path.is_file():

@@ -15,7 +15,7 @@ from pergola.pipelines.definition import TRAINING
 ROOT = Path(__file__).parents[2]
 STEPS = TRAINING.steps
 WITHOUT_RESULT = {  # they decide where a result is told, or how it is put together from parts, not what it is
-    "pergola.components.release.tracker",
+    "pergola.components.release.registry.tracker",
     "pergola.components.data.partitions",
     "pergola.components.release.last_run",
 }

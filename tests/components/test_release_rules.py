@@ -24,7 +24,7 @@ from pergola.components.artifacts.release import Champion, Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.release import provenance
 from pergola.components.release.last_run import LastRun
-from pergola.components.release.registry import Registry, champion_of
+from pergola.components.release.registry.registry import Registry, champion_of
 from pergola.components.settings import Settings, from_toml
 from pergola.components.steps import data, model, release
 from pergola.components.steps.context import Context, RunInfo

@@ -18,7 +18,7 @@ from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.history import DriftCheck, DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.release.champions import live_version
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.components.store.checksums import NOTES
 from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import notes_of, sha256_of

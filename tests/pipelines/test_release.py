@@ -166,7 +166,7 @@ def test_sync_refuses_half_of_what_tls_needs(typed, store, tmp_path):
 
 @pytest.mark.slow  # imports MLflow and makes its database
 def test_the_champion_alias_follows_stable(typed, store, tmp_path):
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
 
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     registry = Registry(tracking)

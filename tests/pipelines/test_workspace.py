@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from pergola.components.errors import InputError
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.components.workspace import SERVE_LOCK, Workspace
 
 
@@ -107,7 +107,7 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 from pergola.components.errors import InputError
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.components.workspace import Workspace
 from pergola.pipelines.serve.session import Ports, serve
 workspace = Workspace(Path(sys.argv[1]))

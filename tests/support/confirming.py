@@ -6,7 +6,7 @@ from pathlib import Path
 from pergola.components.artifacts.evaluation import GoldenRequests
 from pergola.components.artifacts.release import Confirmation, Publication
 from pergola.components.release.confirm import promote_or_withdraw, try_published
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.serving.client.client import Client
 
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 
 
 def put_empty(workspace: Path) -> None:

@@ -16,7 +16,7 @@ from pergola.components.errors import StepError
 from pergola.components.evaluation.gate.gate import GateInputs
 from pergola.components.evaluation.gate.resource_rules import is_served_correctly
 from pergola.components.evaluation.gate.settings import GateSettings
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
 from pergola.components.settings import Settings
 from pergola.components.steps import release as steps

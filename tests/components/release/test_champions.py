@@ -6,7 +6,7 @@ import pytest
 
 from pergola.components.errors import InputError
 from pergola.components.release.champions import Champions, champion, live_version
-from pergola.components.release.registry import Registry, champion_of
+from pergola.components.release.registry.registry import Registry, champion_of
 from pergola.components.store import release_record
 from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import publish

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from pergola.components.errors import InputError, StepError
-from pergola.components.release.registry import Registry, champion_of
-from pergola.components.release.tracker import Tracker
+from pergola.components.release.registry.registry import Registry, champion_of
+from pergola.components.release.registry.tracker import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_champion_of_needs_no_mlflow(uri, registry, saved_model):
     three_versions(registry, saved_model, "pines")
     registry.promote("pines", 2)
     code = (
-        "import sys; from pergola.components.release.registry import champion_of;"
+        "import sys; from pergola.components.release.registry.registry import champion_of;"
         f"assert champion_of({uri!r}, 'pines').version == 2; assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -194,7 +194,7 @@ def test_tracker_keeps_a_problem_to_itself_until_asked(tmp_path):
 
 @pytest.mark.slow
 def test_several_processes_may_make_the_store_at_once(tmp_path):
-    code = f"from pergola.components.release.registry import Registry; print(Registry('sqlite:///{tmp_path}/mlflow.db').run('one'))"
+    code = f"from pergola.components.release.registry.registry import Registry; print(Registry('sqlite:///{tmp_path}/mlflow.db').run('one'))"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]

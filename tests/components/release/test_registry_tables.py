@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pergola.components.release import registry_tables
-from pergola.components.release.registry import Registry, champion_of, version_of
+from pergola.components.release.registry import tables
+from pergola.components.release.registry.registry import Registry, champion_of, version_of
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +46,22 @@ def test_tables_give_what_the_client_gives(path, model):
     uri = f"sqlite:///{path}"
     registry = Registry(uri)
     known = {item.version: item for item in registry.versions(model)}
-    assert registry_tables.champion_in(path, model) == registry.champion(model) == champion_of(uri, model)
+    assert tables.champion_in(path, model) == registry.champion(model) == champion_of(uri, model)
     for version in range(6):
-        assert registry_tables.version_in(path, model, version) == known.get(version)
+        assert tables.version_in(path, model, version) == known.get(version)
         assert version_of(uri, model, version) == known.get(version)
 
 
 def test_the_store_of_this_test_has_champions_and_deleted_versions(path):
-    assert registry_tables.champion_in(path, "leaves").previous == 1
-    assert registry_tables.version_in(path, "leaves", 4) is None
-    assert registry_tables.champion_in(path, "oaks") is None
-    assert registry_tables.champion_in(path, "renamed").version == 2
+    assert tables.champion_in(path, "leaves").previous == 1
+    assert tables.version_in(path, "leaves", 4) is None
+    assert tables.champion_in(path, "oaks") is None
+    assert tables.champion_in(path, "renamed").version == 2
 
 
 def test_version_of_needs_no_mlflow(path):
     code = (
-        "import sys; from pergola.components.release.registry import version_of;"
+        "import sys; from pergola.components.release.registry.registry import version_of;"
         f"assert version_of('sqlite:///{path}', 'leaves', 1); assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ import pytest
 from pergola.components import digest
 from pergola.components.errors import StepError
 from pergola.components.release import repair
-from pergola.components.release.registry import Registry, champion_of, is_intact, version_of
+from pergola.components.release.registry.registry import Registry, champion_of, is_intact, version_of
 from pergola.components.store.publish import damage_of, publish, published
 from pergola.components.workspace import Workspace
 from pergola.pipelines.release import versions as listing

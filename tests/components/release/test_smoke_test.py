@@ -13,7 +13,7 @@ import pytest
 from pergola.components.artifacts.evaluation import GoldenRequest, GoldenRequests
 from pergola.components.artifacts.smoke_test import SmokeTest
 from pergola.components.errors import InputError, StepError
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.components.release.server_process import ServerProcess
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
 from pergola.components.store.publish import publish, published

@@ -106,7 +106,7 @@ def test_tune_finds_settings_for_a_run_and_resumes(data, tmp_path):
 
 
 def _check_runs(uri, tuning):
-    from pergola.components.release.registry import Registry
+    from pergola.components.release.registry.registry import Registry
 
     registry = Registry(uri)
     for trial in tuning.trials:

@@ -12,7 +12,7 @@ from pergola.components.artifacts.release import Confirmation, Delivery
 from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.history import DriftCheck, DriftHistory
 from pergola.components.release.last_run import remember
-from pergola.components.release.registry import Registry
+from pergola.components.release.registry.registry import Registry
 from pergola.components.settings import from_toml
 from pergola.components.store.model_store import open_store
 from pergola.pipelines.definition import TRAINING

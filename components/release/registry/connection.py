@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pergola.components.disk import explained
 from pergola.components.errors import InputError, StepError
-from pergola.components.release import registry_tables
+from pergola.components.release.registry import tables
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -54,7 +54,7 @@ def open_client(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
 def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[MlflowClient, str]:
     from mlflow.tracking import MlflowClient
 
-    if path is not None and path.is_file() and (problem := registry_tables.problem_in(path)):
+    if path is not None and path.is_file() and (problem := tables.problem_in(path)):
         raise StepError(
             f"The registry {path} is damaged: {problem}. Restore it from a backup (docs/operations.md), or "
             "move it away: the next `pergola run` registers the published versions again."
@@ -64,7 +64,7 @@ def _connect(tracking_uri: str, experiment: str, path: Path | None) -> tuple[Mlf
         found = client.get_experiment_by_name(experiment)
         if found is not None:
             if path is not None and found.artifact_location != str(path.parent / ARTIFACTS):
-                registry_tables.relocate(path, path.parent / ARTIFACTS)
+                tables.relocate(path, path.parent / ARTIFACTS)
             return client, str(found.experiment_id)
         location = None if path is None else str(path.parent / ARTIFACTS)
         return client, str(client.create_experiment(experiment, artifact_location=location))

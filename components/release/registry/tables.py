@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from pergola.components.release.versions import CHAMPION, RegisteredVersion, of_tags
+from pergola.components.release.registry.versions import CHAMPION, RegisteredVersion, of_tags
 
 _ADDRESSES = (
     ("experiments", "artifact_location"),

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pergola.components import digest
 from pergola.components.errors import InputError, StepError
-from pergola.components.release import registry_tables
-from pergola.components.release.registry_connection import (
+from pergola.components.release.registry import tables
+from pergola.components.release.registry.connection import (
     artifacts_of,
     open_client,
     sqlite_path,
     step_errors,
 )
-from pergola.components.release.versions import (
+from pergola.components.release.registry.versions import (
     CHAMPION,
     EXPORT_KEY,
     FINGERPRINT,
@@ -63,7 +63,7 @@ def champion_of(tracking_uri: str, model: str) -> RegisteredVersion | None:
     if not path.is_file():
         return None
     try:
-        return registry_tables.champion_in(path, model)
+        return tables.champion_in(path, model)
     except sqlite3.Error:
         return Registry(tracking_uri).champion(model)
 
@@ -73,7 +73,7 @@ def version_of(tracking_uri: str, model: str, version: int) -> RegisteredVersion
     path = sqlite_path(tracking_uri)
     if path is not None and path.is_file():
         try:
-            return registry_tables.version_in(path, model, version)
+            return tables.version_in(path, model, version)
         except sqlite3.Error:
             pass
     found = Registry(tracking_uri).versions(model)
@@ -87,7 +87,7 @@ def numbers_of(tracking_uri: str, model: str) -> set[int]:
         return set()
     if path is not None:
         try:
-            return registry_tables.numbers_in(path, model)
+            return tables.numbers_in(path, model)
         except sqlite3.Error:
             pass
     return {version.version for version in Registry(tracking_uri).versions(model)}
@@ -103,7 +103,7 @@ def is_intact(tracking_uri: str, version: RegisteredVersion) -> bool:
         return True
     place = artifacts_of(path, version.run)
     try:
-        logged = json.loads(registry_tables.tag_in(path, version.run, FILES) or "{}")
+        logged = json.loads(tables.tag_in(path, version.run, FILES) or "{}")
         sums = {name: digest.of_file(place / name) for name in logged}
         return bool(sums == logged and digest.of_folder(place / _folder_of(version.sha256)) == version.sha256)
     except (OSError, ValueError, sqlite3.Error):
@@ -114,7 +114,7 @@ def has_run(tracking_uri: str, run: str) -> bool:
     """Whether a run and its reports were logged. Of a store that is not SQLite it is taken for granted."""
     path = sqlite_path(tracking_uri)
     try:
-        return path is None or bool(registry_tables.tag_in(path, run, FILES))
+        return path is None or bool(tables.tag_in(path, run, FILES))
     except sqlite3.Error:
         return False
 

@@ -55,7 +55,7 @@ class Tracker:
 
     def _work(self) -> None:
         try:
-            from pergola.components.release.registry import Registry
+            from pergola.components.release.registry.registry import Registry
 
             uri, key, name = self._target
             registry = Registry(uri)

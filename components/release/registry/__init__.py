@@ -1,0 +1,1 @@
+"""The registry of runs and model versions. EDGE: MLflow."""
