@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from pergola.components import records
 from pergola.components.errors import StepError
 from pergola.components.release.registry.connection import sqlite_path
-from pergola.components.release.registry.registry import Registry, champion_of, version_of
+from pergola.components.release.registry.lookup import champion_of, version_of
+from pergola.components.release.registry.registry import Registry
 from pergola.components.release.registry.versions import RegisteredVersion
 from pergola.components.store import models_config, release_record
 from pergola.components.store.model_store import open_store

@@ -15,7 +15,9 @@ from pathlib import Path
 from pergola.components.errors import PergolaError
 from pergola.components.release import champions
 from pergola.components.release.champions import Champions, live_version
-from pergola.components.release.registry.registry import Registry, is_intact, numbers_of, version_of
+from pergola.components.release.registry.lookup import numbers_of, version_of
+from pergola.components.release.registry.registry import Registry
+from pergola.components.release.registry.runs import is_intact
 from pergola.components.release.registry.versions import RegisteredVersion
 from pergola.components.store.checksums import CHECKSUMS, NOTES
 from pergola.components.store.model_store import open_store
@@ -114,7 +116,7 @@ def _publish_again(workspace: Workspace, version: RegisteredVersion, aside: Path
             if (aside / "saved_model.pb").is_file() and model_sha256(aside) == version.sha256:
                 model = _model_in(aside, Path(scratch) / "saved_model")
         if model is None:
-            model = Registry(workspace.tracking_uri).fetch(version, _made(Path(scratch) / "fetched"))
+            model = Registry(workspace.tracking_uri).runs.fetch(version, _made(Path(scratch) / "fetched"))
         publish(model, workspace.models, version.model, version.version,
                 notes=notes if notes.is_dir() else None, registered=version.sha256)  # fmt: skip
     return lost

@@ -49,15 +49,15 @@ def _note_trial(tracking_uri: str, key: str, trial: Trial) -> None:
     from pergola.components.release.registry.registry import Registry
 
     registry = Registry(tracking_uri)
-    run = registry.run(key)
+    run = registry.runs.open(key)
     figures = {
         name: getattr(trial, name) for name in ("val_accuracy", "val_loss", "num_parameters", "seconds")
     }
     named = {f"trial_{name}": value for name, value in figures.items()}
     tags = {"pergola.tune": key.rpartition("-")[0], "pergola.problem": trial.problem}
-    registry.log(run, params=trial.values, metrics=named, tags=tags)
-    registry.log_epochs(run, trial.history)
-    registry.finish(run, failed=bool(trial.problem))
+    registry.runs.log(run, params=trial.values, metrics=named, tags=tags)
+    registry.runs.log_epochs(run, trial.history)
+    registry.runs.finish(run, failed=bool(trial.problem))
 
 
 def ladder(

@@ -175,7 +175,7 @@ def reference(context: Context, out: Path, export: Path, shards: Path, evaluatio
 
 def _version_to_beat(context: Context, sha256: str) -> RegisteredVersion | None:
     from pergola.components.release import repair
-    from pergola.components.release.registry.registry import version_of
+    from pergola.components.release.registry.lookup import version_of
 
     uri = context.workspace.tracking_uri
     if context.reproduces is not None:

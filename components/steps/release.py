@@ -90,14 +90,14 @@ def register(
 
     decided, exported = Decision.load(decision), Export.load(export)
     registry = Registry(context.workspace.tracking_uri)
-    run = registry.run(run_key(exported, decided, context), context.model, adopt=context.run.id)
+    run = registry.runs.open(run_key(exported, decided, context), context.model, adopt=context.run.id)
     history = Training.load(training).history
     scores = {_in_registry(name): value for name, value in figures.of(evaluation).items()}
     files = (report / "report.html", decision / Decision.FILE, evaluation / Evaluation.FILE,
              validation / ValidationReport.FILE)  # fmt: skip
     tags = _tags(context, Manifest.load(manifest), Training.load(training), decided)
-    registry.log(run, params=_params(context), metrics=scores, tags=tags, files=files)
-    registry.log_epochs(run, history)
+    registry.runs.log(run, params=_params(context), metrics=scores, tags=tags, files=files)
+    registry.runs.log_epochs(run, history)
     registration = None
     if decided.registers:
         version = registry.register(context.model, run, export / "saved_model", sha256=exported.sha256)
@@ -109,14 +109,15 @@ def register(
         _keep_provenance(context, registration, made)
     if not decided.accepted:
         _remember(context, manifest, decided.outcome, registration.version if registration else None)
-    registry.finish(run)
+    registry.runs.finish(run)
     return registration
 
 
 def is_registered(context: Context, out: Path) -> bool:
     """Whether what registration left outside of its folder is still there, undamaged."""
     from pergola.components.release import provenance
-    from pergola.components.release.registry.registry import has_run, is_intact, version_of
+    from pergola.components.release.registry.lookup import version_of
+    from pergola.components.release.registry.runs import has_run, is_intact
 
     if not (out / Registration.FILE).is_file():
         return True
@@ -204,7 +205,7 @@ def replace_champion(champions: Champions, confirmation: Confirmation, problem: 
 
 def is_confirmed(context: Context, out: Path) -> bool:
     """Whether the version that was confirmed is still published, and in the registry."""
-    from pergola.components.release.registry.registry import version_of
+    from pergola.components.release.registry.lookup import version_of
 
     found = Confirmation.load(out)
     version = version_of(context.workspace.tracking_uri, found.model, found.version)

@@ -19,7 +19,8 @@ from pergola.components.evaluation.drift import redaction, request_log
 from pergola.components.release import provenance
 from pergola.components.release.provenance import Provenance
 from pergola.components.release.registry.connection import sqlite_path
-from pergola.components.release.registry.registry import Registry, RunReport
+from pergola.components.release.registry.registry import Registry
+from pergola.components.release.registry.runs import RunReport
 from pergola.components.workspace import Workspace
 from pergola.pipelines.forget.evidence import Evidence
 from pergola.pipelines.monitoring import feedback, lineage
@@ -75,7 +76,7 @@ def _reports(workspace: Workspace, evidence: Evidence) -> Iterator[Removal]:
     """Reports of runs whose data set is not known to be without the images."""
     path = sqlite_path(workspace.tracking_uri)
     registry = Registry(workspace.tracking_uri) if path is None or path.is_file() else None
-    logged = registry.reports() if registry else []
+    logged = registry.runs.reports() if registry else []
     fingerprints = _fingerprints(workspace, logged)
     for page in sorted(workspace.runs.glob("*/report.html")):
         if fingerprints.get(page.parent.name) not in evidence.clean:
@@ -83,7 +84,9 @@ def _reports(workspace: Workspace, evidence: Evidence) -> Iterator[Removal]:
     for one in logged:
         if registry and one.fingerprint not in evidence.clean:
             place = f"{workspace.tracking_uri}, run {one.mlflow_run}"
-            yield Removal("report in the registry", place, partial(registry.remove_report, one.mlflow_run))
+            yield Removal(
+                "report in the registry", place, partial(registry.runs.remove_report, one.mlflow_run)
+            )
 
 
 def _fingerprints(workspace: Workspace, logged: Iterable[RunReport]) -> dict[str, str]:

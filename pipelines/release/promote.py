@@ -107,7 +107,7 @@ def _put_saved_model(workspace: Workspace, model: str, version: int, export: Pat
         found = known(workspace, model, version)
         if found is None:
             raise InputError(f"The registry has no version {version} of '{model}'.")
-        source = Registry(workspace.tracking_uri).fetch(found, export)
+        source = Registry(workspace.tracking_uri).runs.fetch(found, export)
     (export / "saved_model").symlink_to(source)
 
 

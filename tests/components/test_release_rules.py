@@ -24,7 +24,8 @@ from pergola.components.artifacts.release import Champion, Registration
 from pergola.components.artifacts.training import Export
 from pergola.components.release import provenance
 from pergola.components.release.last_run import LastRun
-from pergola.components.release.registry.registry import Registry, champion_of
+from pergola.components.release.registry.lookup import champion_of
+from pergola.components.release.registry.registry import Registry
 from pergola.components.settings import Settings, from_toml
 from pergola.components.steps import data, model, release
 from pergola.components.steps.context import Context, RunInfo
@@ -52,7 +53,7 @@ def context_of(tmp_path, run, **settings):
 
 def mlflow_runs(context):
     registry = Registry(context.workspace.tracking_uri)
-    return registry._client.search_runs([registry._experiment])
+    return registry._client.search_runs([registry.runs._experiment])
 
 
 # --- the champion
@@ -66,7 +67,7 @@ def released(context, tmp_path):
     for version in (1, 2):
         export = step_artifacts.export(tmp_path / f"export-{version}", f"weights {version}".encode())
         sha256 = Export.load(export).sha256
-        run = registry.run(f"run-{version}", "leaves")
+        run = registry.runs.open(f"run-{version}", "leaves")
         registry.register("leaves", run, export / "saved_model", sha256=sha256)
         registry.promote("leaves", version)
         (context.workspace.models / "leaves" / str(version)).mkdir(parents=True)
@@ -92,7 +93,9 @@ def test_a_champion_that_is_this_very_model_gives_way_to_the_one_before(context,
 def test_the_only_version_is_not_compared_with_itself(context, tmp_path):
     registry = Registry(context.workspace.tracking_uri)
     export = step_artifacts.export(tmp_path / "export")
-    registry.register("leaves", registry.run("r"), export / "saved_model", sha256=Export.load(export).sha256)
+    registry.register(
+        "leaves", registry.runs.open("r"), export / "saved_model", sha256=Export.load(export).sha256
+    )
     registry.promote("leaves", 1)
     (context.workspace.models / "leaves" / "1").mkdir(parents=True)
     assert version_to_beat(context, export, tmp_path) == Champion(None)

@@ -17,7 +17,7 @@ from pergola.components.errors import InputError
 from pergola.components.evaluation.drift.history import DriftHistory
 from pergola.components.evaluation.drift.reference import DriftReference
 from pergola.components.release import provenance
-from pergola.components.release.registry.registry import champion_of
+from pergola.components.release.registry.lookup import champion_of
 from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import notes_of
 from pergola.components.upgrade import BACKUP

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import pergola
 from pergola.components.errors import PergolaError
-from pergola.components.release.registry.registry import champion_of
+from pergola.components.release.registry.lookup import champion_of
 from pergola.components.store import models_config
 from pergola.components.store.models_config import ConfigEntry
 from pergola.components.store.publish import damage_of

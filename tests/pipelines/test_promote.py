@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from pergola.classifier import load
-from pergola.components.release.registry.registry import Registry, champion_of
+from pergola.components.release.registry.lookup import champion_of
+from pergola.components.release.registry.registry import Registry
 from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import notes_of
 from pergola.components.workspace import Workspace

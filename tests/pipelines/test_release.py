@@ -171,7 +171,7 @@ def test_the_champion_alias_follows_stable(typed, store, tmp_path):
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     registry = Registry(tracking)
     for number in (1, 2):
-        run = registry.run(f"run-{number}")
+        run = registry.runs.open(f"run-{number}")
         registry.register("leaves", run, tmp_path / f"model-{number}", sha256=f"{number}" * 64)
     typed(f"release stable 2 --tracking {tracking}")
     assert Registry(tracking).champion("leaves").version == 2

@@ -1,4 +1,4 @@
-"""Versions read straight from the tables of an MLflow SQLite store. Only registry.py imports this.
+"""Versions read straight from the tables of an MLflow SQLite store. Only the registry imports this.
 
 Importing MLflow takes 3 to 6 s; "which version is the champion?" takes a few milliseconds this way.
 tests/components/release/test_registry_tables.py checks every answer against MLflow's own client.

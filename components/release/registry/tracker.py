@@ -17,7 +17,7 @@ _STOP = None
 class Tracker:
     """`epoch(step, figures)` logs the metrics of one epoch; use it in a `with` block.
 
-    tracking_uri, key: the registry and its run (see Registry.run).  problem: the error message, empty if
+    tracking_uri, key: the registry and its run (see Runs.open).  problem: the error message, empty if
     there was no error.
     """
 
@@ -59,9 +59,9 @@ class Tracker:
 
             uri, key, name = self._target
             registry = Registry(uri)
-            run = registry.run(key, name)
+            run = registry.runs.open(key, name)
             while (item := self._waiting.get()) is not _STOP:
                 step, figures = item
-                registry.log_epochs(run, [figures], first=step)
+                registry.runs.log_epochs(run, [figures], first=step)
         except Exception as error:
             self.problem = str(error) or type(error).__name__

@@ -91,7 +91,7 @@ def registry(tmp_path_factory):
 
 
 def release(registry, base, name, model, version):
-    registry.register(name, registry.run(f"{name}-{version}"), model, sha256=str(version) * 64)
+    registry.register(name, registry.runs.open(f"{name}-{version}"), model, sha256=str(version) * 64)
     return publish(model, base, name, version)
 
 
@@ -262,7 +262,7 @@ def released(server, built, tmp_path):
     saved_model = shutil.copytree(built["good"], tmp_path / "export" / "saved_model")
     registry = Registry(workspace.tracking_uri)
     sha256 = digest.of_folder(saved_model)
-    made = registry.register("leaves", registry.run("a run"), saved_model, sha256=sha256)
+    made = registry.register("leaves", registry.runs.open("a run"), saved_model, sha256=sha256)
     Registration("leaves", made.version, made.run, sha256).save(tmp_path / "registration")
     PLAIN.save(tmp_path / "evaluation")
     (tmp_path / "reference").mkdir()

@@ -6,7 +6,8 @@ import pytest
 
 from pergola.components.errors import InputError
 from pergola.components.release.champions import Champions, champion, live_version
-from pergola.components.release.registry.registry import Registry, champion_of
+from pergola.components.release.registry.lookup import champion_of
+from pergola.components.release.registry.registry import Registry
 from pergola.components.store import release_record
 from pergola.components.store.model_store import open_store
 from pergola.components.store.publish import publish
@@ -24,7 +25,7 @@ def workspace(tmp_path):
     registry = Registry(made.tracking_uri)
     for number in (1, 2, 3):
         saved_model = versions.saved_model(tmp_path / f"model-{number}", str(number))
-        registry.register(MODEL, registry.run(f"run-{number}"), saved_model, sha256=f"{number}" * 64)
+        registry.register(MODEL, registry.runs.open(f"run-{number}"), saved_model, sha256=f"{number}" * 64)
         publish(saved_model, made.models, MODEL, number)
     return made
 

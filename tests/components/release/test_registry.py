@@ -5,7 +5,8 @@ import time
 import pytest
 
 from pergola.components.errors import InputError, StepError
-from pergola.components.release.registry.registry import Registry, champion_of
+from pergola.components.release.registry.lookup import champion_of
+from pergola.components.release.registry.registry import Registry
 from pergola.components.release.registry.tracker import Tracker
 
 
@@ -30,16 +31,16 @@ def saved_model(tmp_path):
 
 
 def test_run_is_found_again_by_its_key(registry):
-    first = registry.run("walk-1", "leaves")
-    assert registry.run("walk-1") == first
-    assert registry.run("walk-2") != first
+    first = registry.runs.open("walk-1", "leaves")
+    assert registry.runs.open("walk-1") == first
+    assert registry.runs.open("walk-2") != first
 
 
 def test_log_twice_leaves_one_of_each(registry, uri, tmp_path):
     (tmp_path / "report.html").write_text("<html>")
-    run = registry.run("log-twice")
+    run = registry.runs.open("log-twice")
     for _ in range(2):
-        registry.log(
+        registry.runs.log(
             run,
             params={"train.epochs": 5, "long": "x" * 9000},
             metrics={"accuracy": 0.97, "train_accuracy": None},
@@ -55,8 +56,8 @@ def test_log_twice_leaves_one_of_each(registry, uri, tmp_path):
 
 
 def test_log_takes_more_than_one_batch(registry):
-    run = registry.run("many")
-    registry.log(
+    run = registry.runs.open("many")
+    registry.runs.log(
         run,
         params={f"p{i}": i for i in range(230)},
         metrics={f"m{i}": i for i in range(40)},
@@ -68,16 +69,16 @@ def test_log_takes_more_than_one_batch(registry):
 
 
 def test_epochs_are_noted_once_each_after_a_restart(registry):
-    run = registry.run("epochs")
+    run = registry.runs.open("epochs")
     history = [{"loss": 1.0 / step, "accuracy": 0.1 * step} for step in range(1, 6)]
-    registry.log_epochs(run, history[:3])
-    registry.log_epochs(run, history)
+    registry.runs.log_epochs(run, history[:3])
+    registry.runs.log_epochs(run, history)
     noted = registry._client.get_metric_history(run, "loss")
     assert [(m.step, m.value) for m in noted] == [(i, pytest.approx(1 / i)) for i in range(1, 6)]
 
 
 def test_register_twice_gives_the_same_version(registry, saved_model):
-    run = registry.run("register")
+    run = registry.runs.open("register")
     first = registry.register("ferns", run, saved_model, sha256="a" * 64, export_key="k1")
     again = registry.register("ferns", run, saved_model, sha256="a" * 64, export_key="k1")
     other = registry.register("ferns", run, saved_model, sha256="b" * 64)
@@ -91,7 +92,7 @@ def test_register_twice_gives_the_same_version(registry, saved_model):
 
 
 def test_register_keeps_the_saved_model_as_it_is(registry, saved_model, uri):
-    run = registry.run("stored")
+    run = registry.runs.open("stored")
     registry.register("stored", run, saved_model, sha256="a" * 64)
     found = registry._client.get_model_version("stored", "1")
     from pathlib import Path
@@ -103,7 +104,7 @@ def test_register_keeps_the_saved_model_as_it_is(registry, saved_model, uri):
 
 
 def three_versions(registry, saved_model, name):
-    run = registry.run(name)
+    run = registry.runs.open(name)
     for letter in "abc":
         registry.register(name, run, saved_model, sha256=letter * 64)
 
@@ -143,7 +144,7 @@ def test_champion_of_needs_no_mlflow(uri, registry, saved_model):
     three_versions(registry, saved_model, "pines")
     registry.promote("pines", 2)
     code = (
-        "import sys; from pergola.components.release.registry.registry import champion_of;"
+        "import sys; from pergola.components.release.registry.lookup import champion_of;"
         f"assert champion_of({uri!r}, 'pines').version == 2; assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -181,7 +182,7 @@ def test_tracker_notes_epochs_without_holding_up_training(registry, uri):
             tracker.epoch(step, {"loss": 1.0 / step})
         assert time.perf_counter() - begin < 0.2
     assert tracker.problem == ""
-    noted = registry._client.get_metric_history(registry.run("tracked"), "loss")
+    noted = registry._client.get_metric_history(registry.runs.open("tracked"), "loss")
     assert [m.step for m in noted] == [1, 2, 3]
 
 
@@ -194,7 +195,7 @@ def test_tracker_keeps_a_problem_to_itself_until_asked(tmp_path):
 
 @pytest.mark.slow
 def test_several_processes_may_make_the_store_at_once(tmp_path):
-    code = f"from pergola.components.release.registry.registry import Registry; print(Registry('sqlite:///{tmp_path}/mlflow.db').run('one'))"
+    code = f"from pergola.components.release.registry.registry import Registry; print(Registry('sqlite:///{tmp_path}/mlflow.db').runs.open('one'))"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]

@@ -8,7 +8,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pergola.components.release.registry import tables
-from pergola.components.release.registry.registry import Registry, champion_of, version_of
+from pergola.components.release.registry.lookup import champion_of, version_of
+from pergola.components.release.registry.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def path(tmp_path_factory) -> Path:
     registry, client = Registry(uri), MlflowClient(uri, uri)
     for model in ("leaves", "oaks", "it-x", "renamed-before", "gone"):
         for number in range(1, 5):
-            run = registry.run(f"{model}-{number}")
+            run = registry.runs.open(f"{model}-{number}")
             key = "" if number == 1 else f"export-{number}"
             registry.register(model, run, saved_model, sha256=f"{number:064x}", export_key=key)
     registry.promote("leaves", 1)
@@ -61,7 +62,7 @@ def test_the_store_of_this_test_has_champions_and_deleted_versions(path):
 
 def test_version_of_needs_no_mlflow(path):
     code = (
-        "import sys; from pergola.components.release.registry.registry import version_of;"
+        "import sys; from pergola.components.release.registry.lookup import version_of;"
         f"assert version_of('sqlite:///{path}', 'leaves', 1); assert 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,9 @@ import pytest
 from pergola.components import digest
 from pergola.components.errors import StepError
 from pergola.components.release import repair
-from pergola.components.release.registry.registry import Registry, champion_of, is_intact, version_of
+from pergola.components.release.registry.lookup import champion_of, version_of
+from pergola.components.release.registry.registry import Registry
+from pergola.components.release.registry.runs import is_intact
 from pergola.components.store.publish import damage_of, publish, published
 from pergola.components.workspace import Workspace
 from pergola.pipelines.release import versions as listing
@@ -21,10 +23,10 @@ from tests.support.versions import saved_model
 
 def release(workspace: Workspace, model: Path, notes: Path, version: int) -> None:
     registry, sha256 = Registry(workspace.tracking_uri), digest.of_folder(model)
-    run = registry.run(f"run-{version}")
+    run = registry.runs.open(f"run-{version}")
     report = notes.parent / "report.html"
     report.write_text("<html>")
-    registry.log(run, files=(report,))
+    registry.runs.log(run, files=(report,))
     assert registry.register("leaves", run, model, sha256=sha256).version == version
     publish(model, workspace.models, "leaves", version, notes=notes, registered=sha256)
     registry.promote("leaves", version)
@@ -153,7 +155,7 @@ def test_a_damaged_copy_in_the_registry_is_stored_again(workspace, file):
     else:
         report = workspace.root / "scratch" / "report.html"
         report.write_text("<html>")
-        registry.log(known.run, files=(report,))
+        registry.runs.log(known.run, files=(report,))
     assert is_intact(workspace.tracking_uri, known)
 
 
@@ -170,11 +172,14 @@ def test_a_lost_registry_is_made_again_with_the_numbers_of_the_folders(workspace
     assert (row["version"], row["status"], row["champion"], row["sha256"]) == (2, "published", True, sha256)
     registry = Registry(workspace.tracking_uri)
     sound = repair._model_in(workspace.models / "leaves" / "2", workspace.root / "scratch" / "model")
-    again = registry.register("leaves", registry.run("run-2"), sound, sha256=sha256)
+    again = registry.register("leaves", registry.runs.open("run-2"), sound, sha256=sha256)
     assert again.version == 2, "the same model keeps its number"
     other = saved_model(workspace.root / "other", "v3")
     assert (
-        registry.register("leaves", registry.run("run-3"), other, sha256=digest.of_folder(other)).version == 3
+        registry.register(
+            "leaves", registry.runs.open("run-3"), other, sha256=digest.of_folder(other)
+        ).version
+        == 3
     )
 
 
@@ -194,7 +199,7 @@ def test_a_copied_workspace_uses_its_own_files(workspace, sound):
     before = {path: path.read_bytes() for path in sound.rglob("*") if path.is_file()}
     registry = Registry(workspace.tracking_uri)
     model = saved_model(workspace.root / "other", "v3")
-    made = registry.register("leaves", registry.run("run-3"), model, sha256=digest.of_folder(model))
+    made = registry.register("leaves", registry.runs.open("run-3"), model, sha256=digest.of_folder(model))
     assert copy_of(workspace, 3).is_dir() and made.version == 3
     shutil.rmtree(workspace.models / "leaves" / "2")
     shutil.rmtree(copy_of(workspace, 2))  # the one of the first workspace is not asked
@@ -205,16 +210,16 @@ def test_a_copied_workspace_uses_its_own_files(workspace, sound):
 def test_a_registry_is_backed_up_while_it_is_written(workspace, tmp_path):
     """As docs/operations.md says."""
     registry = Registry(workspace.tracking_uri)
-    run = registry.run("run-9")
+    run = registry.runs.open("run-9")
     with (
         sqlite3.connect(workspace.root / "mlflow.db") as source,
         sqlite3.connect(tmp_path / "copy.db") as copy,
     ):
-        registry.log_epochs(run, [{"loss": 1.0}])
+        registry.runs.log_epochs(run, [{"loss": 1.0}])
         source.backup(copy)
-        registry.log_epochs(run, [{"loss": 0.5}], first=2)
+        registry.runs.log_epochs(run, [{"loss": 0.5}], first=2)
     source.close()
     copy.close()
     shutil.copyfile(tmp_path / "copy.db", workspace.root / "mlflow.db")
     assert champion(workspace) == 2
-    assert Registry(workspace.tracking_uri).run("run-9") == run
+    assert Registry(workspace.tracking_uri).runs.open("run-9") == run

@@ -115,7 +115,7 @@ def registry(tmp_path_factory):
 
 
 def release(registry, base, name, model, version):
-    run = registry.run(f"{name}-{version}")
+    run = registry.runs.open(f"{name}-{version}")
     made = registry.register(name, run, model, sha256=str(version) * 64)
     assert made.version == version
     return publish(model, base, name, version)

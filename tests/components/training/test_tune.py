@@ -110,7 +110,7 @@ def _check_runs(uri, tuning):
 
     registry = Registry(uri)
     for trial in tuning.trials:
-        run = registry._client.get_run(registry.run(f"tune-{trial.id}"))
+        run = registry._client.get_run(registry.runs.open(f"tune-{trial.id}"))
         assert run.info.status == "FINISHED" and run.data.metrics["trial_val_accuracy"] == trial.val_accuracy
         assert run.data.params["train.learning_rate"] == str(trial.values["train.learning_rate"])
         assert len(registry._client.get_metric_history(run.info.run_id, "loss")) == 2

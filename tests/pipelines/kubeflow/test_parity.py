@@ -12,7 +12,7 @@ from pergola.components.artifacts.decision import Decision
 from pergola.components.artifacts.evaluation import Evaluation
 from pergola.components.artifacts.release import Champion, Confirmation, Delivery
 from pergola.components.release import provenance
-from pergola.components.release.registry.registry import champion_of
+from pergola.components.release.registry.lookup import champion_of
 from pergola.components.workspace import Workspace
 from pergola.pipelines.definition import TRAINING
 from pergola.pipelines.local import run

@@ -106,7 +106,9 @@ def test_changes_asks_for_a_run_when_drift_was_found(changes, tmp_path):
     registries.put_empty(work)
     registry = Registry(f"sqlite:///{work / 'mlflow.db'}")
     (tmp_path / "model").mkdir()
-    version = registry.register("leaves", registry.run("r"), tmp_path / "model", sha256="0" * 64).version
+    version = registry.register(
+        "leaves", registry.runs.open("r"), tmp_path / "model", sha256="0" * 64
+    ).version
     registry.promote("leaves", version)
     look = DriftCheck(int(time.time()) + 1, 0, 9, 60, True, ("brightness moved",))
     DriftHistory((look,)).save(work / "drift" / "leaves" / str(version))
