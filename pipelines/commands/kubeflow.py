@@ -118,6 +118,7 @@ def compile_(
 @click.option("--uploaded", help="Run this uploaded pipeline instead.")
 @click.option("--version", help="Version of the uploaded pipeline. Default: the newest.")
 @click.option("--param", "texts", multiple=True, metavar="NAME=VALUE", help="Pipeline parameter. Repeatable.")
+@click.option("--no-release", is_flag=True, help="Register a version, but leave the champion as it is.")
 @click.option("--name", help="Name of the run.")
 @click.option("--experiment", default="pergola", show_default=True, help="Experiment of the run.")
 @click.option("--create-experiment", is_flag=True, help="Create the experiment if it does not exist.")
@@ -134,7 +135,7 @@ def compile_(
 @_connection_options
 @with_json
 def submit(
-    dataset: str | None, model: str | None, pipeline: str, wait: bool, timeout_s: float,
+    dataset: str | None, model: str | None, pipeline: str, no_release: bool, wait: bool, timeout_s: float,
     texts: tuple[str, ...], settings: Callable[[], Settings], cluster: Callable[[], ClusterSettings],
     connection: KubeflowConnection,
     package: Path | None, uploaded: str | None, **options: Any,
@@ -150,7 +151,7 @@ def submit(
     from pergola.pipelines.kubeflow.client import submit as runs
     from pergola.pipelines.kubeflow.client import wait as waiting
 
-    parameters = _parameters(texts, dataset, model)
+    parameters = _parameters(texts, dataset, model) | ({"hold": True} if no_release else {})
     request = runs.Request(package, uploaded, parameters=parameters, **options)
     if package and uploaded:
         raise InputError("--package and --uploaded exclude each other. Give one of them.")

@@ -43,6 +43,7 @@ class RunParameters:
     tolerations: Any
     store: Any
     release: Any
+    hold: Any  # register an accepted model, but leave the champion as it is
     ui: Any  # address of Kubeflow's pages, for links
 
 
@@ -115,12 +116,13 @@ def pipeline(
         tolerations: list[Any] = [],  # noqa: B006
         store: str = "",
         release: bool = False,
+        hold: bool = False,
         ui: str = "",
     ) -> None:
         given = (scan, validate, split, shards, augment, network, train, export, evaluate, smoke_test, gate,
                  release_settings, retrain)  # fmt: skip
         asked = RunParameters(dataset, model, workspace, dict(zip(SECTIONS, given, strict=True)), accelerator,
-                      accelerator_count, node_selector, tolerations, store, release, ui)  # fmt: skip
+                      accelerator_count, node_selector, tolerations, store, release, hold, ui)  # fmt: skip
         with dsl.ExitHandler(finish(asked, cluster), name="run"):
             body(Tasks(asked, cluster, steps))
 
@@ -281,7 +283,8 @@ class Tasks:
         values = {
             "dataset": asked.dataset, "model": asked.model, "workspace": asked.workspace,
             "listing": self.listing, "code": self.components.code_of(steps), "settings": self.settings,
-            "store": asked.store, "release": asked.release, "asked_settings": self.asked_settings,
+            "store": asked.store, "release": asked.release, "hold": asked.hold,
+            "asked_settings": self.asked_settings,
             "accelerator": asked.accelerator,
             "accelerator_count": asked.accelerator_count,
             **{f"{name}_settings": part for name, part in self.sections.items()},

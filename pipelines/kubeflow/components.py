@@ -90,6 +90,8 @@ def parameters_of(steps: Sequence[Step]) -> dict[str, str]:
         found |= {"accelerator": "str", "accelerator_count": "str"}
     if any(STORE in step.secrets for step in steps):
         found |= {"store": "str", "release": "bool"}
+    if any(step.output == "decision" for step in steps):
+        found["hold"] = "bool"
     if any(step.releases and ALL in step.settings for step in steps):
         found["asked_settings"] = "str"
     if any(ALL in step.settings for step in steps):

@@ -154,6 +154,7 @@ def context_of(given: Mapping[str, Any]) -> Context:
         run=RunInfo(os.environ.get(failures.RUN_VARIABLE, "")),
         store=given.get("store") or os.environ.get(STORE_VARIABLE, ""),
         make_stable=bool(given.get("release")),
+        hold=bool(given.get("hold")),
         asked_settings=given.get("asked_settings", ""),
     )
 

@@ -102,6 +102,20 @@ def test_submit_compiles_ours_with_dataset_and_model(pergola, kubeflow):
     assert body["display_name"] == "retraining" and declared["gate"]["defaultValue"]["min_accuracy"] == 0.9
 
 
+def test_submit_without_release_has_the_gate_hold_what_it_accepts(pergola, kubeflow):
+    assert pergola("submit", "/dataset", "--model", "leaves", "--no-release")[0] == 0
+    (body,) = kubeflow.bodies("/apis/v2beta1/runs")
+    assert body["runtime_config"]["parameters"]["hold"] is True
+    spec = body["pipeline_spec"]["pipeline_spec"]["components"]
+    inputs = [
+        task["inputs"]["parameters"]["hold"]["componentInputParameter"]
+        for component in spec.values()
+        for task in component.get("dag", {}).get("tasks", {}).values()
+        if "decision" in spec[task["componentRef"]["name"]].get("outputDefinitions", {}).get("artifacts", {})
+    ]
+    assert len(inputs) == 1 and inputs[0].endswith("hold")
+
+
 def test_submit_takes_the_dataset_by_its_old_name_with_one_warning(pergola, kubeflow, caplog):
     given = ("--param", "photos=/dataset", "--model", "leaves", "--set", "rehearse.rounds=2")
     assert pergola("submit", *given)[0] == 0

@@ -199,10 +199,12 @@ def test_the_task_of_the_gate_returns_its_verdict(run, tmp_path):
     Champion(None).save(tmp_path / "champion")
     for outcome in OUTCOMES:
         assert run("decide", place=f"{__name__}:DECIDES", pipeline=DECIDES, dataset=outcome)[0] == outcome
+    held = run("decide", place=f"{__name__}:DECIDES", pipeline=DECIDES, dataset=ACCEPTED, hold=True)
+    assert held[0] == HELD
 
 
 def decide(context, out: Path):
-    outcome = context.dataset.name
+    outcome = HELD if context.hold else context.dataset.name
     Decision(outcome == ACCEPTED, (), (), None, outcome).save(out)
 
 
