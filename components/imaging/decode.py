@@ -28,15 +28,18 @@ ASPECTS = ("stretch", "crop", "pad")
 PAD_GREY = 127
 _PNG_ALPHA = 4  # the colour types from here on may have transparent parts without a chunk tRNS
 # A chunk tRNS with its length, not a text that names it. If asked for an alpha channel that libpng does not
-# find, TensorFlow makes pixels of fewer than 8 bits faint. In a grey image libpng ignores other lengths.
+# find, TensorFlow makes pixels of fewer than 8 bits faint.
 _PNG_CLEAR = r"\C*\x00\x00[\x00\x01]\CtRNS\C*"
 _PNG_CLEAR_GREY = r"\C*\x00\x00\x00\x02tRNS\C*"
+_PNG_CLEAR_RGB = r"\C*\x00\x00\x00\x06tRNS\C*"
+_PNG_CLEAR_COLOURS = r"\C*\x00\x00([\x00-\x03]\C)PLTE\C*\x00\x00([\x00\x01]\C)tRNS\C*"  # two lengths
 _PNG_ODD_EXIF = r"\C*(?:" + "|".join(re.escape(name.decode()) for name in ODD_EXIF) + r")\C*"
 _PNG_EXTRAS = r"\C*(?:eXIf|tRNS|tiff:Orientation|" + _PNG_ODD_EXIF[6:]
 
 _FIRST_BYTES = (b"\xff", b"\x89", b"R", b"B", b"G")  # of JPEG, PNG, WebP, BMP, GIF
 _ODD_EXIF = "A PNG with EXIF data in a text chunk. Use pergola's client, or save the image without EXIF data."
 _CLEAR_16 = "A PNG of 16 bits with a transparent colour. Use pergola's client, or save it with 8 bits."
+_CLEAR_ODD = "A PNG whose tRNS chunk has a wrong length. Use pergola's client, or save the image again."
 _UNKNOWN = "Not an image that is decoded here: expected JPEG, PNG, WebP, BMP or GIF."
 _EIGHT = np.uint16(8)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode "L"
@@ -185,15 +188,37 @@ def _decode_png(contents: Any, max_pixels: int) -> tf.Tensor:
 
     def with_extras() -> tf.Tensor:
         before_pixels = tf.strings.split(contents, "IDAT", maxsplit=1)[0]
-        clears = tf.strings.regex_full_match(before_pixels, _PNG_CLEAR)
-        clears &= (kind > 0) | tf.strings.regex_full_match(before_pixels, _PNG_CLEAR_GREY)
+        clears = tf.strings.regex_full_match(before_pixels, _PNG_CLEAR) & (kind < _PNG_ALPHA)
+        sound = _fits_colours(before_pixels, depth, kind)
         odd = tf.strings.regex_full_match(contents, _PNG_ODD_EXIF)
-        with tf.control_dependencies([_refuse(odd, _ODD_EXIF), _refuse(clears & (depth == 16), _CLEAR_16)]):
+        with tf.control_dependencies(
+            [
+                _refuse(odd, _ODD_EXIF),
+                _refuse(clears & ~sound, _CLEAR_ODD),
+                _refuse(clears & (depth == 16), _CLEAR_16),
+            ]
+        ):
             image = _png_pixels(contents, clears | (kind >= _PNG_ALPHA))
         return exif.turn(image, exif.orientation_in_chunk(contents))
 
     # Searching the file once costs little; reading chunks would cost more than decoding a small image.
     return tf.cond(tf.strings.regex_full_match(contents, _PNG_EXTRAS), with_extras, plain)
+
+
+def _fits_colours(before_pixels: Any, depth: Any, kind: Any) -> tf.Tensor:
+    """Whether a PNG's chunk tRNS has the length that its colours want, bool ().
+
+    libpng ignores one of another length, Pillow does not.
+    """
+    import tensorflow as tf
+
+    found = tf.strings.substr(tf.strings.regex_replace(before_pixels, _PNG_CLEAR_COLOURS, r"\1\2"), 0, 4)
+    lengths = tf.cast(tf.io.decode_raw(found, tf.uint16, little_endian=False), tf.int32)
+    num_colours = tf.minimum(lengths[0] // 3, tf.bitwise.left_shift(1, depth))
+    fits = (lengths[1] > 0) & (lengths[1] <= num_colours)
+    patterns = (_PNG_CLEAR_GREY, "", _PNG_CLEAR_RGB, _PNG_CLEAR_COLOURS)  # by colour type
+    matches = [tf.strings.regex_full_match(before_pixels, pattern) for pattern in patterns]
+    return tf.gather([*matches[:3], matches[3] & fits], tf.minimum(kind, 3))
 
 
 def _png_pixels(contents: Any, blends: Any) -> tf.Tensor:

@@ -127,17 +127,40 @@ def test_decode_lays_transparent_images_on_white(decode, kind):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize(
     ("kind", "chunk"),
-    [(0, (b"tEXt", b"Title\0tRNS")), (3, (b"tEXt", b"Title\0tRNS")), (0, (b"tRNS", b"\xff\xff\xff\0"))],
-    ids=["grey-text", "palette-text", "grey-wrong-length"],
+    [(0, (b"tEXt", b"Title\0tRNS")), (3, (b"tEXt", b"Title\0tRNS"))],
+    ids=["grey", "palette"],
 )
 def test_decode_takes_a_png_for_transparent_by_its_own_chunk_alone(decode, bits, kind, chunk):
-    rows = b"".join(b"\0" + bytes([16 * row] * bits) for row in range(8))
-    start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, kind, 0, 0, 0))
-    palette = png_chunk(b"PLTE", bytes(range(2**bits)) * 3) if kind else b""
-    rest = palette + png_chunk(*chunk) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
-    contents = b"\x89PNG\r\n\x1a\n" + start + rest
+    contents = small_png(bits, kind, chunk)
     with Image.open(io.BytesIO(contents)) as opaque:
         np.testing.assert_array_equal(decode(contents), np.asarray(opaque.convert("RGB")))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_decode_takes_as_many_transparent_colours_as_there_are(decode, bits):
+    for count in {1, 2**bits - 1, 2**bits}:
+        contents = small_png(bits, 3, (b"tRNS", bytes(range(count))))
+        prepared = np.asarray(Image.open(io.BytesIO(prepare(contents))).convert("RGB")).astype(int)
+        assert np.abs(decode(contents) - prepared).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_decode_refuses_transparent_colours_that_libpng_ignores_and_pillow_heeds(decode, bits):
+    import tensorflow as tf
+
+    chunks = [(0, b""), (0, b"\0\0\0\0"), (3, b""), (3, bytes(2**bits + 1))]
+    for kind, colours in chunks + ([(2, b""), (2, bytes(8))] if bits == 8 else []):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="tRNS chunk has a wrong length"):
+            decode(small_png(bits, kind, (b"tRNS", colours)))
+
+
+def small_png(bits, kind, chunk):
+    """8 x 8 pixels of a colour type, with a chunk before them."""
+    rows = b"".join(b"\0" + bytes([16 * row] * bits * (3 if kind == 2 else 1)) for row in range(8))
+    start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, kind, 0, 0, 0))
+    palette = png_chunk(b"PLTE", bytes(range(2**bits)) * 3) if kind == 3 else b""
+    rest = palette + png_chunk(*chunk) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + start + rest
 
 
 @pytest.mark.parametrize(
