@@ -67,10 +67,11 @@ def write_models_config(workspace: Workspace, more: Callable[[str], str] = lambd
                         only: tuple[str, ...] = ()) -> tuple[str, ...]:  # fmt: skip
     """Write <workspace>/models.config if it changes: each model at its live version. Gives their names.
 
+    A model whose release record is damaged stays at the registry's champion: the others go on.
     more: name -> further lines of its entry.  only: these models; default: all.
     """
     names = only or tuple(sorted(p.name for p in workspace.models.glob("[!.]*") if p.is_dir()))
-    live = {name: live_version(workspace, name) for name in names}
+    live = {name: _live_or_alias(workspace, name) for name in names}
     entries = {
         name: ConfigEntry((version,)) for name, version in live.items()
         if version and (workspace.models / name / str(version)).is_dir()
@@ -202,6 +203,18 @@ def _client(address: str, model: str) -> Client:
 
     connection = Connection(token=os.environ.get(TOKEN_VARIABLE), plain_token=True)
     return Client(address, model=model, timeout_s=2.0, retry=NO_RETRY, connection=connection)
+
+
+def _live_or_alias(workspace: Workspace, model: str) -> int | None:
+    try:
+        return live_version(workspace, model)
+    except Unreadable as problem:
+        alias = champion_of(workspace.tracking_uri, model) if _has_registry(workspace) else None
+        said = (
+            f"It stays at version {alias.version}, the registry's champion" if alias else "It is not served"
+        )
+        log.warning("%s %s.", problem, said)
+        return alias.version if alias else None
 
 
 def _has_registry(workspace: Workspace) -> bool:

@@ -46,6 +46,19 @@ def test_a_candidate_that_nobody_confirmed_is_not_live(workspace):
     assert live_version(workspace, MODEL) is None and champion(workspace, MODEL) is None
 
 
+def test_a_damaged_record_of_one_model_does_not_stop_another(workspace, tmp_path, caplog):
+    Champions(workspace).promote(MODEL, 2)
+    record = workspace.models / MODEL / "release.json"
+    record.write_text(record.read_text()[:40])
+    publish(tmp_path / "model-1", workspace.models, "oaks", 1)
+    Champions(workspace).promote("oaks", 1)
+    text = workspace.models_config.read_text()
+    assert '"oaks"' in text and "versions: 2 " in text
+    assert "release.json is not readable" in caplog.text and "stays at version 2" in caplog.text
+    with pytest.raises(release_record.Unreadable):
+        Champions(workspace).promote(MODEL, 3)
+
+
 def test_every_change_moves_record_alias_and_config(workspace):
     champions = Champions(workspace, "because")
     assert champions.promote(MODEL, 1) is None and agreed(workspace) == 1
