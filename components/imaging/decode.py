@@ -1,8 +1,8 @@
 """Decodes and resizes images to the network's input, in the TensorFlow graph.
 
-Training, offline augmentation and the exported model all call it, so what is served is what was
-trained on. Images come out upright (EXIF orientation is applied in the graph), grey or
-RGB, as uint8; scaling to floats belongs to the network.
+The exported model decodes whatever is sent; training and offline augmentation decode what shards hold, with
+the same operations, so what is served is what was trained on. Images come out upright (EXIF orientation is
+applied in the graph), grey or RGB, as uint8; scaling to floats belongs to the network.
 
 Images are resized bilinearly with antialiasing and rounded to integers. One of `ASPECTS` says how the
 aspect ratio is handled. The default, "stretch", keeps the whole image: the network's input has the
@@ -61,6 +61,17 @@ def load(
     return resize(decode(contents, channels, max_pixels), height, width, aspect)
 
 
+def load_prepared(
+    contents: Any, height: int, width: int, channels: int, aspect: str = "stretch"
+) -> tf.Tensor:
+    """What `load` gives, for a file that `prepare` of serving/wire/images.py wrote or left as it is.
+
+    Such files, as in shards, are upright, opaque and of three formats. The graph is small: that of `load`
+    takes seconds to trace, and again to start each dataset that maps it.
+    """
+    return resize(decode_prepared(contents, channels), height, width, aspect)
+
+
 def load_batch(
     contents: Any,
     height: int,
@@ -90,6 +101,21 @@ def decode(contents: Any, channels: int, max_pixels: int = MAX_PIXELS) -> tf.Ten
     if channels not in (1, 3):
         raise ValueError(f"An image has 1 or 3 channels. Got {channels}.")
     return _decoder(channels, max_pixels)(contents)
+
+
+def decode_prepared(contents: Any, channels: int) -> tf.Tensor:
+    """What `decode` gives, for a file as `load_prepared` takes it."""
+    import tensorflow as tf
+
+    def webp_pixels(contents: Any) -> tf.Tensor:
+        return tf.io.decode_webp(contents, channels=3)[0]
+
+    decoders = (_jpeg_pixels, functools.partial(tf.io.decode_png, channels=3), webp_pixels)
+    first = tf.strings.substr(contents, 0, 1)
+    kind = tf.where(tf.equal(first, b"\xff"), 0, tf.where(tf.equal(first, b"\x89"), 1, 2))
+    image = tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
+    image = tf.ensure_shape(image, (None, None, 3))
+    return image if channels == 3 else to_grey(image)
 
 
 @functools.cache
@@ -169,8 +195,14 @@ def _decode_jpeg(contents: Any, max_pixels: int) -> tf.Tensor:
 
     size = tf.image.extract_jpeg_shape(contents)[:2]
     with tf.control_dependencies([headers.check_size(size, max_pixels)]):
-        image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+        image = _jpeg_pixels(contents)
     return exif.upright(image, contents)
+
+
+def _jpeg_pixels(contents: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _decode_png(contents: Any, max_pixels: int) -> tf.Tensor:

@@ -54,7 +54,7 @@ def _copies(
 
     def make(number: Any, record: Any) -> Any:
         example = tf.io.parse_single_example(record, features)
-        image = decode.decode(example["image"], shards.channels)
+        image = decode.decode_prepared(example["image"], shards.channels)
         variants = [
             _augmented_copy(image, number * copies + copy, copy, policy, seed, as_jpeg)
             for copy in range(copies)

@@ -71,7 +71,7 @@ def parse(record: Any, shape: ImageShape) -> tuple[tf.Tensor, tf.Tensor]:
 
     features = {"image": tf.io.FixedLenFeature((), tf.string), "label": label_feature()}
     example = tf.io.parse_single_example(record, features)
-    image = decode.load(example["image"], shape.height, shape.width, shape.channels, shape.aspect)
+    image = decode.load_prepared(example["image"], shape.height, shape.width, shape.channels, shape.aspect)
     return image, example["label"]
 
 

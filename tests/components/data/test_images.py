@@ -1,10 +1,12 @@
 """The one decode and resize, held against Pillow."""
 
+import contextlib
 import io
 import struct
 import subprocess
 import sys
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -112,6 +114,25 @@ def test_decode_reads_what_pillow_reads(decode, kind, mode, tolerance):
     got = decode(contents)
     assert got.shape == wanted.shape
     assert np.abs(got - wanted).max() <= tolerance
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_prepared_files_decode_as_others_do(channels):
+    import tensorflow as tf
+
+    kinds = [(kind, mode) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP") for mode in ("RGB", "L")]
+    files = {f"{kind} {mode}": encoded(picture().convert(mode), kind) for kind, mode in kinds} | odd_files()
+    whole, small = (
+        tf.function(partial(function, channels=channels), input_signature=[tf.TensorSpec((), tf.string)])
+        for function in (images.decode, images.decode_prepared)
+    )
+    compared = 0
+    for name, data in files.items():
+        with contextlib.suppress(ValueError):  # of a file that is refused before it is in a shard
+            ready = prepare(data)
+            np.testing.assert_array_equal(whole(ready), small(ready), err_msg=name)
+            compared += 1
+    assert compared > 50
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
