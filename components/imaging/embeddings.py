@@ -170,17 +170,23 @@ def principal(embeddings: Floats, num_components: int) -> npt.NDArray[np.float32
     """The principal components of the embeddings, float32 (N, min(num_components, D)).
 
     Scaled to a mean squared norm of 1. The signs are fixed, because they depend on the BLAS library: each
-    eigenvector's largest entry by absolute value is positive.
+    eigenvector's largest entry by absolute value is positive. Components beyond those of the data are 0.
     """
     from scipy.linalg import eigh
 
     centred = embeddings.astype(np.float32) - embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / len(centred)
-    size = len(covariance)
-    values, vectors = eigh(covariance, subset_by_index=(max(0, size - num_components), size - 1))
+    few = len(centred) < centred.shape[1]  # then the products of images are the smaller matrix: seconds less
+    products = (centred @ centred.T if few else centred.T @ centred).astype(np.float64) / len(centred)
+    size = len(products)
+    values, vectors = eigh(products, subset_by_index=(max(0, size - num_components), size - 1))
+    if few:
+        vectors = centred.T @ vectors
+        lengths = np.linalg.norm(vectors, axis=0)
+        vectors = np.where(lengths > 1e-5 * lengths.max(), vectors / np.maximum(lengths, 1e-12), 0.0)
     vectors *= np.where(vectors.max(axis=0) < -vectors.min(axis=0), -1.0, 1.0)
     scale = np.sqrt(max(float(values.clip(0).sum()), 1e-12))
-    return (centred @ vectors[:, ::-1].astype(np.float32) / np.float32(scale)).astype(np.float32)
+    found = (centred @ vectors[:, ::-1].astype(np.float32) / np.float32(scale)).astype(np.float32)
+    return np.pad(found, ((0, 0), (0, min(num_components, centred.shape[1]) - found.shape[1])))
 
 
 def _batches(encoded: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -61,14 +61,23 @@ def test_plain_embed_lays_alike_images_together():
     assert np.mean(distances.argmin(axis=1) // 8 == np.arange(24) // 8) > 0.8
 
 
-def test_principal_gives_what_scikit_learn_gives():
+@pytest.mark.parametrize("shape", [(200, 10), (12, 40)])  # more images than dimensions, and fewer
+def test_principal_gives_what_scikit_learn_gives(shape):
     rng = np.random.default_rng(0)
-    data = rng.normal(size=(200, 10)) @ rng.normal(size=(10, 10)) + 5
+    data = rng.normal(size=shape) @ rng.normal(size=(shape[1], shape[1])) + 5
     ours = embeddings.principal(data, 4)
     theirs = PCA(4).fit_transform(data)
     theirs /= np.sqrt((theirs**2).sum(axis=1).mean())
     assert np.allclose(np.abs(ours), np.abs(theirs), atol=1e-4)
+
+
+def test_principal_of_fewer_directions_than_asked_for_has_zeros():
     assert embeddings.principal(np.ones((5, 3)), 2).tolist() == np.zeros((5, 2)).tolist()
+    assert embeddings.principal(np.ones((3, 5)), 4).tolist() == np.zeros((3, 4)).tolist()
+    points = np.outer([0, 1, 2], np.ones(8))  # on a line
+    found = embeddings.principal(points, 4)
+    assert found.shape == (3, 4) and np.allclose(found[:, 0] * [1, 0, 1], found[:, 0], atol=1e-6)
+    assert np.abs(found[:, 0]).max() > 0.5 and np.abs(found[:, 1:]).max() < 1e-5
 
 
 def test_principal_gives_each_direction_one_sign():
