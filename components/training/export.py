@@ -114,7 +114,8 @@ def _calibrate(module: Any, shards_folder: Path) -> Temperature:
     images = list(itertools.islice(read_images(shards_folder, VALIDATION), MAX_CALIBRATION_IMAGES))
     if not images:
         return Temperature(1.0, 0, 0.0, 0.0)
-    logits_of = tf.function(module.logits, input_signature=[tf.TensorSpec((None,), tf.string)])
+    signature = [tf.TensorSpec((None,), tf.string)]
+    logits_of = tf.function(module.logits, input_signature=signature, autograph=False)
     batches = (images[at : at + BATCH] for at in range(0, len(images), BATCH))
     logits = np.concatenate([logits_of([one.image for one in batch]).numpy() for batch in batches])
     labels = np.array([one.label for one in images], np.int64)

@@ -180,9 +180,11 @@ def step_of(network: Any, workers: Workers, *, is_compiled: bool) -> Callable[[A
     import tensorflow as tf
 
     if workers.parallel == 1:
-        return tf.function(network.train_step, reduce_retracing=True, jit_compile=is_compiled or None)
+        return tf.function(
+            network.train_step, autograph=False, reduce_retracing=True, jit_compile=is_compiled or None
+        )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def distributed(batch: Any) -> Any:
         logs = workers.strategy.run(network.train_step, args=(batch,))
         return {

@@ -11,6 +11,7 @@ from typing import Any
 from pergola.components.artifacts.data import TRAIN, Shards, SplitShards
 from pergola.components.imaging import decode
 from pergola.components.training.input import augmentation_ops
+from pergola.components.training.input.images import mapped
 
 _PER_FILE = 5000  # images
 _PHOTOGRAPH = 64  # pixels of the shorter side from which on copies are written as JPEG
@@ -63,7 +64,7 @@ def _copies(
 
     files = [str(folder / name) for name in shards.splits[TRAIN].files]
     dataset = tf.data.TFRecordDataset(files).enumerate()
-    for contents, label in dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator():
+    for contents, label in mapped(dataset, make).as_numpy_iterator():
         for content in contents:
             yield content, int(label)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pergola.components.training.input import augmentation_ops
-from pergola.components.training.input.images import ImageShape, label_feature, parse
+from pergola.components.training.input.images import ImageShape, label_feature, mapped, parse
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -83,7 +83,7 @@ class MemoryFeed:
             return _augment(tf.gather(images, index), tf.gather(labels, index), number, settings)
 
         dataset = tf.data.Dataset.from_generator(indices, output_signature=signature)
-        return _prefetch(dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+        return _prefetch(mapped(dataset, make))
 
     def _indices(self, first_step: int, last_step: int) -> Iterator[tuple[NDArray[np.int64], int]]:
         """The indices of the images in each piece, and the number of the piece over all workers."""
@@ -131,18 +131,14 @@ class StreamFeed:
         if split.workers > 1:
             together = records.batch(in_parallel, drop_remainder=True)
             records = together.shard(split.workers, split.worker).unbatch()
-        images = records.map(lambda record: parse(record, self._shape), num_parallel_calls=tf.data.AUTOTUNE)
+        images = mapped(records, lambda record: parse(record, self._shape))
         numbers = [number for step in range(first_step, last_step) for number in sizes.numbers(step)]
         numbered = tf.data.Dataset.zip(
             images.batch(sizes.piece, drop_remainder=True),
             tf.data.Dataset.from_tensor_slices(np.array(numbers, np.int64)),
         )
         return _prefetch(
-            numbered.map(
-                lambda batch, number: _augment(batch[0], batch[1], number, self._settings),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
+            mapped(numbered, lambda batch, number: _augment(batch[0], batch[1], number, self._settings))
         )
 
     def _records(self, epoch: int) -> tf.data.Dataset:
@@ -176,6 +172,7 @@ class StreamFeed:
         keep_rates = tf.constant([rarest / max(1, count) for count in self._by_label], tf.float32)
         seed = int(seeds.integers(1, 1 << 31))
 
+        @tf.autograph.experimental.do_not_convert
         def is_kept(number: Any, record: Any) -> Any:
             label = tf.io.parse_single_example(record, {"label": label_feature()})["label"]
             return tf.random.stateless_uniform((), (seed, number)) < tf.gather(keep_rates, label)
