@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap() -> None:
+    """What is there before a file's tests, TensorFlow above all, is left out of garbage collections.
+
+    Each model that a server unloads is a full one, which took a second or two in a process of many tests.
+    """
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
