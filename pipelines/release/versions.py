@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pergola.components.errors import InputError
+from pergola.components.formatting import percent, percent_interval
 from pergola.components.records import nearest
 from pergola.pipelines.release.resolve import model_names
 from pergola.serving.wire.signature import is_signed
@@ -72,7 +73,8 @@ def table(found: dict[str, Any]) -> str:
     for model in found["models"]:
         answers = model["answers"]
         lines.append(model["model"] + (f" (the server answers with version {answers})" if answers else ""))
-        lines += [f"  {_line(row)}" for row in model["versions"]]
+        lines.append(f"{'version':>9}  {'date':<10}  {'test accuracy':<25}  status")
+        lines += [_line(row) for row in model["versions"]]
     if any(_needs_repair(row) for model in found["models"] for row in model["versions"]):
         lines.append("`pergola versions --repair` sets damaged versions aside and publishes them again.")
     return "\n".join(lines) or "No model is registered yet. Train one with `pergola run DATASET`."
@@ -127,8 +129,7 @@ def _needs_repair(row: Mapping[str, Any]) -> bool:
 def _line(row: Mapping[str, Any]) -> str:
     accuracy = ""
     if row["accuracy"] is not None:
-        low, high = row["interval"] or (0.0, 1.0)
-        accuracy = f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+        accuracy = f"{percent(row['accuracy'])} ({percent_interval(row['interval'] or (0.0, 1.0))})"
     marks = ["champion"] if row["champion"] else [row["status"]]
     marks += [row["outcome"]] if row["outcome"] == "held" else []
     if row["published"]:
@@ -139,7 +140,7 @@ def _line(row: Mapping[str, Any]) -> str:
         marks.append(f"damaged: {row['damage']}")
     if row["status"] == UNKNOWN:
         marks.append("not in the registry")
-    return f"{row['version']:>4}  {row['date'] or '':<10}  {accuracy:<25}  {', '.join(marks)}"
+    return f"{row['version']:>9}  {row['date'] or '':<10}  {accuracy:<25}  {', '.join(marks)}"
 
 
 def _measured(workspace: Workspace, model: str, version: int) -> dict[str, Any]:
