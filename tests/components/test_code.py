@@ -97,6 +97,7 @@ def before(copy):
     return _keys(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_keys_change_with_code_and_with_nothing_else(copy, before, change):
     name, edit, redone = CHANGES[change]

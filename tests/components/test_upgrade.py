@@ -101,6 +101,7 @@ def test_settings_of_the_old_names_are_read_with_a_warning(old, caplog):
     assert "'min_pictures' is now called 'min_images'" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_models_of_the_store_verify_and_serve(old):
     from pergola.components.evaluation.loaded_model import LoadedModel
 

@@ -49,18 +49,21 @@ def test_single_class(tmp_path):
     assert "class" in refused(dataset, workspace=tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_class_with_too_few_images(dataset, tmp_path):
     for path in sorted((dataset / "class_1").iterdir())[1:]:
         path.unlink()
     assert "class_1" in refused(dataset, workspace=tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_all_images_corrupt(dataset, tmp_path):
     for path in dataset.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:40])
     assert "usable" in refused(dataset, workspace=tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_label_list_that_names_missing_files(dataset, tmp_path):
     (tmp_path / "list.csv").write_text("path,label\ndataset/class_0/000.png,a\ndataset/gone.png,b\n")
     assert "gone.png" in refused(tmp_path / "list.csv", workspace=tmp_path / "work")
@@ -92,6 +95,7 @@ def test_archive_with_a_link_outside_of_it(dataset, tmp_path):
     assert "link.png" in refused(tmp_path / "photos.tar", workspace=tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_huge_and_bomb_images_are_excluded_with_their_reason(dataset, tmp_path):
     (dataset / "class_0" / "bomb.png").write_bytes(images.bomb())
     command = ("validate", dataset, "--workspace", tmp_path / "work", "--json", *NO_CONTENT_CHECKS)

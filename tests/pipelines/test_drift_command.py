@@ -24,6 +24,8 @@ from pergola.serving.client import Client
 from tests.support import released
 from tests.support.command import serving
 
+pytestmark = pytest.mark.slow  # a pipeline's run, and a server
+
 FEW = DriftSettings(min_requests=40, num_permutations=99)
 
 

@@ -26,6 +26,7 @@ def done(action: str, dataset: Path, work: Path, file: Path, fail_on: str = "cri
     return act(action, dataset, file, config.load(), Workspace(work), show=SilentDisplay(), fail_on=fail_on)
 
 
+@pytest.mark.slow
 def test_expectations_go_from_a_first_data_set_to_a_later_one(first, tmp_path):
     file = tmp_path / "expectations.toml"
     assert "9 images" not in done("infer", first, tmp_path / "w", file).text

@@ -143,6 +143,7 @@ def reproduce(dataset: Path, workspace: Workspace, version: str, force: str | No
     return local.run(dataset, model.settings(), workspace, show=SilentDisplay(), reproduce=model, force=force)
 
 
+@pytest.mark.slow
 def test_a_version_is_reproduced_and_not_released(first, dataset, workspace):
     again = reproduce(dataset, workspace, "shapes/1")
     assert again.reproduction == Reproduction(
@@ -154,6 +155,7 @@ def test_a_version_is_reproduced_and_not_released(first, dataset, workspace):
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
 
+@pytest.mark.slow
 def test_a_stricter_gate_rejects_without_training_again(first, dataset, workspace):
     rejected = run(dataset, workspace, "gate.min_accuracy=1")
     assert (rejected.decision, rejected.version) == ("rejected", None)
@@ -164,6 +166,7 @@ def test_a_stricter_gate_rejects_without_training_again(first, dataset, workspac
     assert len(Registry(workspace.tracking_uri).versions("shapes")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_to_release_is_held_and_the_next_releases_the_same_version(
     first, dataset, workspace, tmp_path
 ):

@@ -47,6 +47,7 @@ class Doubler:
         self._process.stdout.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_a_server_is_killed_and_comes_back():
     port = free_port()
     with Doubler(port) as server, Client(f"127.0.0.1:{port}", model="leaves", timeout_s=30) as client:

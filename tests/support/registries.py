@@ -10,10 +10,11 @@ from pathlib import Path
 from pergola.components.release.registry.registry import Registry
 
 
-def put_empty(workspace: Path) -> None:
-    """Put a copy into a workspace's folder, which is created if it is missing."""
+def put_empty(workspace: Path) -> str:
+    """Put a copy into a workspace's folder, which is created if it is missing. Gives its address."""
     workspace.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(_folder().name) / "mlflow.db", workspace / "mlflow.db")
+    return f"sqlite:///{workspace / 'mlflow.db'}"
 
 
 @functools.cache

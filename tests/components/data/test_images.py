@@ -274,6 +274,7 @@ print("refused")
 """
 
 
+@pytest.mark.slow
 def test_decode_refuses_animated_webp_before_the_native_decoder():
     files = [str(path) for path in CASES.glob("anim-webp*/*.webp")]
     assert len(files) == 2
@@ -349,6 +350,7 @@ def test_decode_says_nothing_of_the_bytes_that_it_refuses(decode):
         decode(bytes(contents))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGBA", "P"])
 def test_decode_of_transparent_bombs_is_bounded_by_the_limit(mode):
     import tensorflow as tf

@@ -50,6 +50,7 @@ def test_infer_writes_a_file_of_rules_with_those_that_come_with_pergola(first):
     assert 0 < low < high < 255 and f"{low:g} to {high:g}" in found.images[-5].message
 
 
+@pytest.mark.slow
 def test_another_sample_of_the_same_meets_the_expectations(first, tmp_path):
     for seed in (1, 2):
         root = write_folder(tmp_path / f"p{seed}", classes=3, per_class=60, seed=seed)

@@ -145,6 +145,7 @@ def test_validate_report_survives_saving(tmp_path, root):
     assert ValidationReport.load(tmp_path / "v") == report
 
 
+@pytest.mark.slow
 def test_validate_finds_rows_beyond_the_first_block(tmp_path):
     rows = 25_040
     folder = write_manifest(tmp_path / "m", rows, copies={25_030: 20}, unreadable=[25_010])

@@ -114,6 +114,7 @@ def test_difference_interval_is_newcombes_published_example():
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", [(5, 200), (9, 61)], ids=str, indirect=True)
 def test_bootstrap_macro_f1_covers_what_scipys_bootstrap_covers(answers):
     probabilities, labels, predicted = answers

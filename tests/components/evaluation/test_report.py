@@ -216,6 +216,7 @@ class Seen:
         self.context.close()
 
 
+@pytest.mark.slow
 def test_report_in_a_browser_filters_images_and_asks_no_host(page, browser):
     with Seen(browser, page) as seen:
         button = seen.page.locator(".matrix button[data-cell='1-0']")
@@ -250,6 +251,7 @@ def test_report_fits_on_paper(page, browser):
         assert bar.evaluate("bar => getComputedStyle(bar).printColorAdjust") == "exact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_report_on_a_phone_is_readable(page, browser, scheme):
     """Contrast, headings, names and roles by axe-core; nothing is wider than the screen."""

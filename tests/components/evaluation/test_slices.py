@@ -49,6 +49,7 @@ def test_holm_worked_by_hand():
     assert s.holm([0.9, 0.8]) == [1, 1] and s.holm([]) == []
 
 
+@pytest.mark.slow
 def test_slice_scores_raise_few_false_alarms():
     """A model that errs by chance: any slice is called worse or better in at most 5% of 200 runs."""
     rng = np.random.default_rng(0)

@@ -24,8 +24,10 @@ from pergola.components.steps.context import Context
 from pergola.components.store.publish import publish, published
 from pergola.components.workspace import Workspace
 from tests.components.evaluation.test_gate import evaluation
-from tests.support import models
+from tests.support import models, registries
 from tests.support.confirming import confirm_by, confirm_with
+
+pytestmark = pytest.mark.slow  # servers and models
 
 LEVELS = (20, 126, 129, 240)  # of which the second and third are close to the border
 ACTIONS = ("eat", "ask a person")
@@ -87,7 +89,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    return Registry(f"sqlite:///{tmp_path_factory.mktemp('workspace') / 'mlflow.db'}")
+    return Registry(registries.put_empty(tmp_path_factory.mktemp("workspace")))
 
 
 def release(registry, base, name, model, version):
@@ -257,6 +259,7 @@ def test_confirm_withdraws_what_its_own_server_cannot_load(server, registry, tmp
 @pytest.fixture
 def released(server, built, tmp_path):
     """A context, and the artifacts of register, export and evaluate."""
+    registries.put_empty(tmp_path / "work")
     workspace = Workspace(tmp_path / "work")
     context = Context(tmp_path, "leaves", Settings(), workspace, server=server)
     saved_model = shutil.copytree(built["good"], tmp_path / "export" / "saved_model")

@@ -10,13 +10,14 @@ from mlflow.tracking import MlflowClient
 from pergola.components.release.registry import tables
 from pergola.components.release.registry.lookup import champion_of, version_of
 from pergola.components.release.registry.registry import Registry
+from tests.support import registries
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     """A store in which every change that a version can undergo has happened to some version."""
     root = tmp_path_factory.mktemp("workspace")
-    uri = f"sqlite:///{root / 'mlflow.db'}"
+    uri = registries.put_empty(root)
     saved_model = root / "saved_model"
     saved_model.mkdir()
     (saved_model / "saved_model.pb").write_bytes(b"graph")

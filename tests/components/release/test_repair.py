@@ -17,6 +17,7 @@ from pergola.components.release.registry.runs import is_intact
 from pergola.components.store.publish import damage_of, publish, published
 from pergola.components.workspace import Workspace
 from pergola.pipelines.release import versions as listing
+from tests.support import registries
 from tests.support.damage import flip
 from tests.support.versions import saved_model
 
@@ -39,6 +40,7 @@ def sound(tmp_path_factory) -> Path:
     (folder / "notes").mkdir()
     for name in ("reference.json", "reference.parquet"):
         (folder / "notes" / name).write_text(f"what {name} holds")
+    registries.put_empty(folder / "work")
     workspace = Workspace(folder / "work")
     workspace.create()
     for version in (1, 2):

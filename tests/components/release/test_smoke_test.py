@@ -17,8 +17,10 @@ from pergola.components.release.registry.registry import Registry
 from pergola.components.release.server_process import ServerProcess
 from pergola.components.release.smoke_test import SmokeTestServer, SmokeTestSettings
 from pergola.components.store.publish import publish, published
-from tests.support import models
+from tests.support import models, registries
 from tests.support.confirming import confirm_with
+
+pytestmark = pytest.mark.slow  # servers
 
 ROOT = Path(__file__).parents[3]
 LEVELS = (20, 90, 150, 240)
@@ -111,7 +113,7 @@ def test_smoke_test_refuses_what_is_no_saved_model(smoke_test_server, tmp_path):
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    return Registry(f"sqlite:///{tmp_path_factory.mktemp('workspace') / 'mlflow.db'}")
+    return Registry(registries.put_empty(tmp_path_factory.mktemp("workspace")))
 
 
 def release(registry, base, name, model, version):

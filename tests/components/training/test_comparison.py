@@ -41,6 +41,7 @@ def test_comparison_trains_architectures_and_draws_a_chart(run):
     assert "cnn_pool" in (out / "ladder.svg").read_text()
 
 
+@pytest.mark.slow
 def test_comparison_reuses_finished_networks(run):
     compare, settings, _, seen = run
     first = compare()
@@ -51,6 +52,7 @@ def test_comparison_reuses_finished_networks(run):
     assert seen == [("mlp", True)]
 
 
+@pytest.mark.slow
 def test_comparison_trains_again_when_a_result_is_of_another_version(run):
     compare, _, out, seen = run
     compare(("mlp",))

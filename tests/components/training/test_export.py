@@ -280,6 +280,7 @@ def test_warmup_requests_hold_no_image_of_the_data_set_and_are_like_it(exported,
     assert data.count(warmup.synthetic_image(shape, "PNG")) == sum(warmup.BATCHES)
 
 
+@pytest.mark.slow
 def test_export_divides_logits_by_the_temperature_of_the_validation_split(
     weighed, server, images, shards_folder
 ):

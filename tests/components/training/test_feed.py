@@ -57,6 +57,7 @@ def test_feed_depends_on_the_seed(make):
     assert not np.array_equal(one[0], other[0])
 
 
+@pytest.mark.slow
 def test_feed_splits_batches_into_pieces_that_together_are_the_batches(make):
     whole = collect(make(policy={}), 3, 6)
     halves = collect(make(policy={}, split=feed.BatchSplit(accumulate=2)), 6, 12)
@@ -70,6 +71,7 @@ def test_feed_splits_batches_into_pieces_that_together_are_the_batches(make):
     np.testing.assert_array_equal(replicas[5][0], whole[1][0][:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [True, False])
 def test_feed_draws_classes_equally_often_if_asked(tmp_path, memory):
     counts = (30, 6, 12)

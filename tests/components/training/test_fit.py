@@ -115,6 +115,7 @@ def test_predict_answers_for_every_image_whatever_the_batches(undisturbed, shard
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fit_resumes_after_interruptions_with_the_same_result(
     undisturbed, shards_folder, policy_folder, tiny, tmp_path
 ):
@@ -141,6 +142,7 @@ def test_fit_resumes_after_interruptions_with_the_same_result(
     assert digest.of_folder(tmp_path) == digest.of_folder(out)
 
 
+@pytest.mark.slow
 def test_fit_does_not_resume_a_run_with_other_settings(shards_folder, policy_folder, mlp, short, tmp_path):
     with pytest.raises(Interrupted):
         fit(
@@ -153,6 +155,7 @@ def test_fit_does_not_resume_a_run_with_other_settings(shards_folder, policy_fol
     assert rest.options["initial"] == 0
 
 
+@pytest.mark.slow
 def test_fit_restarts_when_the_checkpoint_is_damaged(shards_folder, policy_folder, mlp, short, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.npz").write_bytes(b"PK\x03\x04 not a checkpoint")
@@ -195,6 +198,7 @@ class Memory:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
+@pytest.mark.slow
 def test_fit_splits_batches_that_do_not_fit_into_memory(shards_folder, tmp_path, short, caplog):
     Augmentation({}).save(tmp_path / "plain")
     model = ModelSettings(architecture="mlp", dropout=0.0)
@@ -211,11 +215,13 @@ def test_fit_splits_batches_that_do_not_fit_into_memory(shards_folder, tmp_path,
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_says_what_to_do_when_not_one_image_fits(shards_folder, policy_folder, mlp, short, tmp_path):
     with pytest.raises(StepError, match=r"Memory ran out with 1 image at once\. Try a smaller"):
         fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, batch_size=2), progress=Memory(0))
 
 
+@pytest.mark.slow
 def test_fit_compiled_by_xla_trains_as_uncompiled(shards_folder, tmp_path, tiny):
     Augmentation({}).save(tmp_path / "plain")
     brief = replace(BRIEF, epochs=1)
@@ -249,11 +255,13 @@ def test_fit_rejects_xla_for_several_devices(shards_folder, policy_folder, mlp, 
         fit(shards_folder, policy_folder, tmp_path, mlp, replace(short, xla=True), workers=two)
 
 
+@pytest.mark.slow
 def test_fit_streams_what_does_not_fit_into_memory(shards_folder, policy_folder, tiny, tmp_path):
     training = fit(shards_folder, policy_folder, tmp_path, tiny, replace(BRIEF, memory_mb=0))
     assert training.history[-1]["val_accuracy"] >= 0.9
 
 
+@pytest.mark.slow
 def test_fit_stops_early_without_improvement(shards_folder, policy_folder, mlp, short, tmp_path):
     settings = replace(short, epochs=50, patience=2, learning_rate=1e-9, average=0.0)
     training = fit(shards_folder, policy_folder, tmp_path, mlp, settings)
@@ -265,6 +273,7 @@ def test_fit_stops_at_its_time_limit(shards_folder, policy_folder, mlp, short, t
     assert fit(shards_folder, policy_folder, tmp_path, mlp, settings).epochs < 1000
 
 
+@pytest.mark.slow
 def test_fit_trains_on_offline_augmentation_too(tmp_path, mlp, short):
     from pergola.components.training.augmentation.augment import augment, no_augmentation
 

@@ -81,6 +81,7 @@ def stops(updates):
     return Bar()
 
 
+@pytest.mark.slow
 def test_tune_finds_settings_for_a_run_and_resumes(data, tmp_path):
     tune, out = data
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
