@@ -40,9 +40,9 @@ def sound(tmp_path_factory) -> Path:
     (folder / "notes").mkdir()
     for name in ("reference.json", "reference.parquet"):
         (folder / "notes" / name).write_text(f"what {name} holds")
-    registries.put_empty(folder / "work")
     workspace = Workspace(folder / "work")
     workspace.create()
+    registries.put_empty(workspace.root)
     for version in (1, 2):
         release(workspace, saved_model(folder / f"model-{version}", f"v{version}"), folder / "notes", version)
     return workspace.root
