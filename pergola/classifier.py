@@ -200,7 +200,7 @@ def _texts(labels: np.ndarray[Any, Any]) -> tuple[str, ...]:
 
 def _scanned(dataset: Path, scratch: Path) -> tuple[Any, Any]:
     """The source of a data set, and a table of its readable images: path, label, id."""
-    from pergola.components.artifacts.data import Manifest
+    from pergola.components.artifacts.data import CRITICAL, Manifest
     from pergola.components.data.manifest.scan import ScanSettings, scan
     from pergola.components.data.sources.source import open_source
 
@@ -209,6 +209,8 @@ def _scanned(dataset: Path, scratch: Path) -> tuple[Any, Any]:
         raise InputError(f"There are no images at '{dataset}': no such file or folder. Check the path.")
     settings = ScanSettings()
     source = open_source(dataset, settings, scratch)
+    if doubts := [finding.message for finding in source.findings if finding.severity == CRITICAL]:
+        raise InputError(f"'{dataset}': {doubts[0]}")
     scan(source, scratch / "manifest", settings)
     rows = Manifest.table(scratch / "manifest", ["path", "label", "id", "reason"])
     return source, rows[rows["reason"].isna() & (rows["label"] != "")]

@@ -71,6 +71,20 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class SourceFindings(Record):
+    """How the data were read, where that is not plain, and what was left out. No file if there is none."""
+
+    FILE: ClassVar[str] = "source.json"
+
+    findings: tuple[Finding, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> SourceFindings:
+        """Those beside a manifest; none where there is no file."""
+        return cls.load(folder) if (folder / cls.FILE).is_file() else cls(())
+
+
+@dataclass(frozen=True)
 class ValidationReport(Record):
     """What the checks found, and which images they exclude."""
 

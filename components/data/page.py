@@ -159,7 +159,9 @@ def _chosen(
 ) -> Iterator[list[_Row]]:
     seen: set[str] = set()
     for path in finding.paths[: _max_sets(finding)]:
-        row = rows[path]
+        row = rows.get(path)
+        if row is None:  # it was left out, and has no row
+            continue
         if finding.check not in _WITH_SIMILAR:
             yield [row]
             continue

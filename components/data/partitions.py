@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components import progress
-from pergola.components.artifacts.data import Manifest, Shards
+from pergola.components.artifacts.data import Finding, Manifest, Shards, SourceFindings
 from pergola.components.artifacts.record import Record
 from pergola.components.data.manifest import parquet
 from pergola.components.data.manifest.scan import (
@@ -67,6 +67,10 @@ class _PartitionSource:
     def columns(self) -> tuple[str, ...]:
         return self.source.columns
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.source.findings
+
     def entries(self) -> Iterator[Entry]:
         return islice(self.source.entries(), self.index, None, self.count)
 
@@ -89,6 +93,8 @@ def scan_partition(
     read_all(_PartitionSource(source, index, count), out, settings, corrections, progress=progress)
     part = Partition(index, count, source.kind)
     part.save(out)
+    if source.findings:
+        SourceFindings(source.findings).save(out)
     return part
 
 
@@ -105,7 +111,7 @@ def merge_scans(parts: Sequence[Path], out: Path) -> Manifest:
         for rows in _batched(_in_turn(all_rows)):
             table.add(rows)
             totals.add((row[1] for row in rows), (row[-1 - len(columns)] for row in rows))
-    return finish(first.kind, totals, out)
+    return finish(first.kind, totals, out, SourceFindings.of(folders[0]).findings)
 
 
 def write_partition(

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pergola.components import digest, records
-from pergola.components.artifacts.data import CRITICAL, Manifest, Shards, Split, ValidationReport
+from pergola.components.artifacts.data import (
+    CRITICAL,
+    Manifest,
+    Shards,
+    SourceFindings,
+    Split,
+    ValidationReport,
+)
 from pergola.components.errors import InputError
 from pergola.components.steps.context import Context
 
@@ -19,7 +26,10 @@ def listing(context: Context) -> str:
     settings = context.settings.scan
     source = open_source(context.dataset, settings, context.workspace.scratch)
     rows = digest.of_rows((e.path, e.label, e.given_split, *e.stamp) for e in source.entries())
-    return digest.of_data([rows, source.kind, digest.of_named_file(settings.relabel)])
+    said = records.to_dict(SourceFindings(source.findings)) if source.findings else None
+    return digest.of_data(
+        [rows, source.kind, digest.of_named_file(settings.relabel), *([said] if said else [])]
+    )
 
 
 def scan(context: Context, out: Path) -> Manifest:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
+
 import numpy as np
 
 from pergola.components.artifacts.data import Finding
@@ -9,6 +13,8 @@ from pergola.components.data.checks.facts import MAX_PATHS, CheckResult, Facts
 from pergola.components.data.checks.settings import ValidateSettings
 from pergola.components.data.expectations.rules import Expectation
 from pergola.components.data.manifest.index import texts
+
+_MAX_REASONS = 5
 
 
 def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
@@ -25,4 +31,13 @@ def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
 def _finding(rule: Expectation, rows: np.ndarray, facts: Facts) -> Finding:
     paths = texts(facts.folder, "path", rows[:MAX_PATHS])
     message = rule.sentence(len(rows), facts.manifest.num_rows, paths)
+    if rule.column == "reason":
+        message += _by_reason(texts(facts.folder, "reason", rows))
     return Finding(rule.check, rule.severity, len(rows), tuple(paths), message)
+
+
+def _by_reason(reasons: Iterable[str]) -> str:
+    """How many files have each reason, most frequent first; numbers in them are left out."""
+    counts = Counter(re.sub(r"\d[\d,. x]*", "… ", reason) for reason in reasons)
+    listed = "; ".join(f"{count:,}: {reason}" for reason, count in counts.most_common(_MAX_REASONS))
+    return f" Reasons: {listed}."

@@ -27,6 +27,7 @@ from pergola.components.data.checks import (
     sampling,
     series,
     shortcuts,
+    structure,
 )
 from pergola.components.data.checks.facts import CheckResult, Facts, ImageAccess
 from pergola.components.data.checks.settings import ValidateSettings as ValidateSettings
@@ -57,8 +58,11 @@ class Check:
 
 
 CHECKS = (
+    Check("source", structure.check_source),
     Check("files", file_expectations.check),
     Check("classes", class_expectations.check),
+    Check("label_texts", structure.check_label_texts),
+    Check("given_split", structure.check_given_split),
     Check("quarantine", quarantine.check),
     Check("series", series.check, ("group_by",)),
     Check("label_errors", label_errors.check, ("label_errors",), Needs.IMAGES),

@@ -13,6 +13,7 @@ from pergola.components.data.expectations.own_rules import OwnChecker
 from pergola.components.data.manifest.index import NO_IMAGE, ManifestIndex
 from pergola.components.data.manifest.parquet import batches
 from pergola.components.data.manifest.relabel import TAKEN_OUT
+from pergola.components.data.sources.source import NO_CLASS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,9 +61,11 @@ def _with_derived_columns(table: pd.DataFrame, index: ManifestIndex, start: int)
         table[column] = of_image(getattr(index, column))
     # An image under two labels is a label conflict, not a near conflict.
     table["near_labels"] = table["near_labels"].mask(table["labels"] > 1)
+    unlabelled = table["reason"] == NO_CLASS
+    table["unlabelled"] = unlabelled.astype(np.float64)
     taken_out = table["reason"] == TAKEN_OUT
     table["taken_out"] = taken_out.astype(np.float64)
-    table["reason"] = table["reason"].mask(taken_out)
+    table["reason"] = table["reason"].mask(taken_out | unlabelled)
     table["side"] = table[["width", "height"]].min(axis=1)
     longer = table[["width", "height"]].max(axis=1)
     table["aspect"] = longer / table["side"]

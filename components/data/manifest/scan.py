@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pergola.components import digest, progress
-from pergola.components.artifacts.data import Manifest
+from pergola.components.artifacts.data import Finding, Manifest, SourceFindings
 from pergola.components.data.manifest import parquet
 from pergola.components.data.manifest.image_metadata import ImageLimits, ImageMetadata, inspect_all, version
 from pergola.components.data.manifest.relabel import TAKEN_OUT, Corrections, read_relabel
@@ -49,7 +49,7 @@ def scan(
     """
     corrections = load_corrections(source, settings)
     totals = read_all(source, out, settings, corrections, previous=previous, progress=progress)
-    return finish(source.kind, totals, out)
+    return finish(source.kind, totals, out, source.findings)
 
 
 @dataclass
@@ -109,8 +109,11 @@ def load_corrections(source: Source, settings: ScanSettings) -> Corrections:
     return Corrections(read_relabel(Path(settings.relabel), labels))
 
 
-def finish(kind: str, totals: ManifestTotals, out: Path) -> Manifest:
-    """The manifest of the rows in `out`. Raises InputError when a classifier cannot be trained on them."""
+def finish(kind: str, totals: ManifestTotals, out: Path, findings: tuple[Finding, ...] = ()) -> Manifest:
+    """The manifest of the rows in `out`. Raises InputError when a classifier cannot be trained on them.
+
+    findings: what the source says, which is kept beside the manifest.
+    """
     try:
         _check(totals.labels, totals.num_rows)
     except InputError:
@@ -126,6 +129,8 @@ def finish(kind: str, totals: ManifestTotals, out: Path) -> Manifest:
         num_taken_out=totals.num_taken_out,
     )
     manifest.save(out)
+    if findings:
+        SourceFindings(findings).save(out)
     return manifest
 
 

@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from pergola.components.data.sources import zip_names
 from pergola.components.data.sources.archive_target import BoundedTarInfo, Target
+from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.disk import explained
 from pergola.components.errors import InputError
 
@@ -27,30 +29,35 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def unpack(archive: Path, scratch: Path, *, max_bytes: int, max_files: int) -> Path:
+def unpack(archive: Path, scratch: Path, settings: ScanSettings) -> Path:
     """A folder below `scratch` with the archive's contents, reused while the archive does not change.
 
     Raises InputError for a damaged archive, a member whose name or link points outside of it, a member that
-    is not a file, folder or link, for more than `max_bytes` (unpacked) or `max_files`, for one that unpacks
-    to far more than its size, and for one that would fill the disk.
+    is not a file, folder or link, for more bytes (unpacked) or files than the settings allow, for one that
+    unpacks to far more than its size, for one that would fill the disk, and for names in a .zip whose
+    encoding is not known.
     """
+    encoding = settings.zip_encoding
 
     def fill(folder: Path) -> None:
-        target = Target.of(archive, folder, max_bytes, max_files)
+        target = Target.of(archive, folder, settings.max_archive_bytes, settings.max_archive_files)
         with _reading(archive):
-            (_unpack_zip if archive.name.lower().endswith(".zip") else _unpack_tar)(archive, target)
+            if archive.name.lower().endswith(".zip"):
+                _unpack_zip(archive, target, encoding)
+            else:
+                _unpack_tar(archive, target)
             target.make_links()
 
-    return staged(scratch, [archive], fill)
+    return staged(scratch, [archive], fill, encoding)
 
 
-def staged(scratch: Path, files: list[Path], fill: Callable[[Path], None]) -> Path:
+def staged(scratch: Path, files: list[Path], fill: Callable[[Path], None], how: str = "") -> Path:
     """A folder below `scratch` that `fill` creates from `files`, once and completely.
 
-    It is created again when a file's size or times differ; the folder of the older files is deleted.
+    It is created again when a file's size or times differ, or `how`; the older folder is deleted.
     """
     name = files[0].name
-    key = hashlib.sha256()
+    key = hashlib.sha256(how.encode())
     for file in files:
         info = file.stat()
         key.update(f"{file.absolute()}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ctime_ns}\n".encode())
@@ -99,11 +106,11 @@ def _unpack_tar(archive: Path, target: Target) -> None:
                 )
 
 
-def _unpack_zip(archive: Path, target: Target) -> None:
+def _unpack_zip(archive: Path, target: Target, encoding: str) -> None:
     target.check_count(_directory_bytes(archive) // _ENTRY_BYTES)
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
-            place = target.place(member.filename)
+            place = target.place(zip_names.name_of(archive, member, encoding))
             if member.is_dir():
                 continue
             if member.flag_bits & 1:

@@ -20,14 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION
+from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION, Finding
 from pergola.components.data.sources import cifar, npz
 from pergola.components.data.sources.archives import staged
-from pergola.components.data.sources.source import SPLIT_NAMES, Entry, Stamp, check_labels
+from pergola.components.data.sources.labels import check_labels
+from pergola.components.data.sources.source import Entry, Stamp
+from pergola.components.data.sources.split_names import SPLIT_NAMES
 from pergola.components.errors import InputError
 
 _IDX = re.compile(r"(?P<before>.*?)-?images[-.]idx3-ubyte(?P<gz>\.gz)?$", re.IGNORECASE)
 _IDX_SPLITS = {"train": TRAIN, "t10k": TEST, "test": TEST, "val": VALIDATION}
+_IDX_SPLIT = re.compile("|".join(_IDX_SPLITS), re.IGNORECASE)
 _CIFAR10 = {f"data_batch_{n}": TRAIN for n in range(1, 6)} | {"test_batch": TEST}
 _CIFAR100 = {"train": TRAIN, "test": TEST}
 _COPY_CHUNK = 1 << 22
@@ -53,6 +56,7 @@ class ArraySource:
     scratch: Path
     files: tuple[ArrayFile, ...]
     columns: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def entries(self) -> Iterator[Entry]:
         """Every image, in order of path."""
@@ -91,18 +95,37 @@ def is_cifar(names: list[str]) -> bool:
     return {"data_batch_1", "batches.meta"} <= set(names) or {"train", "test", "meta"} <= set(names)
 
 
-def open_idx(folder: Path, scratch: Path) -> ArraySource:
-    """The pairs `<before>images-idx3-ubyte[.gz]` and `<before>labels-idx1-ubyte[.gz]` of a folder."""
-    files = []
+def open_idx(location: Path, scratch: Path) -> ArraySource:
+    """The pairs `<before>images-idx3-ubyte[.gz]` and `<before>labels-idx1-ubyte[.gz]` of one data set.
+
+    location: the folder, or one of its files of images, by which the data set is named: the pairs whose names
+    differ from its name in the word for the split alone.
+    Raises InputError for a folder with several data sets, such as EMNIST's letters and digits.
+    """
+    folder = location if location.is_dir() else location.parent
+    sets: dict[str, list[Path]] = {}
     for file in sorted(f for f in folder.iterdir() if is_idx(f.name)):
+        sets.setdefault(_idx_set(file.name), []).append(file)
+    if location != folder:
+        sets = {_idx_set(location.name): sets[_idx_set(location.name)]}
+    if len(sets) > 1:
+        names = ", ".join(f"'{found[0].name}'" for found in sets.values())
+        raise InputError(
+            f"'{folder}' holds {len(sets)} data sets of IDX files: name a file of the one that is meant, "
+            f"such as {names}."
+        )
+    files = []
+    for file in (file for found in sets.values() for file in found):
         labels = _idx_labels(file)
         extracted = staged(scratch, [file, labels], functools.partial(_extract_idx, file, labels))
-        split = next(
-            (s for word, s in (("train", TRAIN), ("t10k", TEST), ("test", TEST)) if word in file.name), None
-        )
-        split = split or (VALIDATION if "val" in file.name else None)
-        files.append(_array_file(extracted, file, file.name, split))
+        word = _IDX_SPLIT.search(file.name)
+        files.append(_array_file(extracted, file, file.name, _IDX_SPLITS[word[0].lower()] if word else None))
     return _source("idx", scratch, files, folder)
+
+
+def _idx_set(name: str) -> str:
+    """What the names of all pairs of a data set have in common."""
+    return _IDX_SPLIT.sub("*", name.removesuffix(".gz"), count=1).lower()
 
 
 def open_cifar(folder: Path, scratch: Path) -> ArraySource:

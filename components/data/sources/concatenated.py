@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pergola.components.artifacts.data import Finding
+from pergola.components.data.sources.labels import check_labels
 from pergola.components.data.sources.source import Entry, Source
 from pergola.components.errors import InputError
 
@@ -23,6 +25,13 @@ class ConcatenatedSource:
 
     first: Source
     second: Source
+
+    @classmethod
+    def of(cls, first: Source, second: Source, where: Path) -> ConcatenatedSource:
+        """Raises InputError for classes of the two that look alike and are not the same. where: the first."""
+        labels = {entry.label for source in (first, second) for entry in source.entries()}
+        check_labels(labels - {""}, f"{where} together with scan.also")
+        return cls(first, second)
 
     @property
     def kind(self) -> str:
@@ -38,6 +47,11 @@ class ConcatenatedSource:
     def columns(self) -> tuple[str, ...]:
         """The first source's."""
         return self.first.columns
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Those of both."""
+        return (*self.first.findings, *self.second.findings)
 
     def entries(self) -> Iterator[Entry]:
         """Every image of both, in order of path."""

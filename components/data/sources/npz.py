@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pergola.components.data.sources.source import SPLIT_NAMES
+from pergola.components.data.sources.split_names import SPLIT_NAMES
 from pergola.components.errors import InputError
 
 _NAMES = {

@@ -24,4 +24,16 @@ class ScanSettings:
     )
     max_archive_files: int = setting(5_000_000, "an archive may hold at most this many files", low=1)
     relabel: str = setting("", "relabel.csv with a person's label corrections; empty: none", file=True)
+    layout: str = setting(
+        "auto",
+        "what the outer folders are: auto, by their names and contents; classes; splits, with the classes in "
+        "them; class-splits, classes with the splits in them",
+        choices=("auto", "classes", "splits", "class-splits"),
+    )
+    classes_at: int = setting(
+        0, "level of the class folders, from 1, below folders of a split; 0: the first", low=0, high=20
+    )
+    path_column: str = setting("", "column of a list that names the file; empty: path, or a usual name")
+    label_column: str = setting("", "column of a list that names the class; empty: label, or a usual name")
+    zip_encoding: str = setting("", "encoding of names in a .zip that does not state it, such as cp932")
     also: str = setting("", "more images: a second folder or list, such as the one that `feedback` names")

@@ -14,25 +14,16 @@ import errno
 import hashlib
 import os
 import stat
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION
+from pergola.components.artifacts.data import Finding
 from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.errors import InputError
 
-SPLIT_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "test": TEST,
-    "testing": TEST,
-    "val": VALIDATION,
-    "valid": VALIDATION,
-    "validation": VALIDATION,
-}
+NO_CLASS = "it is not in a class folder"  # the reason of an image without a label
 
 Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns: equal stamps mean equal bytes
 
@@ -62,6 +53,9 @@ class Source(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...  # names of a list's extra columns
 
+    @property
+    def findings(self) -> tuple[Finding, ...]: ...  # how the data were read, and what was left out
+
     def entries(self) -> Iterator[Entry]:
         """Every image, in order of path. Raises InputError when there are none."""
         ...
@@ -74,45 +68,51 @@ class Source(Protocol):
 def open_source(location: Path, settings: ScanSettings, scratch: Path) -> Source:
     """The data set at `location`, of any kind, together with the one that settings.also names.
 
-    location: a folder of images (one folder per class, also below train/, test/, val/), of IDX files or of
-    CIFAR batches; a list (.csv, .tsv, .parquet); an .npz; a .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip of such
-    a folder.  scratch: a folder that is kept from run to run, into which archives are unpacked.
+    location: a folder of images (one folder per class, also below or above folders of a split; or with a
+    list), of IDX files or of CIFAR batches; a list (.csv, .tsv, .parquet, .json, .jsonl); an .npz; a .tar,
+    .tar.gz, .tar.xz, .tar.bz2 or .zip of such a folder.  scratch: a folder that is kept from run to run, into
+    which archives are unpacked.
     Raises InputError for a location that is missing, empty, damaged or of an unknown kind.
     """
     if settings.also:
         from pergola.components.data.sources.concatenated import ConcatenatedSource
 
         alone, also = dataclasses.replace(settings, also=""), Path(settings.also).expanduser().absolute()
-        return ConcatenatedSource(
-            open_source(location, alone, scratch), open_source(also, alone, scratch / "also")
+        return ConcatenatedSource.of(
+            open_source(location, alone, scratch), open_source(also, alone, scratch / "also"), location
         )
     return _open(location, settings, scratch)
 
 
 def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
-    from pergola.components.data.sources import archives, arrays, folders, lists
+    from pergola.components.data.sources import archives, arrays, signatures
+    from pergola.components.data.sources.lists import exports, source, table
 
     if location.is_dir():
-        return _open_folder(location, scratch)
+        return _open_folder(location, scratch, settings)
     if not location.exists():
         raise InputError(f"There are no images at '{location}': no such file or folder. Check the path.")
     suffix = location.suffix.lower()
-    if suffix in lists.SUFFIXES:
-        return lists.ListSource.open(location, scratch)
+    if suffix in table.SUFFIXES:
+        return source.ListSource.open([(location, None)], location.parent, scratch, settings)
+    if suffix == ".xml":
+        exports.refuse_xml(location)
     if suffix == ".npz":
         return arrays.open_npz(location, scratch, max_bytes=settings.max_archive_bytes)
     if arrays.is_idx(location.name):
-        return arrays.open_idx(location.parent, scratch)
+        return arrays.open_idx(location, scratch)
     if archives.is_archive(location.name):
-        unpacked = archives.unpack(
-            location, scratch, max_bytes=settings.max_archive_bytes, max_files=settings.max_archive_files
-        )
-        return _open_folder(unpacked, scratch, kind="archive", shown_as=location)
+        unpacked = archives.unpack(location, scratch, settings)
+        return _open_folder(unpacked, scratch, settings, kind="archive", shown_as=location)
     raise InputError(
-        f"'{location}' is not a known kind of data set: expected a folder of images, a .csv or .parquet "
-        "list, IDX files (*-ubyte.gz), CIFAR batches, an .npz, or a .tar, .tar.gz, .tar.xz or .zip of a "
-        "folder."
-        + (" To classify a single image, use `pergola predict`." if suffix in folders.IMAGES else "")
+        f"'{location}' is not a known kind of data set: expected a folder of images, a .csv, .parquet or "
+        ".json list, IDX files (*-ubyte.gz), CIFAR batches, an .npz, or a .tar, .tar.gz, .tar.xz or .zip of "
+        "a folder."
+        + (
+            " To classify a single image, use `pergola predict`."
+            if suffix in signatures.READABLE_SUFFIXES
+            else ""
+        )
     )
 
 
@@ -132,29 +132,29 @@ def stamp(source: Source) -> str:
     return digest.hexdigest()
 
 
-def check_labels(labels: Iterable[str], where: Path) -> None:
-    """Raises InputError for two labels that differ only in case or in how accents are encoded."""
-    seen: dict[str, str] = {}
-    for label in sorted(labels):
-        key = unicodedata.normalize("NFC", label).casefold()
-        other = seen.setdefault(key, label)
-        if other != label:
-            raise InputError(
-                f"'{where}' has two classes '{other}' and '{label}' that differ only in upper and lower "
-                "case: rename one, or merge them."
-            )
-
-
-def _open_folder(folder: Path, scratch: Path, kind: str = "folder", shown_as: Path | None = None) -> Source:
+def _open_folder(
+    folder: Path, scratch: Path, settings: ScanSettings, kind: str = "folder", shown_as: Path | None = None
+) -> Source:
     from pergola.components.data.sources import arrays, folders
+    from pergola.components.data.sources.lists import search
+    from pergola.components.data.sources.tree import read_tree, visible_names
 
-    names = folders.visible_names(folder)
+    names = visible_names(str(folder))
     if arrays.is_cifar(names):
         return arrays.open_cifar(folder, scratch)
-    if len(names) == 1 and (folder / names[0]).is_dir():
-        inner = folders.visible_names(folder / names[0])
+    if len(names) == 1 and names[0].endswith("/"):
+        inner = visible_names(str(folder / names[0]))
         if arrays.is_cifar(inner) or any(map(arrays.is_idx, inner)):
-            return _open_folder(folder / names[0], scratch, kind, shown_as)
+            return _open_folder(folder / names[0], scratch, settings, kind, shown_as)
     if any(map(arrays.is_idx, names)):
         return arrays.open_idx(folder, scratch)
-    return folders.FolderSource.open(folder, scratch, kind, shown_as or folder)
+    tree, shown_as = read_tree(str(folder)), shown_as or folder
+    source = folders.FolderSource.open(folder, scratch, kind, shown_as, tree, settings)
+    if source is not None and source.num_classes > 1:
+        return source
+    listed = search.open_listed(folder, scratch, kind, tree, settings)
+    if not isinstance(listed, str):
+        return listed
+    if source is None:
+        raise folders.no_classes(tree[0], shown_as, listed)
+    return source

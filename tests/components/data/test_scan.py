@@ -34,6 +34,7 @@ class Counting:
     def __init__(self, source):
         self.source, self.reads = source, []
         self.kind, self.scratch, self.columns = source.kind, source.scratch, source.columns
+        self.findings = source.findings
         self.entries = source.entries
 
     def read(self, path):

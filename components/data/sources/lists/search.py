@@ -1,0 +1,109 @@
+"""The lists of a folder whose images lie in no class folders: labels.csv, train.csv, metadata.jsonl, …"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pergola.components.artifacts.data import WARNING, Finding
+from pergola.components.data.sources.lists import exports, table
+from pergola.components.data.sources.lists.columns import MissingColumnError, choose
+from pergola.components.data.sources.lists.source import ListFile, ListSource
+from pergola.components.data.sources.settings import ScanSettings
+from pergola.components.data.sources.split_names import SPLIT_NAMES, split_in
+from pergola.components.data.sources.tree import NO_IMAGE, Folder, LeftOut, images_below, visible_names
+from pergola.components.errors import InputError
+
+_MANY = 20  # files of one suffix that are no lists, but say something about one image each
+_NOT_LABELS = ("submission",)  # sample_submission.csv of Kaggle has labels that are placeholders
+
+
+def open_listed(
+    folder: Path, scratch: Path, kind: str, tree: tuple[Folder, LeftOut], settings: ScanSettings
+) -> ListSource | str:
+    """The images that lists in the folder, or in its folders, name; without any, why its files are none.
+
+    Raises InputError where several lists could be meant, and for exports that are not read.
+    """
+    search = _Search(folder, settings)
+    lists = search.at_top() or search.in_splits(tree[0])
+    if not lists:
+        return " ".join(search.refused)
+    source = ListSource.open(lists, folder, scratch, settings, "archive" if kind == "archive" else "list")
+    for file, _ in lists:
+        tree[1].discard(NO_IMAGE, str(file.relative_to(folder)))
+    return replace(source, findings=(*source.findings, *_unnamed(source), *tree[1].findings()))
+
+
+@dataclass
+class _Search:
+    """Looks for lists, and remembers why files are none."""
+
+    folder: Path
+    settings: ScanSettings
+    refused: list[str] = field(default_factory=list)
+
+    def at_top(self) -> list[ListFile]:
+        """The one list of the folder, or one for each split: train.csv, test.csv."""
+        found = self._usable(self.folder)
+        if len(found) < 2:
+            return [(file, None) for file in found]
+        named = [SPLIT_NAMES.get(_word(file.stem)) for file in found]
+        if None in named or len(set(named)) < len(named):
+            raise self._several(found)
+        return list(zip(found, named, strict=True))
+
+    def in_splits(self, tree: Folder) -> list[ListFile]:
+        """One list in each folder of images: train/metadata.csv, valid/_classes.csv."""
+        lists: list[ListFile] = []
+        for group in tree.with_images:
+            found = self._usable(self.folder / group.name)
+            if len(found) > 1:
+                raise self._several(found)
+            lists += [(file, SPLIT_NAMES.get(_word(group.name))) for file in found]
+        return lists
+
+    def _usable(self, folder: Path) -> list[Path]:
+        """The lists in a folder that have a column for the file and one for the class."""
+        names = [name for name in visible_names(str(folder)) if not name.endswith("/")]
+        few = [name for name in names if _count(names, Path(name).suffix) <= _MANY]
+        for name in few:
+            if name.lower().endswith(".xml"):
+                exports.refuse_xml(folder / name)
+        lists = [name for name in few if name.lower().endswith(table.SUFFIXES)]
+        return [folder / name for name in lists if self._is_usable(folder / name)]
+
+    def _is_usable(self, file: Path) -> bool:
+        if any(word in file.name.casefold() for word in _NOT_LABELS):
+            return False
+        try:
+            raw = table.read(file).table
+            choose(file, raw, self.settings.path_column, self.settings.label_column)
+        except (MissingColumnError, table.NotAListError) as error:
+            self.refused.append(str(error))
+            return False
+        return bool(raw.num_rows)
+
+    def _several(self, found: list[Path]) -> InputError:
+        names = ", ".join(f"'{file.relative_to(self.folder)}'" for file in found)
+        return InputError(f"'{self.folder}' holds several lists, {names}: give the one that is meant.")
+
+
+def _word(name: str) -> str:
+    return split_in(name)[0] or ""
+
+
+def _count(names: Sequence[str], suffix: str) -> int:
+    return sum(name.lower().endswith(suffix.lower()) for name in names)
+
+
+def _unnamed(source: ListSource) -> list[Finding]:
+    """Images below the folder that no list names."""
+    named = {entry.path for entry in source.entries()}
+    paths = [path for path, _ in images_below(str(source.root)) if path not in named]
+    if not paths:
+        return []
+    lists = ", ".join(f"'{file.relative_to(source.root)}'" for file, _ in source.lists[:3])
+    message = f"{len(paths):,} images are left out, since {lists} does not name them, such as '{paths[0]}'."
+    return [Finding("left_out", WARNING, len(paths), tuple(paths[:100]), message)]
