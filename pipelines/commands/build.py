@@ -18,6 +18,7 @@ from pergola.pipelines.commands.command import (
     command_line,
     display,
     echo,
+    layout_option,
     print_status,
     with_options,
 )
@@ -31,13 +32,19 @@ def register(group: click.Group) -> None:
 
 @with_options
 @click.argument("dataset", type=PATH, required=False)
+@layout_option
 @click.option("--force", metavar="STEP", help="Redo this step and all later ones, even if nothing changed.")
 @click.option("--no-release", is_flag=True,
               help="Register a version, but leave the champion as it is; see `pergola promote`.")  # fmt: skip
 @click.option("--reproduce", metavar="VERSION",
               help="Repeat the run of a version and compare. Nothing is released.")  # fmt: skip
 def run(
-    options: CommonOptions, dataset: Path | None, force: str | None, no_release: bool, reproduce: str | None
+    options: CommonOptions,
+    dataset: Path | None,
+    layout: str | None,
+    force: str | None,
+    no_release: bool,
+    reproduce: str | None,
 ) -> dict[str, Any] | CommandResult:
     """Train, test and release a classifier from DATASET.
 
@@ -57,12 +64,12 @@ def run(
     from pergola.pipelines.monitoring.lineage import provenance_folder
 
     workspace = options.open_workspace()
-    settings, original = options.settings(), None
+    settings, original = options.settings(layout), None
     if reproduce is not None:
-        if options.config or options.overrides:
+        if options.config or options.overrides or layout:
             raise InputError(
-                "--reproduce uses the settings of the version and cannot be combined with --config or --set. "
-                "Leave them out."
+                "--reproduce uses the settings of the version and cannot be combined with --config, --set or "
+                "--layout. Leave them out."
             )
         original = OriginalVersion.of(provenance_folder(workspace, reproduce))
         settings, dataset = original.settings(), dataset or Path(original.origin.source)
@@ -88,9 +95,12 @@ def run(
 
 @with_options
 @click.argument("dataset", type=PATH)
+@layout_option
 @click.option("--relabel", type=PATH, metavar="FILE",
               help="Write a list of suspicious labels to FILE, to be corrected.")  # fmt: skip
-def validate(options: CommonOptions, dataset: Path, relabel: Path | None) -> dict[str, Any]:
+def validate(
+    options: CommonOptions, dataset: Path, layout: str | None, relabel: Path | None
+) -> dict[str, Any]:
     """Check DATASET for bad images, labels and leaks.
 
     Prints the findings and the path of a page that shows the images. The exit status is 0 even with critical
@@ -104,7 +114,7 @@ def validate(options: CommonOptions, dataset: Path, relabel: Path | None) -> dic
     """
     from pergola.pipelines.local import run as local
 
-    settings, workspace = options.settings(), options.open_workspace()
+    settings, workspace = options.settings(layout), options.open_workspace()
     result = local.validate(dataset, settings, workspace, show=display(), relabel=relabel)
     if not options.json:
         echo(result.summary())

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from pergola import extras
+from pergola.components.data.sources.settings import LAYOUTS
 from pergola.components.errors import InputError, PergolaError
 from pergola.components.outside_text import visible, visible_json
 
@@ -41,11 +42,12 @@ class CommonOptions:
     overrides: tuple[str, ...]
     json: bool
 
-    def settings(self) -> Settings:
-        """Settings from the defaults, --config and --set."""
+    def settings(self, layout: str | None = None) -> Settings:
+        """Settings from the defaults, --config, --set and --layout."""
         from pergola.components import settings as config
 
-        return config.load(self.config, self.overrides)
+        chosen = [f"scan.layout={layout}"] if layout else []
+        return config.load(self.config, [*self.overrides, *chosen])
 
     def open_workspace(self) -> Workspace:
         """The workspace. It need not exist yet."""
@@ -80,6 +82,11 @@ def with_options(function: Callable[..., Any]) -> click.Command:
             answer(function(options, **arguments))
 
     return click.command()(wrapped)
+
+
+layout_option = click.option(
+    "--layout", type=click.Choice(LAYOUTS), help="What the outer folders are; short for --set scan.layout=…"
+)
 
 
 def with_json(function: Callable[..., tuple[Any, str]]) -> Callable[..., None]:

@@ -319,6 +319,20 @@ LISTS = (
         rows=each("train", "validation"),
     ),
     Case(
+        "class folders, and a list with other labels for most images",
+        many("a/{c}{k}.png", "b/{c}{k}.png"),
+        {"labels.csv": listed(many("a/{c}{k}.png", "b/{c}{k}.png"))},
+        rows={(None, "a"): 6, (None, "b"): 6},
+        findings=(("layout", "critical", "'labels.csv' has other labels than the folders for 12 images"),),
+    ),
+    Case(
+        "`data/images/*.png` and `data/labels.csv`",
+        many("data/images/{c}{k}.png"),
+        {"data/labels.csv": listed(many("images/{c}{k}.png"))},
+        result="lone outer folders are stepped into",
+        rows=each(None),
+    ),
+    Case(
         "two lists with other names",
         FLAT,
         {"a.csv": listed(FLAT), "b.csv": listed(FLAT)},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 25_000
 _FLAT = 2.0  # contrast below which an image has a single tone
+_SIXTEENTH = 16.0  # of 256 grey levels: what 12 bits reach in an image of 16
 _COLUMNS = [
     "path", "label", "given_split", "format", "mode", "width", "height", "bytes", "orientation",
     "brightness", "contrast", "sharpness", "reason",
@@ -73,4 +74,8 @@ def _with_derived_columns(table: pd.DataFrame, index: ManifestIndex, start: int)
     table["grain"] = table["sharpness"] / table["contrast"].where(table["contrast"] >= _FLAT) ** 2
     table["shadows"] = table["brightness"] - 2 * table["contrast"]
     table["highlights"] = table["brightness"] + 2 * table["contrast"]
+    shallow = table["mode"].str.startswith("I", na=False) & (table["highlights"] < _SIXTEENTH)
+    table["shallow"] = shallow.astype(np.float64)
+    for column in ("contrast", "sharpness", "highlights"):  # they measure what was lost
+        table[column] = table[column].mask(shallow)
     return table

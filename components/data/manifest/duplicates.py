@@ -1,4 +1,4 @@
-"""Near-duplicates: the same image re-encoded, resized, brightened or mirrored.
+"""Near-duplicates: the same image re-encoded, resized, brightened, mirrored or turned by a right angle.
 
 Two images are near-duplicates when the distance between their thumbnails, each shifted to mean 0 and scaled
 to length 1, is below a limit. Not all pairs are compared: the thumbnails are projected on the few directions
@@ -35,6 +35,7 @@ _HALF = THUMBNAIL_SIDE // 2
 
 Blocks = Callable[[], Iterator[np.ndarray]]  # all thumbnails in order, uint8 (n, side, side), in blocks
 ThumbnailsAt = Callable[[np.ndarray], np.ndarray]  # ascending rows int64 (n,) -> uint8 (n, side, side)
+Turn = Callable[[np.ndarray], np.ndarray]  # images (n, side, side), each mirrored or turned alike
 # points (n, D) -> pairs as two arrays: a row of the points, and the row of a neighbour
 FindNeighbours = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -57,9 +58,9 @@ def near_pairs(sides: np.ndarray, blocks: Blocks, at: ThumbnailsAt) -> np.ndarra
     find = search(candidates, float(limits.max()))
     del points, candidates
     found = []
-    for mirrored in (False, True):
-        pairs = _candidates(find, usable, blocks, directions, mirrored)
-        found.append(_confirmed(pairs, at, mirrored, limits))
+    for turn in _TURNS:
+        pairs = _candidates(find, usable, blocks, directions, turn)
+        found.append(_confirmed(pairs, at, turn, limits))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -146,13 +147,13 @@ def _units(blocks: Blocks) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _candidates(
-    find: FindNeighbours, usable: np.ndarray, blocks: Blocks, directions: np.ndarray, mirrored: bool
+    find: FindNeighbours, usable: np.ndarray, blocks: Blocks, directions: np.ndarray, turn: Turn
 ) -> np.ndarray:
     """Pairs that may be near-duplicates, int64 (M, 2), smaller index first, each once."""
     found = [np.zeros((0, 2), np.int64)]
     for start, unit in _units(blocks):
         rows = np.flatnonzero(np.isfinite(unit[:, 0]))
-        points = _small(_mirrored(unit[rows]) if mirrored else unit[rows]) @ directions
+        points = _small(_turned(unit[rows], turn)) @ directions
         row, neighbour = find(points)
         first, second = rows[row] + start, usable[neighbour]
         pairs = np.stack([np.minimum(first, second), np.maximum(first, second)], axis=1)
@@ -160,8 +161,8 @@ def _candidates(
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _confirmed(pairs: np.ndarray, at: ThumbnailsAt, mirrored: bool, limits: np.ndarray) -> np.ndarray:
-    """The pairs whose full thumbnails, the second one mirrored if asked for, are within both limits."""
+def _confirmed(pairs: np.ndarray, at: ThumbnailsAt, turn: Turn, limits: np.ndarray) -> np.ndarray:
+    """The pairs whose full thumbnails, one of them turned, are within both limits."""
     if not len(pairs):
         return pairs
     involved = np.unique(pairs)
@@ -170,7 +171,9 @@ def _confirmed(pairs: np.ndarray, at: ThumbnailsAt, mirrored: bool, limits: np.n
     same = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), _CHUNK):
         first, second = (_unit(thumbnails[rows[start : start + _CHUNK, side]]) for side in (0, 1))
-        distances = np.linalg.norm(first - (_mirrored(second) if mirrored else second), axis=1)
+        distances = np.linalg.norm(first - _turned(second, turn), axis=1)
+        if turn is _quarter:  # the other turns undo themselves: it does not matter which image is turned
+            distances = np.minimum(distances, np.linalg.norm(_turned(first, turn) - second, axis=1))
         same[start : start + _CHUNK] = distances <= limits[pairs[start : start + _CHUNK]].min(axis=1)
     return pairs[same]
 
@@ -183,8 +186,24 @@ def _unit(thumbnails: np.ndarray) -> np.ndarray:
     return pixels / np.where(length < _FLAT * THUMBNAIL_SIDE, np.nan, length)
 
 
-def _mirrored(unit: np.ndarray) -> np.ndarray:
-    return unit.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)[:, :, ::-1].reshape(-1, THUMBNAIL_SIDE**2)
+def _turned(unit: np.ndarray, turn: Turn) -> np.ndarray:
+    return turn(unit.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)).reshape(-1, THUMBNAIL_SIDE**2)
+
+
+def _quarter(images: np.ndarray) -> np.ndarray:
+    return np.rot90(images, axes=(1, 2))
+
+
+# Every way in which a square lies on itself; of the two quarter turns, which undo each other, one.
+_TURNS: tuple[Turn, ...] = (
+    lambda images: images,
+    lambda images: images[:, :, ::-1],
+    lambda images: images[:, ::-1],
+    lambda images: images[:, ::-1, ::-1],
+    lambda images: images.swapaxes(1, 2),
+    lambda images: np.rot90(images, 2, axes=(1, 2)).swapaxes(1, 2),
+    _quarter,
+)
 
 
 def _small(unit: np.ndarray) -> np.ndarray:

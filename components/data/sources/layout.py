@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pergola.components.artifacts.data import TRAIN, Finding
+from pergola.components.data.sources.settings import AUTO, CLASS_SPLITS, CLASSES, SPLITS
 from pergola.components.data.sources.split_names import UNLABELLED, exact_split, split_in
 from pergola.components.data.sources.tree import Folder
 
-AUTO, CLASSES, SPLITS, CLASS_SPLITS = LAYOUTS = ("auto", "classes", "splits", "class-splits")
 TO_PREDICT = "its folder is named as images without labels"
 NO_CLASSES = "it is in no class folder"
 NO_SPLIT = "its folder is named like no split"
@@ -81,7 +81,7 @@ def unwrapped(tree: Folder, asked: str = AUTO) -> tuple[tuple[str, ...], Folder]
 def decide(tree: Folder, asked: str = AUTO, classes_at: int = 0) -> tuple[Layout, tuple[Finding, ...]] | None:
     """The layout of a data set, and what is to be said about it; None where no image has a class folder.
 
-    asked: one of LAYOUTS.  classes_at: the level of the class folders; 0: the first one.
+    asked: one of settings.LAYOUTS.  classes_at: the level of the class folders; 0: the first one.
     """
     from pergola.components.data.sources.layout_doubts import findings_of
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pergola.components.artifacts.data import CRITICAL, INFO, TRAIN, WARNING, Finding
-from pergola.components.data.sources.layout import AUTO, NO_CLASSES, TO_PREDICT, Layout, agreement
+from pergola.components.data.sources.layout import NO_CLASSES, TO_PREDICT, Layout, agreement
+from pergola.components.data.sources.settings import AUTO
 from pergola.components.data.sources.split_names import exact_split, split_in
 from pergola.components.data.sources.tree import Folder, clean
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pergola.components.records import setting
 
+AUTO, CLASSES, SPLITS, CLASS_SPLITS = LAYOUTS = ("auto", "classes", "splits", "class-splits")
+
 
 @dataclass(frozen=True)
 class ScanSettings:
@@ -28,7 +30,7 @@ class ScanSettings:
         "auto",
         "what the outer folders are: auto, by their names and contents; classes; splits, with the classes in "
         "them; class-splits, classes with the splits in them",
-        choices=("auto", "classes", "splits", "class-splits"),
+        choices=LAYOUTS,
     )
     classes_at: int = setting(
         0, "level of the class folders, from 1, below folders of a split; 0: the first", low=0, high=20

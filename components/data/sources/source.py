@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pergola.components.artifacts.data import Finding
-from pergola.components.data.sources.settings import ScanSettings
+from pergola.components.data.sources.settings import AUTO, ScanSettings
 from pergola.components.errors import InputError
 
 NO_CLASS = "it is not in a class folder"  # the reason of an image without a label
@@ -151,7 +151,8 @@ def _open_folder(
     tree, shown_as = read_tree(str(folder)), shown_as or folder
     source = folders.FolderSource.open(folder, scratch, kind, shown_as, tree, settings)
     if source is not None and source.num_classes > 1:
-        return source
+        doubts = search.contradictions(source, settings) if settings.layout == AUTO else ()
+        return dataclasses.replace(source, findings=(*source.findings, *doubts))
     listed = search.open_listed(folder, scratch, kind, tree, settings)
     if not isinstance(listed, str):
         return listed

@@ -16,8 +16,8 @@ _UNICODE_PATH = 0x7075  # an extra field with the name in UTF-8, see APPNOTE.TXT
 def name_of(archive: Path, member: zipfile.ZipInfo, encoding: str = "") -> str:
     """The name of a member. encoding: of names that do not state theirs; empty: UTF-8, else cp437.
 
-    Raises InputError for a name that is in neither: cp437 has a character for every byte, but names of
-    files do not consist of its frames and mathematical signs.
+    Raises InputError for a name that is in neither: cp437 has a character for every byte, but a name does
+    not consist of frames, mathematical signs or accented letters alone.
     """
     if member.flag_bits & _UTF8_FLAG or member.filename.isascii():
         return member.filename
@@ -29,7 +29,7 @@ def name_of(archive: Path, member: zipfile.ZipInfo, encoding: str = "") -> str:
     except LookupError:
         raise InputError(f"scan.zip_encoding: there is no encoding '{encoding}'.") from None
     except UnicodeDecodeError:
-        if not encoding and all(_is_usual(character) for character in member.filename):
+        if not encoding and all(map(_is_usual, member.filename.split("/"))):
             return member.filename
     raise InputError(
         f"'{archive}' holds the name {raw!r} in an encoding that it does not state"
@@ -48,6 +48,9 @@ def _stated(extra: bytes) -> str:
     return ""
 
 
-def _is_usual(character: str) -> bool:
-    """Whether a name in cp437 may have it: ASCII, or a Latin letter."""
-    return character.isascii() or unicodedata.name(character, "").startswith("LATIN ")
+def _is_usual(name: str) -> bool:
+    """Whether a name is one in cp437: Latin letters, at most half of them with accents."""
+    others = [character for character in name if not character.isascii()]
+    num_letters = sum(map(str.isalpha, name))
+    latin = all(unicodedata.name(character, "").startswith("LATIN ") for character in others)
+    return latin and len(others) <= num_letters / 2

@@ -53,6 +53,7 @@ def choose(location: Path, table: Any, path_column: str = "", label_column: str 
     if label is None and len(one_hot) < 2:
         raise MissingColumnError(_missing(location, names, "label", "the class"))
     extra = tuple(place for place in rest if place not in one_hot)
+    _refuse_repeated(location, [names[place] for place in extra])
     findings = _reported(location, names, path, label, one_hot)
     return Columns(path, label, split, one_hot, extra, findings)
 
@@ -114,6 +115,14 @@ def _missing(location: Path, names: list[str], wanted: str, what: str) -> str:
         f"label and, if the data is split already, split. Or name the column of {what} with "
         f"--set scan.{wanted}_column=NAME."
     )
+
+
+def _refuse_repeated(location: Path, names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            raise InputError(f"'{location}' has two columns '{other}' and '{name}': rename one.")
 
 
 def _is_binary(column: Any) -> bool:

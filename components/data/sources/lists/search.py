@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pergola.components.artifacts.data import WARNING, Finding
+from pergola.components.artifacts.data import CRITICAL, WARNING, Finding
+from pergola.components.data.sources.folders import FolderSource
 from pergola.components.data.sources.lists import exports, table
 from pergola.components.data.sources.lists.columns import MissingColumnError, choose
 from pergola.components.data.sources.lists.source import ListFile, ListSource
@@ -16,24 +17,57 @@ from pergola.components.data.sources.tree import NO_IMAGE, Folder, LeftOut, imag
 from pergola.components.errors import InputError
 
 _MANY = 20  # files of one suffix that are no lists, but say something about one image each
+_MAY_DIFFER = 0.5  # share of the images: a list that differs for fewer holds corrections
 _NOT_LABELS = ("submission",)  # sample_submission.csv of Kaggle has labels that are placeholders
 
 
 def open_listed(
-    folder: Path, scratch: Path, kind: str, tree: tuple[Folder, LeftOut], settings: ScanSettings
+    root: Path, scratch: Path, kind: str, tree: tuple[Folder, LeftOut], settings: ScanSettings
 ) -> ListSource | str:
     """The images that lists in the folder, or in its folders, name; without any, why its files are none.
 
     Raises InputError where several lists could be meant, and for exports that are not read.
     """
-    search = _Search(folder, settings)
-    lists = search.at_top() or search.in_splits(tree[0])
+    folder, here, refused = root, tree[0], list[str]()
+    while True:
+        search = _Search(folder, settings)
+        lists = search.at_top() or search.in_splits(here)
+        refused += search.refused
+        if lists or here.num_images or len(here.with_images) != 1:
+            break
+        here = here.with_images[0]
+        folder = folder / here.name
     if not lists:
-        return " ".join(search.refused)
+        return " ".join(refused)
     source = ListSource.open(lists, folder, scratch, settings, "archive" if kind == "archive" else "list")
     for file, _ in lists:
-        tree[1].discard(NO_IMAGE, str(file.relative_to(folder)))
+        tree[1].discard(NO_IMAGE, str(file.relative_to(root)))
     return replace(source, findings=(*source.findings, *_unnamed(source), *tree[1].findings()))
+
+
+def contradictions(folder: FolderSource, settings: ScanSettings) -> tuple[Finding, ...]:
+    """A finding for a list beside class folders that gives their images other labels.
+
+    Without it the folders would silently win.
+    """
+    search = _Search(Path(folder.root), settings)
+    by_folder: dict[str, str] = {}
+    for file in search.usable(search.folder):
+        try:
+            source = ListSource.open([(file, None)], search.folder, folder.scratch, settings)
+        except InputError:
+            continue
+        by_folder = by_folder or {entry.path: entry.label for entry in folder.entries()}
+        by_list = {entry.path: entry.label for entry in source.entries() if entry.path in by_folder}
+        other = [path for path, label in by_list.items() if by_folder[path] != label]
+        if len(other) > _MAY_DIFFER * len(by_folder):
+            message = (
+                f"'{file.name}' has other labels than the folders for {len(other):,} images, such as "
+                f"'{other[0]}': {by_list[other[0]]!r} and {by_folder[other[0]]!r}. The folders were read. To "
+                f"use the list, name it instead of the folder; to keep the folders, --layout classes."
+            )
+            return (Finding("layout", CRITICAL, len(other), tuple(other[:100]), message),)
+    return ()
 
 
 @dataclass
@@ -46,7 +80,7 @@ class _Search:
 
     def at_top(self) -> list[ListFile]:
         """The one list of the folder, or one for each split: train.csv, test.csv."""
-        found = self._usable(self.folder)
+        found = self.usable(self.folder)
         if len(found) < 2:
             return [(file, None) for file in found]
         named = [SPLIT_NAMES.get(_word(file.stem)) for file in found]
@@ -58,13 +92,13 @@ class _Search:
         """One list in each folder of images: train/metadata.csv, valid/_classes.csv."""
         lists: list[ListFile] = []
         for group in tree.with_images:
-            found = self._usable(self.folder / group.name)
+            found = self.usable(self.folder / group.name)
             if len(found) > 1:
                 raise self._several(found)
             lists += [(file, SPLIT_NAMES.get(_word(group.name))) for file in found]
         return lists
 
-    def _usable(self, folder: Path) -> list[Path]:
+    def usable(self, folder: Path) -> list[Path]:
         """The lists in a folder that have a column for the file and one for the class."""
         names = [name for name in visible_names(str(folder)) if not name.endswith("/")]
         few = [name for name in names if _count(names, Path(name).suffix) <= _MANY]

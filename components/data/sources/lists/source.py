@@ -54,11 +54,11 @@ class ListSource:
         table, findings = source._table()
         check_labels(table["label"].unique().to_pylist(), source._shown)
         missing = source._missing(table)
-        if missing:
+        if len(missing) > table.num_rows / 2:
             source = replace(source, by_name=True)
-            table, more = source._table()
-            findings = (*findings, *more[len(findings) :])
-            source._refuse_missing(source._missing(table), table.num_rows)
+            table, findings = source._table()
+            missing = source._missing(table)
+        source._refuse_missing(missing, table.num_rows)
         return replace(source, columns=tuple(table.column_names[len(_OWN) :]), findings=findings)
 
     def entries(self) -> Iterator[Entry]:
@@ -121,33 +121,29 @@ class ListSource:
         chosen = list_columns.choose(location, raw, self.path_column, self.label_column)
         if not raw.num_rows:
             raise InputError(f"'{location}' has no rows: expected one per image.")
-        paths = list(_from_cells(raw.column(chosen.path)))
+        paths: Iterable[str] = _from_cells(raw.column(chosen.path))
         findings = [*texts.findings, *chosen.findings]
         if self.by_name:
-            paths, found = self._found(location, paths)
+            paths, found = self._found(location, list(paths))
             findings += found
-        labels = (
+        labels: Iterable[str] = (
             list_columns.one_hot_labels(location, raw, chosen)
             if chosen.label is None
-            else list(_from_cells(raw.column(chosen.label)))
+            else _from_cells(raw.column(chosen.label))
         )
-        paths = list(self._relative(location, paths))
-        _check_filled(location, paths, labels)
-        names = [raw.column_names[place].casefold() for place in chosen.extra]
-        table = pa.table(
-            {
-                "path": pa.array(paths, pa.string()),
-                "label": pa.array(labels, pa.string()),
-                "split": _splits(location, raw, chosen.split, split),
-                **{name: raw.column(place) for name, place in zip(names, chosen.extra, strict=True)},
-            }
-        )
-        return table, findings
+        own = {
+            "path": pa.array(self._relative(location, paths), pa.string()),
+            "label": pa.array(labels, pa.string()),
+            "split": _splits(location, raw, chosen.split, split),
+        }
+        _check_filled(location, own["path"], own["label"])
+        extra = {raw.column_names[place].casefold(): raw.column(place) for place in chosen.extra}
+        return pa.table({**own, **extra}), findings
 
     def _found(self, location: Path, paths: list[str]) -> tuple[list[str], list[Finding]]:
         """The paths of the files that are meant, where the paths themselves lead nowhere."""
         folder = location.parent
-        missing = [path for path in paths if not (folder / path).exists()]
+        missing = [path for path in paths if not os.path.isabs(path) and not (folder / path).exists()]
         files = FilesByName.below(folder, location).find_all(missing)
         if not files:
             return paths, []
@@ -156,9 +152,8 @@ class ListSource:
             f"'{location.name}' names {len(files):,} files without folder or suffix, such as '{first}', "
             f"which was found as '{files[first]}'."
         )
-        return [files.get(path, path) for path in paths], [
-            Finding("list_paths", INFO, len(files), (), message)
-        ]
+        found = Finding("list_paths", INFO, len(files), (), message)
+        return [files.get(path, path) for path in paths], [found]
 
     def _relative(self, location: Path, paths: Iterable[str]) -> Iterator[str]:
         """Relative to the root, with "/" between parts."""
@@ -180,8 +175,9 @@ class ListSource:
             )
 
 
-def _check_filled(location: Path, paths: list[str], labels: list[str]) -> None:
-    empty = [path for path, label in zip(paths, labels, strict=True) if not label]
+def _check_filled(location: Path, paths: Any, labels: Any) -> None:
+    both = zip(tables.each(paths), tables.each(labels), strict=True)
+    empty = [path for path, label in both if not label]
     if empty:
         raise InputError(
             f"'{location}' has {len(empty)} rows without a label, the first for '{empty[0]}': "
