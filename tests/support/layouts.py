@@ -1,12 +1,13 @@
 """Small data sets in the forms that people and tools write, each with what is to come of it.
 
-`CASES` is also the table in docs/data.md; see scripts/reference.
+`CASES` is also the tables in docs/data.md, which `scripts/reference` writes.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -451,3 +452,33 @@ LISTS = (
     ),
 )
 CASES = FOLDERS + LISTS
+PAGE = Path(__file__).parents[2] / "docs/data.md"
+
+
+def page(text: str) -> str:
+    """docs/data.md with the tables of today."""
+    for name, cases in (("folders", FOLDERS), ("lists", LISTS)):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n".join(["", *_table(cases), "", end]) + rest.partition(end)[2]
+    return text
+
+
+def _table(cases: Iterable[Case]) -> list[str]:
+    rows = [f"| {case.shape} | {_outcome(case)} |".replace("\\", "") for case in cases]
+    return ["| what there is | what happens |", "|---|---|", *rows]
+
+
+def _outcome(case: Case) -> str:
+    if case.refused:
+        return f"refused: “… {case.refused} …”"
+    critical = [message for _, severity, message in case.findings if severity == "critical"]
+    return f"a critical finding: “… {critical[0]} …”" if critical else case.result
+
+
+if __name__ == "__main__":
+    old = PAGE.read_text(encoding="utf-8")
+    if "--check" not in sys.argv:
+        PAGE.write_text(page(old), encoding="utf-8")
+    elif page(old) != old:
+        sys.exit(f"{PAGE} is out of date. Run scripts/reference.")

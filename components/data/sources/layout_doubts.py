@@ -13,6 +13,7 @@ from pergola.components.data.sources.tree import Folder, clean
 
 _SAME_NAMES = 0.75  # agreement from which the folders in several classes count as the same
 _SHOWN = 3
+_MAX_PATHS = 100  # of a finding
 _SAY_LAYOUT = (
     "Say which: --layout classes, --layout splits (train/CLASS) or --layout class-splits (CLASS/train); the "
     "setting is scan.layout."
@@ -139,13 +140,16 @@ def _reported(layout: Layout, classes: Sequence[Folder], root: Folder, classes_a
 
 def _left_out(layout: Layout, root: Folder) -> Iterator[Finding]:
     """Folders of images that are not used, each with its count and reason."""
-    groups = [child for c in root.folders for child in c.folders] if layout.in_classes else root.folders
+    inside = "/".join([*layout.wrapper, ""])
     for name, reason in sorted(layout.left_out.items()):
-        count = sum(group.total for group in groups if group.name == name)
+        outer = [folder for folder in root.folders if name in {child.name for child in folder.with_images}]
+        parents = [(f"{folder.name}/", folder) for folder in outer] if layout.in_classes else [("", root)]
+        count = sum(child.total for _, parent in parents for child in parent.folders if child.name == name)
+        paths = tuple(f"{inside}{prefix}{name}/" for prefix, _ in parents[:_MAX_PATHS])
         help = "Give the images class folders to use them." if reason == NO_CLASSES else ""
         message = f"{count:,} images in '{name}' are left out, each because {reason}. {help}".rstrip()
         severity = INFO if reason == TO_PREDICT else WARNING
-        yield Finding("left_out", severity, count, (name + "/",), message)
+        yield Finding("left_out", severity, count, paths, message)
 
 
 def _empty(layout: Layout, root: Folder) -> Iterator[Finding]:
@@ -160,7 +164,9 @@ def _empty(layout: Layout, root: Folder) -> Iterator[Finding]:
         )
         if len(empty) == 1:
             message = f"The folder '{empty[0]}' beside those of classes holds no image: it is no class."
-        yield Finding("empty_class", WARNING, len(empty), tuple(name + "/" for name in empty[:100]), message)
+        yield Finding(
+            "empty_class", WARNING, len(empty), tuple(name + "/" for name in empty[:_MAX_PATHS]), message
+        )
     if layout.has_splits and not layout.in_classes:
         for folder in root.folders:
             if not folder.total and exact_split(folder.name):

@@ -7,7 +7,7 @@ import pytest
 from pergola.components.data.manifest.scan import ScanSettings
 from pergola.components.data.sources.source import open_source
 from pergola.components.errors import InputError
-from tests.support.layouts import CASES, Case, found
+from tests.support.layouts import CASES, FOLDERS, PAGE, Case, found, page
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.shape for case in CASES])
@@ -30,3 +30,8 @@ def test_layout_is_read_reported_or_refused(tmp_path, case: Case):
         ), [(f.check, f.severity, f.message) for f in source.findings]
     wanted = {severity for _, severity, _ in case.findings}
     assert "critical" in wanted or not [f for f in source.findings if f.severity == "critical"]
+
+
+def test_the_tables_of_the_page_are_those_of_today():
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text and FOLDERS[0].shape in text
