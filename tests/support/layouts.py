@@ -178,6 +178,16 @@ FOLDERS = (
         findings=(("layout", "critical", "'ash/test', 'ash/train' are named like splits"),),
     ),
     Case(
+        "the same with `--layout class-splits`",
+        many("{c}/train/{k}.png", "{c}/test/{k}.png", "{c}/{k}.png"),
+        settings={"layout": "class-splits"},
+        result="images beside the folders are used for training, with a warning",
+        rows=each("train", "test", None),
+        findings=(
+            ("layout", "warning", "6 images lie in none of these: they are used as those for training are"),
+        ),
+    ),
+    Case(
         "the same with `--layout classes`",
         many("{c}/train/{k}.png", "{c}/test/{k}.png", "{c}/{k}.png"),
         settings={"layout": "classes"},
@@ -218,6 +228,12 @@ FOLDERS = (
         (*many("seg_train/{c}/{k}.png"), *many("old_test/{c}/{k}.png", classes="yew fir")),
         rows={(None, "seg_train"): 6, (None, "old_test"): 4},
         findings=(("layout", "critical", "do not hold the same class folders"),),
+    ),
+    Case(
+        "`test/*.png`, `val/*.png`",
+        many("test/{c}{k}.png", "val/{c}{k}.png"),
+        rows={(None, "test"): 6, (None, "val"): 6},
+        findings=(("layout", "critical", "All folders are named like splits, 'test', 'val'"),),
     ),
     Case(
         "`color/CLASS`, `grey/CLASS`",
@@ -311,6 +327,14 @@ LISTS = (
         result="`train.csv` is read; images that it does not name are left out",
         rows=each(None),
         findings=(("left_out", "warning", "6 images are left out, since 'train.csv' does not name them"),),
+    ),
+    Case(
+        "`metadata.csv` beside `train/*.png` and `test/*.png`, without a column `split`",
+        (*TRAIN_FLAT, *many("test/{c}{k}.png")),
+        {"metadata.csv": listed((*TRAIN_FLAT, *many("test/{c}{k}.png")), "file_name,label")},
+        result="read, and split anew, with a warning",
+        rows=each(None, count=4),
+        findings=(("list_split", "warning", "'test', 'train', but the list has no column 'split'"),),
     ),
     Case(
         "`train.csv` and `val.csv` with labels",
@@ -442,7 +466,7 @@ LISTS = (
         "Label Studio's JSON",
         FLAT,
         {"l.json": json.dumps([{"data": {"image": "/data/upload/1/ash0.png"}, "annotations": []}])},
-        refused="is an export of Label Studio as JSON: export it as CSV",
+        refused="is an export of Label Studio: write a .csv of path,label from it",
     ),
     Case(
         "CVAT's XML",

@@ -52,6 +52,8 @@ def _beside_splits(layout: Layout, classes: Sequence[Folder]) -> str:
     named = [c for c in classes if exact_split(c.name)]
     others = [c for c in classes if not exact_split(c.name)]
     splits = {exact_split(c.name) for c in named}
+    if named and not others:
+        return f"All folders are named like splits, {_names(named)}, and were read as classes. {_SAY_LAYOUT}"
     if others and TRAIN in splits and len(splits) > 1:
         return (
             f"{_names(others)} beside folders that are named like splits ({_names(named)}): all of them "
@@ -115,7 +117,12 @@ def _reported(layout: Layout, classes: Sequence[Folder], root: Folder, classes_a
     if layout.in_classes:
         example = next(child for c in classes for child in c.with_images if child.name in layout.splits)
         message = f"The split is taken from the folders in the classes, such as '{example.name}'."
-        yield Finding("layout", INFO, len(layout.splits), (), message)
+        given = [child for c in classes for child in c.with_images if child.name in layout.splits]
+        others = sum(c.total for c in classes) - sum(child.total for child in given)
+        others -= sum(child.total for c in classes for child in c.folders if child.name in layout.left_out)
+        if others:
+            message += f" {others:,} images lie in none of these: they are used as those for training are."
+        yield Finding("layout", WARNING if others else INFO, len(layout.splits), (), message)
     elif any(exact_split(name) is None for name in layout.splits) or layout.inner:
         named = ", ".join(f"'{name}' ({split})" for name, split in sorted(layout.splits.items()))
         message = f"The split is taken from the folders {named}. If they are classes: --layout classes."

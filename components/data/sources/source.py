@@ -86,13 +86,15 @@ def open_source(location: Path, settings: ScanSettings, scratch: Path) -> Source
 
 def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
     from pergola.components.data.sources import archives, arrays, signatures
-    from pergola.components.data.sources.lists import exports, source, table
+    from pergola.components.data.sources.lists import embedded, exports, source, table
 
     if location.is_dir():
         return _open_folder(location, scratch, settings)
     if not location.exists():
         raise InputError(f"There are no images at '{location}': no such file or folder. Check the path.")
     suffix = location.suffix.lower()
+    if suffix == ".parquet" and embedded.image_column(location):
+        return embedded.open_embedded([location], scratch, settings)
     if suffix in table.SUFFIXES:
         return source.ListSource.open([(location, None)], location.parent, scratch, settings)
     if suffix == ".xml":
@@ -136,7 +138,7 @@ def _open_folder(
     folder: Path, scratch: Path, settings: ScanSettings, kind: str = "folder", shown_as: Path | None = None
 ) -> Source:
     from pergola.components.data.sources import arrays, folders
-    from pergola.components.data.sources.lists import search
+    from pergola.components.data.sources.lists import embedded, search
     from pergola.components.data.sources.tree import read_tree, visible_names
 
     names = visible_names(str(folder))
@@ -153,6 +155,8 @@ def _open_folder(
     if source is not None and source.num_classes > 1:
         doubts = search.contradictions(source, settings) if settings.layout == AUTO else ()
         return dataclasses.replace(source, findings=(*source.findings, *doubts))
+    if not tree[0].total and (files := embedded.files_below(folder)):
+        return embedded.open_embedded(files, scratch, settings)
     listed = search.open_listed(folder, scratch, kind, tree, settings)
     if not isinstance(listed, str):
         return listed

@@ -10,15 +10,22 @@ from pathlib import Path
 from pergola.components.errors import InputError
 
 _UTF8_FLAG = 0x800
+_DOS = 0  # the system that some programs separate parts of a path by "\\" on
 _UNICODE_PATH = 0x7075  # an extra field with the name in UTF-8, see APPNOTE.TXT 4.6.9
 
 
 def name_of(archive: Path, member: zipfile.ZipInfo, encoding: str = "") -> str:
-    """The name of a member. encoding: of names that do not state theirs; empty: UTF-8, else cp437.
+    """The name of a member, with "/" between parts.
 
+    encoding: of names that do not state theirs; empty: UTF-8, else cp437.
     Raises InputError for a name that is in neither: cp437 has a character for every byte, but a name does
     not consist of frames, mathematical signs or accented letters alone.
     """
+    name = _name(archive, member, encoding)
+    return name.replace("\\", "/") if member.create_system == _DOS else name
+
+
+def _name(archive: Path, member: zipfile.ZipInfo, encoding: str) -> str:
     if member.flag_bits & _UTF8_FLAG or member.filename.isascii():
         return member.filename
     raw = member.filename.encode("cp437")

@@ -34,11 +34,12 @@ COUNTS = (1, 2, 5, 40)  # 40: more than there are images
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Two classes, a file that is no image, and one that is there twice."""
+    """Two classes, a file that is no image, one that is there twice, and one that is left out."""
     folder = write_folder(tmp_path_factory.mktemp("dataset") / "p", classes=2, per_class=12)
     one = sorted(folder.glob("*/*"))[0]
     (one.parent / "broken.jpg").write_bytes(b"no image")
     shutil.copy(one, one.parent / f"zz-{one.name}")
+    (folder / "notes.txt").write_text("text")
     return folder
 
 

@@ -19,7 +19,7 @@ from pergola.components.data.sources.source import open_source
 from pergola.components.errors import InputError
 from tests.support import images as image_files
 from tests.support.images import pixels, png
-from tests.support.layouts import CLASSES, many
+from tests.support.layouts import CLASSES, found, listed, many
 
 SIDE = 32
 
@@ -63,17 +63,17 @@ def checked(tmp_path):
 
 
 def test_a_class_without_test_images_is_a_warning(tmp_path, checked):
-    ok, found = checked(put_split(tmp_path / "d", test="ash elm", count=12))
-    assert ok and found["untested_class"].severity == "warning"
+    ok, findings = checked(put_split(tmp_path / "d", test="ash elm", count=12))
+    assert ok and findings["untested_class"].severity == "warning"
     assert "The test split that the data bring has no image of 1 of 3 classes, such as 'oak'" in (
-        found["untested_class"].message
+        findings["untested_class"].message
     )
-    assert "tiny_split" not in found
+    assert "tiny_split" not in findings
 
 
 def test_a_class_with_test_images_only_is_critical(tmp_path, checked):
-    ok, found = checked(put_split(tmp_path / "d", train="ash elm"))
-    assert not ok and "1 of 3 classes, such as 'oak'" in found["untrained_class"].message
+    ok, findings = checked(put_split(tmp_path / "d", train="ash elm"))
+    assert not ok and "1 of 3 classes, such as 'oak'" in findings["untrained_class"].message
 
 
 def test_a_folder_that_is_a_class_in_validation_and_test_only_is_critical(tmp_path, checked):
@@ -81,15 +81,15 @@ def test_a_folder_that_is_a_class_in_validation_and_test_only_is_critical(tmp_pa
     for label in CLASSES.split():
         put(root / "train" / label / "images", label, range(4))
         put(root / "val/images", label, range(4, 6), name=label + "{k}.png")
-    ok, found = checked(root)
+    ok, findings = checked(root)
     assert not ok and "such as 'images', have images for validation and test only" in (
-        found["untrained_class"].message
+        findings["untrained_class"].message
     )
 
 
 def test_a_tiny_split_is_a_warning(tmp_path, checked):
-    _, found = checked(put_split(tmp_path / "d", count=4))
-    assert found["tiny_split"].message.startswith("The test split that the data bring has 12 images")
+    _, findings = checked(put_split(tmp_path / "d", count=4))
+    assert findings["tiny_split"].message.startswith("The test split that the data bring has 12 images")
 
 
 def test_turned_and_mirrored_copies_in_two_splits_are_found(tmp_path, checked):
@@ -103,13 +103,13 @@ def test_turned_and_mirrored_copies_in_two_splits_are_found(tmp_path, checked):
                 range(number, number + 1),
                 lambda image, t=turn: image.transpose(t),
             )
-    _, found = checked(root)
-    assert found["split_leak"].count == 2 * len(turns) * 3
+    _, findings = checked(root)
+    assert findings["split_leak"].count == 2 * len(turns) * 3
 
 
 def test_other_images_are_no_turned_copies(tmp_path, checked):
-    _, found = checked(put_split(tmp_path / "d", count=12))
-    assert not {"split_leak", "near_duplicate"} & found.keys()
+    _, findings = checked(put_split(tmp_path / "d", count=12))
+    assert not {"split_leak", "near_duplicate"} & findings.keys()
 
 
 def test_images_outside_of_class_folders_have_that_reason(tmp_path, checked):
@@ -117,13 +117,13 @@ def test_images_outside_of_class_folders_have_that_reason(tmp_path, checked):
     put(root / "train", "ash", range(90, 92))
     (root / "train/ash/cut.heic").write_bytes(b"0000ftypheic")
     (root / "train/ash/text.png").write_bytes(b"text")
-    _, found = checked(root)
-    assert found["unlabelled"].message.startswith(
+    _, findings = checked(root)
+    assert findings["unlabelled"].message.startswith(
         "2 of 52 images lie in no class folder, such as 'train/90.png'"
     )
-    assert found["unreadable"].count == 2
-    assert "Reasons: 1: .heic files are not read" in found["unreadable"].message
-    assert "1: it is not an image that can be read" in found["unreadable"].message
+    assert findings["unreadable"].count == 2
+    assert "Reasons: 1: .heic files are not read" in findings["unreadable"].message
+    assert "1: it is not an image that can be read" in findings["unreadable"].message
 
 
 def test_a_file_is_judged_by_its_first_bytes(tmp_path, checked):
@@ -133,12 +133,12 @@ def test_a_file_is_judged_by_its_first_bytes(tmp_path, checked):
     (root / "train/elm/scan.bin").write_bytes(bytes(128) + b"DICM")
     (root / "train/elm/BMW.txt").write_bytes(b"BMW and RIFF are no images")
     (root / "train/elm/sound").write_bytes(b"RIFF0000WAVEfmt ")
-    _, found = checked(root)
+    _, findings = checked(root)
     table = Manifest.table(tmp_path / "m").set_index("path")
     assert table.loc["train/ash/phone.heic", "format"] == "PNG"
     assert "psd files are not read" in table.loc["train/elm/photo.psd", "reason"]
     assert "DICOM files are not read" in table.loc["train/elm/scan.bin", "reason"]
-    assert found["left_out"].count == 2 and found["left_out"].paths == (
+    assert findings["left_out"].count == 2 and findings["left_out"].paths == (
         "train/elm/BMW.txt",
         "train/elm/sound",
     )
@@ -147,16 +147,18 @@ def test_a_file_is_judged_by_its_first_bytes(tmp_path, checked):
 def test_a_label_like_a_missing_value_is_a_warning(tmp_path, checked):
     for number, label in enumerate(("ash", "nan", "oak")):
         put(tmp_path / "d" / label, CLASSES.split()[number], range(3))
-    _, found = checked(tmp_path / "d")
-    assert found["label_text"].severity == "warning" and "The class 'nan'" in found["label_text"].message
+    _, findings = checked(tmp_path / "d")
+    assert (
+        findings["label_text"].severity == "warning" and "The class 'nan'" in findings["label_text"].message
+    )
 
 
 def test_twelve_bits_in_sixteen_are_a_warning_with_what_happens(tmp_path, checked):
     for label in CLASSES.split():
         put(tmp_path / "d" / label, label, range(4), lambda image: sixteen_bits(image, 16))
-    _, found = checked(tmp_path / "d")
-    assert found["shallow"].count == 12 and "Multiply their values by 16" in found["shallow"].message
-    assert not {"blank", "dark", "blurred"} & found.keys()
+    _, findings = checked(tmp_path / "d")
+    assert findings["shallow"].count == 12 and "Multiply their values by 16" in findings["shallow"].message
+    assert not {"blank", "dark", "blurred"} & findings.keys()
 
 
 def test_sixteen_bits_that_are_used_are_no_warning(tmp_path, checked):
@@ -239,17 +241,48 @@ def test_columns_of_lists_are_passed_over_with_a_finding(tmp_path):
     ]
 
 
-def test_parquet_with_the_images_themselves_is_refused_with_the_way_to_read_it(tmp_path):
+def write_parquet(file: Path, first: int, label: str = "label", count: int = 4) -> None:
+    """Images in the form of Hugging Face's data sets, with the names of the classes in the metadata."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    image = {"bytes": b"x", "path": "a.png"}
-    pyarrow.parquet.write_table(pa.table({"image": [image], "label": [0]}), tmp_path / "p.parquet")
-    for location in (tmp_path, tmp_path / "p.parquet"):
-        with pytest.raises(
-            InputError, match=r"p.parquet' holds the images themselves, in the column 'image'"
-        ):
-            open_source(location, ScanSettings(), tmp_path / "scratch")
+    images = [{"bytes": png(pixels(0, first + n, size=8)), "path": None} for n in range(count)]
+    table = pa.table({"image": images, label: [n % 2 for n in range(count)]})
+    features = {"features": {label: {"names": ["ash", "=oak"], "_type": "ClassLabel"}}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"huggingface": json.dumps({"info": features})}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), file)
+
+
+def test_parquet_with_the_images_themselves_is_unpacked(tmp_path):
+    write_parquet(tmp_path / "d/data/train-00000-of-00001.parquet", 0)
+    write_parquet(tmp_path / "d/data/test-00000-of-00001.parquet", 10)
+    source = open_source(tmp_path / "d", ScanSettings(), tmp_path / "scratch")
+    assert found(source.entries()) == {
+        (split, label): 2 for split in ("train", "test") for label in ("ash", "=oak")
+    }
+    assert all(source.read(entry.path).startswith(b"\x89PNG") for entry in source.entries())
+    alone = tmp_path / "d/data/train-00000-of-00001.parquet"
+    one = open_source(alone, ScanSettings(), tmp_path / "other")
+    assert found(one.entries()) == {(None, "ash"): 2, (None, "=oak"): 2}
+    with pytest.raises(InputError, match="unpacks to too many bytes"):
+        open_source(alone, ScanSettings(max_archive_bytes=9), tmp_path / "third")
+
+
+def test_parquet_with_images_needs_a_column_of_labels(tmp_path):
+    write_parquet(tmp_path / "p.parquet", 0, "tree")
+    with pytest.raises(InputError, match="has no column 'label', only image, tree"):
+        open_source(tmp_path / "p.parquet", ScanSettings(), tmp_path / "scratch")
+    named = open_source(tmp_path / "p.parquet", ScanSettings(label_column="tree"), tmp_path / "scratch")
+    assert labels_of(named) == {"ash", "=oak"}
+
+
+def test_a_list_may_have_backslashes(tmp_path):
+    paths = write_images(tmp_path)
+    (tmp_path / "l.csv").write_text(listed(path.replace("/", "\\") for path in paths))
+    assert (
+        len({e.path for e in open_source(tmp_path / "l.csv", ScanSettings(), tmp_path / "s").entries()}) == 6
+    )
 
 
 def test_a_file_that_two_paths_may_mean_is_asked_for(tmp_path):
@@ -310,6 +343,16 @@ def test_names_in_a_zip_have_their_true_encoding(tmp_path, encoding, labels, ask
             open_source(archive, ScanSettings(), tmp_path / "scratch")
     source = open_source(archive, ScanSettings(zip_encoding=asked), tmp_path / "scratch")
     assert labels_of(source) == set(labels)
+
+
+def test_a_zip_may_have_backslashes_as_dos_has(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for number, label in enumerate(("ash", "oak")):
+            info = zipfile.ZipInfo("x")
+            info.filename, info.create_system = f"{label}\\{number}.png", 0
+            archive.writestr(info, png(pixels(0, number, size=8)))
+    source = open_source(tmp_path / "d.zip", ScanSettings(), tmp_path / "scratch")
+    assert labels_of(source) == {"ash", "oak"}
 
 
 def test_an_unknown_encoding_of_a_zip_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components.artifacts.data import WARNING, Finding
-from pergola.components.data.sources.lists.columns import PATH_NAMES, plain_name, refuse_several_labels
+from pergola.components.data.sources.lists.columns import refuse_several_labels
 from pergola.components.errors import InputError
 
 _XML_HEAD_BYTES = 4096
@@ -50,8 +50,8 @@ def refuse(location: Path, data: Any) -> None:
     first = data[0] if isinstance(data, list) and data else None
     if isinstance(first, dict) and "data" in first and {"annotations", "completions"} & first.keys():
         raise InputError(
-            f"'{location}' is an export of Label Studio as JSON: export it as CSV and give that file, with "
-            "--set scan.path_column=image --set scan.label_column=choice."
+            f"'{location}' is an export of Label Studio: write a .csv of path,label from it, or from its "
+            "export as CSV (columns image and choice), with paths of the image files on this machine."
         )
 
 
@@ -64,26 +64,3 @@ def refuse_xml(location: Path) -> None:
         f"'{location}' is an export of CVAT as XML: export it in the format 'ImageNet', which has a folder "
         "for each class, and give that folder."
     )
-
-
-def is_bytes(kind: Any) -> bool:
-    """Whether an Arrow type holds bytes."""
-    import pyarrow.types as types
-
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-
-
-def refuse_embedded_images(location: Path, schema: Any) -> None:
-    """Raises InputError for a Parquet file that holds the images themselves."""
-    import pyarrow.types as types
-
-    if any(types.is_string(field.type) and plain_name(field.name) in PATH_NAMES for field in schema):
-        return
-    for field in schema:
-        is_struct = types.is_struct(field.type) and "bytes" in {inner.name for inner in field.type}
-        if is_struct or is_bytes(field.type):
-            raise InputError(
-                f"'{location}' holds the images themselves, in the column '{field.name}': write them into "
-                "a folder for each class first, such as with row['image'].save(f\"{row['label']}/{n}.png\") "
-                "for each row of datasets.load_dataset('parquet', data_files=…), and give that folder."
-            )

@@ -29,7 +29,7 @@ class FilesByName:
 
     def find(self, wanted: str) -> str | None:
         """The one file that is meant; None where there is none. Raises InputError where there are several."""
-        pure = PurePosixPath(wanted)
+        pure = PurePosixPath(wanted.replace("\\", "/"))
         found = [path for path in self.named.get(pure.name, ()) if _ends_with(path, pure)]
         if len(found) > 1:
             found = self._hinted(found)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pergola.components import outside_text
-from pergola.components.artifacts.data import INFO, Finding
+from pergola.components.artifacts.data import INFO, TRAIN, WARNING, Finding
 from pergola.components.data.sources.labels import check_labels
 from pergola.components.data.sources.lists import columns as list_columns
 from pergola.components.data.sources.lists import table as tables
 from pergola.components.data.sources.lists.files import FilesByName
 from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.data.sources.source import Entry, Stamp, read_regular
-from pergola.components.data.sources.split_names import SPLIT_NAMES
+from pergola.components.data.sources.split_names import SPLIT_NAMES, exact_split
 from pergola.components.errors import InputError
 
 _OWN = ("path", "label", "split")
@@ -59,6 +59,7 @@ class ListSource:
             table, findings = source._table()
             missing = source._missing(table)
         source._refuse_missing(missing, table.num_rows)
+        findings = (*findings, *_without_split(table))
         return replace(source, columns=tuple(table.column_names[len(_OWN) :]), findings=findings)
 
     def entries(self) -> Iterator[Entry]:
@@ -173,6 +174,21 @@ class ListSource:
                 f"'{self._shown}' names {len(duplicates)} files more than once, the first "
                 f"'{duplicates[0]}': keep one row per file."
             )
+
+
+def _without_split(table: Any) -> Iterator[Finding]:
+    """A finding for images in folders that are named like splits, where the list gives no split."""
+    if table["split"].null_count < table.num_rows:
+        return
+    tops = sorted({path.split("/")[0] for path in tables.each(table["path"]) if "/" in path})
+    splits = {exact_split(name) for name in tops}
+    if TRAIN in splits and len(splits - {None}) > 1:
+        named = ", ".join(f"'{name}'" for name in tops if exact_split(name))
+        message = (
+            f"The images lie in folders that are named like splits, {named}, but the list has no column "
+            "'split': they are split anew. Add the column to keep a split."
+        )
+        yield Finding("list_split", WARNING, table.num_rows, (), message)
 
 
 def _check_filled(location: Path, paths: Any, labels: Any) -> None:

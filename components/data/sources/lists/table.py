@@ -52,6 +52,26 @@ def each(column: Any) -> Iterator[str]:
         yield from column[start : start + _BLOCK].to_pylist()
 
 
+def parquet_schema(location: Path) -> Any:
+    """The columns of a Parquet file. Raises NotAListError for a file that is none."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_schema(location)
+    except (pa.ArrowException, OSError) as error:
+        raise NotAListError(
+            f"'{location}' cannot be read as Parquet: {str(error).splitlines()[0]}."
+        ) from None
+
+
+def is_bytes(kind: Any) -> bool:
+    """Whether an Arrow type holds bytes."""
+    import pyarrow.types as types
+
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+
+
 def _csv(location: Path) -> TextTable:
     import pyarrow as pa
     import pyarrow.csv
@@ -106,10 +126,7 @@ def _parquet(location: Path) -> TextTable:
     import pyarrow.types as types
 
     schema = pyarrow.parquet.read_schema(location)
-    exports.refuse_embedded_images(location, schema)
-    usable = [
-        field.name for field in schema if not types.is_nested(field.type) and not exports.is_bytes(field.type)
-    ]
+    usable = [field.name for field in schema if not types.is_nested(field.type) and not is_bytes(field.type)]
     table = pyarrow.parquet.read_table(location, columns=usable)
     texts = _named([_trimmed(column) for column in table.columns], usable)
     return TextTable(texts, _unusable(location, [name for name in schema.names if name not in usable]))
