@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pergola.pipelines.commands import cli
 from tests.support import images
+from tests.support.layouts import many
 
 HEAVY = (
     "tensorflow",
@@ -126,3 +127,27 @@ def test_versions_without_a_workspace_says_how_to_make_one(tmp_path):
     done = pergola("versions", "--workspace", tmp_path / "work")
     assert done.returncode == 2
     assert "Make one with `pergola run DATASET`" in done.stderr
+
+
+def test_validate_names_folders_in_doubt_and_layout_decides(tmp_path):
+    root = tmp_path / "d"
+    for number, path in enumerate(many("train/{c}/{k}.png", "test/{c}/{k}.png", "more/{c}/{k}.png", count=4)):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(images.png(images.pixels(0, number, size=16)))
+    (root / "notes.txt").write_text("text")
+    command = ["validate", str(root), "--json", "--workspace", str(tmp_path / "w")]
+    command += ["--set", "validate.max_inspected=0"]
+    in_doubt = CliRunner().invoke(cli.pergola, command)
+    found = json.loads(in_doubt.stdout)
+    critical = [finding for finding in found["findings"] if finding["severity"] == "critical"]
+    assert not found["ok"] and [finding["check"] for finding in critical] == ["layout"]
+    assert "'more' beside folders that are named like splits" in critical[0]["message"]
+    assert "--layout splits" in critical[0]["message"]
+    decided = json.loads(CliRunner().invoke(cli.pergola, [*command, "--layout", "splits"]).stdout)
+    left_out = [(f["count"], f["paths"]) for f in decided["findings"] if f["check"] == "left_out"]
+    assert decided["ok"] and decided["counts"]["images"] == 24
+    assert left_out == [(12, ["more/"]), (1, ["notes.txt"])]
+    page = Path(decided["page"]).read_text(encoding="utf-8")
+    assert "12 images in &#39;more&#39; are left out" in page and "1 file is left out" in page
+    unknown = CliRunner().invoke(cli.pergola, [*command, "--layout", "split"])
+    assert unknown.exit_code == 2

@@ -56,8 +56,11 @@ class FolderSource:
 
     def entries(self) -> Iterator[Entry]:
         """Every image that is not left out, in order of path; links are followed."""
+        folder, place = "", self.layout.place("")
         for path, child in images_below(self.root):
-            place = self.layout.place(path)
+            inside = path.rpartition("/")[0]
+            if inside != folder:
+                folder, place = inside, self.layout.place(path)
             if place.left_out is None:
                 yield self._entry(path, child, place)
 

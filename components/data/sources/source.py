@@ -155,7 +155,7 @@ def _open_folder(
     if source is not None and source.num_classes > 1:
         doubts = search.contradictions(source, settings) if settings.layout == AUTO else ()
         return dataclasses.replace(source, findings=(*source.findings, *doubts))
-    if not tree[0].total and (files := embedded.files_below(folder)):
+    if not tree[0].total and (files := embedded.parquet_files(folder)):
         return embedded.open_embedded(files, scratch, settings)
     listed = search.open_listed(folder, scratch, kind, tree, settings)
     if not isinstance(listed, str):

@@ -95,9 +95,14 @@ def read_tree(root: str) -> tuple[Folder, LeftOut]:
     return _folder(root, "", frozenset(), left_out), left_out
 
 
+def files_below(root: str) -> Iterator[Child]:
+    """Every file below a folder with its path, in the order of paths as texts; links are followed."""
+    return _files(root, "", frozenset())
+
+
 def images_below(root: str) -> Iterator[Child]:
-    """Every image file below a folder with its path, in the order of paths as texts; links are followed."""
-    return _images(root, "", frozenset())
+    """The images among the files below a folder."""
+    return (found for found in files_below(root) if is_image(found[1]))
 
 
 def visible_names(folder: str) -> list[str]:
@@ -122,14 +127,13 @@ def _folder(folder: str, prefix: str, above: frozenset[tuple[int, int]], left_ou
     return Folder(os.path.basename(folder), num_images, tuple(sorted(folders, key=lambda found: found.name)))
 
 
-def _images(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Child]:
+def _files(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Child]:
     inside = _identities(folder, above)
     for name, child in _children(folder)[0]:
         if not name.endswith("/"):
-            if is_image(child):
-                yield prefix + name, child
+            yield prefix + name, child
         elif _identity(child.path) not in inside:
-            yield from _images(child.path, prefix + name, inside)
+            yield from _files(child.path, prefix + name, inside)
 
 
 def _identities(folder: str, above: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pergola.components import outside_text
 from pergola.components.artifacts.data import INFO, Finding
+from pergola.components.data.sources import tree
 from pergola.components.data.sources.archive_target import Target
 from pergola.components.data.sources.archives import staged
 from pergola.components.data.sources.lists import table
@@ -45,9 +46,10 @@ def image_column(location: Path) -> str | None:
     return None
 
 
-def files_below(folder: Path) -> list[Path]:
+def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files with images at any depth."""
-    return [file for file in sorted(folder.rglob("*.parquet")) if image_column(file)]
+    files = [folder / path for path, _ in tree.files_below(str(folder)) if path.lower().endswith(".parquet")]
+    return [file for file in files if image_column(file)]
 
 
 def open_embedded(files: Sequence[Path], scratch: Path, settings: ScanSettings) -> ListSource:
@@ -108,8 +110,8 @@ def _label_column(file: Path, names: list[str], asked: str) -> str:
         )
     if len(found) > 1 and found[0] != "label":
         raise InputError(
-            f"'{file}' has {len(found)} columns that may be meant, {' and '.join(map(repr, found))}: name one "
-            "with --set scan.label_column=NAME."
+            f"'{file}' has {len(found)} columns that may be meant, {' and '.join(map(repr, found))}: name "
+            "one with --set scan.label_column=NAME."
         )
     return found[0]
 

@@ -17,6 +17,7 @@ from pergola.components.errors import InputError
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson")
 _DELIMITERS = ",;\t|"
 _BLOCK = 10_000
+_MAX_JSON_BYTES = 1_000_000_000  # it is read as a whole
 
 
 class NotAListError(InputError):
@@ -134,6 +135,10 @@ def _parquet(location: Path) -> TextTable:
 
 def _json(location: Path, by_line: bool) -> TextTable:
     """Objects, one a line or in one array; or one object: of paths and labels, or an export of a tool."""
+    if location.stat().st_size > _MAX_JSON_BYTES:
+        raise NotAListError(
+            f"'{location}' has more than {_MAX_JSON_BYTES:,} bytes: write it as .csv or .parquet."
+        )
     text = location.read_text(encoding="utf-8-sig")
     data = [json.loads(line) for line in text.splitlines() if line.strip()] if by_line else json.loads(text)
     exports.refuse(location, data)
