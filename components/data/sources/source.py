@@ -85,7 +85,8 @@ def open_source(location: Path, settings: ScanSettings, scratch: Path) -> Source
 
 
 def _open(location: Path, settings: ScanSettings, scratch: Path) -> Source:
-    from pergola.components.data.sources import archives, arrays, signatures
+    from pergola.components.data.sources import archives, arrays
+    from pergola.components.data.sources.folders import signatures
     from pergola.components.data.sources.lists import embedded, exports, source, table
 
     if location.is_dir():
@@ -137,9 +138,10 @@ def stamp(source: Source) -> str:
 def _open_folder(
     folder: Path, scratch: Path, settings: ScanSettings, kind: str = "folder", shown_as: Path | None = None
 ) -> Source:
-    from pergola.components.data.sources import arrays, folders
+    from pergola.components.data.sources import arrays
+    from pergola.components.data.sources.folders.source import FolderSource, no_classes
+    from pergola.components.data.sources.folders.tree import read_tree, visible_names
     from pergola.components.data.sources.lists import embedded, search
-    from pergola.components.data.sources.tree import read_tree, visible_names
 
     names = visible_names(str(folder))
     if arrays.is_cifar(names):
@@ -151,7 +153,7 @@ def _open_folder(
     if any(map(arrays.is_idx, names)):
         return arrays.open_idx(folder, scratch)
     tree, shown_as = read_tree(str(folder)), shown_as or folder
-    source = folders.FolderSource.open(folder, scratch, kind, shown_as, tree, settings)
+    source = FolderSource.open(folder, scratch, kind, shown_as, tree, settings)
     if source is not None and source.num_classes > 1:
         doubts = search.contradictions(source, settings) if settings.layout == AUTO else ()
         return dataclasses.replace(source, findings=(*source.findings, *doubts))
@@ -161,5 +163,5 @@ def _open_folder(
     if not isinstance(listed, str):
         return listed
     if source is None:
-        raise folders.no_classes(tree[0], shown_as, listed)
+        raise no_classes(tree[0], shown_as, listed)
     return source

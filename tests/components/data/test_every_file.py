@@ -13,8 +13,8 @@ from pergola.components.artifacts.data import Finding, Manifest, Split
 from pergola.components.data.checks.settings import ValidateSettings
 from pergola.components.data.checks.validate import validate
 from pergola.components.data.manifest.scan import ScanSettings, scan
+from pergola.components.data.sources.folders.tree import HIDDEN, is_image
 from pergola.components.data.sources.source import open_source
-from pergola.components.data.sources.tree import HIDDEN, is_image
 from pergola.components.data.split import SplitSettings, split
 from pergola.components.errors import InputError
 from tests.support.images import pixels, png

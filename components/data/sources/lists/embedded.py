@@ -13,9 +13,9 @@ from typing import Any
 
 from pergola.components import outside_text
 from pergola.components.artifacts.data import INFO, Finding
-from pergola.components.data.sources import tree
 from pergola.components.data.sources.archive_target import Target
 from pergola.components.data.sources.archives import staged
+from pergola.components.data.sources.folders import tree
 from pergola.components.data.sources.lists import table
 from pergola.components.data.sources.lists.columns import (
     LABEL_NAMES,

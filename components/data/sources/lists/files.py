@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pergola.components.data.sources.tree import images_below
+from pergola.components.data.sources.folders.tree import images_below
 from pergola.components.errors import InputError
 
 

@@ -7,13 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pergola.components.artifacts.data import CRITICAL, WARNING, Finding
-from pergola.components.data.sources.folders import FolderSource
+from pergola.components.data.sources.folders.source import FolderSource
+from pergola.components.data.sources.folders.tree import (
+    NO_IMAGE,
+    Folder,
+    LeftOut,
+    images_below,
+    visible_names,
+)
 from pergola.components.data.sources.lists import exports, table
 from pergola.components.data.sources.lists.columns import MissingColumnError, choose
 from pergola.components.data.sources.lists.source import ListFile, ListSource
 from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.data.sources.split_names import SPLIT_NAMES, split_in
-from pergola.components.data.sources.tree import NO_IMAGE, Folder, LeftOut, images_below, visible_names
 from pergola.components.errors import InputError
 
 _MANY = 20  # files of one suffix that are no lists, but say something about one image each

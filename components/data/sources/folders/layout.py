@@ -1,7 +1,7 @@
 """Which folders are splits and which are classes, decided from the tree of their names and counts alone.
 
 `decide` takes the first of _RULES that fits. What remains in doubt is a critical finding, which names the
-folders and the setting that decides; see layout_doubts.py.
+folders and the setting that decides; see doubts.py.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pergola.components.artifacts.data import TRAIN, Finding
+from pergola.components.data.sources.folders.tree import Folder
 from pergola.components.data.sources.settings import AUTO, CLASS_SPLITS, CLASSES, SPLITS
 from pergola.components.data.sources.split_names import UNLABELLED, exact_split, split_in
-from pergola.components.data.sources.tree import Folder
 
 TO_PREDICT = "its folder is named as images without labels"
 NO_CLASSES = "it is in no class folder"
@@ -83,7 +83,7 @@ def decide(tree: Folder, asked: str = AUTO, classes_at: int = 0) -> tuple[Layout
 
     asked: one of settings.LAYOUTS.  classes_at: the level of the class folders; 0: the first one.
     """
-    from pergola.components.data.sources.layout_doubts import findings_of
+    from pergola.components.data.sources.folders.doubts import findings_of
 
     wrapper, root = unwrapped(tree, asked)
     layout = next((found for rule in _RULES[asked] if (found := rule(root)) is not None), None)

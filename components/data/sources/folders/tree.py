@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pergola.components.artifacts.data import INFO, Finding
-from pergola.components.data.sources import signatures
+from pergola.components.data.sources.folders import signatures
 from pergola.components.errors import InputError
 
 HIDDEN = "hidden or made by a system"

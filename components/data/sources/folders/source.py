@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pergola.components.artifacts.data import Finding
-from pergola.components.data.sources import layout as layouts
-from pergola.components.data.sources import signatures
+from pergola.components.data.sources.folders import layout as layouts
+from pergola.components.data.sources.folders import signatures
+from pergola.components.data.sources.folders.tree import Folder, LeftOut, clean, images_below
 from pergola.components.data.sources.labels import check_labels
 from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.data.sources.source import NO_CLASS, Entry, read_regular
-from pergola.components.data.sources.tree import Folder, LeftOut, clean, images_below
 from pergola.components.errors import InputError
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pergola.components.artifacts.data import CRITICAL, INFO, TRAIN, WARNING, Finding
-from pergola.components.data.sources.layout import NO_CLASSES, TO_PREDICT, Layout, agreement
+from pergola.components.data.sources.folders.layout import NO_CLASSES, TO_PREDICT, Layout, agreement
+from pergola.components.data.sources.folders.tree import Folder, clean
 from pergola.components.data.sources.settings import AUTO
 from pergola.components.data.sources.split_names import exact_split, split_in
-from pergola.components.data.sources.tree import Folder, clean
 
 _SAME_NAMES = 0.75  # agreement from which the folders in several classes count as the same
 _SHOWN = 3
@@ -115,14 +115,7 @@ _DOUBTS = (_beside_splits, _spelled_like_splits, _splits_inside)
 def _reported(layout: Layout, classes: Sequence[Folder], root: Folder, classes_at: int) -> Iterator[Finding]:
     """How the folders were read, where that is not plain."""
     if layout.in_classes:
-        example = next(child for c in classes for child in c.with_images if child.name in layout.splits)
-        message = f"The split is taken from the folders in the classes, such as '{example.name}'."
-        given = [child for c in classes for child in c.with_images if child.name in layout.splits]
-        others = sum(c.total for c in classes) - sum(child.total for child in given)
-        others -= sum(child.total for c in classes for child in c.folders if child.name in layout.left_out)
-        if others:
-            message += f" {others:,} images lie in none of these: they are used as those for training are."
-        yield Finding("layout", WARNING if others else INFO, len(layout.splits), (), message)
+        yield _split_in_classes(layout, classes)
     elif any(exact_split(name) is None for name in layout.splits) or layout.inner:
         named = ", ".join(f"'{name}' ({split})" for name, split in sorted(layout.splits.items()))
         message = f"The split is taken from the folders {named}. If they are classes: --layout classes."
@@ -131,18 +124,28 @@ def _reported(layout: Layout, classes: Sequence[Folder], root: Folder, classes_a
     if like_splits and not layout.has_splits:
         message = f"The class {_names(like_splits)} is named like a split, and holds images as classes do."
         yield Finding("layout", INFO, len(like_splits), (), message)
-    deeper = [(c, child) for c in classes for child in c.with_images]
+    deeper = [f"'{c.name}/{child.name}'" for c in classes for child in c.with_images]
     if classes_at:
         message = f"The classes are the folders at level {classes_at}, as scan.classes_at says."
         yield Finding("layout", INFO, classes_at, (), message)
     elif deeper and not layout.in_classes:
-        outer, inner = deeper[0]
         message = (
-            f"The classes are the folders at level 1; {len(deeper):,} folders in them, such as "
-            f"'{outer.name}/{inner.name}', belong to their class. If those are the classes, set "
-            "scan.classes_at = 2."
+            f"The classes are the folders at level 1; {len(deeper):,} folders in them, such as {deeper[0]}, "
+            "belong to their class. If those are the classes, set scan.classes_at = 2."
         )
         yield Finding("layout", INFO, len(deeper), (), message)
+
+
+def _split_in_classes(layout: Layout, classes: Sequence[Folder]) -> Finding:
+    """That the split was found in the classes, and what lies in none of its folders."""
+    inside = [child for c in classes for child in c.with_images]
+    given = [child for child in inside if child.name in layout.splits]
+    accounted = sum(f.total for f in inside if f.name in layout.splits or f.name in layout.left_out)
+    others = sum(c.total for c in classes) - accounted
+    message = f"The split is taken from the folders in the classes, such as '{given[0].name}'."
+    if others:
+        message += f" {others:,} images lie in none of these: they are used as those for training are."
+    return Finding("layout", WARNING if others else INFO, len(layout.splits), (), message)
 
 
 def _left_out(layout: Layout, root: Folder) -> Iterator[Finding]:

@@ -1,0 +1,1 @@
+"""Images in folders: which are classes and splits, and what lies in them."""
