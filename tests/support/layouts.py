@@ -269,6 +269,11 @@ FOLDERS = (
         (*TRAIN_FLAT, *TEST_FLAT),
         refused="holds 12 images in 'test' and 'train', which are named like splits, but no class folders",
     ),
+    Case(
+        "`train/*.png`, `test1/*.png`, no list",
+        (*many("train/{c}.{k}.png"), *many("test1/{k}.png")),
+        refused="which are named like splits, but no class folders",
+    ),
     Case("`*.png`", many("{c}{k}.png"), refused="but no class folders"),
     Case(
         "names in any case and system folders: `.git`, `@eaDir`, `$RECYCLE.BIN`",
@@ -349,6 +354,19 @@ LISTS = (
         {"labels.csv": listed(many("a/{c}{k}.png", "b/{c}{k}.png"))},
         rows={(None, "a"): 6, (None, "b"): 6},
         findings=(("layout", "critical", "'labels.csv' has other labels than the folders for 12 images"),),
+    ),
+    Case(
+        "class folders, and an export or a broken list",
+        many("{c}/{k}.png"),
+        {
+            "annotations.xml": "<annotations/>",
+            "l.csv": "path,label\ngone.png,x\n",
+            "x.json": "{",
+            "y.csv": "",
+        },
+        result="the folders are read",
+        rows=each(None),
+        findings=(("left_out", "info", "4 files are left out: no images (2 .csv, 1 .xml, 1 .json)"),),
     ),
     Case(
         "`data/images/*.png` and `data/labels.csv`",

@@ -157,13 +157,15 @@ _RULES: Mapping[str, tuple[Rule, ...]] = {
 
 
 def is_flat_split(root: Folder) -> bool:
-    """Whether all folders are named alike as splits and hold no folders: train_images, test_images."""
-    named = [split_in(group.name) for group in root.with_images]
-    splits = {split for split, _ in named}
-    alike = len({rest for _, rest in named}) == 1
-    return (
-        TRAIN in splits and None not in splits and alike and not any(g.with_images for g in root.with_images)
-    )
+    """Whether all folders hold images and no folders, and are named like splits beyond doubt.
+
+    That is: alike, such as train_images and test_images, or one by a whole word: train and test1.
+    """
+    names = [group.name for group in root.with_images]
+    splits = {split_in(name)[0] for name in names}
+    sure = len({split_in(name)[1] for name in names}) == 1 or any(map(exact_split, names))
+    has_folders = any(group.with_images for group in root.with_images)
+    return TRAIN in splits and None not in splits and sure and not has_folders
 
 
 def agreement(one: set[str], other: set[str]) -> float:

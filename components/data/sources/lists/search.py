@@ -56,11 +56,15 @@ def contradictions(folder: FolderSource, settings: ScanSettings) -> tuple[Findin
 
     Without it the folders would silently win.
     """
-    search = _Search(Path(folder.root), settings)
+    root = Path(folder.root)
+    try:
+        files = _Search(root, settings).usable(root)
+    except InputError:  # an export that is not read, which the folders do not need
+        return ()
     by_folder: dict[str, str] = {}
-    for file in search.usable(search.folder):
+    for file in files:
         try:
-            source = ListSource.open([(file, None)], search.folder, folder.scratch, settings)
+            source = ListSource.open([(file, None)], root, folder.scratch, settings)
         except InputError:
             continue
         by_folder = by_folder or {entry.path: entry.label for entry in folder.entries()}
