@@ -211,6 +211,19 @@ FOLDERS = (
         findings=(("left_out", "warning", "6 images in 'more' are left out"),),
     ),
     Case(
+        "`CLASS/*.png` with `--layout splits`",
+        many("{c}/{k}.png"),
+        settings={"layout": "splits"},
+        refused="with images is named like a split, such as train or test",
+    ),
+    Case(
+        "`color/CLASS`, `grey/CLASS` with `--layout classes`",
+        many("color/{c}/{k}.png", "grey/{c}/{k}.png"),
+        settings={"layout": "classes"},
+        result="the outer folders are the classes",
+        rows={(None, "color"): 6, (None, "grey"): 6},
+    ),
+    Case(
         "`trainers/*.png`, `valve/*.png`, `freight_train/*.png`",
         many("{c}/{k}.png", classes="trainers valve freight_train"),
         result="classes: a name alone decides nothing, and a folder that holds images is a class",

@@ -17,6 +17,10 @@ from pergola.components.data.checks.validate import validate
 from pergola.components.data.manifest.scan import ScanSettings, scan
 from pergola.components.data.sources.source import open_source
 from pergola.components.errors import InputError
+from pergola.components.settings import Settings
+from pergola.components.steps.context import Context
+from pergola.components.steps.data import listing
+from pergola.components.workspace import Workspace
 from tests.support import images as image_files
 from tests.support.images import pixels, png
 from tests.support.layouts import CLASSES, found, listed, many
@@ -165,6 +169,16 @@ def test_sixteen_bits_that_are_used_are_no_warning(tmp_path, checked):
     for label in CLASSES.split():
         put(tmp_path / "d" / label, label, range(4), lambda image: sixteen_bits(image, 256))
     assert "shallow" not in checked(tmp_path / "d")[1]
+
+
+def test_a_scan_is_repeated_when_only_what_is_left_out_has_changed(tmp_path):
+    root = put_split(tmp_path / "d", count=1)
+    context = Context(root, "d", Settings(), Workspace(tmp_path / "w"))
+    plain = listing(context)
+    (root / "notes.txt").write_text("text")
+    assert listing(context) != plain
+    (root / "notes.txt").unlink()
+    assert listing(context) == plain
 
 
 # Labels of two sources

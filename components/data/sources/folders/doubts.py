@@ -8,7 +8,7 @@ from dataclasses import replace
 from pergola.components.artifacts.data import CRITICAL, INFO, TRAIN, WARNING, Finding
 from pergola.components.data.sources.folders.layout import NO_CLASSES, TO_PREDICT, Layout, agreement
 from pergola.components.data.sources.folders.tree import Folder, clean
-from pergola.components.data.sources.settings import AUTO
+from pergola.components.data.sources.settings import AUTO, CLASSES
 from pergola.components.data.sources.split_names import exact_split, split_in
 
 _SAME_NAMES = 0.75  # agreement from which the folders in several classes count as the same
@@ -28,7 +28,7 @@ def findings_of(layout: Layout, root: Folder, asked: str, classes_at: int) -> tu
     """
     classes = _merged(child for parent in layout.class_parents(root) for child in parent.with_images)
     doubts = [message for check in _DOUBTS if (message := check(layout, classes))] if asked == AUTO else []
-    if not classes_at and (message := _same_names(layout, classes)) and not doubts:
+    if not classes_at and asked != CLASSES and not doubts and (message := _same_names(layout, classes)):
         doubts.append(message)
     found = [Finding("layout", CRITICAL, len(classes), (), message) for message in doubts]
     if not found:

@@ -14,7 +14,7 @@ from pergola.components.data.sources.folders import layout as layouts
 from pergola.components.data.sources.folders import signatures
 from pergola.components.data.sources.folders.tree import Folder, LeftOut, clean, images_below
 from pergola.components.data.sources.labels import check_labels
-from pergola.components.data.sources.settings import ScanSettings
+from pergola.components.data.sources.settings import CLASS_SPLITS, SPLITS, ScanSettings
 from pergola.components.data.sources.source import NO_CLASS, Entry, read_regular
 from pergola.components.errors import InputError
 
@@ -42,6 +42,12 @@ class FolderSource:
         Raises InputError when class names clash, and for a layout that was asked for and does not fit.
         """
         decided = layouts.decide(tree[0], settings.layout, settings.classes_at)
+        if decided is None and settings.layout in (SPLITS, CLASS_SPLITS):
+            where = "outer folder" if settings.layout == SPLITS else "folder in a class"
+            raise InputError(
+                f"scan.layout = {settings.layout}: no {where} of '{shown_as}' with images is named like a "
+                "split, such as train or test. Rename them, or leave it out."
+            )
         if decided is None:
             return None
         layout, findings = decided
