@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -289,6 +290,20 @@ def test_parquet_with_images_needs_a_column_of_labels(tmp_path):
         open_source(tmp_path / "p.parquet", ScanSettings(), tmp_path / "scratch")
     named = open_source(tmp_path / "p.parquet", ScanSettings(label_column="tree"), tmp_path / "scratch")
     assert labels_of(named) == {"ash", "=oak"}
+
+
+def test_files_beside_images_are_opened_only_if_they_are_files(tmp_path):
+    for number, path in enumerate(("train/1.png", "test/2.png", os.fsdecode(b"test/\xff.png"))):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(png(pixels(0, number, size=8)))
+    for name in ("a.csv", "b.xml", "c.parquet", "d.json", "train/e.jsonl", "f"):
+        os.mkfifo(tmp_path / name)  # whoever opens one waits
+    with pytest.raises(InputError, match="no class folders"):
+        open_source(tmp_path, ScanSettings(), tmp_path / "scratch")
+    (tmp_path / "l.csv").write_text("path,label\ntrain/1.png,a\ntest/2.png,b\n")
+    source = open_source(tmp_path, ScanSettings(), tmp_path / "scratch")
+    left_out = [f.paths for f in source.findings if f.check == "left_out"]
+    assert left_out == [("test/\\xff.png",), ("a.csv", "b.xml", "c.parquet", "d.json", "f", "train/e.jsonl")]
 
 
 def test_a_list_may_have_backslashes(tmp_path):

@@ -48,8 +48,8 @@ def image_column(location: Path) -> str | None:
 
 def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files with images at any depth."""
-    files = [folder / path for path, _ in tree.files_below(str(folder)) if path.lower().endswith(".parquet")]
-    return [file for file in files if image_column(file)]
+    found = [folder / path for path, _ in tree.files_below(str(folder)) if path.lower().endswith(".parquet")]
+    return [file for file in found if file.is_file() and image_column(file)]
 
 
 def open_embedded(files: Sequence[Path], scratch: Path, settings: ScanSettings) -> ListSource:

@@ -12,6 +12,7 @@ from pergola.components.data.sources.folders.tree import (
     NO_IMAGE,
     Folder,
     LeftOut,
+    clean,
     images_below,
     visible_names,
 )
@@ -110,7 +111,7 @@ class _Search:
 
     def usable(self, folder: Path) -> list[Path]:
         """The lists in a folder that have a column for the file and one for the class."""
-        names = [name for name in visible_names(str(folder)) if not name.endswith("/")]
+        names = [name for name in visible_names(str(folder)) if (folder / name).is_file()]
         few = [name for name in names if _count(names, Path(name).suffix) <= _MANY]
         for name in few:
             if name.lower().endswith(".xml"):
@@ -145,7 +146,7 @@ def _count(names: Sequence[str], suffix: str) -> int:
 def _unnamed(source: ListSource) -> list[Finding]:
     """Images below the folder that no list names."""
     named = {entry.path for entry in source.entries()}
-    paths = [path for path, _ in images_below(str(source.root)) if path not in named]
+    paths = [clean(path) for path, _ in images_below(str(source.root)) if path not in named]
     if not paths:
         return []
     lists = ", ".join(f"'{file.relative_to(source.root)}'" for file, _ in source.lists[:3])
