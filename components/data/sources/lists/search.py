@@ -46,7 +46,8 @@ def open_listed(
         folder = folder / here.name
     if not lists:
         return " ".join(refused)
-    source = ListSource.open(lists, folder, scratch, settings, "archive" if kind == "archive" else "list")
+    kind = "archive" if kind == "archive" else "list"
+    source = ListSource.open(lists, folder, scratch, settings, kind, folders_give_split=True)
     for file, _ in lists:
         tree[1].discard(NO_IMAGE, str(file.relative_to(root)))
     return replace(source, findings=(*source.findings, *_unnamed(source), *tree[1].findings()))

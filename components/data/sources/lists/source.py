@@ -41,12 +41,17 @@ class ListSource:
     path_column: str = ""
     label_column: str = ""
     by_name: bool = False  # files are found by their names below the folder of their list
+    by_folder: bool = False  # the outermost folder of a path gives the split
 
     @classmethod
     def open(
-        cls, lists: Sequence[ListFile], root: Path, scratch: Path, settings: ScanSettings, kind: str = "list"
-    ) -> ListSource:
-        """Raises InputError for missing columns, empty labels, unknown splits, duplicate or missing files."""
+        cls, lists: Sequence[ListFile], root: Path, scratch: Path, settings: ScanSettings,
+        kind: str = "list", folders_give_split: bool = False,
+    ) -> ListSource:  # fmt: skip
+        """Raises InputError for missing columns, empty labels, unknown splits, duplicate or missing files.
+
+        folders_give_split: where the lists give none, and the paths begin with train/, test/.
+        """
         lists, root = tuple((file.absolute(), split) for file, split in lists), root.absolute()
         source = cls(
             root, lists, scratch, kind, path_column=settings.path_column, label_column=settings.label_column
@@ -59,7 +64,12 @@ class ListSource:
             table, findings = source._table()
             missing = source._missing(table)
         source._refuse_missing(missing, table.num_rows)
-        findings = (*findings, *_without_split(table))
+        found = _without_split(table)
+        if found and folders_give_split:
+            source = replace(source, by_folder=True)
+            table, findings = source._table()
+        elif found:
+            findings = (*findings, found)
         return replace(source, columns=tuple(table.column_names[len(_OWN) :]), findings=findings)
 
     def entries(self) -> Iterator[Entry]:
@@ -137,6 +147,9 @@ class ListSource:
             "label": pa.array(labels, pa.string()),
             "split": _splits(location, raw, chosen.split, split),
         }
+        if self.by_folder:
+            tops = (path.split("/")[0].casefold() for path in tables.each(own["path"]))
+            own["split"] = pa.array((SPLIT_NAMES.get(top) for top in tops), pa.string())
         _check_filled(location, own["path"], own["label"])
         extra = {raw.column_names[place].casefold(): raw.column(place) for place in chosen.extra}
         return pa.table({**own, **extra}), findings
@@ -176,19 +189,20 @@ class ListSource:
             )
 
 
-def _without_split(table: Any) -> Iterator[Finding]:
+def _without_split(table: Any) -> Finding | None:
     """A finding for images in folders that are named like splits, where the list gives no split."""
     if table["split"].null_count < table.num_rows:
-        return
+        return None
     tops = sorted({path.split("/")[0] for path in tables.each(table["path"]) if "/" in path})
     splits = {exact_split(name) for name in tops}
-    if TRAIN in splits and len(splits - {None}) > 1:
-        named = ", ".join(f"'{name}'" for name in tops if exact_split(name))
-        message = (
-            f"The images lie in folders that are named like splits, {named}, but the list has no column "
-            "'split': they are split anew. Add the column to keep a split."
-        )
-        yield Finding("list_split", WARNING, table.num_rows, (), message)
+    if TRAIN not in splits or len(splits - {None}) < 2:
+        return None
+    named = ", ".join(f"'{name}'" for name in tops if exact_split(name))
+    message = (
+        f"The images lie in folders that are named like splits, {named}, but the list has no column "
+        "'split': they are split anew. To keep the split, add the column, or give the folder, not the list."
+    )
+    return Finding("list_split", WARNING, table.num_rows, (), message)
 
 
 def _check_filled(location: Path, paths: Any, labels: Any) -> None:
