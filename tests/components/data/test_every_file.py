@@ -111,7 +111,7 @@ def image(file: Path) -> bool:
 
 @given(st.sampled_from(BASES), st.sets(st.tuples(FOLDERS, FILES), max_size=8), LAYOUTS)
 @settings(
-    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+    max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
     phases=[phase for phase in Phase if phase != Phase.explain],
 )  # fmt: skip
 def test_each_file_is_used_quarantined_or_left_out(base, extra, layout):
