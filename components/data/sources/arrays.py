@@ -14,13 +14,13 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pergola.components.artifacts.data import TEST, TRAIN, VALIDATION, Finding
+from pergola.components.artifacts.data import INFO, TEST, TRAIN, VALIDATION, Finding
 from pergola.components.data.sources import cifar, npz
 from pergola.components.data.sources.archives import staged
 from pergola.components.data.sources.labels import check_labels
@@ -30,7 +30,6 @@ from pergola.components.errors import InputError
 
 _IDX = re.compile(r"(?P<before>.*?)-?images[-.]idx3-ubyte(?P<gz>\.gz)?$", re.IGNORECASE)
 _IDX_SPLITS = {"train": TRAIN, "t10k": TEST, "test": TEST, "val": VALIDATION}
-_IDX_SPLIT = re.compile("|".join(_IDX_SPLITS), re.IGNORECASE)
 _CIFAR10 = {f"data_batch_{n}": TRAIN for n in range(1, 6)} | {"test_batch": TEST}
 _CIFAR100 = {"train": TRAIN, "test": TEST}
 _COPY_CHUNK = 1 << 22
@@ -103,29 +102,46 @@ def open_idx(location: Path, scratch: Path) -> ArraySource:
     Raises InputError for a folder with several data sets, such as EMNIST's letters and digits.
     """
     folder = location if location.is_dir() else location.parent
+    pairs, twice = _idx_files(location, folder)
+    files = []
+    for file in pairs:
+        labels = _idx_labels(file)
+        extracted = staged(scratch, [file, labels], functools.partial(_extract_idx, file, labels))
+        files.append(_array_file(extracted, file, file.name, _IDX_SPLITS.get(_idx_word(file.name))))
+    source = _source("idx", scratch, files, folder)
+    message = f"{len(twice)} files are left out, since they are there unpacked as well: {', '.join(twice)}."
+    left_out = (Finding("left_out", INFO, len(twice), twice, message),) if twice else ()
+    return replace(source, findings=left_out)
+
+
+def _idx_files(location: Path, folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The files of images of one data set, and the names of those that are there unpacked, too."""
+    found = sorted(file for file in folder.iterdir() if is_idx(file.name))
+    twice = [file for file in found if file.suffix == ".gz" and file.with_suffix("") in found]
     sets: dict[str, list[Path]] = {}
-    for file in sorted(f for f in folder.iterdir() if is_idx(f.name)):
+    for file in (file for file in found if file not in twice):
         sets.setdefault(_idx_set(file.name), []).append(file)
     if location != folder:
         sets = {_idx_set(location.name): sets[_idx_set(location.name)]}
     if len(sets) > 1:
-        names = ", ".join(f"'{found[0].name}'" for found in sets.values())
+        names = ", ".join(f"'{files[0].name}'" for files in sets.values())
         raise InputError(
             f"'{folder}' holds {len(sets)} data sets of IDX files: name a file of the one that is meant, "
             f"such as {names}."
         )
-    files = []
-    for file in (file for found in sets.values() for file in found):
-        labels = _idx_labels(file)
-        extracted = staged(scratch, [file, labels], functools.partial(_extract_idx, file, labels))
-        word = _IDX_SPLIT.search(file.name)
-        files.append(_array_file(extracted, file, file.name, _IDX_SPLITS[word[0].lower()] if word else None))
-    return _source("idx", scratch, files, folder)
+    return next(iter(sets.values())), tuple(file.name for file in twice if _idx_set(file.name) in sets)
+
+
+def _idx_word(name: str) -> str:
+    """The word for the split in a name; empty without one."""
+    return next((word for word in _IDX_SPLITS if word in name.lower()), "")
 
 
 def _idx_set(name: str) -> str:
     """What the names of all pairs of a data set have in common."""
-    return _IDX_SPLIT.sub("*", name.removesuffix(".gz"), count=1).lower()
+    word = _idx_word(name)
+    plain = name.lower().removesuffix(".gz")
+    return plain.replace(word, "*", 1) if word else plain
 
 
 def open_cifar(folder: Path, scratch: Path) -> ArraySource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -401,6 +402,16 @@ def test_a_named_idx_file_is_read_with_its_twin_alone(tmp_path):
     assert {entry.given_split for entry in entries} == {"train", "test"} and len(entries) == 12
     with pytest.raises(InputError, match=r"holds 2 data sets of IDX files.*emnist-digits-test-images"):
         open_source(tmp_path, ScanSettings(), tmp_path / "scratch")
+
+
+def test_idx_files_that_are_packed_and_unpacked_are_read_once(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 5), np.uint8)
+    image_files.write_idx(tmp_path, "contest-train", images, np.arange(6) % 3)
+    for file in list(tmp_path.glob("*.gz")):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    source = open_source(tmp_path, ScanSettings(), tmp_path / "scratch")
+    assert {entry.given_split for entry in source.entries()} == {"train"} and len(list(source.entries())) == 6
+    assert [f.paths for f in source.findings] == [("contest-train-images-idx3-ubyte.gz",)]
 
 
 def test_a_folder_named_meta_is_no_cifar(tmp_path):
