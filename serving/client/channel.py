@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -74,13 +75,19 @@ def open_channel(target: str, connection: Connection, timeout_s: float = 30.0) -
     With a name that resolves to many addresses ("dns:///leaves.models.svc:8500" of a headless
     Service), calls go to all of them in turn.
     """
+    return channel_opener(target, connection, timeout_s)(grpc)
+
+
+def channel_opener(target: str, connection: Connection, timeout_s: float) -> Callable[[Any], Any]:
+    """What opens such a channel with `grpc` or `grpc.aio`. Settings are checked, and files read, now."""
     options = [*_options(connection, timeout_s), *connection.options]
     if connection.tls is None:
         _check_token(target, connection)
-        return grpc.insecure_channel(target, options=options)
+        return lambda api: api.insecure_channel(target, options=options)
     if connection.tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", connection.tls.server_name))
-    return grpc.secure_channel(target, connection.tls.credentials(), options=options)
+    credentials = connection.tls.credentials()
+    return lambda api: api.secure_channel(target, credentials, options=options)
 
 
 def target_of(address: str | Sequence[str]) -> str:

@@ -2,67 +2,45 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pergola.serving.client.answers import OrderedAnswers
+from pergola.serving.client.effects import END, Flow, Next, Work, iterate, take
 from pergola.serving.client.errors import ClientError, InvalidInput, NotFound, Unavailable
+from pergola.serving.client.protocol import ModelProtocol
 from pergola.serving.client.results import Classification, Prediction
 from pergola.serving.wire import contract
-
-if TYPE_CHECKING:
-    from pergola.serving.client.client import Client
 
 MAX_REQUEST_BYTES = 16 * 2**20  # so that a batch of huge photographs becomes several requests
 MAX_ROUNDS = 5
 
 
 def classify(
-    client: Client, images: Iterable[Any], batch_size: int, in_flight: int, timeout_s: float | None
-) -> Classification:
-    """The classes of `images`, all from one version. See Client.classify_images."""
-    if batch_size < 1:
-        raise InvalidInput(f"batch_size is {batch_size}, expected at least 1.")
-    batches: list[list[bytes]] = []
-
-    def requests() -> Iterator[dict[str, Any]]:
-        limit = functools.cache(lambda: _max_pixels(client, timeout_s))
-        for batch in _batches(_checked(images, limit), batch_size):
-            batches.append(batch)
-            yield {contract.IMAGE: batch}
-
-    answers = list(_ask(client, requests(), in_flight, timeout_s))
-    if not answers:
-        raise InvalidInput("Got no images. Expected at least one.")
-    answers = _of_one_version(client, answers, batches, in_flight, timeout_s)
-    return _gathered(client, answers, timeout_s)
-
-
-def _ask(
-    client: Client, requests: Iterable[dict[str, Any]], in_flight: int, timeout_s: float | None
-) -> Iterator[Prediction]:
-    # All outputs: only some models have a decision, and a filter that names one fails on the others.
-    return client.predict_many(requests, in_flight=in_flight, timeout_s=timeout_s)
-
-
-def _of_one_version(
-    client: Client,
-    answers: list[Prediction],
-    batches: list[list[bytes]],
+    protocol: ModelProtocol,
+    images: Iterable[Any] | AsyncIterable[Any],
+    batch_size: int,
     in_flight: int,
     timeout_s: float | None,
-) -> list[Prediction]:
-    """Repeat the batches that an older version answered: a new version was loaded in the meantime."""
+) -> Flow[Classification]:
+    """The classes of `images`, all from one version. See Client.classify_images."""
+    batches = _Batches(protocol, images, batch_size, timeout_s)
+    answers = yield from _ask(protocol, batches.next, in_flight, timeout_s)
+    if not answers:
+        raise InvalidInput("Got no images. Expected at least one.")
     for _ in range(MAX_ROUNDS):
+        # Repeat the batches that an older version answered: a new version was loaded in the meantime.
         newest = max(answer.version for answer in answers)
         old = [i for i, answer in enumerate(answers) if answer.version != newest]
         if not old:
-            return answers
-        again = _ask(client, ({contract.IMAGE: batches[i]} for i in old), in_flight, timeout_s)
-        for i, answer in zip(old, again, strict=True):
+            return (yield from _gathered(protocol, answers, timeout_s))
+        again = iter([{contract.IMAGE: batches.sent[i]} for i in old])
+        renewed = yield from _ask(protocol, partial(take, again), in_flight, timeout_s)
+        for i, answer in zip(old, renewed, strict=True):
             answers[i] = answer
     raise Unavailable(
         f"Answers came from versions {sorted({a.version for a in answers})} of {answers[0].model}, "
@@ -70,15 +48,93 @@ def _of_one_version(
     )
 
 
-def _gathered(client: Client, answers: list[Prediction], timeout_s: float | None) -> Classification:
+class _Batches:
+    """Cuts images into requests of at most `batch_size` images and MAX_REQUEST_BYTES."""
+
+    def __init__(
+        self,
+        protocol: ModelProtocol,
+        images: Iterable[Any] | AsyncIterable[Any],
+        batch_size: int,
+        timeout_s: float | None,
+    ) -> None:
+        if batch_size < 1:
+            raise InvalidInput(f"batch_size is {batch_size}, expected at least 1.")
+        _check_several(images)
+        self._protocol, self._batch_size, self._timeout_s = protocol, batch_size, timeout_s
+        self._images, self._number = iterate(images), -1
+        self._batch: list[bytes] = []
+        self._max_pixels: int | None = None
+        self.sent: list[list[bytes]] = []
+
+    def next(self) -> Flow[Any]:
+        """The inputs of the next request, or END. Raises InvalidInput that names the invalid image."""
+        while (image := (yield Next(self._images))) is not END:
+            self._number += 1
+            data = yield from self._prepared(image)
+            size = sum(map(len, self._batch)) + len(data)
+            full = len(self._batch) == self._batch_size or size > MAX_REQUEST_BYTES
+            if self._batch and full:
+                return self._cut([data])
+            self._batch.append(data)
+        return self._cut([]) if self._batch else END
+
+    def _cut(self, begun: list[bytes]) -> dict[str, list[bytes]]:
+        self.sent.append(self._batch)
+        self._batch = begun
+        return {contract.IMAGE: self.sent[-1]}
+
+    def _prepared(self, image: Any) -> Flow[bytes]:
+        """The image as an upright encoded file.
+
+        The model's limit is asked for when an image is larger than those that any model takes.
+        """
+        from pergola.serving.wire.images import PIXELS_OF_ANY_MODEL, TooManyPixels, prepare
+
+        try:
+            try:
+                return (yield Work(partial(prepare, image, max_pixels=PIXELS_OF_ANY_MODEL)))
+            except TooManyPixels:
+                if self._max_pixels is None:
+                    self._max_pixels = yield from _max_pixels(self._protocol, self._timeout_s)
+                return (yield Work(partial(prepare, image, max_pixels=self._max_pixels)))
+        except (ValueError, OSError) as error:
+            raise InvalidInput(f"Image {self._number}: {error}") from error
+
+
+def _check_several(images: Any) -> None:
+    if isinstance(images, str | bytes | Path):
+        raise InvalidInput("Got one image, expected a list of images: classify_images([image]).")
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise InvalidInput(
+            f"Got an array of shape {images.shape}, expected a list of images or an array (N, H, W, C)."
+        )
+
+
+def _ask(
+    protocol: ModelProtocol, source: Callable[[], Flow[Any]], in_flight: int, timeout_s: float | None
+) -> Flow[list[Prediction]]:
+    # All outputs: only some models have a decision, and a filter that names one fails on the others.
+    answers = OrderedAnswers(protocol, source, in_flight=in_flight, timeout_s=timeout_s)
+    try:
+        return (yield from answers.rest())
+    finally:
+        answers.close()
+
+
+def _gathered(
+    protocol: ModelProtocol, answers: list[Prediction], timeout_s: float | None
+) -> Flow[Classification]:
     first = answers[0]
     probabilities = np.concatenate([answer[contract.PROBABILITIES] for answer in answers])
     labels = [label for answer in answers for label in answer[contract.LABEL].ravel().tolist()]
+    probability = np.concatenate([answer[contract.PROBABILITY].ravel() for answer in answers])
+    classes = yield from _classes(protocol, first.model, first.version, probabilities.shape[1], timeout_s)
     return Classification(
         labels=tuple(_text(label) for label in labels),
-        probability=np.concatenate([answer[contract.PROBABILITY].ravel() for answer in answers]),
+        probability=probability,
         probabilities=probabilities,
-        classes=_classes(client, first.model, first.version, probabilities.shape[1], timeout_s),
+        classes=classes,
         model=first.model,
         version=first.version,
         decisions=_decisions(answers),
@@ -92,18 +148,16 @@ def _decisions(answers: list[Prediction]) -> tuple[str, ...] | None:
 
 
 def _classes(
-    client: Client, model: str, version: int, count: int, timeout_s: float | None
-) -> tuple[str, ...]:
+    protocol: ModelProtocol, model: str, version: int, count: int, timeout_s: float | None
+) -> Flow[tuple[str, ...]]:
     """The names of the classes, fetched once per version; empty for a model that does not provide them."""
-    known = client._classes
+    known = protocol.class_names
     if (model, version) not in known:
+        index = {contract.INDEX: np.arange(count, dtype=np.int64)}
+        pinned = protocol.at(version=version)
         try:
-            names = client.at(version=version).predict(
-                {contract.INDEX: np.arange(count, dtype=np.int64)},
-                signature=contract.LABELS,
-                outputs=[contract.LABEL],
-                timeout_s=timeout_s,
-            )[contract.LABEL]
+            answer = yield from pinned.predict(index, contract.LABELS, [contract.LABEL], timeout_s)
+            names = answer[contract.LABEL]
         except InvalidInput:  # the model has no such signature
             names = np.empty(0, dtype=object)
         except (NotFound, ClientError):  # unloaded meanwhile, or not on every server: try again next time
@@ -112,50 +166,13 @@ def _classes(
     return known[model, version]
 
 
-def _batches(images: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for image in images:
-        if batch and (len(batch) == batch_size or size + len(image) > MAX_REQUEST_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(image)
-        size += len(image)
-    if batch:
-        yield batch
-
-
-def _checked(images: Iterable[Any], limit: Callable[[], int]) -> Iterator[bytes]:
-    """Each image as an upright encoded file. Raises InvalidInput that names the invalid one.
-
-    limit: the model's, which is asked for when an image is larger than those that any model takes.
-    """
-    from pergola.serving.wire.images import PIXELS_OF_ANY_MODEL, TooManyPixels, prepare
-
-    if isinstance(images, str | bytes | Path):
-        raise InvalidInput("Got one image, expected a list of images: classify_images([image]).")
-    if isinstance(images, np.ndarray) and images.ndim != 4:
-        raise InvalidInput(
-            f"Got an array of shape {images.shape}, expected a list of images or an array (N, H, W, C)."
-        )
-    for number, image in enumerate(images):
-        try:
-            try:
-                yield prepare(image, max_pixels=PIXELS_OF_ANY_MODEL)
-            except TooManyPixels:
-                yield prepare(image, max_pixels=limit())
-        except (ValueError, OSError) as error:
-            raise InvalidInput(f"Image {number}: {error}") from error
-
-
-def _max_pixels(client: Client, timeout_s: float | None) -> int:
+def _max_pixels(protocol: ModelProtocol, timeout_s: float | None) -> Flow[int]:
     """Pixels of the largest image that the model takes; TensorFlow's limit where it does not say."""
     from pergola.serving.wire.images import MAX_PIXELS
 
+    index = {contract.INDEX: np.zeros(1, np.int64)}
     try:
-        answer = client.predict(
-            {contract.INDEX: np.zeros(1, np.int64)}, signature=contract.LABELS, timeout_s=timeout_s
-        )
+        answer = yield from protocol.predict(index, contract.LABELS, (), timeout_s)
     except InvalidInput:  # the model has no such signature
         return MAX_PIXELS
     return int(answer[contract.MAX_PIXELS][0]) if contract.MAX_PIXELS in answer.outputs else MAX_PIXELS

@@ -94,11 +94,19 @@ def is_size_error(details: str) -> bool:
 
 def from_rpc(error: grpc.RpcError, call_info: CallInfo, *, connected: bool = True) -> ClientError:
     """The error for a failed call. connected: whether there was a connection when it failed."""
-    if isinstance(error, grpc.Call):
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not connected:
-            return Unavailable(_unconnected(call_info), error.details() or "")
-        return from_status(error.code() or grpc.StatusCode.UNKNOWN, error.details() or "", call_info)
-    return ServerError(f"{call_info.call} failed: {error!r}.", str(error))
+    status = status_of(error)
+    if status is None:
+        return ServerError(f"{call_info.call} failed: {error!r}.", str(error))
+    if status[0] is grpc.StatusCode.DEADLINE_EXCEEDED and not connected:
+        return Unavailable(_unconnected(call_info), status[1])
+    return from_status(*status, call_info)
+
+
+def status_of(error: grpc.RpcError) -> tuple[grpc.StatusCode, str] | None:
+    """Code and text of a failed call, of gRPC or of grpc.aio; None for an error that has none."""
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        return None
+    return error.code() or grpc.StatusCode.UNKNOWN, error.details() or ""
 
 
 def fewer(call_info: CallInfo, before: str) -> str:

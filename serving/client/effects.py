@@ -1,0 +1,87 @@
+"""What the client's protocol asks of a transport: it decides, a transport sends, waits and reads.
+
+The protocol is written as generators ("flows") that yield the effects below and return a result. A
+transport runs a flow: it performs each effect and sends the outcome back into the generator, or throws the
+error. So one flow serves a thread that waits and a future (blocking_transport.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from pergola.serving.client.errors import CallInfo, Cancelled
+
+Answer = TypeVar("Answer")
+Flow: TypeAlias = Generator["Effect", Any, Answer]
+
+END = object()  # what Next gives after the last item
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Send a request once. Gives the reply's bytes; a failed call raises grpc.RpcError."""
+
+    path: str  # "/tensorflow.serving.PredictionService/Predict"
+    payload: bytes
+    metadata: tuple[tuple[str, str], ...]
+    timeout_s: float  # what is left for the call
+    call_info: CallInfo
+
+    def cancelled(self) -> Cancelled:
+        """The error of a call that was cancelled here."""
+        return Cancelled(f"{self.call_info.call} of {self.call_info.model} was cancelled.")
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait that long, or until the client is closed."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IsConnected:
+    """Gives whether there is a connection now; gRPC's deadline looks the same with and without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run another flow meanwhile. Gives a future of its result: done(), result(), cancel()."""
+
+    flow: Flow[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitFor:
+    """Wait until one of these futures is done."""
+
+    futures: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Gives the next item of what the caller passed, or END."""
+
+    items: Iterator[Any] | AsyncIterator[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Gives the result of a function that reads or writes files, or computes for milliseconds."""
+
+    function: Callable[[], Any]
+
+
+Effect: TypeAlias = Attempt | Pause | IsConnected | Start | WaitFor | Next | Work
+
+
+def iterate(items: Iterable[Any] | AsyncIterable[Any]) -> Iterator[Any] | AsyncIterator[Any]:
+    """An iterator for Next."""
+    return aiter(items) if isinstance(items, AsyncIterable) else iter(items)
+
+
+def take(items: Iterator[Any] | AsyncIterator[Any]) -> Flow[Any]:
+    """The next item, or END."""
+    return (yield Next(items))
