@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from pergola.local_run import run
     from pergola.pipelines.local.result import RunResult
     from pergola.predictions import Predictions
-    from pergola.serving.client import Client
+    from pergola.serving.client import AsyncClient, Client
     from pergola.serving.client.errors import ClientError
 
     __version__: str
 
 _MODULES = {
+    "AsyncClient": "pergola.serving.client.async_client",
     "Classifier": "pergola.classifier",
     "Client": "pergola.serving.client.client",
     "ClientError": "pergola.serving.client.errors",
@@ -39,6 +40,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "Classifier",
     "Client",
     "ClientError",

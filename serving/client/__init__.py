@@ -7,6 +7,9 @@ with Client("dns:///leaves.models.svc:8500", model="leaves") as client:
     result.labels, result.probability, result.version
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pergola.serving.client.channel import Connection, Tls
 from pergola.serving.client.client import Client
 from pergola.serving.client.errors import (
@@ -32,8 +35,12 @@ from pergola.serving.client.results import (
 )
 from pergola.serving.client.retry import NO_RETRY, Retry
 
+if TYPE_CHECKING:
+    from pergola.serving.client.async_client import AsyncClient
+
 __all__ = [
     "NO_RETRY",
+    "AsyncClient",
     "Cancelled",
     "Classification",
     "Client",
@@ -56,3 +63,10 @@ __all__ = [
     "Unsupported",
     "VersionStatus",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """AsyncClient, which a program of threads need not load."""
+    if name != "AsyncClient":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return import_module(f"{__name__}.async_client").AsyncClient

@@ -2,7 +2,8 @@
 
 The protocol is written as generators ("flows") that yield the effects below and return a result. A
 transport runs a flow: it performs each effect and sends the outcome back into the generator, or throws the
-error. So one flow serves a thread that waits and a future (blocking_transport.py).
+error. So one flow serves a thread that waits and a future (blocking_transport.py), and an event loop
+(async_transport.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, I
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from pergola.serving.client.errors import CallInfo, Cancelled
+from pergola.serving.client.errors import CallInfo, Cancelled, DeadlineExceeded
 
 Answer = TypeVar("Answer")
 Flow: TypeAlias = Generator["Effect", Any, Answer]
@@ -32,6 +33,14 @@ class Attempt:
     def cancelled(self) -> Cancelled:
         """The error of a call that was cancelled here."""
         return Cancelled(f"{self.call_info.call} of {self.call_info.model} was cancelled.")
+
+    def crowded_out(self, max_in_flight: int) -> DeadlineExceeded:
+        """The error of a call that was never sent: others took its time."""
+        return DeadlineExceeded(
+            f"{self.call_info.call} of {self.call_info.model} was not sent within "
+            f"{self.call_info.timeout_s:g} s: max_in_flight={max_in_flight} other calls of this client were "
+            "in flight. Make fewer calls at a time, or raise timeout_s or max_in_flight."
+        )
 
 
 @dataclass(frozen=True, slots=True)

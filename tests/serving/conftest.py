@@ -3,6 +3,13 @@
 import pytest
 
 from tests.support import models
+from tests.support.in_loop import TRANSPORTS
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS, ids=["threads", "asyncio"])
+def connect(request):
+    """The class of the client: both have the same methods here."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,8 @@ def server():
 
 
 @pytest.fixture
-def client(server):
-    with Client(server.address, model="leaves", timeout_s=10) as client:
+def client(server, connect):
+    with connect(server.address, model="leaves", timeout_s=10) as client:
         yield client
 
 
@@ -151,10 +151,10 @@ def test_predict_is_sent_again_when_a_server_shuts_down_over_it(server, client):
     assert client.predict({"image": [b"a"]}).version == 1
 
 
-def test_predict_without_retries_fails_at_once(server):
+def test_predict_without_retries_fails_at_once(server, connect):
     server.failures = [UNAVAILABLE]
     with (
-        Client(server.address, model="leaves", retry=NO_RETRY) as client,
+        connect(server.address, model="leaves", retry=NO_RETRY) as client,
         pytest.raises(Unavailable, match="tried once"),
     ):
         client.predict({"image": [b"a"]})
@@ -170,16 +170,16 @@ def test_predict_gives_up_at_its_deadline(server, client):
     server.delay_s = 0
 
 
-def test_retries_end_at_the_deadline(free_port):
-    with Client(f"127.0.0.1:{free_port}", model="leaves", timeout_s=2) as client:
+def test_retries_end_at_the_deadline(free_port, connect):
+    with connect(f"127.0.0.1:{free_port}", model="leaves", timeout_s=2) as client:
         started = time.monotonic()
         with pytest.raises(Unavailable, match=r"tried \d+ times within 2 s: .*Connection refused"):
             client.predict({"image": [b"a"]})
         assert 1 < time.monotonic() - started < 6
 
 
-def test_predict_finds_a_server_that_comes_later(free_port):
-    with Client(f"127.0.0.1:{free_port}", model="leaves", timeout_s=20) as client:
+def test_predict_finds_a_server_that_comes_later(free_port, connect):
+    with connect(f"127.0.0.1:{free_port}", model="leaves", timeout_s=20) as client:
         future = client.predict_async({"image": [b"a"]})
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(client.predict, {"image": [b"a"]})
@@ -261,8 +261,8 @@ def test_large_messages_pass_in_both_directions(server, client):
     assert np.array_equal(client.predict({"image": pixels})["image"], pixels)
 
 
-def test_messages_over_the_limit_are_refused_before_they_are_sent(server):
-    with Client(server.address, model="leaves", connection=Connection(max_message_mib=1)) as client:
+def test_messages_over_the_limit_are_refused_before_they_are_sent(server, connect):
+    with connect(server.address, model="leaves", connection=Connection(max_message_mib=1)) as client:
         with pytest.raises(TooLarge, match=r"has 2\.0 MiB, more than the 1 MiB"):
             client.predict({"image": [b"a" * 2**21]})
         assert not server.requests
@@ -324,9 +324,9 @@ def test_reload_that_may_have_arrived_is_not_sent_again(server, client):
     assert len(server.requests) == 1
 
 
-def test_reload_that_never_left_is_sent_again(free_port):
+def test_reload_that_never_left_is_sent_again(free_port, connect):
     with (
-        Client(f"127.0.0.1:{free_port}", model="leaves", timeout_s=20) as client,
+        connect(f"127.0.0.1:{free_port}", model="leaves", timeout_s=20) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         waiting = pool.submit(client.reload, [ServedModel("leaves", "/models/leaves")])
@@ -361,19 +361,19 @@ def test_wait_until_available_waits_and_says_what_it_saw(server, client):
         client.at(version=5).wait_until_available()
 
 
-def test_calls_are_spread_over_all_servers():
+def test_calls_are_spread_over_all_servers(connect):
     with ScriptedServer() as one, ScriptedServer() as other:
-        with Client([one.address, other.address], model="leaves") as client:
+        with connect([one.address, other.address], model="leaves") as client:
             for _ in range(40):
                 client.predict({"image": [b"a"]})
         assert min(len(one.requests), len(other.requests)) >= 10
 
 
-def test_calls_go_on_when_one_of_two_servers_dies():
+def test_calls_go_on_when_one_of_two_servers_dies(connect):
     with (
         ScriptedServer() as one,
         ScriptedServer() as other,
-        Client([one.address, other.address], model="leaves") as client,
+        connect([one.address, other.address], model="leaves") as client,
     ):
         futures = []
         for i in range(200):
@@ -383,15 +383,15 @@ def test_calls_go_on_when_one_of_two_servers_dies():
         assert {future.result(timeout=20).version for future in futures} == {1}
 
 
-def test_unix_sockets_work(tmp_path):
+def test_unix_sockets_work(tmp_path, connect):
     address = f"unix:{tmp_path}/socket"
-    with ScriptedServer(address=address), Client(address, model="leaves") as client:
+    with ScriptedServer(address=address), connect(address, model="leaves") as client:
         assert client.predict({"image": [b"a"]}).version == 1
 
 
-def test_close_ends_what_is_in_flight(server):
+def test_close_ends_what_is_in_flight(server, connect):
     server.delay_s = 3
-    client = Client(server.address, model="leaves")
+    client = connect(server.address, model="leaves")
     futures = [client.predict_async({"image": [b"a"]}) for _ in range(3)]
     started = time.monotonic()
     client.close()
@@ -403,8 +403,8 @@ def test_close_ends_what_is_in_flight(server):
     server.delay_s = 0
 
 
-def test_close_ends_retries_that_wait(free_port):
-    client = Client(f"127.0.0.1:{free_port}", model="leaves", timeout_s=60)
+def test_close_ends_retries_that_wait(free_port, connect):
+    client = connect(f"127.0.0.1:{free_port}", model="leaves", timeout_s=60)
     future = client.predict_async({"image": [b"a"]})
     time.sleep(0.3)
     client.close()
@@ -412,10 +412,10 @@ def test_close_ends_retries_that_wait(free_port):
         future.result(timeout=5)
 
 
-def test_a_full_server_recovers_at_once(server):
+def test_a_full_server_recovers_at_once(server, connect):
     """Overload: quick refusals, retried with growing pauses; nothing is lost when it has room again."""
     server.failures = [UNAVAILABLE] * 200
-    with Client(server.address, model="leaves", timeout_s=30) as client:
+    with connect(server.address, model="leaves", timeout_s=30) as client:
         futures = [client.predict_async({"image": [b"a"]}) for _ in range(100)]
         assert all(future.result(timeout=30).version == 1 for future in futures)
     assert len(server.requests) == 300

@@ -56,7 +56,7 @@ def test_mutual_tls_shows_who_is_asking(authority):
 
 
 @pytest.mark.parametrize("problem", ["missing", "not a PEM", "half a pair"])
-def test_tls_files_that_cannot_be_used_are_named(authority, tmp_path, problem):
+def test_tls_files_that_cannot_be_used_are_named(authority, tmp_path, problem, connect):
     certificate, _ = authority.issue("caller")
     (tmp_path / "ca.txt").write_text("not a certificate")
     tls, words = {
@@ -65,16 +65,16 @@ def test_tls_files_that_cannot_be_used_are_named(authority, tmp_path, problem):
         "half a pair": (Tls(authority.ca, certificate), "certificate and key come together"),
     }[problem]
     with pytest.raises(InvalidInput, match=words):
-        Client("localhost:8500", model="leaves", connection=Connection(tls=tls))
+        connect("localhost:8500", model="leaves", connection=Connection(tls=tls))
 
 
-def test_token_goes_with_every_call_and_may_change(authority):
+def test_token_goes_with_every_call_and_may_change(authority, connect):
     tokens = iter(["first", "second"])
     connection = Connection(
         tls=Tls(ca=authority.ca), token=lambda: next(tokens), metadata=(("x-team", "botany"),)
     )
     with ScriptedServer(credentials=credentials(authority)) as server:
-        with Client(server.address, model="leaves", connection=connection) as client:
+        with connect(server.address, model="leaves", connection=connection) as client:
             client.predict({"image": [b"a"]})
             client.status()
         sent = [(call["authorization"], call["x-team"]) for call in server.metadata]
@@ -93,13 +93,13 @@ def test_token_goes_with_every_call_and_may_change(authority):
         ("unix:/run/models.sock", True),
     ],
 )
-def test_token_never_travels_in_the_open(address, allowed):
+def test_token_never_travels_in_the_open(address, allowed, connect):
     if allowed:
-        Client(address, model="leaves", connection=Connection(token="secret")).close()
+        connect(address, model="leaves", connection=Connection(token="secret")).close()
         return
     with pytest.raises(InvalidInput, match=r"would travel to .* unencrypted"):
-        Client(address, model="leaves", connection=Connection(token="secret"))
-    Client(address, model="leaves", connection=Connection(token="secret", plain_token=True)).close()
+        connect(address, model="leaves", connection=Connection(token="secret"))
+    connect(address, model="leaves", connection=Connection(token="secret", plain_token=True)).close()
 
 
 def test_refused_token_says_so(authority):
@@ -149,7 +149,7 @@ def test_message_limit_is_one_that_protobuf_can_hold():
         Connection(max_message_mib=4096)
 
 
-def test_keepalive_notices_a_server_that_went_silent():
+def test_keepalive_notices_a_server_that_went_silent(connect):
     """A server process that is stopped holds its connection open; the probe finds out."""
     import os
     import signal
@@ -169,7 +169,7 @@ time.sleep(60)
         address = child.stdout.readline().strip()
         connection = Connection(keepalive_s=1.0, keepalive_timeout_s=0.5)
         retry = Retry(max_attempts=1)
-        with Client(address, model="leaves", timeout_s=30, retry=retry, connection=connection) as client:
+        with connect(address, model="leaves", timeout_s=30, retry=retry, connection=connection) as client:
             client.predict({"image": [b"a"]})
             os.kill(child.pid, signal.SIGSTOP)
             started = time.monotonic()
@@ -240,23 +240,23 @@ def test_only_what_may_help_and_cannot_harm_is_sent_again(code, details, again, 
 
 
 @pytest.mark.parametrize("address", ["::1:8500", "fe80::1", "2001:db8::7:8500"])
-def test_address_of_ipv6_without_brackets_is_refused(address):
+def test_address_of_ipv6_without_brackets_is_refused(address, connect):
     with pytest.raises(InvalidInput, match=r"stands in brackets: \[::1\]:8500"):
-        Client(address, model="leaves")
+        connect(address, model="leaves")
     assert target_of("[::1]:8500") == "[::1]:8500"
 
 
-def test_name_that_nobody_knows_is_unavailable():
-    client = Client("no-such-host.invalid:8500", model="leaves", timeout_s=1.0)
+def test_name_that_nobody_knows_is_unavailable(connect):
+    client = connect("no-such-host.invalid:8500", model="leaves", timeout_s=1.0)
     with client, pytest.raises(Unavailable, match=r"no-such-host\.invalid"):
         client.predict({"image": [b"a"]})
 
 
-def test_name_service_that_does_not_answer_is_unavailable():
+def test_name_service_that_does_not_answer_is_unavailable(connect):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         address = f"dns://127.0.0.1:{silent.getsockname()[1]}/leaves.example:8500"
-        with Client(address, model="leaves", timeout_s=0.5) as client:
+        with connect(address, model="leaves", timeout_s=0.5) as client:
             with pytest.raises(Unavailable, match=r"No connection to .*its name was not resolved") as caught:
                 client.predict({"image": [b"a", b"b"]})
             with pytest.raises(Unavailable, match="No connection to"):

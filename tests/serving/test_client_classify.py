@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pergola.serving.client import Client, InvalidInput, NotFound, Unavailable
+from pergola.serving.client import InvalidInput, NotFound, Unavailable
 from tests.support.scripted_server import CLASSES, ScriptedServer
 
 
@@ -28,8 +28,8 @@ def server():
 
 
 @pytest.fixture
-def client(server):
-    with Client(server.address, model="leaves", timeout_s=10) as client:
+def client(server, connect):
+    with connect(server.address, model="leaves", timeout_s=10) as client:
         yield client
 
 
@@ -114,10 +114,10 @@ def test_classify_gives_one_answer_from_one_version(server, client):
     assert 6 < len(seen) <= 12
 
 
-def test_classify_tells_when_servers_disagree_for_good():
+def test_classify_tells_when_servers_disagree_for_good(connect):
     with ScriptedServer() as one, ScriptedServer() as other:
         other.versions = [2]
-        with Client([one.address, other.address], model="leaves") as client:
+        with connect([one.address, other.address], model="leaves") as client:
             images = [np.zeros((4, 4), np.uint8)] * 64
             with pytest.raises(Unavailable, match=r"versions \[1, 2\] of leaves.*Pin version"):
                 client.classify_images(images, batch_size=1)
@@ -138,9 +138,9 @@ def test_classify_without_names_still_classifies(server, client):
         result.top()
 
 
-def test_classify_asks_for_names_again_when_they_were_away(server):
+def test_classify_asks_for_names_again_when_they_were_away(server, connect):
     images = [np.zeros((4, 4), np.uint8)]
-    with Client(server.address, model="leaves", timeout_s=10) as client:
+    with connect(server.address, model="leaves", timeout_s=10) as client:
         client.predict({"image": [b"a"]})
         gone = (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Specific(leaves, 1)")
         server.failures = []

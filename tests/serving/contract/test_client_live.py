@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from pergola.serving.client import Client, InvalidInput, NotFound
+from pergola.serving.client import InvalidInput, NotFound
 from tests.support import images, models
 
 SHAPES = ((0,), (3,), (2, 3), (1, 2, 1, 2))
 
 
 @pytest.fixture(scope="module")
-def client(target):
-    with Client(target.server.address, model="half", timeout_s=30) as client:
+def client(target, connect):
+    with connect(target.server.address, model="half", timeout_s=30) as client:
         yield client
 
 
