@@ -70,6 +70,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Cancel the calls in flight and close the connection."""
+        self._transport.enter()
         self._protocol.close()
         await self._transport.close()
 

@@ -69,7 +69,6 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Cancel the calls in flight and close the connection."""
-        self.enter()
         self._closing.set()
         if self._channel is not None:
             await self._channel.close()

@@ -383,6 +383,11 @@ def test_calls_go_on_when_one_of_two_servers_dies(connect):
         assert {future.result(timeout=20).version for future in futures} == {1}
 
 
+def test_calls_skip_an_address_where_nothing_answers(server, free_port, connect):
+    with connect([f"127.0.0.1:{free_port}", server.address], model="leaves", timeout_s=10) as client:
+        assert [client.predict({"image": [b"a"]}).version for _ in range(20)] == [1] * 20
+
+
 def test_unix_sockets_work(tmp_path, connect):
     address = f"unix:{tmp_path}/socket"
     with ScriptedServer(address=address), connect(address, model="leaves") as client:

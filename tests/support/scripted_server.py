@@ -59,6 +59,7 @@ class ScriptedServer:
         self.reload_error = (0, "")
         self.status: list[manage_pb2.ModelVersionStatus] | None = None
         self.under_way = self.most_under_way = 0
+        self.num_abandoned = 0  # calls that ended before they were answered
         self._lock = threading.Lock()
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._server = grpc.server(
@@ -113,16 +114,23 @@ class ScriptedServer:
                 failure = self.failures.pop(0) if self.failures else None
                 self.under_way += 1
                 self.most_under_way = max(self.most_under_way, self.under_way)
+            answered = threading.Event()
+            context.add_callback(lambda: answered.is_set() or self._abandoned())
             try:
                 time.sleep(self.delay_s)
                 if failure is not None:
                     context.abort(*failure)
                 return function(request, context)
             finally:
+                answered.set()
                 with self._lock:
                     self.under_way -= 1
 
         return handle
+
+    def _abandoned(self) -> None:
+        with self._lock:
+            self.num_abandoned += 1
 
     def _version(self, spec, context) -> int:
         if spec.name != "leaves":
