@@ -69,6 +69,19 @@ def test_client_loads_grpc_numpy_and_protobuf_alone():
     assert loaded("import pergola; pergola.Client") - base == {"pergola"}
 
 
+def test_client_loads_nothing_of_the_async_client():
+    code = "import sys, pergola; pergola.Client; print(*(m for m in sys.modules if m.startswith('pergola.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = done.stdout.split()
+    assert "pergola.serving.client.blocking_transport" in names
+    assert not [name for name in names if "async" in name or name.endswith(".classify")]
+
+
+def test_async_client_loads_what_client_loads():
+    base = loaded("import grpc, numpy, google.protobuf")
+    assert loaded("import pergola; pergola.AsyncClient") - base == {"pergola"}
+
+
 def test_names_load_nothing_heavy():
     """All names that are not Client: Pillow for images is all that comes on top."""
     names = ", ".join(f"pergola.{name}" for name in pergola.__all__)

@@ -7,7 +7,7 @@ import pytest
 from pergola.serving.client import ClientLog, DeadlineExceeded, InvalidInput, Retry, TooLarge, Unavailable
 from pergola.serving.client.channel import Connection
 from pergola.serving.client.classify import classify
-from pergola.serving.client.effects import Attempt, IsConnected, Next, Pause, Start, WaitFor, Work
+from pergola.serving.client.effects import END, Attempt, IsConnected, Next, Pause, Start, WaitFor, Work
 from pergola.serving.client.protocol import ModelProtocol
 from pergola.serving.wire.protos import manage_pb2, predict_pb2
 from pergola.serving.wire.values import to_tensor
@@ -171,8 +171,6 @@ def perform(flow) -> tuple[object, list[type]]:
         kinds.append(type(effect))
         match effect:
             case Next(items):
-                from pergola.serving.client.effects import END
-
                 value = next(items, END)
             case Work(function):
                 value = function()
