@@ -46,8 +46,7 @@ class OrderedAnswers:
                 yield from self._start(inputs)
         if not self._waiting:
             return None
-        answer = self._result(self._waiting.popleft())
-        return (yield from self._protocol.explained(answer, self._signature))
+        return (yield from self._protocol.explained(self._oldest(), self._signature))
 
     def rest(self) -> Flow[list[Prediction]]:
         """All answers that are left."""
@@ -72,8 +71,8 @@ class OrderedAnswers:
         flow = self._protocol.predict_briefly(inputs, self._signature, self._outputs, self._timeout_s)
         self._waiting.append((yield Start(flow)))
 
-    def _result(self, future: Any) -> Flow[Prediction]:
-        if not future.done():
-            yield WaitFor([future])
-        answer: Prediction = future.result()
+    def _oldest(self) -> Flow[Prediction]:
+        if not self._waiting[0].done():
+            yield WaitFor([self._waiting[0]])  # and close() cancels it meanwhile
+        answer: Prediction = self._waiting.popleft().result()
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -59,6 +60,12 @@ class Connection:
         if not 1 <= self.max_message_mib <= 2047:
             raise InvalidInput(
                 f"max_message_mib is {self.max_message_mib}, expected 1 to 2047 (protobuf's limit)."
+            )
+        function = callable(self.token) and not inspect.iscoroutinefunction(self.token)
+        if not (self.token is None or isinstance(self.token, str) or function):
+            raise InvalidInput(
+                f"token is of type {type(self.token).__name__}, expected text, or a function that returns it "
+                "(no coroutine function: refresh the token in a task, and return the last one)."
             )
 
     def call_metadata(self) -> tuple[tuple[str, str], ...]:

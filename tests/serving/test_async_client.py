@@ -140,9 +140,10 @@ def test_cancelling_a_task_cancels_its_call_at_the_server(server, how):
     assert run(server, use).version == 1
 
 
-def test_cancelling_a_classification_cancels_all_its_requests(server):
+@pytest.mark.parametrize("num_images", [3, 8], ids=["all sent", "more to send"])
+def test_cancelling_a_classification_cancels_all_its_requests(server, num_images):
     server.delay_s = 0.5
-    images = [np.zeros((4, 4), np.uint8)] * 8
+    images = [np.zeros((4, 4), np.uint8)] * num_images
 
     async def use(client):
         task = asyncio.create_task(client.classify_images(images, batch_size=1, in_flight=3))

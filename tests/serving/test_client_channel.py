@@ -102,6 +102,16 @@ def test_token_never_travels_in_the_open(address, allowed, connect):
     connect(address, model="leaves", connection=Connection(token="secret", plain_token=True)).close()
 
 
+async def token_of_a_loop() -> str:
+    return "secret"
+
+
+@pytest.mark.parametrize("token", [token_of_a_loop, b"secret"])
+def test_token_that_is_no_text_is_refused(token, connect):
+    with pytest.raises(InvalidInput, match="expected text, or a function that returns it"):
+        connect("localhost:8500", model="leaves", token=token)
+
+
 def test_refused_token_says_so(authority):
     with ScriptedServer() as server:
         server.failures = [(grpc.StatusCode.UNAUTHENTICATED, "token expired")]
