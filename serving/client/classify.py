@@ -98,6 +98,8 @@ class _Batches:
                 if self._max_pixels is None:
                     self._max_pixels = yield from _max_pixels(self._protocol, self._timeout_s)
                 return (yield Work(partial(prepare, image, max_pixels=self._max_pixels)))
+        except ClientError:  # the question for the limit had no answer; some are OSErrors, too
+            raise
         except (ValueError, OSError) as error:
             raise InvalidInput(f"Image {self._number}: {error}") from error
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pergola.serving.client import InvalidInput, NotFound, Unavailable
+from pergola.serving.client import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from tests.support.scripted_server import CLASSES, ScriptedServer
 
 
@@ -50,6 +50,18 @@ def test_classify_takes_paths_bytes_and_arrays(server, client, tmp_path):
     sent = images_sent(server)
     assert sent[:3] == [data] * 3
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(sent[3]))), pixels)
+
+
+def test_classify_says_of_a_server_that_is_away_that_it_is_away(connect):
+    """Not that the image is invalid, for which it asks the server how large images may be."""
+    buffer = io.BytesIO()
+    Image.new("1", (4200, 4200)).save(buffer, "PNG")
+    with (
+        connect("127.0.0.1:1", model="leaves", timeout_s=1) as client,
+        pytest.raises((Unavailable, DeadlineExceeded)) as raised,
+    ):
+        client.classify_images([buffer.getvalue()])
+    assert not isinstance(raised.value, InvalidInput)
 
 
 def test_classify_gives_the_decision_of_a_model_that_has_one(server, client):
