@@ -260,7 +260,6 @@ def test_pretrained_weights_that_are_missing_or_none_are_refused(tmp_path):
         choose(ModelSettings(architecture="inception_v3", image_size=32), shards())
 
 
-@pytest.mark.slow
 def test_networks_to_train_have_fused_normalisation_and_the_same_weights(weights):
     settings = ModelSettings(architecture="mobilenet_025", weights=str(weights[0]))
     plain = network("mobilenet_025", 32, 3, settings=settings)
