@@ -64,7 +64,8 @@ def _rename_columns(table: Path, target: Path) -> None:
     rows = pq.read_table(table)
     names = [{"part": "split", "kept_out": "excluded"}.get(name, name) for name in rows.column_names]
     partial = target.with_name(f".{target.name}.partial")
-    pq.write_table(rows.rename_columns(names), partial)
+    renamed = rows.rename_columns(names).replace_schema_metadata(rows.schema.metadata)
+    pq.write_table(renamed, partial)
     partial.replace(target)
 
 

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from pergola.components import digest, records
@@ -92,6 +93,15 @@ def test_the_champion_its_drift_reference_and_its_provenance_are_read(workspace)
     assert DriftHistory.of(workspace.drift("shapes", 1)).drifted == 1
     (line,) = (workspace.feedback("shapes") / "labels.csv").read_text().splitlines()[1:]
     assert (workspace.feedback("shapes") / line.split(",")[0]).is_file()
+
+
+def test_splits_are_still_those_of_the_settings_that_made_them(old, workspace):
+    """Those of other settings count as none, and the images of the test split would move."""
+    made = config.load(old / "pergola.toml").split
+    rule = digest.of_data([made.seed, made.validation, made.test]).encode()
+    (kept,) = workspace.state("shapes").glob("split-*")
+    for folder in (kept, workspace.version("shapes", 1)):
+        assert pyarrow.parquet.read_schema(folder / "split.parquet").metadata[b"pergola.rule"] == rule
 
 
 def test_settings_of_the_old_names_are_read_with_a_warning(old, caplog):
