@@ -188,10 +188,11 @@ def test_predict_many_takes_async_iterators_only_as_there_is_room(server):
 
 
 def test_predict_many_left_early_cancels_the_rest(server):
-    plain = server.answer
+    plain, may_end = server.answer, threading.Event()
 
     def answer(inputs, signature):
-        time.sleep(0.5 if inputs["image"][0] == b"slow" else 0)
+        if inputs["image"][0] == b"slow":
+            may_end.wait(20)
         return plain(inputs, signature)
 
     server.answer = answer
@@ -200,10 +201,14 @@ def test_predict_many_left_early_cancels_the_rest(server):
         requests = [IMAGE, *[{"image": [b"slow"]}] * 3]
         async with contextlib.aclosing(client.predict_many(requests, in_flight=4)) as answers:
             async for _ in answers:
+                await asyncio.to_thread(until, lambda: server.under_way == 3, 10)
                 break
-        await asyncio.to_thread(until, lambda: server.num_abandoned == 3, 0.4)
+        await asyncio.to_thread(until, lambda: server.num_abandoned == 3, 10)
 
-    run(server, use)
+    try:
+        run(server, use)
+    finally:
+        may_end.set()
 
 
 def test_predict_many_raises_in_its_turn(server):
