@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pergola.serving.client.effects import END, Flow, Start, WaitFor
 from pergola.serving.client.errors import InvalidInput
-from pergola.serving.client.protocol import ModelProtocol
+from pergola.serving.client.protocol import ModelProtocol, output_names
 from pergola.serving.client.results import Prediction
 from pergola.serving.wire import contract
 
@@ -27,12 +27,12 @@ class OrderedAnswers:
         in_flight: int,
         timeout_s: float | None,
         signature: str = contract.SERVING_DEFAULT,
-        outputs: tuple[str, ...] = (),
+        outputs: Iterable[str] = (),
     ) -> None:
         if in_flight < 1:
             raise InvalidInput(f"in_flight is {in_flight}, expected at least 1.")
         self._protocol, self._source, self._in_flight = protocol, source, in_flight
-        self._signature, self._outputs, self._timeout_s = signature, outputs, timeout_s
+        self._signature, self._outputs, self._timeout_s = signature, output_names(outputs), timeout_s
         self._waiting: deque[Any] = deque()  # futures of answers, oldest first
         self._exhausted = False
 

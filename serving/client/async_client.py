@@ -110,7 +110,7 @@ class AsyncClient:
             in_flight=in_flight,
             timeout_s=timeout_s,
             signature=signature,
-            outputs=tuple(outputs),
+            outputs=outputs,
         )
         try:
             while (answer := await self._transport.run(answers.next())) is not None:

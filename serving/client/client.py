@@ -136,7 +136,7 @@ class Client:
             in_flight=in_flight,
             timeout_s=timeout_s,
             signature=signature,
-            outputs=tuple(outputs),
+            outputs=outputs,
         )
         try:
             while (answer := self._transport.run(answers.next())) is not None:

@@ -45,7 +45,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait that long, or until the client is closed."""
+    """Wait that long. A transport that is closed may end it early."""
 
     seconds: float
 

@@ -166,9 +166,8 @@ class ModelProtocol:
                 f"Got inputs of type {type(inputs).__name__}. Expected a mapping of input names to values, "
                 "such as {'image': images}; metadata() lists the names."
             )
-        if isinstance(outputs, str):
-            raise InvalidInput(f"outputs is the text '{outputs}', expected a list of names: ['{outputs}'].")
-        request = predict_pb2.PredictRequest(model_spec=self._spec(signature), output_filter=outputs)
+        names = output_names(outputs)
+        request = predict_pb2.PredictRequest(model_spec=self._spec(signature), output_filter=names)
         for name, value in inputs.items():
             try:
                 request.inputs[name].CopyFrom(to_tensor(value))
@@ -239,3 +238,10 @@ def _checked_timeout(timeout_s: float) -> float:
             f"timeout_s is {timeout_s}, expected a number of seconds above 0 and below a million."
         )
     return timeout_s
+
+
+def output_names(outputs: Iterable[str]) -> tuple[str, ...]:
+    """The names of outputs. Raises InvalidInput for a text, which would be a name for each letter."""
+    if isinstance(outputs, str):
+        raise InvalidInput(f"outputs is the text '{outputs}', expected a list of names: ['{outputs}'].")
+    return tuple(outputs)

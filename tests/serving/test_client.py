@@ -249,6 +249,14 @@ def test_predict_many_raises_in_its_turn_and_gives_up_the_rest(server, client):
         next(answers)
 
 
+def test_outputs_are_names_and_not_the_letters_of_one(server, client):
+    inputs = {"image": [b"a"]}
+    with pytest.raises(InvalidInput, match=r"outputs is the text 'label', expected a list of names"):
+        client.predict(inputs, outputs="label")
+    with pytest.raises(InvalidInput, match=r"outputs is the text 'label', expected a list of names"):
+        next(client.predict_many([inputs], outputs="label"))
+
+
 def test_predict_works_from_many_threads(server, client):
     with ThreadPoolExecutor(16) as pool:
         labels = pool.map(lambda n: client.predict({"image": [b"a" * n]})["label"][0], range(1, 200))

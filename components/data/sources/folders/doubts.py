@@ -156,8 +156,8 @@ def _left_out(layout: Layout, root: Folder) -> Iterator[Finding]:
         parents = [(f"{folder.name}/", folder) for folder in outer] if layout.in_classes else [("", root)]
         count = sum(child.total for _, parent in parents for child in parent.folders if child.name == name)
         paths = tuple(f"{inside}{prefix}{name}/" for prefix, _ in parents[:_MAX_PATHS])
-        help = "Give the images class folders to use them." if reason == NO_CLASSES else ""
-        message = f"{count:,} images in '{name}' are left out, each because {reason}. {help}".rstrip()
+        hint = "Give the images class folders to use them." if reason == NO_CLASSES else ""
+        message = f"{count:,} images in '{name}' are left out, each because {reason}. {hint}".rstrip()
         severity = INFO if reason == TO_PREDICT else WARNING
         yield Finding("left_out", severity, count, paths, message)
 
