@@ -148,6 +148,6 @@ def test_validate_names_folders_in_doubt_and_layout_decides(tmp_path):
     assert decided["ok"] and decided["counts"]["images"] == 24
     assert left_out == [(12, ["more/"]), (1, ["notes.txt"])]
     page = Path(decided["page"]).read_text(encoding="utf-8")
-    assert "12 images in &#39;more&#39; are left out" in page and "1 file is left out" in page
+    assert "Left out: 12 images in &#39;more&#39;" in page and "1 file is left out" in page
     unknown = CliRunner().invoke(cli.pergola, [*command, "--layout", "split"])
     assert unknown.exit_code == 2

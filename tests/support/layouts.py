@@ -131,7 +131,7 @@ FOLDERS = (
         rows=BOTH,
         findings=(
             ("layout", "info", "'seg_test' (test), 'seg_train' (train)"),
-            ("left_out", "info", "6 images in 'seg_pred' are left out"),
+            ("left_out", "info", "Left out: 6 images in 'seg_pred'"),
         ),
     ),
     Case(
@@ -154,7 +154,7 @@ FOLDERS = (
         result="images in no class folder of a split are left out",
         rows=each("train"),
         findings=(
-            ("left_out", "warning", "6 images in 'test' are left out, each because it is in no class folder"),
+            ("left_out", "warning", "Left out: 6 images in 'test', each because it is in no class folder"),
         ),
     ),
     Case(
@@ -162,7 +162,7 @@ FOLDERS = (
         many("train/{c}/{k}.png", "test/{c}/{k}.png", "unlabeled/{c}{k}.png"),
         result="unlabelled images are left out",
         rows=BOTH,
-        findings=(("left_out", "info", "6 images in 'unlabeled' are left out"),),
+        findings=(("left_out", "info", "Left out: 6 images in 'unlabeled'"),),
     ),
     Case(
         "`CLASS/train`, `CLASS/test`",
@@ -208,7 +208,7 @@ FOLDERS = (
         settings={"layout": "splits"},
         result="the third folder is left out",
         rows=BOTH,
-        findings=(("left_out", "warning", "6 images in 'more' are left out"),),
+        findings=(("left_out", "warning", "Left out: 6 images in 'more'"),),
     ),
     Case(
         "`CLASS/*.png` with `--layout splits`",
@@ -267,7 +267,7 @@ FOLDERS = (
         ("ash/a/0.png", "ash/1.png", "oak/b/c/0.png"),
         result="the outer folders are the classes",
         rows={(None, "ash"): 2, (None, "oak"): 1},
-        findings=(("layout", "info", "folders at level 1; 2 folders in them, such as 'ash/a'"),),
+        findings=(("layout", "info", "folders at level 1; what lies in 2 folders in them, such as 'ash/a'"),),
     ),
     Case(
         "an empty class folder",
@@ -344,7 +344,7 @@ LISTS = (
         },
         result="`train.csv` is read; images that it does not name are left out",
         rows=each(None),
-        findings=(("left_out", "warning", "6 images are left out, since 'train.csv' does not name them"),),
+        findings=(("left_out", "warning", "Left out: 6 images that 'train.csv' does not name"),),
     ),
     Case(
         "`metadata.csv` beside `train/*.png` and `test/*.png`, without a column `split`",
@@ -427,7 +427,7 @@ LISTS = (
         FLAT,
         {"l.csv": one_hot(FLAT).replace("ash0.png,1,0", "ash0.png,1,1")},
         open="l.csv",
-        refused="is a multi-label list: 1 images have several classes, such as 'ash0.png' (ash, elm)",
+        refused="is a multi-label list: it has 1 image with several classes, such as 'ash0.png' (ash, elm)",
     ),
     Case(
         "COCO: `train/_annotations.coco.json`",

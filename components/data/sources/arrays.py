@@ -109,7 +109,7 @@ def open_idx(location: Path, scratch: Path) -> ArraySource:
         extracted = staged(scratch, [file, labels], functools.partial(_extract_idx, file, labels))
         files.append(_array_file(extracted, file, file.name, _IDX_SPLITS.get(_idx_word(file.name))))
     source = _source("idx", scratch, files, folder)
-    message = f"{len(twice)} files are left out, since they are there unpacked as well: {', '.join(twice)}."
+    message = f"Left out, since unpacked as well: {', '.join(twice)}."
     left_out = (Finding("left_out", INFO, len(twice), twice, message),) if twice else ()
     return replace(source, findings=left_out)
 

@@ -253,7 +253,7 @@ def test_columns_of_lists_are_passed_over_with_a_finding(tmp_path):
     source = open_source(tmp_path / "l.parquet", ScanSettings(), tmp_path / "scratch")
     assert labels_of(source) == {"00", "01", "02"} and source.columns == ()
     assert [f.message for f in source.findings] == [
-        "'l.parquet' has 1 columns that hold no single values, such as 'boxes': they are left out."
+        "'l.parquet' has 1 column without single values, such as 'boxes': left out."
     ]
 
 

@@ -10,6 +10,7 @@ from pergola.components.data.sources.folders.layout import NO_CLASSES, TO_PREDIC
 from pergola.components.data.sources.folders.tree import Folder, clean
 from pergola.components.data.sources.settings import AUTO, CLASSES
 from pergola.components.data.sources.split_names import exact_split, split_in
+from pergola.components.formatting import count as counted
 
 _SAME_NAMES = 0.75  # agreement from which the folders in several classes count as the same
 _SHOWN = 3
@@ -130,8 +131,9 @@ def _reported(layout: Layout, classes: Sequence[Folder], root: Folder, classes_a
         yield Finding("layout", INFO, classes_at, (), message)
     elif deeper and not layout.in_classes:
         message = (
-            f"The classes are the folders at level 1; {len(deeper):,} folders in them, such as {deeper[0]}, "
-            "belong to their class. If those are the classes, set scan.classes_at = 2."
+            f"The classes are the folders at level 1; what lies in {counted(len(deeper), 'folder')} in "
+            f"them, such as {deeper[0]}, belongs to their class. If those are the classes, set "
+            "scan.classes_at = 2."
         )
         yield Finding("layout", INFO, len(deeper), (), message)
 
@@ -157,7 +159,7 @@ def _left_out(layout: Layout, root: Folder) -> Iterator[Finding]:
         count = sum(child.total for _, parent in parents for child in parent.folders if child.name == name)
         paths = tuple(f"{inside}{prefix}{name}/" for prefix, _ in parents[:_MAX_PATHS])
         hint = "Give the images class folders to use them." if reason == NO_CLASSES else ""
-        message = f"{count:,} images in '{name}' are left out, each because {reason}. {hint}".rstrip()
+        message = f"Left out: {counted(count, 'image')} in '{name}', each because {reason}. {hint}".rstrip()
         severity = INFO if reason == TO_PREDICT else WARNING
         yield Finding("left_out", severity, count, paths, message)
 

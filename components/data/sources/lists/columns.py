@@ -9,6 +9,7 @@ from typing import Any
 
 from pergola.components.artifacts.data import INFO, Finding
 from pergola.components.errors import InputError
+from pergola.components.formatting import count as counted
 from pergola.components.records import nearest
 
 # The usual names, the best first.
@@ -77,8 +78,8 @@ def one_hot_labels(location: Path, table: Any, columns: Columns) -> list[str]:
 def refuse_several_labels(location: Path, count: int, example: str, labels: list[str]) -> None:
     """Raises InputError for a list in which images have several classes."""
     raise InputError(
-        f"'{location}' is a multi-label list: {count:,} images have several classes, such as '{example}' "
-        f"({', '.join(labels[:5])}). A classifier needs exactly one: keep one per image."
+        f"'{location}' is a multi-label list: it has {counted(count, 'image')} with several classes, "
+        f"such as '{example}' ({', '.join(labels[:5])}). A classifier needs exactly one: keep one per image."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pergola.components.artifacts.data import WARNING, Finding
 from pergola.components.data.sources.lists.columns import refuse_several_labels
 from pergola.components.errors import InputError
+from pergola.components.formatting import count as counted
 
 _XML_HEAD_BYTES = 4096
 
@@ -38,8 +39,8 @@ def coco(location: Path, data: Any) -> tuple[list[str], list[str], tuple[Finding
     findings: tuple[Finding, ...] = ()
     if without:
         message = (
-            f"{len(without):,} images in '{location.name}' are left out, since they have no annotation, such "
-            f"as '{without[0]}'."
+            f"Left out of '{location.name}': {counted(len(without), 'image')} without an annotation, such as "
+            f"'{without[0]}'."
         )
         findings = (Finding("left_out", WARNING, len(without), tuple(without[:100]), message),)
     return [path for path, _ in rows], [label for _, label in rows], findings

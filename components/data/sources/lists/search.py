@@ -22,6 +22,7 @@ from pergola.components.data.sources.lists.source import ListFile, ListSource
 from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.data.sources.split_names import SPLIT_NAMES, split_in
 from pergola.components.errors import InputError
+from pergola.components.formatting import count as counted
 
 _MANY = 20  # files of one suffix that are no lists, but say something about one image each
 _MAY_DIFFER = 0.5  # share of the images: a list that differs for fewer holds corrections
@@ -74,9 +75,10 @@ def contradictions(folder: FolderSource, settings: ScanSettings) -> tuple[Findin
         other = [path for path, label in by_list.items() if by_folder[path] != label]
         if len(other) > _MAY_DIFFER * len(by_folder):
             message = (
-                f"'{file.name}' has other labels than the folders for {len(other):,} images, such as "
-                f"'{other[0]}': {by_list[other[0]]!r} and {by_folder[other[0]]!r}. The folders were read. To "
-                f"use the list, name it instead of the folder; to keep the folders, --layout classes."
+                f"'{file.name}' has other labels than the folders for {counted(len(other), 'image')}, such "
+                f"as '{other[0]}': {by_list[other[0]]!r} and {by_folder[other[0]]!r}. The folders "
+                "were read. To use the list, name it instead of the folder; to keep the folders, "
+                "--layout classes."
             )
             return (Finding("layout", CRITICAL, len(other), tuple(other[:100]), message),)
     return ()
@@ -151,5 +153,5 @@ def _unnamed(source: ListSource) -> list[Finding]:
     if not paths:
         return []
     lists = ", ".join(f"'{file.relative_to(source.root)}'" for file, _ in source.lists[:3])
-    message = f"{len(paths):,} images are left out, since {lists} does not name them, such as '{paths[0]}'."
+    message = f"Left out: {counted(len(paths), 'image')} that {lists} does not name, such as '{paths[0]}'."
     return [Finding("left_out", WARNING, len(paths), tuple(paths[:100]), message)]

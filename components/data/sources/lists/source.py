@@ -22,6 +22,7 @@ from pergola.components.data.sources.settings import ScanSettings
 from pergola.components.data.sources.source import Entry, Stamp, read_regular
 from pergola.components.data.sources.split_names import SPLIT_NAMES, exact_split
 from pergola.components.errors import InputError
+from pergola.components.formatting import count as counted
 
 _OWN = ("path", "label", "split")
 
@@ -163,8 +164,8 @@ class ListSource:
             return paths, []
         first = next(iter(files))
         message = (
-            f"'{location.name}' names {len(files):,} files without folder or suffix, such as '{first}', "
-            f"which was found as '{files[first]}'."
+            f"'{location.name}' names {counted(len(files), 'file')} without folder or suffix, "
+            f"such as '{first}', which was found as '{files[first]}'."
         )
         found = Finding("list_paths", INFO, len(files), (), message)
         return [files.get(path, path) for path in paths], [found]
@@ -184,7 +185,7 @@ class ListSource:
         duplicates = path[1:].filter(pc.equal(path[1:], path[:-1])) if len(path) > 1 else path[:0]
         if len(duplicates):
             raise InputError(
-                f"'{self._shown}' names {len(duplicates)} files more than once, the first "
+                f"'{self._shown}' names {counted(len(duplicates), 'file')} more than once, the first "
                 f"'{duplicates[0]}': keep one row per file."
             )
 
@@ -210,7 +211,7 @@ def _check_filled(location: Path, paths: Any, labels: Any) -> None:
     empty = [path for path, label in both if not label]
     if empty:
         raise InputError(
-            f"'{location}' has {len(empty)} rows without a label, the first for '{empty[0]}': "
+            f"'{location}' has {counted(len(empty), 'row')} without a label, the first for '{empty[0]}': "
             "add the labels, or remove the rows."
         )
 

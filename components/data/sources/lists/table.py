@@ -13,6 +13,7 @@ from typing import Any
 from pergola.components.artifacts.data import INFO, WARNING, Finding
 from pergola.components.data.sources.lists import exports
 from pergola.components.errors import InputError
+from pergola.components.formatting import count as counted
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson")
 _DELIMITERS = ",;\t|"
@@ -183,8 +184,8 @@ def _unusable(location: Path, names: list[str]) -> tuple[Finding, ...]:
         return ()
     shown = ", ".join(f"'{name}'" for name in names[:3])
     message = (
-        f"'{location.name}' has {len(names)} columns that hold no single values, such as {shown}: they are "
-        "left out."
+        f"'{location.name}' has {counted(len(names), 'column')} without single values, such as {shown}: left "
+        "out."
     )
     return (Finding("list_columns", INFO, len(names), (), message),)
 
