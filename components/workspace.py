@@ -15,6 +15,7 @@
   mlflow.db, mlartifacts/
   requests/<name>/     what `pergola serve --log-requests` kept: TFRecord files
   feedback/<name>/     true labels for requests, and their images: a data set for scan.also
+  gx/                  a project of Great Expectations, see components/data/gx_project/project.py
   drift/<name>/<N>/    drift checks: checks.json, drift.json, index.html
   serve.json           where `pergola serve` listens, while it does
 """

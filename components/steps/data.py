@@ -83,6 +83,11 @@ def validate(context: Context, out: Path, manifest: Path) -> ValidationReport:
     validation = run_checks(manifest, settings.validate, images)
     validation.save(out)
     write_page(validation.report, manifest, source, out)
+    if settings.validate.expectations or settings.validate.gx_project:
+        from pergola.components.data.gx_project import project
+
+        page = project.record(context.workspace.root, validation, context.run.id)
+        context.say(f"Great Expectations: {page}")
     return validation.report
 
 

@@ -122,29 +122,32 @@ def validate(
 
 
 @with_options
-@click.argument("action", type=click.Choice(["infer", "diff", "check"]))
-@click.argument("dataset", type=PATH)
-@click.option("--file", type=PATH, default=Path("expectations.toml"), show_default=True,
-              help="File with the expectations.")  # fmt: skip
+@click.argument("action", type=click.Choice(["infer", "diff", "check", "export", "import"]))
+@click.argument("place", type=PATH, metavar="DATASET|SUITE")
+@click.option("--file", type=PATH, help="File with the expectations.  [default: expectations.toml]")
 @click.option("--fail-on", type=click.Choice(["critical", "warning", "info"]), default="critical",
               show_default=True, help="check: lowest severity that fails the check.")  # fmt: skip
 def expectations(
-    options: CommonOptions, action: str, dataset: Path, file: Path, fail_on: str
+    options: CommonOptions, action: str, place: Path, file: Path | None, fail_on: str
 ) -> CommandResult:
-    """Infer, compare and check expectations of DATASET.
+    """Infer, compare and check expectations of a DATASET; export and import a SUITE of Great Expectations.
 
     \b
     pergola expectations infer leaves/           write expectations.toml: review and commit it
     pergola expectations diff new-leaves/        show how another data set differs
     pergola expectations check new-leaves/       check it with Great Expectations; writes a page of images
-    pergola run DATASET --set validate.expectations=expectations.toml
+    pergola expectations export suite.json       write them, else the built-in ones, as a suite
+    pergola expectations import suite.json       write expectations.toml from a suite
+    pergola run DATASET --set validate.expectations=expectations.toml      or suite.json
+
+    A run with expectations also keeps a project of Great Expectations in the workspace, gx/.
 
     Exit status of check: 0 met, 3 not met, 2 if the file or the images cannot be read.
     """
     from pergola.pipelines.commands import expectations as actions
 
     result = actions.act(
-        action, dataset, file, options.settings(), options.open_workspace(), show=display(), fail_on=fail_on
+        action, place, file, options.settings(), options.open_workspace(), show=display(), fail_on=fail_on
     )
     if not options.json:
         echo(result.text)

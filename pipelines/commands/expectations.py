@@ -3,6 +3,8 @@
 infer   writes a file, to be reviewed and committed
 diff    lists how another data set differs from it
 check   checks another data set with Great Expectations; writes a page that shows what failed
+export  writes a file, or without one the built-in rules, as a suite of Great Expectations
+import  writes a suite of Great Expectations as a file
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import Any
 
 from pergola.components import records
 from pergola.components.artifacts.data import CRITICAL, INFO, WARNING
-from pergola.components.data.expectations import infer, rules
+from pergola.components.data.expectations import infer, rules, suite
+from pergola.components.disk import explained
 from pergola.components.errors import InputError
+from pergola.components.formatting import count as number_of
 from pergola.components.settings import Settings
 from pergola.components.workspace import Workspace
 from pergola.pipelines.local import run
@@ -24,6 +28,7 @@ from pergola.pipelines.local.progress import Display
 from pergola.pipelines.local.result import ValidateResult
 
 NOT_MET_STATUS = 3
+DEFAULT_FILE = Path("expectations.toml")
 _ORDER = (CRITICAL, WARNING, INFO)
 
 
@@ -38,24 +43,69 @@ class ExpectationsResult:
 
 def act(
     action: str,
-    dataset: Path,
-    file: Path,
+    place: Path,
+    file: Path | None,
     settings: Settings,
     workspace: Workspace,
     *,
     show: Display,
     fail_on: str,
 ) -> ExpectationsResult:
-    """Infer, diff or check with the expectations in `file`.
+    """Infer, diff or check with the expectations in `file`, export them as a suite, or import them from one.
 
+    place: the data set; for export and import the suite.  file: by default expectations.toml.
     fail_on: the lowest severity of a finding for which `check` exits with status 3.
-    Raises InputError if the file exists (infer) or cannot be read, and for too few images.
+    Raises InputError if the file to write exists, if one to read cannot be read, and for too few images.
     """
+    if action == "export":
+        return _export(place, file)
+    file = file or DEFAULT_FILE
+    if action == "import":
+        return _import(place, file)
     if action == "infer":
-        return _infer(dataset, file, settings, workspace, show)
+        return _infer(place, file, settings, workspace, show)
     if action == "diff":
-        return _diff(dataset, file, settings, workspace, show)
-    return _check(dataset, file, settings, workspace, show, fail_on)
+        return _diff(place, file, settings, workspace, show)
+    return _check(place, file, settings, workspace, show, fail_on)
+
+
+def _export(target: Path, file: Path | None) -> ExpectationsResult:
+    if file is None and not DEFAULT_FILE.exists():
+        file = rules.DEFAULT
+    source = file or DEFAULT_FILE
+    wanted = rules.load(source)
+    _write_new(target, suite.write(wanted, target.stem))
+    count = len(wanted.images) + len(wanted.classes)
+    what = (
+        f"the {count} built-in expectations"
+        if source == rules.DEFAULT
+        else f"{number_of(count, 'expectation')} of {source}"
+    )
+    text = (
+        f"{target}: a suite of Great Expectations with {what}.\n"
+        f"  pergola run DATASET --set validate.expectations={target}"
+    )
+    return ExpectationsResult(text, {"file": str(target), "expectations": count})
+
+
+def _import(source: Path, file: Path) -> ExpectationsResult:
+    if source.suffix.lower() != ".json":
+        raise InputError(f"{source}: expected a suite of Great Expectations, a file that ends in .json.")
+    wanted = rules.load(source)
+    _write_new(file, rules.to_toml(wanted))
+    count = len(wanted.images) + len(wanted.classes)
+    text = (
+        f"{file}: {number_of(count, 'expectation')} from {source}.\n"
+        f"  pergola run DATASET --set validate.expectations={file}"
+    )
+    return ExpectationsResult(text, {"file": str(file), "expectations": count})
+
+
+def _write_new(file: Path, text: str) -> None:
+    if file.exists():
+        raise InputError(f"{file} already exists and may have been edited. Name another file, or move it.")
+    with explained(file):
+        records.write_atomic(file, text)
 
 
 def _infer(

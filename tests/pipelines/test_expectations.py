@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pergola.components import settings as config
+from pergola.components.data.expectations import rules
 from pergola.components.errors import InputError
 from pergola.components.workspace import Workspace
 from pergola.pipelines.commands.expectations import act
@@ -22,7 +23,7 @@ def first(tmp_path_factory) -> Path:
     return write_folder(tmp_path_factory.mktemp("first") / "p", classes=2, per_class=40)
 
 
-def done(action: str, dataset: Path, work: Path, file: Path, fail_on: str = "critical"):
+def done(action: str, dataset: Path, work: Path, file: Path | None, fail_on: str = "critical"):
     return act(action, dataset, file, config.load(), Workspace(work), show=SilentDisplay(), fail_on=fail_on)
 
 
@@ -75,3 +76,34 @@ def test_validate_hands_out_the_labels_and_takes_them_back(first, tmp_path):
     assert rows[0]["id"] not in listed and rows[1]["id"] not in listed and rows[2]["id"] in listed
     with run.prepared(first, settings, workspace, SilentDisplay()) as engine:  # an experiment has no run
         assert not engine.output("shards").reused
+
+
+def test_built_in_expectations_go_to_a_suite_and_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = done("export", Path("suite.json"), tmp_path / "w", None)
+    assert "suite.json: a suite of Great Expectations with the 21 built-in expectations." in out.text
+    with pytest.raises(InputError, match="already exists and may have been edited"):
+        done("export", Path("suite.json"), tmp_path / "w", None)
+    assert (
+        "expectations.toml: 21 expectations" in done("import", Path("suite.json"), tmp_path / "w", None).text
+    )
+    assert rules.load(tmp_path / "expectations.toml") == rules.load(rules.DEFAULT)
+    file = tmp_path / "expectations.toml"
+    file.write_text(file.read_text().split("\n\n")[0] + "\n")
+    again = done("export", Path("again.json"), tmp_path / "w", None)
+    assert again.json == {"file": "again.json", "expectations": 1}
+    assert "with 1 expectation of expectations.toml" in again.text
+    with pytest.raises(InputError, match=r"a file that ends in \.json"):
+        done("import", file, tmp_path / "w", None)
+    with pytest.raises(InputError, match=r"none\.toml' cannot be read"):
+        done("export", Path("new.json"), tmp_path / "w", tmp_path / "none.toml")
+    assert not Path("new.json").exists() and not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_suite_keeps_a_project_of_great_expectations(first, tmp_path):
+    done("export", tmp_path / "suite.json", tmp_path / "w", None)
+    result = done("check", first, tmp_path / "w", tmp_path / "suite.json")
+    assert result.json["met"] and (tmp_path / "w/gx/checkpoints/pergola.json").is_file()
+    page = (tmp_path / "w/gx/uncommitted/data_docs/local_site/index.html").read_text()
+    assert "pergola_images" in page and "pergola_checks" in page

@@ -16,14 +16,16 @@ def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
     """A finding per violated rule; of several rules with one name, the first, most severe one."""
     classes, rules = facts.classes, facts.rules.classes
     findings: dict[str, Finding] = {}
-    for rule, rows in zip(rules, facts.checker(rules).failing(classes), strict=True):
-        if not rule.is_violated(len(rows), len(classes)) or rule.check in findings:
+    for rule, outcome in zip(rules, facts.checker(rules).outcomes(classes), strict=True):
+        if not rule.is_violated(outcome) or rule.check in findings:
             continue
-        names = [f"{classes['label'][row]}: {classes['images'][row]}" for row in rows]
-        message = rule.sentence(len(rows), len(classes), names)
+        names = [f"{classes['label'][row]}: {classes['images'][row]}" for row in outcome.rows]
+        message = rule.sentence(outcome, len(classes), names)
         if rule.check == "imbalance":
             message += _effect_of_class_weights(classes)
-        findings[rule.check] = Finding(rule.check, rule.severity, len(rows), (), message)
+        findings[rule.check] = Finding(
+            rule.check, rule.severity, len(outcome.rows) or len(classes), (), message
+        )
     return CheckResult(tuple(findings.values()))
 
 

@@ -16,10 +16,10 @@ from pergola.components.data.checks.image_features import ImageFeatures, extract
 from pergola.components.data.checks.settings import ValidateSettings
 from pergola.components.data.expectations import rules
 from pergola.components.data.expectations.class_table import class_table
-from pergola.components.data.expectations.file_table import failing_files
+from pergola.components.data.expectations.file_table import check_files
 from pergola.components.data.expectations.great_expectations import Checker
 from pergola.components.data.expectations.own_rules import OwnChecker
-from pergola.components.data.expectations.rules import Expectation, Rules
+from pergola.components.data.expectations.rules import Expectation, Outcome, Rules
 from pergola.components.data.manifest.index import ManifestIndex, build_index, texts
 from pergola.components.data.manifest.relabel import read_relabel
 from pergola.components.data.manifest.series import Series, merge_groups, read_series
@@ -84,17 +84,17 @@ class Facts:
         return build_index(self.folder)
 
     @cached_property
-    def failing(self) -> list[np.ndarray]:
-        """The rows that fail each rule on files."""
-        return failing_files(self.folder, self.index, self.checker(self.rules.images))
+    def outcomes(self) -> list[Outcome]:
+        """What each rule on files found."""
+        return check_files(self.folder, self.index, self.checker(self.rules.images))
 
     @cached_property
     def excluded(self) -> Mapping[int, str]:
         """Row of each excluded file -> the check that excludes it, the first one that does."""
         excluded: dict[int, str] = {}
-        for rule, rows in zip(self.rules.images, self.failing, strict=True):
-            if rule.quarantine and rule.is_violated(len(rows), self.manifest.num_rows):
-                for row in rows.tolist():
+        for rule, outcome in zip(self.rules.images, self.outcomes, strict=True):
+            if rule.quarantine and rule.is_violated(outcome):
+                for row in outcome.rows:
                     excluded.setdefault(row, rule.check)
         return excluded
 

@@ -11,7 +11,7 @@ import numpy as np
 from pergola.components.artifacts.data import Finding
 from pergola.components.data.checks.facts import MAX_PATHS, CheckResult, Facts
 from pergola.components.data.checks.settings import ValidateSettings
-from pergola.components.data.expectations.rules import Expectation
+from pergola.components.data.expectations.rules import Expectation, Outcome
 from pergola.components.data.manifest.index import texts
 
 _MAX_REASONS = 5
@@ -19,21 +19,21 @@ _MAX_REASONS = 5
 
 def check(facts: Facts, settings: ValidateSettings) -> CheckResult:
     """A finding per rule that more files fail than it tolerates."""
-    total = facts.manifest.num_rows
     findings = (
-        _finding(rule, rows, facts)
-        for rule, rows in zip(facts.rules.images, facts.failing, strict=True)
-        if rule.is_violated(len(rows), total)
+        _finding(rule, outcome, facts)
+        for rule, outcome in zip(facts.rules.images, facts.outcomes, strict=True)
+        if rule.is_violated(outcome)
     )
     return CheckResult(tuple(findings))
 
 
-def _finding(rule: Expectation, rows: np.ndarray, facts: Facts) -> Finding:
+def _finding(rule: Expectation, outcome: Outcome, facts: Facts) -> Finding:
+    rows, total = np.array(outcome.rows, np.int64), facts.manifest.num_rows
     paths = texts(facts.folder, "path", rows[:MAX_PATHS])
-    message = rule.sentence(len(rows), facts.manifest.num_rows, paths)
+    message = rule.sentence(outcome, total, paths)
     if rule.column == "reason":
         message += _by_reason(texts(facts.folder, "reason", rows))
-    return Finding(rule.check, rule.severity, len(rows), tuple(paths), message)
+    return Finding(rule.check, rule.severity, len(rows) or total, tuple(paths), message)
 
 
 def _by_reason(reasons: Iterable[str]) -> str:

@@ -12,7 +12,15 @@ class ValidateSettings:
     """Which expectations the data must meet, and how much of it may be excluded."""
 
     expectations: str = setting(
-        "", "TOML file with the expectations; empty: those that come with pergola", file=True
+        "",
+        "file with the expectations: TOML, or a suite of Great Expectations (.json); empty: those that come "
+        "with pergola",
+        file=True,
+    )
+    gx_project: bool = setting(
+        False,
+        "write checks and results into the workspace's project of Great Expectations, gx/; with expectations "
+        "of your own this is always done",
     )
     max_quarantined: float = setting(
         0.2, "share of the files that checks may exclude before the run stops", low=0.0, high=1.0

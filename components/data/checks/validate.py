@@ -8,13 +8,13 @@ questions for a person, and each finding says what it is based on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from pathlib import Path
 
-from pergola.components.artifacts.data import CRITICAL, INFO, WARNING, ValidationReport
+from pergola.components.artifacts.data import CRITICAL, INFO, WARNING, Finding, ValidationReport
 from pergola.components.artifacts.record import Record
 from pergola.components.data.checks import (
     class_expectations,
@@ -49,37 +49,55 @@ class Needs(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """A row of CHECKS. It runs when one of the settings is on; without settings, always."""
+    """A row of CHECKS. It runs when one of the settings is on; without settings, always.
+
+    meaning: what holds when it finds nothing; empty: its rules have meanings of their own.
+    """
 
     name: str
     run: Callable[[Facts, ValidateSettings], CheckResult]
+    meaning: str = ""
     settings: tuple[str, ...] = ()
     needs: Needs = Needs.MANIFEST
 
 
 CHECKS = (
-    Check("source", structure.check_source),
+    Check("source", structure.check_source, "The structure of the data set is understood."),
     Check("files", file_expectations.check),
     Check("classes", class_expectations.check),
-    Check("label_texts", structure.check_label_texts),
-    Check("given_split", structure.check_given_split),
-    Check("quarantine", quarantine.check),
-    Check("series", series.check, ("group_by",)),
-    Check("label_errors", label_errors.check, ("label_errors",), Needs.IMAGES),
-    Check("outliers", outliers.check, ("outliers",), Needs.EMBEDDING),
-    Check("grey_images", grey_images.check, ("outliers",), Needs.IMAGES),
-    Check("crops", crops.check, ("crops",), Needs.IMAGES),
-    Check("shortcuts", shortcuts.check, ("shortcuts",), Needs.IMAGES),
-    Check("sampling", sampling.check, ("label_errors", "outliers", "crops", "shortcuts"), Needs.IMAGES),
-)
+    Check("label_texts", structure.check_label_texts, "Every label names a class."),
+    Check("given_split", structure.check_given_split, "A given split has enough images of every class."),
+    Check("quarantine", quarantine.check, "Few enough files are excluded."),
+    Check("series", series.check, "Images of one object are in one split.", ("group_by",)),
+    Check("label_errors", label_errors.check, "No label is wrong.", ("label_errors",), Needs.IMAGES),
+    Check("outliers", outliers.check, "No image is unlike all others.", ("outliers",), Needs.EMBEDDING),
+    Check(
+        "grey_images", grey_images.check, "No grey image is among colour images.",
+        ("outliers",), Needs.IMAGES,
+    ),
+    Check("crops", crops.check, "No image is a part of another one.", ("crops",), Needs.IMAGES),
+    Check(
+        "shortcuts", shortcuts.check, "Metadata and borders give no class away.",
+        ("shortcuts",), Needs.IMAGES,
+    ),
+    Check(
+        "sampling", sampling.check, "Every image was looked at.",
+        ("label_errors", "outliers", "crops", "shortcuts"), Needs.IMAGES,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The report of all checks that ran, and their records."""
+    """The report of all checks that ran, their records, and what they were about.
+
+    found: the findings of each check that ran and is no list of rules.
+    """
 
     report: ValidationReport
     records: tuple[Record, ...]
+    facts: Facts
+    found: Mapping[str, tuple[Finding, ...]]
 
     def save(self, folder: Path) -> None:
         """Write the records and the report."""
@@ -101,8 +119,8 @@ def run_checks(
     corrections that cannot be read.
     """
     facts = Facts(manifest_folder, settings, images)
-    results = [check.run(facts, settings) for check in CHECKS if _runs(check, facts, settings)]
-    findings = chain.from_iterable(result.findings for result in results)
+    results = {check: check.run(facts, settings) for check in CHECKS if _runs(check, facts, settings)}
+    findings = chain.from_iterable(result.findings for result in results.values())
     severities = (CRITICAL, WARNING, INFO)
     ordered = tuple(sorted(findings, key=lambda finding: severities.index(finding.severity)))
     report = ValidationReport(
@@ -116,7 +134,12 @@ def run_checks(
         },
         groups=facts.groups,
     )
-    return Validation(report, tuple(result.record for result in results if result.record))
+    return Validation(
+        report,
+        tuple(result.record for result in results.values() if result.record),
+        facts,
+        {check.name: result.findings for check, result in results.items() if check.meaning},
+    )
 
 
 def _runs(check: Check, facts: Facts, settings: ValidateSettings) -> bool:

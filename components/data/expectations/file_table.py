@@ -10,6 +10,7 @@ import numpy as np
 
 from pergola.components.data.expectations.great_expectations import Checker
 from pergola.components.data.expectations.own_rules import OwnChecker
+from pergola.components.data.expectations.rules import Outcome
 from pergola.components.data.manifest.index import NO_IMAGE, ManifestIndex
 from pergola.components.data.manifest.parquet import batches
 from pergola.components.data.manifest.relabel import TAKEN_OUT
@@ -28,18 +29,18 @@ _COLUMNS = [
 _MEASURED = ["width", "height", "orientation", "brightness", "contrast", "sharpness"]
 
 
-def failing_files(folder: Path, index: ManifestIndex, checker: Checker | OwnChecker) -> list[np.ndarray]:
-    """For each rule the rows of the files that fail it, ascending."""
-    failed: list[list[int]] = [[] for _ in checker.rules]
-    for start, table in _tables(folder, index):
-        for rows, places in zip(failed, checker.failing(table), strict=True):
-            rows += [start + place for place in places]
-    return [np.array(rows, np.int64) for rows in failed]
+def check_files(folder: Path, index: ManifestIndex, checker: Checker | OwnChecker) -> list[Outcome]:
+    """For each rule what it found among the files."""
+    outcomes = [Outcome() for _ in checker.rules]
+    for start, table in tables(folder, index, len(index.image) if checker.whole else _BLOCK):
+        for outcome, part in zip(outcomes, checker.outcomes(table), strict=True):
+            outcome.add(part, start)
+    return outcomes
 
 
-def _tables(folder: Path, index: ManifestIndex) -> Iterator[tuple[int, pd.DataFrame]]:
-    """The columns that expectations may name, in blocks."""
-    for start, batch in batches(folder / "manifest.parquet", _COLUMNS, _BLOCK):
+def tables(folder: Path, index: ManifestIndex, block: int = _BLOCK) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The columns that expectations may name, in blocks of rows, each with the number of its first row."""
+    for start, batch in batches(folder / "manifest.parquet", _COLUMNS, block):
         yield start, _with_derived_columns(batch.to_pandas(), index, start)
 
 

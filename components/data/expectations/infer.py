@@ -12,7 +12,6 @@ expect them in the next.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -75,13 +74,13 @@ def to_toml(profile: Profile) -> str:
         "# Ranges hold 99% of the images; `tolerate` is the share of later images that may be outside.",
     ]
     for table, rule in inferred_rules(profile):
-        lines += ["", f"[[{table}]]", *_rule_lines(rule)]
+        lines += ["", f"[[{table}]]", *rules.toml_lines(rule)]
     lines += [
         "",
         "# Each class's share of the images, from which column `change` of [[classes]] is computed.",
         "[shares]",
     ]
-    lines += [f"{_text(label)} = {share}" for label, share in profile.shares.items()]
+    lines += [f"{rules.toml_text(label)} = {share}" for label, share in profile.shares.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -174,20 +173,3 @@ def _down(value: float) -> float:
         return 0.0
     scale = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
     return float(f"{math.floor(value / scale + 1e-9) * scale:.6g}")
-
-
-def _rule_lines(rule: Expectation) -> list[str]:
-    values = {"check": rule.check, "expect": rule.expect, "column": rule.column, **rule.arguments}
-    values |= {"severity": rule.severity, "quarantine": rule.quarantine, "tolerate": rule.tolerate}
-    return [f"{key} = {_value(value)}" for key, value in {**values, "message": rule.message}.items()]
-
-
-def _value(value: object) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_value(one) for one in value) + "]"
-    return _text(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _text(text: str) -> str:
-    """A TOML string or quoted key. JSON's escapes are TOML's, but for the delete character."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

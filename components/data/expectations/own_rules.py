@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pergola.components.data.expectations.rules import Expectation
+from pergola.components.data.expectations.rules import Expectation, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +24,17 @@ class OwnChecker:
     def __init__(self, rules: Sequence[Expectation]) -> None:
         self.rules = rules
 
-    def failing(self, table: pd.DataFrame) -> list[list[int]]:
-        """For each rule the positions of the rows that fail it, ascending."""
-        return [np.flatnonzero(_fails(rule, table[rule.column])).tolist() for rule in self.rules]
+    whole = False  # each of these rules looks at one value at a time
+
+    def outcomes(self, table: pd.DataFrame) -> list[Outcome]:
+        """For each rule the positions of the rows that fail it."""
+        return [_outcome(rule, table[rule.column]) for rule in self.rules]
+
+
+def _outcome(rule: Expectation, values: pd.Series) -> Outcome:
+    about_missing = rule.expect == "expect_column_values_to_be_null"
+    looked_at = len(values) if about_missing else int(values.notna().sum())
+    return Outcome(np.flatnonzero(_fails(rule, values)).tolist(), looked_at)
 
 
 def _fails(rule: Expectation, values: pd.Series) -> pd.Series:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 BLOCK = 8192  # rows
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary file for this block, which replaces `path` if there was no error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class RowWriter:

@@ -188,13 +188,14 @@ def test_validate_runs_the_rules_of_a_file(tmp_path, root):
         ("expect_column_values_to_be_between", "expect_nothing", "has no 'expect_nothing'"),
         (
             "expect_column_values_to_be_between",
-            "expect_column_max_to_be_between",
+            'expect_column_max_to_be_between"\nquarantine = true\n#"',
             "does not check each value",
         ),
         ("min_value = 5000", 'minimum = "x"', "does not accept these arguments"),
         ("critical", "grave", "severity 'grave' is not one of"),
         ("[[images]]", "[[image]]", "unknown table 'image'. Did you mean 'images'"),
-        ('column = "bytes"', "", "expected a text for 'column'"),
+        ('column = "bytes"', "", "does not accept these arguments"),
+        ('column = "bytes"', "column = 5", "expected a text for 'column'"),
         ("tolerate = 0.5", "mostly = 0.9", "tolerate = 0.1 instead"),
         ("message =", "message", "are not valid TOML"),
     ],
@@ -202,7 +203,7 @@ def test_validate_runs_the_rules_of_a_file(tmp_path, root):
 def test_checker_says_which_rule_is_wrong(tmp_path, old, new, says):
     (tmp_path / "r.toml").write_text(RULES.replace(old, new))
     with pytest.raises(InputError, match=says):
-        Checker(rules.load(tmp_path / "r.toml").images).failing(pd.DataFrame({"bytes": [1, 9000]}))
+        Checker(rules.load(tmp_path / "r.toml").images).outcomes(pd.DataFrame({"bytes": [1, 9000]}))
 
 
 def test_validate_says_when_the_rules_are_missing(tmp_path, root):
@@ -252,9 +253,9 @@ def test_own_checker_finds_the_rows_that_great_expectations_finds():
         table = pd.DataFrame(numbers)
         if "reason" in table:
             table["reason"] = rng.choice(["cut off", None], 400)
-        found = OwnChecker(some).failing(table)
-        assert found == Checker(some).failing(table)
-        assert all(0 < len(rows) < 400 for rows in found)
+        found = OwnChecker(some).outcomes(table)
+        assert found == Checker(some).outcomes(table)
+        assert all(0 < len(outcome.rows) < 400 for outcome in found)
 
 
 def test_validate_module_imports_no_great_expectations():
