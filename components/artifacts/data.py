@@ -103,6 +103,8 @@ class Split(Record):
     """The split of each image. Columns of split.parquet, one row per unique image:
 
     id str, path str (the first of equal files), label str, split str, group str
+
+    earlier.parquet has `id` and `split` of images that earlier runs had; it is missing when there are none.
     """
 
     FILE: ClassVar[str] = "split.json"
@@ -110,6 +112,8 @@ class Split(Record):
     counts: Mapping[str, int]  # split -> images
     by_label: Mapping[str, Mapping[str, int]]  # split -> label -> images
     fingerprint: str  # SHA-256 over the sorted (id, label, split)
+    # label -> split -> the hash below which a new group falls into it, see components/data/stratify.py
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @staticmethod
     def table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:

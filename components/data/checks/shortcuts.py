@@ -34,6 +34,7 @@ Ints = npt.NDArray[np.integer]
 
 CHECK, METADATA_CHECK = "shortcut", "metadata"
 _MIN_EXPLAINED = 0.25  # share of the majority class's errors that metadata must avoid to be reported
+_MUCH_EXPLAINED = 0.5  # the same, to be a warning
 BORDER = "border"
 FIELDS: dict[str, tuple[str, ...]] = {
     "brightness": ("brightness",),
@@ -141,7 +142,7 @@ def findings(
     """One finding per class that is given away, and one on metadata as a whole.
 
     examples: class -> paths of some of its images, to be shown.  The last finding is only given where
-    metadata predict much better than the majority class would, with 95% confidence.
+    metadata predict better than the majority class would, with 95% confidence; a warning where much better.
     """
     given_away: dict[str, list[Shortcut]] = {}
     for shortcut in shortcuts.fields:
@@ -151,10 +152,10 @@ def findings(
     found = [
         Finding(CHECK, WARNING, 1, paths[label], _message(label, ways)) for label, ways in given_away.items()
     ]
-    if shortcuts.fields and shortcuts.interval[0] > shortcuts.majority + _MIN_EXPLAINED * (
-        1 - shortcuts.majority
-    ):
-        found.append(Finding(METADATA_CHECK, INFO, 1, (), _all_metadata(shortcuts)))
+    explained = (shortcuts.interval[0] - shortcuts.majority) / max(1 - shortcuts.majority, 1e-9)
+    if shortcuts.fields and explained > _MIN_EXPLAINED:
+        severity = WARNING if explained > _MUCH_EXPLAINED else INFO
+        found.append(Finding(METADATA_CHECK, severity, 1, (), _all_metadata(shortcuts)))
     return tuple(found)
 
 

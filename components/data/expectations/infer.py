@@ -108,7 +108,7 @@ def inferred_rules(profile: Profile) -> Iterable[tuple[str, Expectation]]:
 def _rules_on_classes(labels: list[str]) -> tuple[Expectation, ...]:
     return (
         Expectation("new_class", _IN_SET, "label", {"value_set": labels}, CRITICAL,
-             "{count} of {total} classes are unknown: {names}. Remove them, or retrain with them."),
+             "{count} of {total} classes are unknown: {names}. Retrain with them, or leave them out."),
         Expectation("missing_class", _BETWEEN, "images", {"min_value": 1}, CRITICAL,
              "{count} of {total} classes have no image: {names}."),
         Expectation("class_share", _BETWEEN, "change", {"max_value": _FACTOR}, WARNING,

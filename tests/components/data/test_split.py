@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -155,12 +156,90 @@ def test_split_never_moves_old_images(data, added, draw):
         )
 
 
-def test_split_without_memory_moves_nothing_either_when_classes_are_large(tmp_path):
-    rows = [(n, "ab"[n % 2]) for n in range(300)]
+def by_label(folder: Path, label: str) -> dict[str, int]:
+    table = Split.table(folder)
+    return table[table["label"] == label]["split"].value_counts().to_dict()
+
+
+@pytest.mark.parametrize(("per_class", "wanted"), [(100, 15), (12, 2), (20, 3), (5, 1), (3, 1)])
+def test_split_gives_every_class_its_share(tmp_path, per_class, wanted):
+    rows = [(1000 * place + n, label) for place, label in enumerate("abcde") for n in range(per_class)]
+    result = cut(tmp_path, rows)
+    for label in "abcde":
+        assert result.by_label["test"][label] == result.by_label["validation"][label] == wanted
+
+
+def test_new_images_of_a_class_fall_by_its_thresholds_and_a_new_class_gets_its_own(tmp_path):
+    rows = [(n, "ab"[n % 2]) for n in range(200)]
+    first = cut(tmp_path, rows, name="old")
+    assert set(first.thresholds) == {"a", "b"}
+    more = [(n, "ab"[n % 2]) for n in range(200, 4000)] + [(10_000 + n, "c") for n in range(40)]
+    second = cut(tmp_path, rows + more, name="new", previous=tmp_path / "old")
+    assert {label: second.thresholds[label] for label in "ab"} == first.thresholds
+    assert second.by_label["test"]["c"] == second.by_label["validation"]["c"] == 6
+    table = Split.table(tmp_path / "new")
+    for label in "ab":
+        limits = first.thresholds[label]
+        added = table[(table["label"] == label) & ~table["id"].isin(parts(tmp_path / "old"))]
+        share = (added["split"] == "test").mean()
+        assert share == pytest.approx(limits["test"], abs=0.03)
+        assert (added["split"] == "validation").mean() == pytest.approx(
+            limits["validation"] - limits["test"], abs=0.03
+        )
+
+
+def test_an_image_that_comes_back_is_where_it_was(tmp_path):
+    """Whatever its hash: a group of near-duplicates that is larger than a test split is trained on."""
+    rows = [(n, "ab"[n % 2]) for n in range(60)]
+    groups = {n: 0 for n in range(0, 40, 2)}
+    cut(tmp_path, rows, groups, name="1")
+    before = parts(tmp_path / "1")
+    assert {before[name(n)] for n in groups} == {"train"}
+    cut(tmp_path, rows[40:], name="2", previous=tmp_path / "1")
+    cut(tmp_path, [*rows[40:], (99, "a")], name="3", previous=tmp_path / "2")
+    cut(tmp_path, rows, groups, name="4", previous=tmp_path / "3")
+    assert parts(tmp_path / "4") == before
+    assert (tmp_path / "3/earlier.parquet").is_file()
+    table = pa.parquet.read_table(tmp_path / "4/earlier.parquet").to_pydict()
+    assert table["id"] == [name(99)]
+
+
+def test_a_class_without_test_images_gets_only_new_ones(tmp_path):
+    rows = [(n, "ab"[n % 2]) for n in range(40)]
     cut(tmp_path, rows, name="old")
-    cut(tmp_path, rows + [(n, "ab"[n % 2]) for n in range(300, 500)], name="new")
-    before, after = parts(tmp_path / "old"), parts(tmp_path / "new")
-    assert {id: after[id] for id in before} == before
+    before = parts(tmp_path / "old")
+    left = [row for row in rows if row[1] == "a" or before[name(row[0])] != "test"]
+    second = cut(tmp_path, left, name="new", previous=tmp_path / "old")
+    assert "b" not in second.by_label["test"]
+    after = parts(tmp_path / "new")
+    assert all(after[id] == before[id] for id in after)
+    third = cut(tmp_path, [*left, (77, "b")], name="3", previous=tmp_path / "new")
+    assert third.by_label["test"]["b"] == 1 and parts(tmp_path / "3")[name(77)] == "test"
+
+
+def test_a_class_without_an_image_to_train_on_is_named(tmp_path):
+    rows = [(n, "ab"[n % 2]) for n in range(40)]
+    cut(tmp_path, rows, name="old")
+    before = parts(tmp_path / "old")
+    left = [row for row in rows if row[1] == "a" or before[name(row[0])] != "train"]
+    with pytest.raises(InputError, match=r"Class 'b' has no image to train on: .* split\.seed"):
+        cut(tmp_path, left, name="new", previous=tmp_path / "old")
+    assert cut(tmp_path, left, name="new", previous=tmp_path / "old", seed=1).by_label["train"]["b"]
+
+
+def test_images_of_a_split_without_thresholds_stay(tmp_path):
+    """Workspaces from before thresholds have none in split.json."""
+    rows = [(n, "ab"[n % 2]) for n in range(100)]
+    cut(tmp_path, rows, name="old")
+    file = tmp_path / "old/split.json"
+    record = json.loads(file.read_text())
+    del record["thresholds"]
+    file.write_text(json.dumps(record))
+    before = parts(tmp_path / "old")
+    more = [(n, "ab"[n % 2]) for n in range(100, 300)]
+    result = cut(tmp_path, rows + more, name="new", previous=tmp_path / "old")
+    after = parts(tmp_path / "new")
+    assert {id: after[id] for id in before} == before and set(result.thresholds) == {"a", "b"}
 
 
 def test_split_forgets_the_earlier_one_when_the_shares_change(tmp_path):
