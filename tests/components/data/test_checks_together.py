@@ -40,12 +40,12 @@ def test_checks_report_planted_faults_in_a_fixed_order(tmp_path):
         ("warning", "shortcut"),
         ("warning", "shortcut"),
         ("warning", "shortcut"),
+        ("warning", "metadata"),
         ("info", "bright"),
         ("info", "blurred"),
         ("info", "odd_shape"),
         ("info", "label_error"),
         ("info", "grey_among_colour"),
-        ("info", "metadata"),
         ("info", "sampled"),
     ]
     assert not validation.report.ok
