@@ -5,6 +5,7 @@ scripts/images builds them; a test whose image is not there is skipped, saying s
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -41,6 +42,11 @@ def test_image_holds_no_compiler_and_no_cache(target):
     )
 
 
+def canonical(text: str) -> str:
+    """Names of packages as the package index compares them."""
+    return re.sub(r"[-_.]+", "-", text).lower()
+
+
 INSTALLED = "from importlib import metadata as m; print(*sorted(d.name.lower() for d in m.distributions()))"
 
 
@@ -48,11 +54,11 @@ INSTALLED = "from importlib import metadata as m; print(*sorted(d.name.lower() f
 def test_image_lists_its_packages_and_holds_their_licences(target):
     """What is listed is what is installed; our own package is in neither list of third parties."""
     listed = json.loads(run(target, "cat", "/opt/pergola/share/packages.cdx.json"))["components"]
-    names = {part["name"].replace("_", "-") for part in listed}
-    installed = {name.replace("_", "-") for name in run(target, "python3", "-c", INSTALLED).split()}
+    names = {canonical(part["name"]) for part in listed}
+    installed = {canonical(name) for name in run(target, "python3", "-c", INSTALLED).split()}
     assert names == installed - {"pergola-ml"}
-    notices = run(target, "cat", "/opt/pergola/share/THIRD-PARTY-NOTICES").lower().replace("_", "-")
-    assert [p for p in listed if f"\n{p['name'].replace('_', '-')} {p['version']}: " not in notices] == []
+    notices = canonical(run(target, "cat", "/opt/pergola/share/THIRD-PARTY-NOTICES"))
+    assert [p for p in listed if canonical(f"\n{p['name']} {p['version']}: ") not in notices] == []
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
