@@ -51,6 +51,11 @@ _PACKED: dict[str, tuple[int, np.dtype[Any]]] = {
     "scomplex_val": (9, np.dtype("<f4")),
     "dcomplex_val": (12, np.dtype("<f8")),
 }
+# Those whose packed wire form is varints: field number.
+_VARINTS = {
+    "int_val": 7, "int64_val": 10, "bool_val": 11, "half_val": 13, "uint32_val": 16, "uint64_val": 17,
+}  # fmt: skip
+_SHORT = 1 << 14  # numbers below take one or two bytes
 _FEW = 64  # up to here a Python loop is quicker than going through the wire form
 
 
@@ -152,7 +157,11 @@ def _field_values(proto: Any, stored: np.dtype[Any], strict: bool) -> Array:
     values = getattr(proto, kind.field)
     if kind.field == "float8_val":
         return np.frombuffer(values, stored)
-    if kind.field not in _PACKED:
+    if kind.field in _VARINTS:
+        if len(values) > _FEW and min(values[:_FEW]) >= 0 and max(values[:_FEW]) < _SHORT:
+            payload = _unpack(proto.SerializeToString(), _VARINTS[kind.field], np.dtype(np.uint8))
+            if (numbers := _from_short_varints(payload)) is not None:
+                return numbers.astype(stored)
         return np.array(values, np.uint64 if kind.field == "uint64_val" else np.int64).astype(stored)
     number, dtype = _PACKED[kind.field]
     if len(values) > _FEW:
@@ -201,6 +210,23 @@ def _unpack(wire: bytes, number: int, dtype: np.dtype[Any]) -> Array:
         else:
             at += 4 if kind == 5 else 8
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def _from_short_varints(payload: Array) -> Array | None:
+    """uint64 (values,): the numbers of a packed field, uint8 (bytes,), which is known to be valid.
+
+    A byte's lower seven bits are part of a number, the lowest first; its upper bit says that another follows.
+    None when one has more than two bytes: protobuf's own loop is as quick for those.
+    """
+    ends = np.flatnonzero(payload < 0x80)
+    if len(ends) == len(payload):
+        return payload.astype(np.uint64)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    sizes = ends - starts
+    if sizes.max() > 1:
+        return None
+    low = (payload[starts] & 0x7F).astype(np.uint64)
+    return low | (payload[ends].astype(np.uint64) << np.uint64(7)) * sizes.astype(np.uint64)
 
 
 def fill(proto: Any, array: Array, kind: DataType, as_content: bool) -> Any:

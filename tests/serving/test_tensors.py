@@ -95,6 +95,16 @@ def damaged():
     return [too_short, no_rank, negative, bomb, overflow, string_bomb, cut, deep, unknown, resource, no_type]
 
 
+@pytest.mark.parametrize("high", [1, 127, 128, (1 << 14) - 1, 1 << 14, (1 << 63) - 1])
+@pytest.mark.parametrize("first", [0, -1])
+def test_numbers_of_any_length_are_read(high, first):
+    """Packed numbers of one or two bytes are read all at once, longer ones by protobuf."""
+    array = np.array([first, *[0] * 70, 1, high, high // 2, 0, high], np.int64)
+    np.testing.assert_array_equal(to_array(to_proto(array, TensorProto())), array)
+    short = np.clip(array, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(to_array(to_proto(short, TensorProto())), short)
+
+
 @pytest.mark.parametrize("proto", damaged(), ids=range(len(damaged())))
 def test_damaged_messages_are_refused_without_memory(proto):
     with pytest.raises(TensorError):
