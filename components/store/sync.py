@@ -145,6 +145,11 @@ class Sync:
 
     def _follow(self, model: str, release: Release) -> None:
         """Take the next step of one model towards its release record."""
+        if not release.generation and model in self._releases:
+            raise StoreError(
+                f"{self._store.uri} has lost the release record of '{model}': what it said last still holds. "
+                "Restore release.json."
+            )
         if self._releases.get(model) != release:
             self._releases[model] = release
             self._clear_rejections(model)

@@ -129,7 +129,9 @@ def test_every_planted_fault_is_shown(faults, answer):
 def test_clean_leaves_raise_nothing_critical(tmp_path):
     answer = pergola_json("validate", LEAVES, "--workspace", tmp_path / "work")
     assert answer["ok"] and not answer["counts"]["quarantined"]
-    assert {finding["severity"] for finding in answer["findings"]} <= {"info"}, json.dumps(answer["findings"])
+    # Brightness, size and border alone do tell most species: the photographs were taken in a few places.
+    warnings = {f["check"] for f in answer["findings"] if f["severity"] != "info"}
+    assert warnings == {"metadata"}, json.dumps(answer["findings"])
 
 
 def _two_splits(root: Path) -> None:

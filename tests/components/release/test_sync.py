@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,35 @@ def test_sync_goes_on_when_the_store_is_away(models, follow, served, tmp_path):
     os.rename(tmp_path / "away", tmp_path / "store")
     sync.round()
     assert sync.status().store_error == ""
+
+
+def test_a_store_that_is_restored_from_a_copy_is_followed_again(models, follow, tmp_path):
+    """As docs/operations.md says: versions first, release.json last. One version rotted in the copy."""
+    sync = follow()
+    sync.settle()
+    store, copy = tmp_path / "store", tmp_path / "backup"
+    shutil.copytree(store, copy)
+    good = (copy / "leaves/3/saved_model.pb").read_bytes()
+    (copy / "leaves/3/saved_model.pb").write_bytes(b"rotten")
+    shutil.rmtree(store)
+    sync.round()
+    assert "not mounted" in sync.status().store_error and labels(sync) == {"stable": 1}
+    shutil.copytree(copy, store, ignore=shutil.ignore_patterns("release.json"))
+    sync.settle()
+    assert labels(sync) == {"stable": 1}
+    shutil.copy(copy / "leaves/release.json", store / "leaves")
+    sync.settle()
+    assert sync.status().store_error == "" and labels(sync) == {"stable": 1}
+    models.change("leaves", lambda release: release_record.make_stable(release, 2))
+    sync.settle()
+    assert labels(sync) == {"stable": 2}
+    models.change("leaves", lambda release: release_record.make_stable(release, 3))
+    sync.settle()
+    assert labels(sync) == {"stable": 2} and sync.status().models["leaves"].rejected[3].kind == "checksum"
+    (store / "leaves/3/saved_model.pb").write_bytes(good)
+    again = follow()
+    again.settle()
+    assert labels(again) == {"stable": 3}
 
 
 def test_sync_restarted_without_a_store_serves_what_it_has(models, follow, served, tmp_path):
