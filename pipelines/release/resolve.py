@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pergola.components.artifacts.decision import REJECTED
 from pergola.components.errors import InputError
 from pergola.components.records import nearest
 
@@ -69,7 +70,10 @@ def only_model(workspace: Workspace) -> str:
     workspace.require()
     names = model_names(workspace)
     if not names:
-        raise InputError(f"No model is published in {workspace.root}. Train one with `pergola run DATASET`.")
+        raise InputError(
+            f"No model is published in {workspace.root}.{rejected(workspace)} "
+            "Train one with `pergola run DATASET`."
+        )
     if len(names) > 1:
         raise InputError(f"{workspace.root} has the models {', '.join(names)}. Choose one with --model.")
     return names[0]
@@ -79,6 +83,15 @@ def model_names(workspace: Workspace) -> list[str]:
     """Names of the models that have a version, published or registered."""
     places = (*workspace.models.glob("[!.]*"), *workspace.versions.glob("[!.]*"))
     return sorted({place.name for place in places if place.is_dir()})
+
+
+def rejected(workspace: Workspace, model: str | None = None) -> str:
+    """A sentence when the gate rejected the last model (of this name); empty otherwise."""
+    results = (workspace.run_record(id).get("result") or {} for id in reversed(workspace.run_ids()))
+    last = next((r for r in results if r and model in (None, r.get("model"))), {})
+    if last.get("outcome") != REJECTED:
+        return ""
+    return f" The gate rejected the model of the last run; the report says why: {last.get('report')}."
 
 
 def _parse(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
@@ -93,9 +106,8 @@ def _parse(workspace: Workspace, text: str | None) -> tuple[str, int | None]:
         )
     model = name or only_model(workspace)
     if model not in model_names(workspace):
-        raise InputError(
-            f"There is no model '{model}' in {workspace.root}.{nearest(model, model_names(workspace))}"
-        )
+        why = rejected(workspace, model) or nearest(model, model_names(workspace))
+        raise InputError(f"There is no model '{model}' in {workspace.root}.{why}")
     known = known_versions(workspace, model)
     if number and int(number) not in known:
         listed = ", ".join(map(str, known)) or "none"

@@ -19,6 +19,7 @@ from pergola.components.release.champions import Champions, write_models_config
 from pergola.components.store import release_record
 from pergola.components.store.publish import publish
 from pergola.components.workspace import Workspace
+from pergola.pipelines.release.resolve import resolve_version
 from pergola.pipelines.serve.exposure import Exposure
 from pergola.pipelines.serve.session import Ports, logging_config, serve
 from pergola.serving.client import Client, ServedModel, Unsupported
@@ -61,6 +62,19 @@ def test_serve_refuses_an_unknown_model(workspace):
     (workspace.models / "leaves").mkdir()
     with pytest.raises(InputError, match=r"There is no model 'leavs' in .* Did you mean 'leaves'\?"):
         serve(workspace, Ports(0, 0), model="leavs", report=print)
+
+
+@pytest.mark.parametrize("name", ["leaves", None])
+def test_a_model_that_the_gate_rejected_is_said_to_be_rejected(workspace, name):
+    run = workspace.runs / "20260101-000000-00000000" / "run.json"
+    run.parent.mkdir(parents=True)
+    run.write_text(
+        json.dumps({"result": {"model": "leaves", "outcome": "rejected", "report": "a/report.html"}})
+    )
+    with pytest.raises(InputError, match=r"rejected the model of the last run; .* why: a/report\.html\."):
+        resolve_version(workspace, name)
+    with pytest.raises(InputError, match=r"There is no model 'other' in \S+ There are none yet\."):
+        resolve_version(workspace, "other")
 
 
 def test_serve_stock_server_must_be_installed(workspace):
