@@ -24,7 +24,6 @@ from pergola.serving.client.errors import (
     Unavailable,
     Unsupported,
 )
-from pergola.serving.client.request_log import ClientLog
 from pergola.serving.client.results import (
     Classification,
     Metadata,
@@ -37,6 +36,7 @@ from pergola.serving.client.retry import NO_RETRY, Retry
 
 if TYPE_CHECKING:
     from pergola.serving.client.async_client import AsyncClient
+    from pergola.serving.client.request_log import ClientLog
 
 __all__ = [
     "NO_RETRY",
@@ -65,8 +65,10 @@ __all__ = [
 ]
 
 
+_LATER = {"AsyncClient": "async_client", "ClientLog": "request_log"}  # which most programs need not load
+
+
 def __getattr__(name: str) -> object:
-    """AsyncClient, which a program of threads need not load."""
-    if name != "AsyncClient":
+    if name not in _LATER:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return import_module(f"{__name__}.async_client").AsyncClient
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -14,14 +14,13 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pergola.serving.client.answers import OrderedAnswers
 from pergola.serving.client.async_transport import AsyncTransport
 from pergola.serving.client.channel import Connection
 from pergola.serving.client.effects import iterate, take
 from pergola.serving.client.protocol import ModelProtocol
-from pergola.serving.client.request_log import ClientLog
 from pergola.serving.client.results import (
     Classification,
     Metadata,
@@ -31,6 +30,9 @@ from pergola.serving.client.results import (
 )
 from pergola.serving.client.retry import Retry
 from pergola.serving.wire import contract
+
+if TYPE_CHECKING:
+    from pergola.serving.client.request_log import ClientLog
 
 
 class AsyncClient:

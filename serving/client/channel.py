@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from pergola.serving.client.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def _pem(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise InvalidInput(f"Tls: cannot read {path}: {error.strerror}. Expected a PEM file.") from error
     if b"-----BEGIN" not in data:

@@ -16,7 +16,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
@@ -25,7 +25,6 @@ from pergola.serving.client.blocking_transport import BlockingTransport
 from pergola.serving.client.channel import Connection
 from pergola.serving.client.effects import iterate, take
 from pergola.serving.client.protocol import ModelProtocol
-from pergola.serving.client.request_log import ClientLog
 from pergola.serving.client.results import (
     Classification,
     Metadata,
@@ -35,6 +34,9 @@ from pergola.serving.client.results import (
 )
 from pergola.serving.client.retry import Retry
 from pergola.serving.wire import contract
+
+if TYPE_CHECKING:
+    from pergola.serving.client.request_log import ClientLog
 
 
 class Client:

@@ -4,13 +4,14 @@ The protocol is written as generators ("flows") that yield the effects below and
 transport runs a flow: it performs each effect and sends the outcome back into the generator, or throws the
 error. So one flow serves a thread that waits and a future (blocking_transport.py), and an event loop
 (async_transport.py).
+
+Effects are named tuples because these take a tenth of the time of dataclasses when the client is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from pergola.serving.client.errors import CallInfo, Cancelled, DeadlineExceeded
 
@@ -20,8 +21,7 @@ Flow: TypeAlias = Generator["Effect", Any, Answer]
 END = object()  # what Next gives after the last item
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """Send a request once. Gives the reply's bytes; a failed call raises grpc.RpcError."""
 
     path: str  # "/tensorflow.serving.PredictionService/Predict"
@@ -43,41 +43,35 @@ class Attempt:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Wait that long. A transport that is closed may end it early."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class IsConnected:
+class IsConnected(NamedTuple):
     """Gives whether there is a connection now; gRPC's deadline looks the same with and without one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Run another flow meanwhile. Gives a future of its result: done(), result(), cancel()."""
 
     flow: Flow[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class WaitFor:
+class WaitFor(NamedTuple):
     """Wait until one of these futures is done."""
 
     futures: Sequence[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(NamedTuple):
     """Gives the next item of what the caller passed, or END."""
 
     items: Iterator[Any] | AsyncIterator[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """Gives the result of a function that reads or writes files, or computes for milliseconds."""
 
     function: Callable[[], Any]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 
@@ -67,8 +67,7 @@ class ServerError(ClientError):
     """The server failed while it handled the request."""
 
 
-@dataclass(frozen=True)
-class CallInfo:
+class CallInfo(NamedTuple):
     """Which call went where, for error messages."""
 
     call: str  # "Predict", "GetModelStatus", …

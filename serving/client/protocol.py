@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pergola.serving.client.channel import Connection, channel_opener, target_of
 from pergola.serving.client.effects import Flow, Pause, Work
@@ -21,13 +21,15 @@ from pergola.serving.client.errors import (
     TooLarge,
     Unavailable,
 )
-from pergola.serving.client.request_log import ClientLog
 from pergola.serving.client.results import Metadata, Prediction, ServedModel, VersionStatus
 from pergola.serving.client.retry import Retry
 from pergola.serving.client.rpc import Caller, Method
 from pergola.serving.wire.protos import manage_pb2, predict_pb2
 from pergola.serving.wire.tensors import TensorError, describe
 from pergola.serving.wire.values import to_tensor
+
+if TYPE_CHECKING:
+    from pergola.serving.client.request_log import ClientLog
 
 _PREDICT = Method("/tensorflow.serving.PredictionService/Predict", predict_pb2.PredictResponse)
 _METADATA = Method(

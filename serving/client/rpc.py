@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -28,8 +26,7 @@ from pergola.serving.client.retry import Retry, may_retry
 Reply = TypeVar("Reply")
 
 
-@dataclass(frozen=True)
-class Method(Generic[Reply]):
+class Method(NamedTuple, Generic[Reply]):
     """A remote procedure by its path; the reply's class is ours, the path TF-Serving's."""
 
     path: str  # "/tensorflow.serving.PredictionService/Predict"
@@ -88,7 +85,7 @@ def _error(error: grpc.RpcError, call_info: CallInfo, failures: int) -> Flow[Cli
     connected, status = True, status_of(error)
     if status is not None and status[0] is grpc.StatusCode.DEADLINE_EXCEEDED:
         connected = yield IsConnected()
-    return from_rpc(error, dataclasses.replace(call_info, attempts=failures), connected=connected)
+    return from_rpc(error, call_info._replace(attempts=failures), connected=connected)
 
 
 def _serialize(request: Any, connection: Connection, call_info: CallInfo) -> bytes:

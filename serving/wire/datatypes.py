@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +14,7 @@ class TensorError(ValueError):
     """A TensorProto that holds no valid tensor, or a value that no TensorProto can hold."""
 
 
-@dataclass(frozen=True)
-class DataType:
+class DataType(NamedTuple):
     """One DataType. `stored` is the dtype of the bit patterns in `field`, where those are not the numbers."""
 
     name: str  # NumPy's

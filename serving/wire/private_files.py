@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +20,8 @@ def rotate(path: Path, max_bytes: int) -> None:
 
     What they write while it is copied is lost.
     """
+    import shutil
+
     if not path.exists() or path.stat().st_size <= max_bytes:
         return
     older = path.with_name(path.name + ".1")

@@ -19,7 +19,6 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pergola.serving.wire.datatypes import (
     BY_NUMBER,
@@ -34,7 +33,7 @@ from pergola.serving.wire.protos.tensor_pb2 import DT_STRING
 
 __all__ = ["DT_STRING", "Array", "TensorError", "describe", "to_array", "to_proto"]
 
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 RAGGED = (
     "Got rows of different lengths. TF-Serving takes tensors whose rows are equally long: pad them, "
