@@ -130,7 +130,9 @@ def validate(
 def expectations(
     options: CommonOptions, action: str, place: Path, file: Path | None, fail_on: str
 ) -> CommandResult:
-    """Infer, compare and check expectations of a DATASET; export and import a SUITE of Great Expectations.
+    """Infer, check, export or import expectations.
+
+    Of a DATASET, or as a SUITE of Great Expectations.
 
     \b
     pergola expectations infer leaves/           write expectations.toml: review and commit it

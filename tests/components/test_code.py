@@ -18,6 +18,7 @@ WITHOUT_RESULT = {  # they decide where a result is told, or how it is put toget
     "pergola.components.release.registry.tracker",
     "pergola.components.data.partitions",
     "pergola.components.release.last_run",
+    "pergola.components.data.gx_project.project",
 }
 
 

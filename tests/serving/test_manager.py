@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pergola.serving.server.config.errors import (
+    Code,
     DeadlineExpired,
     LabelNotAvailable,
     LoadFailed,
@@ -22,7 +23,7 @@ from pergola.serving.server.config.errors import (
 from pergola.serving.server.config.model_config import ModelConfig
 from pergola.serving.server.config.versions import All, Latest, Specific
 from pergola.serving.server.core.manager import Manager, ManagerSettings
-from pergola.serving.server.core.servable import VersionState
+from pergola.serving.server.core.servable import ServableVersion, VersionState, stamp_of
 
 QUICK = ManagerSettings(poll_s=0.02, max_num_load_retries=1, load_retry_interval_s=0.02)
 
@@ -159,6 +160,16 @@ def test_a_damaged_version_is_not_tried_again_until_its_files_change(folders, st
     bad.rename(folders.base / "aside")
     folders.add(2)  # between two polls
     until(lambda: served(manager) == 2)
+
+
+def test_a_damaged_version_whose_folder_is_gone_stops_nothing(folders):
+    """Between two polls of the folder a version may be taken away: it is another then, and no error."""
+    path = folders.add(2, damaged=True)
+    damaged = ServableVersion(2, path, state=VersionState.END, code=Code.DATA_LOSS)
+    damaged.stamp = stamp_of(path)
+    assert damaged.stamp and not damaged.was_repaired
+    path.rename(folders.base / "aside")
+    assert stamp_of(path) == frozenset() and damaged.was_repaired
 
 
 def test_a_half_written_version_is_served_once_it_is_whole(folders, start):

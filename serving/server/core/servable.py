@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -122,10 +123,11 @@ class ServableVersion:
 
 
 def stamp_of(folder: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Name, inode, size and time of change of each file below a folder."""
+    """Name, inode, size and time of change of each file below a folder, which may go away meanwhile."""
     found = set()
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found.add((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    for place, _, names in os.walk(folder):  # says nothing of folders that are gone
+        for path in (os.path.join(place, name) for name in names):
+            with contextlib.suppress(OSError):
+                stat = os.stat(path)
+                found.add((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return frozenset(found)
