@@ -38,9 +38,9 @@ def test_thresholds_give_the_same_split_again_where_no_group_is_too_large(drawn)
     sizes = np.ones(len(hashes), np.int64)
     splits, thresholds = stratify(hashes, sizes, shares, TRAIN)
     np.testing.assert_array_equal(fall(hashes, thresholds, TRAIN), splits)
-    wanted = np.round(shares[TEST] * len(hashes))
+    wanted = shares[TEST] * len(hashes)
     if 1 <= wanted <= len(hashes) - 2:
-        assert (splits == TEST).sum() == wanted
+        assert abs((splits == TEST).sum() - wanted) <= 0.5 + 1e-9
 
 
 @given(classes(), st.randoms(use_true_random=False))
