@@ -186,8 +186,11 @@ class _Assignment:
         spanning = pairs[1:][pairs[1:] == pairs[:-1]]
         cost = np.isin(np.arange(len(self.order)), spanning).astype(int)  # groups of a single class are best
         cost[self.groups[old != NO_SPLIT]] = _STAYS
+        counts = self._counts(splits, free)
         # A group of several classes may leave a gap behind when it moves: hence the second round.
         for label, name in [*enumerate(self.names)] * 2:
+            if counts[label, [_TRAIN, *self.created]].all():
+                continue
             mine = free & (self.labels == label)
             is_new = not (mine & (old != NO_SPLIT)).any()
             for split in (_TRAIN, *self.created):
@@ -201,6 +204,13 @@ class _Assignment:
                         "and test splits of earlier runs. Add images, or set another split.seed, which "
                         "splits everything anew."
                     )
+            counts = self._counts(splits, free)
+
+    def _counts(self, splits: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """How many free images each class has in each split, int64 (classes, splits)."""
+        size = len(self.names), len(SPLITS)
+        places = np.ravel_multi_index((self.labels[free], splits[free]), size)
+        return np.bincount(places, minlength=size[0] * size[1]).reshape(size)
 
     def _require(self, name: str, count: int) -> None:
         wanted = 1 + len(self.created)

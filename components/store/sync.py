@@ -145,7 +145,7 @@ class Sync:
 
     def _follow(self, model: str, release: Release) -> None:
         """Take the next step of one model towards its release record."""
-        if not release.generation and model in self._releases:
+        if not release.generation and self._configs.get(model, ConfigEntry()).versions:
             raise StoreError(
                 f"{self._store.uri} has lost the release record of '{model}': what it said last still holds. "
                 "Restore release.json."

@@ -15,7 +15,7 @@ from pergola.components.records import nearest
 
 DEFAULT = Path(__file__).with_name("expectations.toml")
 
-OWN_KEYS = ("check", "expect", "column", "severity", "message", "quarantine", "tolerate", "meaning")
+_OWN = ("check", "expect", "column", "severity", "message", "quarantine", "tolerate", "meaning")
 _NAMES_SHOWN = 3
 _TABLES = ("images", "classes", "shares")
 
@@ -97,7 +97,8 @@ def load(path: Path) -> Rules:
             f"The expectations '{path}' cannot be read ({error.strerror}): check the path."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The expectations '{path}' are not valid TOML: {error}.") from None
+        kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+        raise InputError(f"The expectations '{path}' are not valid {kind}: {error}.") from None
     for table in data:
         if table not in _TABLES:
             raise InputError(f"{path}: unknown table '{table}'.{nearest(table, _TABLES)}")
@@ -165,7 +166,7 @@ def _rule(row: Mapping[str, Any], where: str) -> Expectation:
         raise InputError(
             f"{where}: 'mostly' is not supported. Use tolerate = {1 - float(row['mostly']):.3g} instead."
         )
-    arguments = {key: value for key, value in row.items() if key not in OWN_KEYS}
+    arguments = {key: value for key, value in row.items() if key not in _OWN}
     return Expectation(
         row["check"], row["expect"], texts["column"], arguments, row["severity"], row["message"],
         bool(row.get("quarantine", False)), float(row.get("tolerate", 0.0)), texts["meaning"],

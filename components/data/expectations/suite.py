@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ def _rule(row: Any, where: str) -> Expectation:
     ]:
         raise InputError(f"{where}: '{dynamic[0]}' is a suite parameter. Write its value into the suite.")
     own, column = _own(row, where), kwargs.get("column") or ""
+    for key, value in (("column", column), *((key, own.get(key, "")) for key in ("check", "message"))):
+        if not isinstance(value, str):
+            raise InputError(f"{where}: expected a text for '{key}', got {value!r}.")
     expected = Expectation(
         own.get("check") or kind.removeprefix("expect_") + (f"({column})" if column else ""),
         own_types().get(kind, kind), column,
@@ -107,14 +111,11 @@ def _rule(row: Any, where: str) -> Expectation:
         severity, own.get("message", ""), bool(own.get("quarantine", False)), _tolerated(kwargs, where),
         _meaning(row),
     )  # fmt: skip
-    return expected if expected.message else _with_message(expected)
-
-
-def _with_message(rule: Expectation) -> Expectation:
-    import dataclasses
-
-    message = f"{{count}} of {{total}} do not meet '{rule.described}', such as {{names}}."
-    return dataclasses.replace(rule, message=message)
+    if expected.message:
+        return expected
+    return replace(
+        expected, message=f"{{count}} of {{total}} do not meet '{expected.described}', such as {{names}}."
+    )
 
 
 def _tolerated(kwargs: Mapping[str, Any], where: str) -> float:

@@ -122,6 +122,9 @@ def test_expectations_that_compare_rows_see_the_whole_table():
         ('{"expectations": [{"type": "x", "kwargs": {"a": {"$PARAMETER": "b"}}}]}', "'a' is a suite param"),
         ('{"expectations": [{"type": "x", "kwargs": {}, "meta": {"pergola": {"table": "checks"}}}]}',
          "the table 'checks', not one of images, classes"),
+        ('{"expectations": [{"type": "x", "kwargs": {"column": 5}}]}', "a text for 'column', got 5"),
+        ('{"expectations": [{"type": "x", "kwargs": {}, "meta": {"pergola": {"check": 5}}}]}',
+         "a text for 'check', got 5"),
         ('{"expectations": [], "meta": {"pergola": 3}}', "expected a table for meta.pergola, got 3"),
     ],
 )  # fmt: skip

@@ -137,7 +137,10 @@ def test_a_store_that_is_restored_from_a_copy_is_followed_again(models, follow, 
     assert "not mounted" in sync.status().store_error and labels(sync) == {"stable": 1}
     shutil.copytree(copy, store, ignore=shutil.ignore_patterns("release.json"))
     sync.settle()
-    assert labels(sync) == {"stable": 1}
+    restarted = follow()
+    restarted.settle()
+    assert labels(sync) == labels(restarted) == {"stable": 1}
+    assert "lost the release record of 'leaves'" in sync.status().store_error
     shutil.copy(copy / "leaves/release.json", store / "leaves")
     sync.settle()
     assert sync.status().store_error == "" and labels(sync) == {"stable": 1}
